@@ -1,0 +1,106 @@
+"""The formats ``balls`` and ``shapes``: made on the spot, kept in the cache, the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import DataError
+from .balls import CANVAS, iter_balls
+from .base import EpisodeSource
+from .cache import CacheSource, Span, cache_key, cached
+from .shapes import iter_shapes
+from .splits import check_split
+
+_VERSION = 1  # raise when the generators change, so that old cache entries are not used
+_BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
+_SHAPES_IMAGES = {"train": 4000, "val": 400, "test": 400}
+
+
+def is_generated(target: str, generator: str) -> bool:
+    """Whether a target is a generator's name, with or without a size.
+
+    Example:
+        >>> is_generated("balls-32", "balls"), is_generated("balls/train.hdf5", "balls")
+        (True, False)
+    """
+    name, dash, size = target.partition("-")
+    return name == generator and (size.isdigit() if dash else True)
+
+
+def _square(target: str, height: int | None, width: int | None) -> tuple[str, int]:
+    """Generator and image size asked for by a name and, or, by height and width."""
+    name, _, size = target.partition("-")
+    asked = {int(size)} if size else set()
+    asked |= {n for n in (height, width) if n is not None}
+    if len(asked) > 1:
+        raise DataError(f"{target} cannot be {height} x {width}: the images are square; give one size, in one place")
+    return name, asked.pop() if asked else CANVAS
+
+
+def open_balls(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+    episode_length: int = 100,
+) -> EpisodeSource:
+    """Balls-Interaction (see `worldkit.data.balls`), for example ``"balls"`` or ``"balls-32"``.
+
+    Args:
+        num_episodes: Default 200 for train, 20 for val and test (the original: 5000, 200, 200). They are the first ones.
+        episode_length: Frames per episode.
+
+    Every clip comes with ``"state"``: ``"position"`` float32 ``[T, 3, 2]``, ball centres ``(y, x)`` in [-1, 1];
+    ``"velocity"`` float32 ``[T, 3, 2]``, the same units per frame; ``"in_camera"`` bool ``[T, 3]``.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _BALLS_EPISODES[split] if num_episodes is None else num_episodes
+    request = {"num_episodes": episodes, "image_size": size, "num_frames": episode_length}
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_balls(split, **request):
+            yield {
+                "video": part.video.reshape(-1, *part.video.shape[2:]),
+                "state.position": _flat(part.positions[..., ::-1] / (CANVAS / 2) - 1),
+                "state.velocity": _flat(part.velocities[..., ::-1] / (CANVAS / 2)),
+                "state.in_camera": part.in_camera.reshape(-1, 3),
+            }
+
+    folder = cached(cache_key(f"balls-{size}-{split}", version=_VERSION, **request), blocks)
+    spans = [Span(folder, i * episode_length, (i + 1) * episode_length) for i in range(episodes)]
+    return CacheSource(spans, name=f"balls-{size}", kind="balls", split=split, synthetic=True)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, *array.shape[2:]).astype(np.float32)
+
+
+def open_shapes(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_images: int | None = None,
+) -> EpisodeSource:
+    """Still images of circles, rectangles and triangles (see `worldkit.data.shapes`); episodes of one frame.
+
+    Args:
+        num_images: Default 4000 for train, 400 for val and test (LPWM: 40,000 and 2,000). They are the first ones.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    images = _SHAPES_IMAGES[split] if num_images is None else num_images
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_shapes(split, num_images=images, image_size=size):
+            yield {"video": part}
+
+    folder = cached(cache_key(f"shapes-{size}-{split}", version=_VERSION, num_images=images, size=size), blocks)
+    spans = [Span(folder, i, i + 1) for i in range(images)]
+    return CacheSource(spans, name=f"shapes-{size}", kind="shapes", split=split, synthetic=True)

@@ -1,0 +1,143 @@
+"""Formats of data, and `open_dataset`, which finds the right one for a name or a path.
+
+To add a format, write a function that opens it and register both::
+
+    from worldkit.data import register_format
+
+    def open_robot_log(target, *, split, height=None, width=None, camera="front"):
+        return RobotLogSource(...)              # your subclass of worldkit.data.EpisodeSource
+
+    register_format("robot-log", matches=lambda target: target.endswith(".rlog"), opener=open_robot_log,
+                    description="a robot log (*.rlog)")
+
+``open_dataset("run.rlog", num_frames=8, camera="wrist")`` then works. Everything after ``width`` in the opener's signature
+is an option of the format; an option the opener does not have is an error that lists those it has. The formats
+registered last are asked first, so a special folder can be recognised before the general ones. A plugin package calls
+``register_format`` when it is loaded (entry-point group ``worldkit.plugins``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DataError, DuplicateComponentError
+from ..registry import load_plugins, suggestion
+from .base import ClipDataset, EpisodeSource
+from .splits import check_split
+
+
+@dataclass(frozen=True)
+class Format:
+    """A registered format: name, recogniser, opener, and a line for messages."""
+
+    name: str
+    matches: Callable[[str], bool]
+    opener: Callable[..., EpisodeSource]
+    description: str
+
+    def options(self) -> list[str]:
+        """Names of the options of the opener."""
+        parameters = list(inspect.signature(self.opener).parameters)
+        return [name for name in parameters[1:] if name not in ("split", "height", "width")]
+
+
+_formats: dict[str, Format] = {}
+
+
+def register_format(
+    name: str, *, matches: Callable[[str], bool], opener: Callable[..., EpisodeSource], description: str
+) -> None:
+    """Teach `open_dataset` a format.
+
+    Args:
+        name: Name for messages and for ``open_dataset(..., format=name)``.
+        matches: Called with the name or path; True if this format is meant. It must be quick and must not raise.
+        opener: ``opener(target, *, split, height, width, **options)`` -> `EpisodeSource`.
+        description: What is recognised, in a few words.
+    Raises:
+        DuplicateComponentError: if the name is taken.
+    """
+    if name in _formats:
+        raise DuplicateComponentError(f"data format '{name}' is registered twice: pick another name")
+    _formats[name] = Format(name, matches, opener, description)
+
+
+def list_formats() -> dict[str, str]:
+    """Name -> what is recognised, of every registered format."""
+    load_plugins()
+    return {name: f.description for name, f in _formats.items()}
+
+
+def open_dataset(
+    source: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    num_frames: int,
+    height: int | None = None,
+    width: int | None = None,
+    mode: str = "slide",
+    stride_between_windows: int = 1,
+    frame_skip: int = 1,
+    format: str | None = None,
+    **options: Any,
+) -> ClipDataset:
+    """Open a data set by name or path.
+
+    Args:
+        source: ``"balls"``, ``"balls-32"``, ``"shapes"``, a video file, a folder of videos, of images or of image
+            folders, an HDF5 file, a folder with ``train.hdf5`` and so on, or what a plugin recognises.
+        split: ``"train"``, ``"val"`` or ``"test"``; see `worldkit.data.splits` for data that is not split yet.
+        num_frames: Frames per clip; 1 gives still images.
+        height: Frame height in pixels. Default: what the name says, the HDF5 file's own, or 64.
+        width: Frame width; default: the height.
+        mode: ``"slide"``: every window (training). ``"tile"``: windows that do not overlap (evaluation).
+        stride_between_windows: Distance between the starts of sliding windows.
+        frame_skip: Take every n-th frame.
+        format: Name of the format, if the source should not be recognised by its looks.
+        **options: Options of the format: ``num_episodes=`` for balls, ``on_error="skip"`` for videos.
+    Returns:
+        Data set of clips, uint8 ``[T, 3, H, W]``.
+    Raises:
+        DataError: for a source that is missing, empty, damaged or not recognised, a split that has no clips, clips that
+            are too short, or an option the format does not have.
+    Example:
+        >>> open_dataset("balls-32", split="val", num_frames=6, num_episodes=1, episode_length=8)[0]["video"].shape
+        torch.Size([6, 3, 32, 32])
+    """
+    check_split(split)
+    for name, value in (("height", height), ("width", width)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
+    target = os.fspath(source)
+    found = _find(target, format)
+    unknown = [name for name in options if name not in found.options()]
+    if unknown:
+        raise DataError(
+            f"format '{found.name}' ({target}) has no option '{unknown[0]}'."
+            f"{suggestion(unknown[0], found.options())} It has: {', '.join(found.options()) or 'none'}"
+        )
+    if width is None:
+        width = height
+    episodes = found.opener(target, split=split, height=height, width=width, **options)
+    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode)
+
+
+def _find(target: str, name: str | None) -> Format:
+    load_plugins()
+    if name is not None:
+        if name not in _formats:
+            raise DataError(f"unknown data format '{name}'.{suggestion(name, list(_formats))} Known: {', '.join(_formats)}")
+        return _formats[name]
+    for candidate in reversed(_formats.values()):
+        if candidate.matches(target):
+            return candidate
+    known = "".join(f"\n  {f.name}: {f.description}" for f in _formats.values())
+    if os.path.exists(target):
+        problem = f"{target} is not recognised as data"
+    else:
+        problem = f"'{target}' is neither a file or folder nor a known data set.{suggestion(target, list(_formats))}"
+    raise DataError(f"{problem}\nRecognised are:{known}")

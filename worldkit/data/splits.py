@@ -1,0 +1,90 @@
+"""Train, val and test: by clip where there are clips enough, else by time.
+
+* Three clips or more: every clip belongs to one split, chosen by a hash of its name, about 80/10/10. A clip stays in its
+  split when others are added (only a split that would be empty takes a clip from another one).
+* One or two clips: each is cut in time into three blocks that share no frame: the first 80 % are train, the next 10 % val,
+  the last 10 % test.
+* A folder with sub-folders (or files) named ``train``, ``val``/``valid``/``validation``, ``test`` is split already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DataError
+
+SPLITS = ("train", "val", "test")
+FRACTIONS = (0.8, 0.1, 0.1)
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def check_split(split: str) -> None:
+    """Raises DataError unless ``split`` is ``"train"``, ``"val"`` or ``"test"``."""
+    if split not in SPLITS:
+        raise DataError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+
+
+def split_clips(names: Sequence[str], *, seed: int = 0) -> dict[str, list[int]]:
+    """Which clips belong to which split, for three clips or more.
+
+    Args:
+        names: Distinct names of the clips (paths relative to the folder, so the split is the same on every machine).
+        seed: Another seed, another split.
+    Returns:
+        Split name -> sorted indices into ``names``; no split is empty.
+    Raises:
+        DataError: if there are less than three clips.
+    Example:
+        >>> split_clips(["a.mp4", "b.mp4", "c.mp4"])
+        {'train': [0], 'val': [1], 'test': [2]}
+    """
+    if len(names) < len(SPLITS):
+        raise DataError(f"{len(names)} clip(s) cannot be split by clip into {', '.join(SPLITS)}: at least 3 are needed")
+    place = [int(hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()[:12], 16) / 16**12 for name in names]
+    edges = (0.0, FRACTIONS[0], FRACTIONS[0] + FRACTIONS[1], 1.0)
+    split = {s: [i for i, p in enumerate(place) if edges[k] <= p < edges[k + 1]] for k, s in enumerate(SPLITS)}
+    for k, name in enumerate(SPLITS):
+        if not split[name]:  # take the clip nearest to this split's share of the hash range
+            giver = max(SPLITS, key=lambda other: len(split[other]))
+            middle = (edges[k] + edges[k + 1]) / 2
+            taken = min(split[giver], key=lambda i: abs(place[i] - middle))
+            split[giver].remove(taken)
+            split[name] = [taken]
+    return {name: sorted(indices) for name, indices in split.items()}
+
+
+def split_time(num_frames: int, split: str) -> tuple[int, int]:
+    """First and one-past-last frame of a split's block of one clip.
+
+    Example:
+        >>> [split_time(250, split) for split in ("train", "val", "test")]
+        [(0, 200), (200, 225), (225, 250)]
+    """
+    check_split(split)
+    first = round(num_frames * FRACTIONS[0])
+    second = round(num_frames * (FRACTIONS[0] + FRACTIONS[1]))
+    return {"train": (0, first), "val": (first, second), "test": (second, num_frames)}[split]
+
+
+def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> Path | None:
+    """The sub-folder (or file, with suffixes such as ``".hdf5"``) that holds a split; ``None`` if there are none at all.
+
+    Raises:
+        DataError: if the folder is split, but not this split.
+    """
+    check_split(split)
+    found: dict[str, Path] = {}
+    for name, spellings in SPLIT_FOLDERS.items():
+        for path in (folder / f"{spelling}{suffix}" for spelling in spellings for suffix in suffixes):
+            if name not in found and (path.is_file() if path.suffix in suffixes and path.suffix else path.is_dir()):
+                found[name] = path
+    if not found:
+        return None
+    if split not in found:
+        raise DataError(
+            f"{folder} has {', '.join(p.name for p in found.values())}, but nothing for split '{split}': "
+            f"add {' or '.join(SPLIT_FOLDERS[split])}, or ask for {' or '.join(map(repr, found))}"
+        )
+    return found[split]
