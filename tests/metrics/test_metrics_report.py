@@ -1,0 +1,105 @@
+"""Intervals on known numbers, and reports that cannot hide their protocol."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from worldkit.errors import ConfigError, DataError, ShapeError
+from worldkit.metrics import Report, confidence_interval
+from worldkit.metrics.report import _t_quantile
+
+PROTOCOL = {
+    "context_frames": 4, "horizon": 2, "split": "test", "resolution": "64x64",
+    "decoding": "stochastic", "seed": 0, "driven_by": "sampled",
+}
+SCORES = {
+    "model": {"psnr": torch.tensor([[1.0, 3.0], [2.0, 4.0], [3.0, 5.0]]), "ssim": torch.full((3, 2), 0.5)},
+    "copy last frame": {"psnr": torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 4.0]])},
+}
+
+
+@pytest.mark.parametrize(  # printed tables of Student's t
+    "freedom, quantile", [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (29, 2.0452), (120, 1.9799)]
+)
+def test_t_quantiles(freedom, quantile):
+    assert _t_quantile(freedom) == pytest.approx(quantile, abs=5e-5)
+
+
+def test_interval_of_known_numbers():
+    interval = confidence_interval(torch.tensor([1.0, 2.0, 3.0]))  # s = 1, n = 3
+    assert interval.mean == 2 and interval.n == 3
+    assert interval.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert 2 - interval.low == pytest.approx(interval.high - 2)
+
+
+def test_interval_covers_the_truth_95_times_in_100():
+    draws = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+    intervals = [confidence_interval(row) for row in draws]
+    assert sum(i.low < 0 < i.high for i in intervals) / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_clip_has_a_mean_but_no_interval(tmp_path):
+    report = Report({"model": {"psnr": torch.tensor([[1.0, 3.0]])}}, PROTOCOL)
+    assert report.table()[1] == [["model", "2"]]
+    report.to_json(tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["results"]["model"]["psnr"]["low"] is None
+
+
+def test_frames_are_averaged_inside_clips_first():
+    report = Report(SCORES, PROTOCOL)
+    assert report.summary("model", "psnr") == confidence_interval(torch.tensor([2.0, 3.0, 4.0]))
+    assert [i.mean for i in report.curve("model", "psnr")] == [2.0, 4.0]
+    assert report.protocol["n"] == 3
+
+
+def test_table_markdown_and_terminal(capsys):
+    report = Report(SCORES, PROTOCOL | {"checkpoint": "a|b"})
+    header, rows = report.table()
+    assert header == ["method", "PSNR ↑", "SSIM ↑"]
+    assert rows[0] == ["model", "3 ± 2.5", "0.5 ± 0"] and rows[1][2] == "-"
+    markdown = report.to_markdown()
+    assert markdown.splitlines()[:3] == [
+        "| method | PSNR ↑ | SSIM ↑ |", "| --- | ---: | ---: |", "| model | 3 ± 2.5 | 0.5 ± 0 |",
+    ]
+    report.print()
+    shown = capsys.readouterr().out
+    for text in ("PSNR", "3 ± 2.5", "context_frames 4", "driven_by sampled", "n 3"):
+        assert text in shown
+        assert text in markdown
+
+
+def test_inferred_latent_actions_carry_a_warning():
+    assert "not predictions" not in Report(SCORES, PROTOCOL).to_markdown()
+    assert "not predictions" in Report(SCORES, PROTOCOL | {"driven_by": "inferred latent actions"}).to_markdown()
+
+
+def test_json_holds_everything(tmp_path):
+    path = tmp_path / "new folder" / "report.json"
+    Report(SCORES, PROTOCOL).to_json(path)
+    loaded = json.loads(path.read_text())
+    assert loaded["protocol"] == PROTOCOL | {"n": 3} and "Student t" in loaded["interval"]
+    assert [f["mean"] for f in loaded["results"]["model"]["psnr"]["per_frame"]] == [2.0, 4.0]
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("key", PROTOCOL)
+def test_the_protocol_is_complete(key):
+    with pytest.raises(ConfigError, match=f"lacks {key}"):
+        Report(SCORES, {k: v for k, v in PROTOCOL.items() if k != key})
+
+
+@pytest.mark.parametrize("change", [{"horizon": 7}, {"n": 9}, {"driven_by": "magic"}, {"decoding": "yes"}])
+def test_contradictions_are_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Report(SCORES, PROTOCOL | change)
+
+
+def test_bad_scores_are_named():
+    with pytest.raises(DataError, match="psnr of model is NaN or infinite for 1 clips, first clip 1"):
+        Report({"model": {"psnr": torch.tensor([[1.0, 2.0], [1.0, math.nan]])}}, PROTOCOL)
+    with pytest.raises(ShapeError, match="scores of copy, psnr"):
+        Report({"model": SCORES["model"], "copy": {"psnr": torch.zeros(2, 2)}}, PROTOCOL)
+    with pytest.raises(ShapeError, match="at least one method"):
+        Report({}, PROTOCOL)
