@@ -4,16 +4,26 @@
 """
 
 from .base import ArraySource, ClipDataset, EpisodeSource, collate
+from .balls import BallEpisodes, generate_balls
 from .generated import is_generated, open_balls, open_shapes
+from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .loader import ResumableSampler, make_loader
 from .registry import list_formats, open_dataset, register_format
+from .shapes import generate_shapes
 from .video import is_clip_path, open_video
+from .video_io import write_video
 
 register_format(
     "video",
     matches=is_clip_path,
     opener=open_video,
     description="a video file (mp4, webm, avi, gif, ...) or a folder of videos, of images or of image folders",
+)
+register_format(
+    "hdf5",
+    matches=is_hdf5,
+    opener=open_hdf5,
+    description="an HDF5 file (*.hdf5, *.h5) with imgs [N, T, H, W, 3], or a folder with train.hdf5, val.hdf5, test.hdf5",
 )
 register_format(
     "shapes",
@@ -30,12 +40,17 @@ register_format(
 
 __all__ = [
     "ArraySource",
+    "BallEpisodes",
     "ClipDataset",
     "EpisodeSource",
     "ResumableSampler",
     "collate",
+    "generate_balls",
+    "generate_shapes",
     "list_formats",
     "make_loader",
     "open_dataset",
     "register_format",
+    "write_balls_hdf5",
+    "write_video",
 ]

@@ -13,12 +13,13 @@ Source: G-SWM (Lin et al. 2020), ``scripts/dataset_balls``, configuration ``ball
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from einops import rearrange, repeat
 
 from ..errors import DataError
+from .progress import track
 
 CANVAS, RADIUS, SPEED, SUBSTEPS, NUM_BALLS = 64, 8.0, 3.0, 10, 3
 SPLIT_SEEDS = {"train": 7, "val": 8, "test": 9}
@@ -55,6 +56,7 @@ class BallEpisodes:
         velocities: float64 ``[E, T, 3, 2]``, ``(x, y)`` in canvas pixels per frame.
         colors: float64 ``[E, 3, 3]``, RGB in [0, 1] of each ball.
         in_camera: bool ``[E, T, 3]``, True where drawing the ball changed the frame.
+        first_episode: Number of the first of these episodes in its split.
     """
 
     video: np.ndarray
@@ -62,6 +64,7 @@ class BallEpisodes:
     velocities: np.ndarray
     colors: np.ndarray
     in_camera: np.ndarray
+    first_episode: int = 0
 
 
 def episode_seeds(split: str, num_episodes: int) -> np.ndarray:
@@ -199,7 +202,7 @@ def iter_balls(
         raise DataError(f"balls: num_frames must be at least 1, got {num_frames}")
     positions, velocities, colors = simulate(episode_seeds(split, num_episodes), num_frames)
     step = max(1, 400 // num_frames)  # about 50 MB of working memory
-    for start in range(0, num_episodes, step):
+    for start in track(range(0, num_episodes, step), f"Drawing balls, {split}"):
         part = slice(start, start + step)
         flat = rearrange(positions[part], "e t n xy -> (e t) n xy")
         frames, changed = render(flat, repeat(colors[part], "e n c -> (e t) n c", t=num_frames), image_size)
@@ -209,6 +212,7 @@ def iter_balls(
             velocities[part],
             colors[part],
             rearrange(changed, "(e t) n -> e t n", t=num_frames),
+            first_episode=start,
         )
 
 
@@ -228,7 +232,6 @@ def generate_balls(
         >>> generate_balls("val", num_episodes=1, image_size=32, num_frames=3).video.shape
         (1, 3, 3, 32, 32)
     """
-    parts = list(
-        iter_balls(split, num_episodes=num_episodes, image_size=image_size, num_frames=num_frames)
-    )
-    return BallEpisodes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(BallEpisodes)))
+    parts = list(iter_balls(split, num_episodes=num_episodes, image_size=image_size, num_frames=num_frames))
+    arrays = ("video", "positions", "velocities", "colors", "in_camera")
+    return BallEpisodes(*(np.concatenate([getattr(part, name) for part in parts]) for name in arrays))

@@ -146,9 +146,12 @@ class ClipDataset(torch.utils.data.Dataset):
             raise DataError(self._too_short(lengths))
 
     def _too_short(self, lengths: np.ndarray) -> str:
-        name = self.source.summary.get("name", "data")
-        if len(lengths) == 0:
-            return f"{name}: no episodes"
+        summary = self.source.summary
+        name = summary.get("name", "data")
+        if "split" in summary:
+            name += f", split '{summary['split']}'" + (" (by time)" if summary.get("split_by") == "time" else "")
+        if len(lengths) == 0 or lengths.max() == 0:
+            return f"{name}: no frames. Give more or longer clips"
         found = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"
         return (
             f"{name}: all {len(lengths)} clip(s) are shorter than a window: they have {found} frames, a window of "

@@ -16,6 +16,9 @@ import numpy as np
 from ..errors import DataError, require_extra
 
 
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+
+
 def scaled_size(height: int, width: int, source: tuple[int, int], resize: str) -> tuple[int, int]:
     """Size to scale a frame to before the centre cut.
 
@@ -34,6 +37,7 @@ def scaled_size(height: int, width: int, source: tuple[int, int], resize: str) -
 
 
 def _center(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Centre of ``[H, W, C]``."""
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return frame[top : top + height, left : left + width]
 
@@ -53,22 +57,24 @@ def decode_video(
         MissingExtraError: without PyAV.
     """
     av = require_extra("av", "video", f"reading {path.name}")
-    count, end = 0, 0.0
+    count, start, end = 0, None, 0.0
     try:
+        if path.suffix.lower() == ".gif":
+            _check_gif(path)
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path} has no video stream: give a video file, or a folder of images or videos")
-            stream = container.streams.video[0]
+            stream = _video_stream(path, container)
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise DataError(_damaged(path, f"frame {count} is damaged"))
                 yield _resized(frame, height, width, resize)
                 count += 1
-                end = max(end, frame.time or 0.0)
+                if frame.time is not None:
+                    start = frame.time if start is None else start
+                    end = max(end, frame.time + float((frame.duration or 0) * frame.time_base))
                 if count == max_frames:
                     return
-            _check_complete(path, container, stream, count, end)
+            _check_complete(path, container, stream, count, end - (start or 0.0))
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -76,41 +82,84 @@ def decode_video(
             raise DataError(_damaged(path, f"frame {count} could not be decoded ({error})")) from error
         raise DataError(
             f"{path} cannot be read as a video ({type(error).__name__}): it is truncated, damaged or not a video. "
-            "Give a whole video file (mp4, webm, avi, gif, ...), or a folder of images"
+            "Give a whole video file (mp4, webm, avi, gif, ...) or a folder of images; in a folder of videos, "
+            "on_error='skip' leaves such clips out"
         ) from error
+
+
+def _video_stream(path: Path, container: Any) -> Any:
+    # FFmpeg plays text files as terminal art, and takes the cover of a song for a film
+    streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+    if not streams or container.format.name == "tty":
+        raise DataError(f"{path} has no video stream: give a video file, or a folder of images or videos")
+    return streams[0]
 
 
 def _damaged(path: Path, problem: str) -> str:
     return f"{path} is truncated or damaged: {problem}. Replace the file, or pass on_error='skip' to leave such clips out"
 
 
-def _check_complete(path: Path, container: Any, stream: Any, count: int, end: float) -> None:
-    """Compare what was decoded with what the container states."""
+def _check_complete(path: Path, container: Any, stream: Any, count: int, seconds: float) -> None:
+    """Compare the frames that were decoded, and the seconds they cover, with what the container states."""
     if count == 0:
         raise DataError(_damaged(path, "it has no frame"))
     if stream.frames:
         if count < stream.frames - max(1, stream.frames // 50):
             raise DataError(_damaged(path, f"frame {count} is missing, the file states {stream.frames} frames"))
         return
+    stated = _stated_seconds(container, stream)
+    two_frames = 2 / float(stream.average_rate or 25)
+    if stated is not None and seconds < stated - max(two_frames, min(0.02 * stated, 1.0)):
+        raise DataError(_damaged(path, f"frame {count} is missing, only {seconds:.2f} of {stated:.2f} seconds are there"))
+
+
+def _stated_seconds(container: Any, stream: Any) -> float | None:
     if stream.duration is not None:
-        duration = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:
-        duration = container.duration / 1e6
-    else:
-        return  # nothing is stated
-    covered = end - (container.start_time or 0) / 1e6 + duration / count
-    frame_time = 1 / float(stream.average_rate or 25)
-    if covered < 0.95 * duration - 2 * frame_time:
-        raise DataError(
-            _damaged(path, f"frame {count} is missing, {covered:.2f} of {duration:.2f} seconds could be decoded")
-        )
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska, WebM: "00:00:02.400000000"
+    if tag.count(":") == 2:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if container.duration is not None and len(container.streams) == 1:  # with sound, it may be the sound's
+        return container.duration / 1e6
+    return None
+
+
+def _check_gif(path: Path) -> None:
+    """Walk the blocks of a gif file up to its end mark: FFmpeg takes the end of a cut file for the end of the film."""
+    data = path.read_bytes()
+
+    def skip_table(flags_at: int) -> int:
+        flags = data[flags_at]
+        return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+    frames = 0
+    try:
+        at = 13 + skip_table(10)
+        while data[at] != 0x3B:  # end mark
+            image = data[at] == 0x2C
+            if image:  # descriptor, colour table, code size
+                at += 11 + skip_table(at + 9)
+            elif data[at] == 0x21:  # extension
+                at += 2
+            else:
+                raise IndexError
+            while data[at]:  # sub-blocks, each after its length, up to an empty one
+                at += 1 + data[at]
+            at += 1
+            frames += image
+    except IndexError:
+        raise DataError(_damaged(path, f"the file breaks off in frame {frames}")) from None
 
 
 def _resized(frame: Any, height: int, width: int, resize: str) -> np.ndarray:
+    turns = round(frame.rotation / 90) % 4  # quarter turns to the left; phones film sideways and say so
+    if turns % 2:
+        height, width = width, height
     tall, wide = scaled_size(height, width, (frame.height, frame.width), resize)
     method = "AREA" if tall <= frame.height and wide <= frame.width else "BICUBIC"
     image = frame.to_ndarray(format="rgb24", width=wide, height=tall, interpolation=method)
-    return _center(image, height, width)
+    return np.rot90(_center(image, height, width), turns)
 
 
 def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str = "crop") -> Iterator[np.ndarray]:

@@ -69,7 +69,7 @@ def split_time(num_frames: int, split: str) -> tuple[int, int]:
 
 
 def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """The sub-folder (or file, with suffixes such as ``".hdf5"``) that holds a split; ``None`` if there are none at all.
+    """The sub-folder that holds a split, or the file, given suffixes; ``None`` if the folder is not split at all.
 
     Raises:
         DataError: if the folder is split, but not this split.
@@ -77,9 +77,10 @@ def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> P
     check_split(split)
     found: dict[str, Path] = {}
     for name, spellings in SPLIT_FOLDERS.items():
-        for path in (folder / f"{spelling}{suffix}" for spelling in spellings for suffix in suffixes):
-            if name not in found and (path.is_file() if path.suffix in suffixes and path.suffix else path.is_dir()):
-                found[name] = path
+        paths = [folder / f"{spelling}{suffix}" for spelling in spellings for suffix in suffixes]
+        there = [path for path in paths if (path.is_file() if path.suffix else path.is_dir())]
+        if there:
+            found[name] = there[0]
     if not found:
         return None
     if split not in found:

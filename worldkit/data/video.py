@@ -22,6 +22,7 @@ from ..errors import DataError
 from .base import EpisodeSource
 from .cache import CacheSource, Span, cache_key, cached
 from .decode import decode_images, decode_video
+from .progress import track
 from .splits import SPLITS, split_clips, split_folder, split_time
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
@@ -127,7 +128,7 @@ def open_video(
     path = Path(target).expanduser()
     clips, cut_in_time = _choose(path, split, split_seed)
     spans, skipped = [], 0
-    for clip in _progress(clips, f"Decoding {path.name}"):
+    for clip in track(clips, f"Decoding {path.name}"):
         try:
             spans.append(Span.whole(decode(clip)))
         except DataError as error:
@@ -140,7 +141,8 @@ def open_video(
     if cut_in_time:
         spans = [Span(s.folder, *split_time(s.stop, split)) for s in spans]
     kind = "video" if clips[0].is_video else "images"
-    return CacheSource(spans, skipped=skipped, name=path.name, kind=kind, split=split, synthetic=False)
+    facts = {"name": path.name, "kind": kind, "split": split, "split_by": "time" if cut_in_time else "clip"}
+    return CacheSource(spans, skipped=skipped, **facts, synthetic=False)
 
 
 def _choose(path: Path, split: str, seed: int) -> tuple[list[Clip], bool]:
@@ -173,11 +175,3 @@ def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int |
 
     options = {"size": size, "resize": resize, "max_frames": max_frames}
     return cached(cache_key(Path(clip.name).name or files[0].parent.name, version=_VERSION, files=facts, **options), blocks)
-
-
-def _progress(clips: list[Clip], description: str) -> Any:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(clips, description, console=console, transient=True, disable=not console.is_terminal or len(clips) < 2)

@@ -1,0 +1,186 @@
+"""Windows, collation, the resumable order of batches, splits, the format registry."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldkit.data import (
+    ArraySource,
+    ClipDataset,
+    ResumableSampler,
+    collate,
+    list_formats,
+    make_loader,
+    open_dataset,
+    register_format,
+)
+from worldkit.data import registry as formats
+from worldkit.data.splits import SPLITS, split_clips, split_time
+from worldkit.errors import DataError, DuplicateComponentError
+
+
+def episodes(*lengths, **extra):
+    """Episodes whose frames are numbered by pixel value."""
+    made = []
+    for length in lengths:
+        video = np.broadcast_to(np.arange(length, dtype=np.uint8)[:, None, None, None], (length, 3, 4, 4)).copy()
+        made.append({"video": video, **{name: make(length) for name, make in extra.items()}})
+    return ArraySource(made)
+
+
+def frames_of(item):
+    return item["video"][:, 0, 0, 0].tolist()
+
+
+def test_sliding_windows_over_varying_lengths():
+    dataset = ClipDataset(episodes(4, 2, 6), num_frames=3)
+    windows = [(item["episode"], frames_of(item)) for item in (dataset[i] for i in range(len(dataset)))]
+    assert windows == [(0, [0, 1, 2]), (0, [1, 2, 3]), *((2, [s, s + 1, s + 2]) for s in range(4))]
+    assert dataset.skipped == 1
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_tiles_do_not_overlap():
+    dataset = ClipDataset(episodes(7, 3), num_frames=3, mode="tile")
+    assert [frames_of(dataset[i]) for i in range(len(dataset))] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+
+
+def test_stride_and_frame_skip():
+    dataset = ClipDataset(episodes(9), num_frames=3, stride_between_windows=2, frame_skip=2)
+    assert [frames_of(dataset[i]) for i in range(len(dataset))] == [[0, 2, 4], [2, 4, 6], [4, 6, 8]]
+    with pytest.raises(DataError, match="frame_skip=1 with actions"):
+        ClipDataset(episodes(9, action=lambda n: np.zeros((n, 2))), num_frames=3, frame_skip=2)[0]
+
+
+def test_too_short_names_the_lengths():
+    with pytest.raises(DataError, match=r"all 2 clip\(s\).*they have 4 to 6 frames.*num_frames=7.*Use num_frames=6"):
+        ClipDataset(episodes(4, 6), num_frames=7)
+
+
+@pytest.mark.parametrize("wrong", [{"num_frames": 0}, {"num_frames": 2.0}, {"frame_skip": 0}, {"mode": "random"}])
+def test_wrong_window_arguments(wrong):
+    with pytest.raises(DataError):
+        ClipDataset(episodes(4), **{"num_frames": 2, **wrong})
+
+
+def test_arrays_must_be_uint8_video():
+    with pytest.raises(DataError, match="must be uint8"):
+        ArraySource([{"video": np.zeros((4, 3, 8, 8), np.float32)}])
+    with pytest.raises(DataError, match="no episodes"):
+        ArraySource([])
+
+
+def test_collate_keeps_uint8_and_routes_conditions():
+    source = episodes(
+        5,
+        action=lambda n: np.arange(n, dtype=np.float32)[:, None],
+        state=lambda n: {"position": np.zeros((n, 3, 2))},
+        language=lambda n: "push the red ball",
+        done_mask=lambda n: np.ones(n),
+        masks=lambda n: {"action": np.ones(n, bool)},
+    )
+    dataset = ClipDataset(source, num_frames=3)
+    batch = collate([dataset[0], dataset[2]])
+    assert batch.video.dtype == torch.uint8 and batch.video.shape == (2, 3, 3, 4, 4)
+    assert set(batch.conditions) == {"action", "language"}
+    assert batch.conditions["action"][1, :, 0].tolist() == [2, 3, 4]
+    assert batch.conditions["language"] == ["push the red ball"] * 2
+    assert batch.masks["action"].shape == batch.done_mask.shape == (2, 3)
+
+
+def test_views_are_cut_along_time():
+    source = ArraySource([{"video": np.zeros((2, 5, 3, 4, 4), np.uint8)}])
+    dataset = ClipDataset(source, num_frames=4)
+    assert len(dataset) == 2 and collate([dataset[1]]).video.shape == (1, 2, 4, 3, 4, 4)
+
+
+def test_collate_refuses_clips_that_differ():
+    small, large = ({"video": torch.zeros(2, 3, size, size, dtype=torch.uint8)} for size in (4, 8))
+    with pytest.raises(DataError, match="one shape"):
+        collate([small, large])
+    with pytest.raises(DataError, match="action"):
+        collate([small, {**small, "action": torch.zeros(2, 1)}])
+
+
+def test_sampler_resumes_in_the_middle_of_an_epoch():
+    whole = ResumableSampler(23, 4, seed=5)
+    epochs = [list(whole) for _ in range(3)]
+    assert [sorted(sum(epoch, [])) for epoch in epochs] == [list(range(23))] * 3
+    assert epochs[0] != epochs[1]
+    resumed = ResumableSampler(23, 4, seed=5)
+    resumed.set_state(epoch=1, start_batch=3)
+    assert list(resumed) == epochs[1][3:] and list(resumed) == epochs[2]
+    resumed.set_state(epoch=1, start_batch=6)  # stopped exactly at the end
+    assert list(resumed) == []
+    with pytest.raises(DataError, match="batch size changed"):
+        resumed.set_state(epoch=1, start_batch=7)
+
+
+def test_sampler_needs_one_batch():
+    assert len(ResumableSampler(23, 4, drop_last=True)) == 5
+    with pytest.raises(DataError, match="batch_size=3 or less"):
+        ResumableSampler(3, 4, drop_last=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_resumes_with_any_number_of_workers(workers):
+    dataset = ClipDataset(episodes(20), num_frames=2)
+
+    def order(loader):
+        return [batch.video[:, 0, 0, 0, 0].tolist() for batch in loader]
+
+    reference = make_loader(dataset, 4, seed=3)
+    epochs = [order(reference), order(reference)]
+    loader = make_loader(dataset, 4, seed=3, num_workers=workers)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert [order(loader), order(loader)] == epochs
+    assert torch.equal(before, torch.get_rng_state())
+    loader.batch_sampler.set_state(1, 2)
+    assert order(loader) == epochs[1][2:]
+
+
+def test_split_by_clip_is_stable_and_never_empty():
+    names = [f"clip{i}.mp4" for i in range(200)]
+    split = split_clips(names)
+    assert sorted(sum(split.values(), [])) == list(range(200))
+    assert 140 < len(split["train"]) < 180
+    more = split_clips([*names, "another.mp4"])
+    assert all(set(split[s]) <= set(more[s]) for s in SPLITS)
+    for count in range(3, 12):
+        assert all(split_clips(names[:count]).values())
+    with pytest.raises(DataError, match="at least 3"):
+        split_clips(names[:2])
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 10, 101])
+def test_split_in_time_covers_every_frame_once(length):
+    blocks = [split_time(length, split) for split in SPLITS]
+    assert blocks[0][0] == 0 and blocks[2][1] == length
+    assert blocks[0][1] == blocks[1][0] and blocks[1][1] == blocks[2][0]
+
+
+def test_a_format_of_somebody_else(monkeypatch):
+    monkeypatch.setattr(formats, "_formats", dict(formats._formats))
+
+    def opener(target, *, split, height=None, width=None, camera="front"):
+        assert (split, height, width) == ("val", 8, 8)
+        return ArraySource([{"video": np.full((4, 3, 8, 8), len(camera), np.uint8)}])
+
+    register_format("log", matches=lambda t: t.endswith(".rlog"), opener=opener, description="a robot log (*.rlog)")
+    dataset = open_dataset("run.rlog", split="val", num_frames=4, height=8, camera="wrist")
+    assert dataset[0]["video"].unique().tolist() == [5]
+    assert "log" in list_formats()
+    with pytest.raises(DataError, match="no option 'camra'. Did you mean 'camera'"):
+        open_dataset("run.rlog", split="val", num_frames=4, height=8, camra="wrist")
+    with pytest.raises(DuplicateComponentError):
+        register_format("log", matches=bool, opener=opener, description="again")
+    assert open_dataset("run.txt", format="log", split="val", num_frames=1, height=8)
+    with pytest.raises(DataError, match="Did you mean 'log'"):
+        open_dataset("run.rlog", format="lgo", num_frames=1)
+
+
+def test_unknown_source_lists_what_is_known():
+    with pytest.raises(DataError, match="(?s)Did you mean 'balls'.*video.*hdf5.*shapes.*balls"):
+        open_dataset("bals", num_frames=1)

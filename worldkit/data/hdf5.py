@@ -1,0 +1,261 @@
+"""The HDF5 layout of Balls-Interaction (G-SWM, DDLP): reader and writer.
+
+A file holds ``imgs`` uint8 ``[N, T, H, W, 3]`` and, per ball, ``positions`` ``(x, y)`` in pixels, ``velocities``, ``in_camera``
+and more; `write_balls_hdf5` lists them. The reader needs ``imgs`` only, takes ``actions`` ``[N, T, A]`` as a condition, and
+hands out ``positions``, ``velocities`` and ``in_camera`` as ``"state"``. A folder with ``train.hdf5`` and so on is split; a
+single file of another name is split by episode (see `worldkit.data.splits`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..errors import DataError, require_extra
+from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
+from .base import EpisodeSource
+from .decode import scaled_size
+from .splits import SPLIT_FOLDERS, split_clips, split_folder, split_time
+
+SUFFIXES = (".hdf5", ".h5")
+_READ = ("imgs", "actions", "positions", "velocities", "in_camera")
+
+
+def is_hdf5(target: str) -> bool:
+    """Whether a target is an HDF5 file by name, or a folder with at least one ``train``, ``val`` or ``test`` file."""
+    path = Path(target).expanduser()
+    names = (name for spellings in SPLIT_FOLDERS.values() for name in spellings)
+    return path.suffix in SUFFIXES or any((path / f"{name}{suffix}").is_file() for name in names for suffix in SUFFIXES)
+
+
+class HDF5Source(EpisodeSource):
+    """Episodes of one HDF5 file. The file is opened at the first read, once in every process.
+
+    Args:
+        path: The file.
+        split: Name for the summary.
+        spans: Episodes to use, as ``(episode, first frame, one past the last)``; default: all, whole.
+        height, width: Frame size; default: the file's own. Other sizes: scaled to cover, centre cut.
+    Raises:
+        DataError: if the file cannot be read, or ``imgs`` is missing or of another layout.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        split: str = "train",
+        spans: list[tuple[int, int, int]] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ):
+        self._path, self._split = path, split
+        self._file, self._pid = None, None
+        self._data: dict[str, Any] = {}
+        images = self._open()["imgs"]
+        episodes, frames, native_height, native_width = images.shape[:4]
+        self._close()  # a handle must not cross a fork
+        self._spans = [(i, 0, frames) for i in range(episodes)] if spans is None else spans
+        self._size = (height or native_height, width or native_width)
+
+    def _open(self) -> dict[str, Any]:
+        """The datasets of the file, through a handle of this process."""
+        if self._pid != os.getpid():
+            h5py = require_extra("h5py", "data", f"reading {self._path.name}")
+            try:
+                self._file = h5py.File(self._path, "r")
+            except OSError as error:
+                raise DataError(
+                    f"{self._path} cannot be read as HDF5: it is missing, truncated or of another format ({error})"
+                ) from error
+            self._pid = os.getpid()
+            _check_layout(self._path, self._file)
+            self._data = {name: self._file[name] for name in _READ if name in self._file}
+        return self._data
+
+    def _close(self) -> None:
+        self._file.close()
+        self._file, self._pid, self._data = None, None, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pid": None, "_data": {}}
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._spans)
+
+    def length(self, episode: int) -> int:
+        _, first, last = self._spans[episode]
+        return last - first
+
+    def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
+        data = self._open()
+        number, first, _ = self._spans[episode]
+        part = (number, slice(first + start, first + stop))
+        try:
+            images = data["imgs"][part]
+            item: dict[str, Any] = {"video": _fit(rearrange(torch.from_numpy(images), "t h w c -> t c h w"), self._size)}
+            if "actions" in data:
+                item["action"] = data["actions"][part].astype(np.float32)
+            state = _state(data, part, data["imgs"].shape[2:4])
+        except OSError as error:
+            raise DataError(f"{self._path}: frames {part[1].start}..{part[1].stop - 1} of episode {number}: {error}") from error
+        return {**item, "state": state} if state else item
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {
+            "name": self._path.name,
+            "kind": "hdf5",
+            "split": self._split,
+            "resolution": list(self._size),
+            "synthetic": False,
+        }
+
+
+def _check_layout(path: Path, file: Any) -> None:
+    if "imgs" not in file:
+        raise DataError(f"{path} has no 'imgs'; it has {', '.join(file) or 'nothing'}. Expected: imgs uint8 [N, T, H, W, 3]")
+    images = file["imgs"]
+    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise DataError(f"{path}: imgs must be uint8 [N, T, H, W, 3], got {images.dtype} {list(images.shape)}")
+
+
+def _state(data: dict[str, Any], part: tuple[int, slice], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Known facts in our units: ``(y, x)``, [-1, 1] over the image."""
+    half = np.array(size) / 2
+    state = {}
+    if "positions" in data:
+        state["position"] = (data["positions"][part][..., ::-1] / half - 1).astype(np.float32)
+    if "velocities" in data:
+        state["velocity"] = (data["velocities"][part][..., ::-1] / half).astype(np.float32)
+    if "in_camera" in data:
+        state["in_camera"] = data["in_camera"][part] > 0.5
+    return state
+
+
+def _fit(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[T, C, H, W]`` uint8 at another size: area average downwards, bicubic upwards; covers, then the centre is cut."""
+    if tuple(video.shape[-2:]) == size:
+        return video.contiguous()
+    scaled = scaled_size(*size, tuple(video.shape[-2:]), "crop")
+    mode = "area" if scaled[0] <= video.shape[-2] and scaled[1] <= video.shape[-1] else "bicubic"
+    resized = torch.nn.functional.interpolate(video.float(), size=scaled, mode=mode)
+    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
+    cut = resized[..., top : top + size[0], left : left + size[1]]
+    return cut.add(0.5).clamp(0, 255).to(torch.uint8)
+
+
+def open_hdf5(target: str, *, split: str, height: int | None = None, width: int | None = None) -> EpisodeSource:
+    """An HDF5 file, or a folder with ``train.hdf5``, ``val.hdf5``, ``test.hdf5``; see the module docstring.
+
+    Raises:
+        DataError: if the file is missing or damaged, or does not hold the split.
+    """
+    path = Path(target).expanduser()
+    size = {"height": height, "width": width}
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give an HDF5 file, or a folder with train.hdf5, val.hdf5, test.hdf5")
+    if path.is_dir():
+        return HDF5Source(split_folder(path, split, SUFFIXES), split=split, **size)
+    named = [name for name, spellings in SPLIT_FOLDERS.items() if path.stem in spellings]
+    if named and named[0] != split:
+        raise DataError(f"{path} holds split '{named[0]}', not '{split}': give its folder, {path.parent}, or ask for it")
+    whole = HDF5Source(path, split=split, **size)
+    if named:
+        return whole
+    lengths = [whole.length(i) for i in range(whole.num_episodes)]
+    if len(lengths) < 3:
+        spans = [(i, *split_time(length, split)) for i, length in enumerate(lengths)]
+    else:
+        spans = [(i, 0, lengths[i]) for i in split_clips([str(i) for i in range(len(lengths))])[split]]
+    return HDF5Source(path, split=split, spans=spans, **size)
+
+
+def write_balls_hdf5(
+    folder: str | os.PathLike[str],
+    *,
+    splits: Mapping[str, int] = SPLIT_SIZES,
+    image_size: int = CANVAS,
+    num_frames: int = 100,
+) -> list[Path]:
+    """Write Balls-Interaction as ``train.hdf5``, ``val.hdf5``, ``test.hdf5`` in the original layout, and ``version.txt``.
+
+    With the defaults this is the original data set: 6.6 GB. Each file is written under a temporary name and renamed when
+    complete. Contents: ``imgs`` uint8 ``[N, T, S, S, 3]``; all others float64: ``positions``, ``velocities`` ``[N, T, 3, 2]``
+    ``(x, y)`` in pixels of the written image (per frame); ``sizes`` (radius in pixels), ``masses``, ``layers``, ``shapes``,
+    ``present``, ``in_camera``, ``ids`` ``[N, T, 3]``; ``colors`` ``[N, T, 3, 3]`` in [0, 1]. A ball that another one hides
+    completely has ``in_camera``, ``ids``, ``positions`` and ``sizes`` 0, and a new id afterwards.
+
+    Args:
+        folder: Made if need be.
+        splits: Split -> number of episodes.
+        image_size: 64, 32 or 16.
+        num_frames: Frames per episode.
+    Returns:
+        The files written.
+    Raises:
+        DataError: for an unknown split, another image size, or less than one episode.
+        MissingExtraError: without h5py.
+    """
+    h5py = require_extra("h5py", "data", "writing HDF5")
+    folder = Path(folder).expanduser()
+    for split, count in splits.items():
+        episode_seeds(split, count)  # complain before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split, count in splits.items():
+        final, partial = folder / f"{split}.hdf5", folder / f".{split}.hdf5.partial-{os.getpid()}"
+        try:
+            with h5py.File(partial, "w") as file:
+                _write_split(file, split, count, image_size, num_frames)
+            partial.replace(final)
+        finally:
+            partial.unlink(missing_ok=True)
+        written.append(final)
+    (folder / "version.txt").write_text(f"{datetime.date.today()}\n")
+    return written
+
+
+def _write_split(file: Any, split: str, count: int, image_size: int, num_frames: int) -> None:
+    for part in iter_balls(split, num_episodes=count, image_size=image_size, num_frames=num_frames):
+        part_of = slice(part.first_episode, part.first_episode + len(part.video))
+        for name, array in _columns(part, image_size).items():
+            file.require_dataset(name, (count, *array.shape[1:]), array.dtype)[part_of] = array
+
+
+def _columns(part: BallEpisodes, image_size: int) -> dict[str, np.ndarray]:
+    """All datasets of the layout for some episodes."""
+    scale = image_size / CANVAS
+    seen = part.in_camera
+    visible = seen.astype(np.float64)  # [E, T, 3]
+    zeros, ones = np.zeros_like(visible), np.ones_like(visible)
+    return {
+        "imgs": rearrange(part.video, "e t c h w -> e t h w c"),
+        "positions": part.positions * scale * visible[..., None],
+        "velocities": part.velocities * scale,
+        "sizes": RADIUS * scale * visible,
+        "masses": ones,
+        "layers": zeros,
+        "shapes": zeros,
+        "present": ones,
+        "colors": np.broadcast_to(part.colors[:, None], (*visible.shape, 3)),
+        "in_camera": visible,
+        "ids": _ids(seen),
+    }
+
+
+def _ids(seen: np.ndarray) -> np.ndarray:
+    """A new number for every appearance, counted by frame, then ball; 0 while hidden. ``seen``: bool ``[E, T, 3]``."""
+    appears = seen & ~np.pad(seen, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    number = np.cumsum(rearrange(appears, "e t n -> e (t n)"), axis=1)
+    number = rearrange(number, "e (t n) -> e t n", n=NUM_BALLS)
+    return np.maximum.accumulate(np.where(appears, number, 0), axis=1) * seen.astype(np.float64)
