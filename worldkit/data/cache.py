@@ -35,7 +35,7 @@ def cache_key(name: str, **facts: Any) -> str:
 
     Example:
         >>> cache_key("bikes.mp4", height=64, width=64)
-        'bikes.mp4-5fa0ed9fcdea5d5a'
+        'bikes.mp4-6335d388e69e48e3'
     """
     digest = hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:16]
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-60:]

@@ -57,11 +57,12 @@ def decode_video(
         MissingExtraError: without PyAV.
     """
     av = require_extra("av", "video", f"reading {path.name}")
-    count, start, end = 0, None, 0.0
+    opened, count, start, end = False, 0, None, 0.0
     try:
         if path.suffix.lower() == ".gif":
             _check_gif(path)
         with av.open(str(path)) as container:
+            opened = True
             stream = _video_stream(path, container)
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
@@ -78,7 +79,7 @@ def decode_video(
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        if count:
+        if opened:
             raise DataError(_damaged(path, f"frame {count} could not be decoded ({error})")) from error
         raise DataError(
             f"{path} cannot be read as a video ({type(error).__name__}): it is truncated, damaged or not a video. "
@@ -102,7 +103,7 @@ def _damaged(path: Path, problem: str) -> str:
 def _check_complete(path: Path, container: Any, stream: Any, count: int, seconds: float) -> None:
     """Compare the frames that were decoded, and the seconds they cover, with what the container states."""
     if count == 0:
-        raise DataError(_damaged(path, "it has no frame"))
+        raise DataError(_damaged(path, "frame 0 is missing"))
     if stream.frames:
         if count < stream.frames - max(1, stream.frames // 50):
             raise DataError(_damaged(path, f"frame {count} is missing, the file states {stream.frames} frames"))

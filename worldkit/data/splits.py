@@ -38,7 +38,7 @@ def split_clips(names: Sequence[str], *, seed: int = 0) -> dict[str, list[int]]:
         DataError: if there are less than three clips.
     Example:
         >>> split_clips(["a.mp4", "b.mp4", "c.mp4"])
-        {'train': [0], 'val': [1], 'test': [2]}
+        {'train': [1], 'val': [0], 'test': [2]}
     """
     if len(names) < len(SPLITS):
         raise DataError(f"{len(names)} clip(s) cannot be split by clip into {', '.join(SPLITS)}: at least 3 are needed")

@@ -66,7 +66,7 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 
 def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
     image = require_extra("PIL.Image", "video", "writing gif")
-    sample = frames[:: max(1, len(frames) // 16)]
-    palette = image.fromarray(np.concatenate(list(sample))).quantize(256, method=image.Quantize.MEDIANCUT)
+    sample = frames[:: max(1, len(frames) // 32)]
+    palette = image.fromarray(np.concatenate(list(sample))).quantize(256, method=image.Quantize.FASTOCTREE)
     pictures = [image.fromarray(f).quantize(palette=palette, dither=image.Dither.NONE) for f in frames]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=max(20, round(1000 / fps)), loop=0)
