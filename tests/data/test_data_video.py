@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldkit.data import make_loader, open_dataset, write_video
 from worldkit.data import cache as cache_module
-from worldkit.data.cache import cached, cache_key
+from worldkit.data import make_loader, open_dataset, write_video
+from worldkit.data.cache import cache_key, cached
 from worldkit.data.decode import decode_video, scaled_size
 from worldkit.errors import DataError
 
@@ -53,7 +53,9 @@ def write(path, frames, codec="libx264", container_options=None, **options):
 def numbers(dataset, count):
     """Frame numbers of every clip of a dataset made of `numbered` frames."""
     step = 250 // count
-    return [[round(v / step) for v in dataset[i]["video"].float().mean((1, 2, 3)).tolist()] for i in range(len(dataset))]
+    return [
+        [round(v / step) for v in dataset[i]["video"].float().mean((1, 2, 3)).tolist()] for i in range(len(dataset))
+    ]
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".mp4", 3), (".gif", 1)])

@@ -3,8 +3,8 @@
 `open_dataset` opens anything by name or path; `make_loader` turns it into batches.
 """
 
-from .base import ArraySource, ClipDataset, EpisodeSource, collate
 from .balls import BallEpisodes, generate_balls
+from .base import ArraySource, ClipDataset, EpisodeSource, collate
 from .generated import is_generated, open_balls, open_shapes
 from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .loader import ResumableSampler, make_loader
@@ -23,7 +23,7 @@ register_format(
     "hdf5",
     matches=is_hdf5,
     opener=open_hdf5,
-    description="an HDF5 file (*.hdf5, *.h5) with imgs [N, T, H, W, 3], or a folder with train.hdf5, val.hdf5, test.hdf5",
+    description="an HDF5 file (*.hdf5, *.h5) with imgs [N, T, H, W, 3], or a folder with train.hdf5 and so on",
 )
 register_format(
     "shapes",

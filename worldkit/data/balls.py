@@ -7,7 +7,7 @@ numpy calls); the frames are drawn in batches.
 Sizes below 64 are the 64-pixel frames averaged over 2 x 2 (32 px) or 4 x 4 blocks (16 px), rounded half up; the physics
 never changes. Left out: the occlusion and two-layer variants of the same paper.
 
-Source: G-SWM (Lin et al. 2020), ``scripts/dataset_balls``, configuration ``balls_interaction``; DDLP uses the same files.
+Source: G-SWM (Lin et al. 2020), ``scripts/dataset_balls``, configuration ``balls_interaction``; DDLP uses its files.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _initial_state(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _substep(x: np.ndarray, v: np.ndarray, dt: float) -> np.ndarray:
-    """Advance every episode by one substep; ``x, v``: ``[E, 3, 2]``; ``v`` changes in place, the new ``x`` is returned."""
+    """The next positions of every episode; ``x, v``: ``[E, 3, 2]``; ``v`` changes in place."""
     ahead = x + dt * v
     np.copyto(v, np.abs(v), where=ahead - RADIUS < 0)
     np.copyto(v, -np.abs(v), where=ahead + RADIUS > CANVAS)

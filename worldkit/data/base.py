@@ -1,7 +1,7 @@
 """`EpisodeSource` (where episodes come from), `ClipDataset` (windows of them) and `collate` (items to a `Batch`).
 
-A source knows episodes; it knows nothing of windows. The dataset cuts windows of ``num_frames`` frames: ``"slide"`` takes
-every start (training), ``"tile"`` takes windows that do not overlap (evaluation). Frames stay uint8 all the way.
+A source knows episodes; it knows nothing of windows. The dataset cuts windows of ``num_frames`` frames: ``"slide"``
+takes every start (training), ``"tile"`` takes windows that do not overlap (evaluation). Frames stay uint8 all the way.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class ArraySource(EpisodeSource):
             video = episode.get("video")
             if not torch.is_tensor(video) or video.dtype != torch.uint8 or video.ndim not in (4, 5):
                 found = f"{video.dtype} {list(video.shape)}" if torch.is_tensor(video) else type(video).__name__
-                raise DataError(f"{name}: video of episode {i} must be uint8 [T, C, H, W] or [V, T, C, H, W], got {found}")
+                raise DataError(
+                    f"{name}: video of episode {i} must be uint8 [T, C, H, W] or [V, T, C, H, W], got {found}"
+                )
 
     @property
     def num_episodes(self) -> int:

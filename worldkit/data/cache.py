@@ -1,9 +1,10 @@
 """The on-disk cache of decoded and generated clips: uint8, ready to train on.
 
-One entry is a folder of ``.npy`` files whose first axis is time: ``video.npy`` ``[T, C, H, W]`` and, where there are any,
-``state.position.npy`` and the like. It is written under a temporary name and renamed when complete, so a half-written
-entry is never found; an entry whose files are shorter than their headers say (power loss) is thrown away and made again.
-Entries are named by everything they depend on, so they never go stale. Deleting the cache folder is always safe.
+One entry is a folder of ``.npy`` files whose first axis is time: ``video.npy`` ``[T, C, H, W]`` and, where there are
+any, ``state.position.npy`` and the like. It is written under a temporary name and renamed when complete, so a
+half-written entry is never found; an entry whose files are shorter than their headers say (power loss) is thrown away
+and made again. Entries are named by everything they depend on, so they never go stale. Deleting the cache folder is
+always safe.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class NpyWriter:
             self._write_header()
             self._header = self._file.tell()
         if (block.shape[1:], block.dtype) != (self._tail, self._dtype):
-            raise DataError(f"blocks of one clip differ: {self._dtype} {self._tail}, then {block.dtype} {block.shape[1:]}")
+            raise DataError(
+                f"blocks of one clip differ: {self._dtype} {self._tail}, then {block.dtype} {block.shape[1:]}"
+            )
         self._file.write(np.ascontiguousarray(block).data)
         self._rows += len(block)
 

@@ -1,8 +1,8 @@
 """Frames out of video and image files, resized while decoding; and the checks that a file is whole.
 
-FFmpeg hides most damage: it conceals broken blocks, and at the end of a truncated file it simply stops. So a clip counts as
-damaged if a frame fails to decode, if the decoder marks a frame as corrupt, or if clearly fewer frames came out than the
-container states (by its frame count, or else by its duration).
+FFmpeg hides most damage: it conceals broken blocks, and at the end of a truncated file it simply stops. So a clip
+counts as damaged if a frame fails to decode, if the decoder marks a frame as corrupt, or if clearly fewer frames came
+out than the container states (by its frame count, or else by its duration).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, require_extra
-
 
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
@@ -97,7 +96,8 @@ def _video_stream(path: Path, container: Any) -> Any:
 
 
 def _damaged(path: Path, problem: str) -> str:
-    return f"{path} is truncated or damaged: {problem}. Replace the file, or pass on_error='skip' to leave such clips out"
+    advice = "Replace the file, or pass on_error='skip' to leave such clips out"
+    return f"{path} is truncated or damaged: {problem}. {advice}"
 
 
 def _check_complete(path: Path, container: Any, stream: Any, count: int, seconds: float) -> None:
@@ -111,7 +111,9 @@ def _check_complete(path: Path, container: Any, stream: Any, count: int, seconds
     stated = _stated_seconds(container, stream)
     two_frames = 2 / float(stream.average_rate or 25)
     if stated is not None and seconds < stated - max(two_frames, min(0.02 * stated, 1.0)):
-        raise DataError(_damaged(path, f"frame {count} is missing, only {seconds:.2f} of {stated:.2f} seconds are there"))
+        raise DataError(
+            _damaged(path, f"frame {count} is missing, only {seconds:.2f} of {stated:.2f} seconds are there")
+        )
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:

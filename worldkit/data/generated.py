@@ -51,7 +51,8 @@ def open_balls(
     """Balls-Interaction (see `worldkit.data.balls`), for example ``"balls"`` or ``"balls-32"``.
 
     Args:
-        num_episodes: Default 200 for train, 20 for val and test (the original: 5000, 200, 200). They are the first ones.
+        num_episodes: Default 200 for train, 20 for val and test (the original: 5000, 200, 200). They are the first
+            ones.
         episode_length: Frames per episode.
 
     Every clip comes with ``"state"``: ``"position"`` float32 ``[T, 3, 2]``, ball centres ``(y, x)`` in [-1, 1];

@@ -1,9 +1,9 @@
 """The HDF5 layout of Balls-Interaction (G-SWM, DDLP): reader and writer.
 
-A file holds ``imgs`` uint8 ``[N, T, H, W, 3]`` and, per ball, ``positions`` ``(x, y)`` in pixels, ``velocities``, ``in_camera``
-and more; `write_balls_hdf5` lists them. The reader needs ``imgs`` only, takes ``actions`` ``[N, T, A]`` as a condition, and
-hands out ``positions``, ``velocities`` and ``in_camera`` as ``"state"``. A folder with ``train.hdf5`` and so on is split; a
-single file of another name is split by episode (see `worldkit.data.splits`).
+A file holds ``imgs`` uint8 ``[N, T, H, W, 3]`` and, per ball, ``positions`` ``(x, y)`` in pixels, ``velocities``,
+``in_camera`` and more; `write_balls_hdf5` lists them. The reader needs ``imgs`` only, takes ``actions`` ``[N, T, A]``
+as a condition, and hands out ``positions``, ``velocities`` and ``in_camera`` as ``"state"``. A folder with
+``train.hdf5`` and so on is split; a single file of another name is split by episode (see `worldkit.data.splits`).
 """
 
 from __future__ import annotations
@@ -102,12 +102,16 @@ class HDF5Source(EpisodeSource):
         part = (number, slice(first + start, first + stop))
         try:
             images = data["imgs"][part]
-            item: dict[str, Any] = {"video": _fit(rearrange(torch.from_numpy(images), "t h w c -> t c h w"), self._size)}
+            item: dict[str, Any] = {
+                "video": _fit(rearrange(torch.from_numpy(images), "t h w c -> t c h w"), self._size)
+            }
             if "actions" in data:
                 item["action"] = data["actions"][part].astype(np.float32)
             state = _state(data, part, data["imgs"].shape[2:4])
         except OSError as error:
-            raise DataError(f"{self._path}: frames {part[1].start}..{part[1].stop - 1} of episode {number}: {error}") from error
+            raise DataError(
+                f"{self._path}: frames {part[1].start}..{part[1].stop - 1} of episode {number}: {error}"
+            ) from error
         return {**item, "state": state} if state else item
 
     @property
@@ -123,7 +127,9 @@ class HDF5Source(EpisodeSource):
 
 def _check_layout(path: Path, file: Any) -> None:
     if "imgs" not in file:
-        raise DataError(f"{path} has no 'imgs'; it has {', '.join(file) or 'nothing'}. Expected: imgs uint8 [N, T, H, W, 3]")
+        raise DataError(
+            f"{path} has no 'imgs'; it has {', '.join(file) or 'nothing'}. Expected: imgs uint8 [N, T, H, W, 3]"
+        )
     images = file["imgs"]
     if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise DataError(f"{path}: imgs must be uint8 [N, T, H, W, 3], got {images.dtype} {list(images.shape)}")
@@ -143,7 +149,7 @@ def _state(data: dict[str, Any], part: tuple[int, slice], size: tuple[int, int])
 
 
 def _fit(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[T, C, H, W]`` uint8 at another size: area average downwards, bicubic upwards; covers, then the centre is cut."""
+    """``[T, C, H, W]`` uint8 at another size: scaled (area average, upwards bicubic) to cover, then the centre cut."""
     if tuple(video.shape[-2:]) == size:
         return video.contiguous()
     scaled = scaled_size(*size, tuple(video.shape[-2:]), "crop")
@@ -168,7 +174,9 @@ def open_hdf5(target: str, *, split: str, height: int | None = None, width: int 
         return HDF5Source(split_folder(path, split, SUFFIXES), split=split, **size)
     named = [name for name, spellings in SPLIT_FOLDERS.items() if path.stem in spellings]
     if named and named[0] != split:
-        raise DataError(f"{path} holds split '{named[0]}', not '{split}': give its folder, {path.parent}, or ask for it")
+        raise DataError(
+            f"{path} holds split '{named[0]}', not '{split}': give its folder, {path.parent}, or ask for it"
+        )
     whole = HDF5Source(path, split=split, **size)
     if named:
         return whole
@@ -187,13 +195,14 @@ def write_balls_hdf5(
     image_size: int = CANVAS,
     num_frames: int = 100,
 ) -> list[Path]:
-    """Write Balls-Interaction as ``train.hdf5``, ``val.hdf5``, ``test.hdf5`` in the original layout, and ``version.txt``.
+    """Write Balls-Interaction as ``train.hdf5``, ``val.hdf5``, ``test.hdf5`` and ``version.txt``, as the original does.
 
-    With the defaults this is the original data set: 6.6 GB. Each file is written under a temporary name and renamed when
-    complete. Contents: ``imgs`` uint8 ``[N, T, S, S, 3]``; all others float64: ``positions``, ``velocities`` ``[N, T, 3, 2]``
-    ``(x, y)`` in pixels of the written image (per frame); ``sizes`` (radius in pixels), ``masses``, ``layers``, ``shapes``,
-    ``present``, ``in_camera``, ``ids`` ``[N, T, 3]``; ``colors`` ``[N, T, 3, 3]`` in [0, 1]. A ball that another one hides
-    completely has ``in_camera``, ``ids``, ``positions`` and ``sizes`` 0, and a new id afterwards.
+    With the defaults this is the original data set: 6.6 GB. Each file is written under a temporary name and renamed
+    when complete. Contents: ``imgs`` uint8 ``[N, T, S, S, 3]``; all others float64: ``positions``, ``velocities``
+    ``[N, T, 3, 2]`` ``(x, y)`` in pixels of the written image (per frame); ``sizes`` (radius in pixels), ``masses``,
+    ``layers``, ``shapes``, ``present``, ``in_camera``, ``ids`` ``[N, T, 3]``; ``colors`` ``[N, T, 3, 3]`` in [0, 1]. A
+    ball that another one hides completely has ``in_camera``, ``ids``, ``positions`` and ``sizes`` 0, and a new id
+    afterwards.
 
     Args:
         folder: Made if need be.

@@ -1,7 +1,7 @@
 """`make_loader`, and `ResumableSampler`: an order of batches that is a function of seed and epoch alone.
 
-A run that stops after batch 17 of epoch 3 goes on with ``sampler.set_state(epoch=3, start_batch=17)`` and sees exactly the
-batches it would have seen. The loader never touches torch's global random state.
+A run that stops after batch 17 of epoch 3 goes on with ``sampler.set_state(epoch=3, start_batch=17)`` and sees exactly
+the batches it would have seen. The loader never touches torch's global random state.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ResumableSampler(Sampler[list[int]]):
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator, so that the state moves on at the first batch: DataLoader calls iter() twice before the first epoch.
+        # A generator, so that the state moves on with the first batch: DataLoader may call iter() twice before that.
         epoch, start = self.epoch, self.start_batch
         self.epoch, self.start_batch = epoch + 1, 0
         order = self.order(epoch)

@@ -10,8 +10,8 @@ To add a format, write a function that opens it and register both::
     register_format("robot-log", matches=lambda target: target.endswith(".rlog"), opener=open_robot_log,
                     description="a robot log (*.rlog)")
 
-``open_dataset("run.rlog", num_frames=8, camera="wrist")`` then works. Everything after ``width`` in the opener's signature
-is an option of the format; an option the opener does not have is an error that lists those it has. The formats
+``open_dataset("run.rlog", num_frames=8, camera="wrist")`` then works. Everything after ``width`` in the opener's
+signature is an option of the format; an option the opener does not have is an error that lists those it has. Formats
 registered last are asked first, so a special folder can be recognised before the general ones. A plugin package calls
 ``register_format`` when it is loaded (entry-point group ``worldkit.plugins``).
 """
@@ -130,7 +130,9 @@ def _find(target: str, name: str | None) -> Format:
     load_plugins()
     if name is not None:
         if name not in _formats:
-            raise DataError(f"unknown data format '{name}'.{suggestion(name, list(_formats))} Known: {', '.join(_formats)}")
+            raise DataError(
+                f"unknown data format '{name}'.{suggestion(name, list(_formats))} Known: {', '.join(_formats)}"
+            )
         return _formats[name]
     for candidate in reversed(_formats.values()):
         if candidate.matches(target):

@@ -1,8 +1,9 @@
 """Shapes: still images of a few coloured circles, rectangles and triangles on a cyan ground.
 
-After the ``shapes`` data set of LPWM (2 to 5 shapes of 11 to 13 pixels at 64 pixels, ground ``(0, 255, 255)``), which draws
-with scikit-image and is not seeded. This is our own generator: image ``i`` of a split is always the same. Shapes keep
-clear of one another; a shape that finds no room in 100 attempts is left out, but two always fit. Edges are not smoothed.
+After the ``shapes`` data set of LPWM (2 to 5 shapes of 11 to 13 pixels at 64 pixels, ground ``(0, 255, 255)``), which
+draws with scikit-image and is not seeded. This is our own generator: image ``i`` of a split is always the same. Shapes
+keep clear of one another; a shape that finds no room in 100 attempts is left out, but two always fit. Edges are not
+smoothed.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def iter_shapes(split: str = "train", *, num_images: int, image_size: int = 64) 
 
 
 def generate_shapes(split: str = "train", *, num_images: int, image_size: int = 64) -> np.ndarray:
-    """The first images of a split, uint8 ``[num_images, 3, S, S]``, RGB; a longer run starts with those of a shorter one.
+    """The first images of a split, uint8 ``[num_images, 3, S, S]``, RGB; more images start with the same ones.
 
     Raises:
         DataError: for an unknown split, no image, or images below 16 pixels.

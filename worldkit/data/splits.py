@@ -1,9 +1,9 @@
 """Train, val and test: by clip where there are clips enough, else by time.
 
-* Three clips or more: every clip belongs to one split, chosen by a hash of its name, about 80/10/10. A clip stays in its
-  split when others are added (only a split that would be empty takes a clip from another one).
-* One or two clips: each is cut in time into three blocks that share no frame: the first 80 % are train, the next 10 % val,
-  the last 10 % test.
+* Three clips or more: every clip belongs to one split, chosen by a hash of its name, about 80/10/10. A clip stays in
+  its split when others are added (only a split that would be empty takes a clip from another one).
+* One or two clips: each is cut in time into three blocks that share no frame: the first 80 % are train, the next 10 %
+  val, the last 10 % test.
 * A folder with sub-folders (or files) named ``train``, ``val``/``valid``/``validation``, ``test`` is split already.
 """
 

@@ -25,7 +25,21 @@ from .decode import decode_images, decode_video
 from .progress import track
 from .splits import SPLITS, split_clips, split_folder, split_time
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".webm",
+    ".mkv",
+    ".avi",
+    ".gif",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_SIZE = 64
 _VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
@@ -40,7 +54,7 @@ class Clip:
 
     @property
     def is_video(self) -> bool:
-        return len(self.files) == 1 and self.files[0].suffix.lower() in VIDEO_SUFFIXES
+        return self.files[0].suffix.lower() not in IMAGE_SUFFIXES
 
 
 def natural_key(name: str) -> list[Any]:
@@ -108,8 +122,8 @@ def open_video(
         split: ``"train"``, ``"val"`` or ``"test"``.
         height: Default 64.
         width: Default: the height.
-        resize: ``"crop"``: scale the frame until it covers the target and cut the centre. ``"stretch"``: scale both sides
-            freely.
+        resize: ``"crop"``: scale the frame until it covers the target and cut the centre. ``"stretch"``: scale both
+            sides freely.
         max_frames: Use only the first frames of every clip.
         on_error: ``"raise"``, or ``"skip"``: leave out a clip that cannot be decoded, with a warning, and count it.
         split_seed: Another seed, another split of the clips.
@@ -166,7 +180,7 @@ def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int |
     facts = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
 
     def blocks() -> Iterator[dict[str, np.ndarray]]:
-        if clip.is_video or len(files) == 1 and files[0].suffix.lower() not in IMAGE_SUFFIXES:
+        if clip.is_video:
             frames = decode_video(files[0], *size, resize=resize, max_frames=max_frames)
         else:
             frames = decode_images(files, *size, resize=resize)
@@ -174,4 +188,5 @@ def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int |
             yield {"video": frame.transpose(2, 0, 1)[None]}
 
     options = {"size": size, "resize": resize, "max_frames": max_frames}
-    return cached(cache_key(Path(clip.name).name or files[0].parent.name, version=_VERSION, files=facts, **options), blocks)
+    name = Path(clip.name).name or files[0].parent.name
+    return cached(cache_key(name, version=_VERSION, files=facts, **options), blocks)

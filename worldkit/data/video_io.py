@@ -15,9 +15,9 @@ from ..errors import DataError, require_extra
 def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: float = 10) -> Path:
     """Write frames as a video; the suffix decides how.
 
-    ``.mp4``: H.264, crf 18, a key frame every 8 frames (quick random access); an odd side grows by one repeated pixel, as
-    the codec asks for even ones. ``.gif``: one palette of 256 colours made for all frames, no dithering, endless loop;
-    equal frames in a row are stored once and shown longer.
+    ``.mp4``: H.264, crf 18, a key frame every 8 frames (quick random access); an odd side grows by one repeated pixel,
+    as the codec asks for even ones. ``.gif``: one palette of 256 colours made for all frames, no dithering, endless
+    loop; equal frames in a row are stored once and shown longer.
 
     Args:
         path: Target; its folder is made if need be. It is written under a temporary name and renamed.
@@ -35,7 +35,9 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
         raise DataError(f"cannot write {path}: use the suffix {' or '.join(writers)}")
     frames = frames.detach().cpu().numpy() if torch.is_tensor(frames) else np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise DataError(f"frames must be uint8 [T, H, W, 3] with at least one frame, got {frames.dtype} {list(frames.shape)}")
+        raise DataError(
+            f"frames must be uint8 [T, H, W, 3] with at least one frame, got {frames.dtype} {list(frames.shape)}"
+        )
     if not fps > 0:
         raise DataError(f"fps must be above 0, got {fps}")
     path.parent.mkdir(parents=True, exist_ok=True)
