@@ -1,10 +1,10 @@
 """The one place that works around other packages.
 
-torchvision's wheels on the registry are built for CUDA. Beside a CPU build of torch its compiled part does not load, its
-operators stay undefined, and ``import torchvision`` dies in ``register_fake("torchvision::nms")``. piqa, and many models
-of transformers and diffusers, then fail with it. `import_torchvision` repairs exactly that case: only after a normal
-import has failed with that error it declares the two missing operators, without an implementation, and imports again.
-An installation that works is never touched.
+torchvision's wheels on the registry are built for CUDA. Beside a CPU build of torch its compiled part does not load,
+its operators stay undefined, and ``import torchvision`` dies in ``register_fake("torchvision::nms")``. piqa, and many
+models of transformers and diffusers, then fail with it. `import_torchvision` repairs exactly that case: only after a
+normal import has failed with that error it declares the two missing operators, without an implementation, and imports
+again. An installation that works is never touched.
 """
 
 from __future__ import annotations

@@ -52,8 +52,9 @@ class VGGPerceptual(nn.Module):
         CheckpointError: if a tensor is missing or has the wrong shape.
     Source:
         Zhang et al. 2018; richzhang/PerceptualSimilarity v0.1. Upstream lpwm, eval/lpips @ 4cf53c4, is the same
-        network. Its scaling layer, (2x - 1 - shift) / scale, equals the ImageNet normalisation of x in [0, 1] used here.
-        One difference: the norm is `torch.linalg.vector_norm`, whose gradient at an all-zero feature is 0, not NaN.
+        network. Its scaling layer, (2x - 1 - shift) / scale, equals the ImageNet normalisation of x in [0, 1] used
+        here. One difference: the norm is `torch.linalg.vector_norm`, whose gradient at an all-zero feature is 0, not
+        NaN.
     Example:
         >>> network = VGGPerceptual(*random_state_dicts())
         >>> network(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)).shape
@@ -196,9 +197,8 @@ def _take(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], which: 
         have = ", ".join(list(state)[:4]) or "nothing"
         raise CheckpointError(f"the LPIPS {which} has no tensor '{key}' (it holds {have}, ...); {_advice(which)}")
     if tuple(state[key].shape) != shape:
-        raise CheckpointError(
-            f"'{key}' of the LPIPS {which} must have shape {list(shape)}, got {list(state[key].shape)}; {_advice(which)}"
-        )
+        found = list(state[key].shape)
+        raise CheckpointError(f"'{key}' of the LPIPS {which} must be {list(shape)}, got {found}; {_advice(which)}")
     return state[key]
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..batch import check_shape
@@ -53,6 +52,7 @@ def confidence_interval(values: Tensor) -> Interval:
     Raises:
         ShapeError: if there is no value or more than one axis.
     Example:
+        >>> import torch
         >>> print(confidence_interval(torch.tensor([1.0, 2.0, 3.0])))
         2 ± 2.5
     """
@@ -68,8 +68,8 @@ def confidence_interval(values: Tensor) -> Interval:
 class Report:
     """Scores per clip and predicted frame of a model and its baselines, with the protocol.
 
-    The confidence interval is over clips: frames are averaged inside each clip first, because frames of one clip are not
-    independent. It says nothing about other training seeds.
+    The confidence interval is over clips: frames are averaged inside each clip first, because frames of one clip are
+    not independent. It says nothing about other training seeds.
 
     Args:
         scores: Method name -> metric name -> ``[n, H]`` (n clips, H predicted frames), as `score_predictions` returns
@@ -82,6 +82,7 @@ class Report:
         ShapeError: if the scores are empty or differ in shape.
         DataError: if a score is NaN or infinite; names the method, metric and first such clip.
     Example:
+        >>> import torch
         >>> protocol = dict(context_frames=4, horizon=2, split="test", resolution="64x64", decoding="stochastic",
         ...                 seed=0, driven_by="sampled")
         >>> report = Report({"model": {"psnr": torch.tensor([[30.0, 28.0], [32.0, 30.0]])}}, protocol)
@@ -144,13 +145,10 @@ class Report:
             low, high = (None if math.isnan(v) else v for v in (interval.low, interval.high))
             return {"mean": interval.mean, "low": low, "high": high, "n": interval.n}
 
-        results = {
-            method: {
-                metric: plain(self.summary(method, metric)) | {"per_frame": [plain(i) for i in self.curve(method, metric)]}
-                for metric in values
-            }
-            for method, values in self.scores.items()
-        }
+        def entry(method: str, metric: str) -> dict[str, Any]:
+            return plain(self.summary(method, metric)) | {"per_frame": [plain(i) for i in self.curve(method, metric)]}
+
+        results = {method: {m: entry(method, m) for m in values} for method, values in self.scores.items()}
         return {"protocol": self.protocol, "interval": "95% Student t over clips", "results": results}
 
     def to_json(self, path: str | Path) -> None:
@@ -180,7 +178,8 @@ def _check_scores(scores: Mapping[str, Mapping[str, Tensor]]) -> tuple[int, int]
                 raise ShapeError(f"scores of {method}, {metric} are empty: {list(value.shape)}")
             bad = (~value.isfinite()).any(1).nonzero()
             if len(bad):
-                raise DataError(f"{metric} of {method} is NaN or infinite for {len(bad)} clips, first clip {int(bad[0])}")
+                first = int(bad[0])
+                raise DataError(f"{metric} of {method} is NaN or infinite for {len(bad)} clips, first clip {first}")
     return sizes["n"], sizes["h"]
 
 

@@ -1,0 +1,83 @@
+"""Borders tell context from prediction; GIF and MP4 hold every frame."""
+
+import pytest
+import torch
+from PIL import Image
+
+from worldkit.errors import MissingExtraError, ShapeError, WorldkitError
+from worldkit.viz import animate_rollout, save_animation
+from worldkit.viz.animation import CONTEXT_COLOR, INFERRED, PREDICTED_COLOR, SAMPLED, TRUTH_COLOR
+
+T, S = 5, 32
+
+
+def clips():
+    return torch.rand(3, T, 3, S, S, generator=torch.Generator().manual_seed(0))
+
+
+def animation(**options):
+    truth, inferred, sampled = clips()
+    return animate_rollout(truth, {INFERRED: inferred, SAMPLED: sampled}, context_frames=2, cell=32, **options)
+
+
+def test_three_panels_with_their_borders():
+    out = animation()
+    top, step = 40, S + 10 + 8  # below the caption; one bordered panel and its gap
+    for t in range(T):
+        model = CONTEXT_COLOR if t < 2 else PREDICTED_COLOR
+        for panel, color in enumerate((TRUTH_COLOR, model, model)):
+            assert tuple(out[t, :, top, 8 + panel * step].tolist()) == color
+            left = 8 + panel * step + 5
+            expected = (clips()[panel, t] * 255).round().byte()
+            assert torch.equal(out[t, :, top + 5 : top + 5 + S, left : left + S], expected)
+
+
+def test_title_and_goal_add_room():
+    plain, titled, goal = animation(), animation(title="push the block"), animation(goal=clips()[0, -1])
+    assert titled.shape[2] > plain.shape[2] and titled.shape[3] == plain.shape[3]
+    assert goal.shape[3] == plain.shape[3] + S + 10 + 8
+
+
+def test_truth_alone():
+    assert animate_rollout(clips()[0], {}, context_frames=0).shape[0] == T
+
+
+def test_gif_has_every_frame(tmp_path):
+    save_animation(animation(), tmp_path / "a.gif", fps=4)
+    image = Image.open(tmp_path / "a.gif")
+    assert image.n_frames == T and image.info["duration"] == 250
+
+
+@pytest.mark.parametrize("size", [(40, 60), (41, 61)])
+def test_mp4_has_every_frame_and_its_speed(tmp_path, size):
+    av = pytest.importorskip("av")
+    ramp = torch.linspace(0, 1, T)[:, None, None, None].expand(T, 3, *size)
+    save_animation(ramp, tmp_path / "a.mp4", fps=12.5)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].average_rate == 12.5
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == T and frames[0].shape[:2] == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    for frame, level in zip(frames, torch.linspace(0, 255, T), strict=True):
+        assert abs(frame[:40, :60].mean() - level) < 6
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_mp4_without_pyav_names_the_extra(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"worldkit\[video\]"):
+        save_animation(animation(), tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_named(tmp_path):
+    truth = clips()[0]
+    with pytest.raises(ShapeError, match="rollout 'x'"):
+        animate_rollout(truth, {"x": truth[:2]}, context_frames=1)
+    with pytest.raises(ShapeError, match="context_frames must be in 0 .. 5"):
+        animate_rollout(truth, {}, context_frames=6)
+    with pytest.raises(WorldkitError, match="name it .gif or .mp4"):
+        save_animation(truth, tmp_path / "a.webm")
+    with pytest.raises(ShapeError, match="fps"):
+        save_animation(truth, tmp_path / "a.mp4", fps=0)

@@ -1,0 +1,134 @@
+"""Rollout animations: the true clip beside rollouts of a model, as GIF or MP4.
+
+The border of a frame says what it is: red the ground truth, blue a reconstructed context frame (the model has seen it),
+green a predicted one. A rollout driven by latent actions inferred from the true future must carry that in its name:
+`INFERRED` and `SAMPLED` are the usual two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ..batch import check_shape
+from ..errors import ShapeError, WorldkitError, require_extra
+from .images import INK, MUTED, WHITE, border, canvas, enlarge, save_gif, text_block, to_uint8, write_atomically
+
+INFERRED = "-D inferred latent actions"
+SAMPLED = "-S sampled"
+
+TRUTH_COLOR, CONTEXT_COLOR, PREDICTED_COLOR = (220, 38, 38), (37, 99, 235), (22, 163, 74)
+_BORDER, _GAP, _CAPTION, _TITLE_LINE = 5, 8, 40, 20
+
+
+def animate_rollout(
+    truth: Tensor, rollouts: Mapping[str, Tensor], *, context_frames: int, title: str = "", goal: Tensor | None = None,
+    cell: int = 160,
+) -> Tensor:
+    """The true clip and rollouts side by side, with coloured borders and captions.
+
+    Args:
+        truth: True frames, ``[T, 3, H, W]``, uint8 or float in [0, 1]. Several views: stack them along H first.
+        rollouts: Caption -> ``[T, 3, H, W]``: reconstructed context, then predicted frames. The usual two are
+            ``{INFERRED: ..., SAMPLED: ...}``.
+        context_frames: Number of leading frames that are reconstructions.
+        title: Text above everything, for example the instruction.
+        goal: Goal image, ``[3, H, W]``, shown at the right.
+        cell: Height to which small frames are enlarged by a whole factor, in pixels.
+    Returns:
+        ``[T, 3, h, w]`` uint8, for `save_animation`.
+    Raises:
+        ShapeError: if shapes differ, or ``context_frames`` is not in 0 .. T.
+    Source:
+        The three-panel animation of upstream lpwm, eval/eval_model.py @ 4cf53c4.
+    Example:
+        >>> clip = torch.rand(4, 3, 32, 32)
+        >>> animate_rollout(clip, {INFERRED: clip, SAMPLED: clip}, context_frames=2).shape
+        torch.Size([4, 3, 226, 542])
+    """
+    sizes = check_shape(truth, "t c h w", name="truth", c=3)
+    for name, video in rollouts.items():
+        check_shape(video, "t c h w", name=f"rollout '{name}'", **sizes)
+    if sizes["t"] == 0 or not 0 <= context_frames <= sizes["t"]:
+        raise ShapeError(f"context_frames must be in 0 .. {sizes['t']}, the frames of the clip, got {context_frames}")
+    panels = [_panel("ground truth", truth, [TRUTH_COLOR] * sizes["t"], cell)]
+    colors = [CONTEXT_COLOR] * context_frames + [PREDICTED_COLOR] * (sizes["t"] - context_frames)
+    panels += [_panel(name, video, colors, cell) for name, video in rollouts.items()]
+    if goal is not None:
+        check_shape(goal, "c h w", name="goal", c=3, h=sizes["h"], w=sizes["w"])
+        panels.append(_panel("goal", repeat(goal, "c h w -> t c h w", t=sizes["t"]), [MUTED] * sizes["t"], cell))
+    gap = repeat(canvas(panels[0].shape[2], _GAP), "c h w -> t c h w", t=sizes["t"])
+    joined = torch.cat([part for panel in panels for part in (gap, panel)] + [gap], -1)
+    strips = [joined, _footers(context_frames, sizes["t"], joined.shape[-1], bool(rollouts))]
+    if title:
+        header = text_block(title, _title_height(title, joined.shape[-1]), joined.shape[-1], size=15, color=INK)
+        strips.insert(0, repeat(header, "c h w -> t c h w", t=sizes["t"]))
+    return torch.cat(strips, -2)
+
+
+def save_animation(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 8) -> None:
+    """Write an animation; the ending of the path chooses the format. Replaces the file in one step.
+
+    Args:
+        frames: ``[T, 3, h, w]``, uint8 or float in [0, 1].
+        path: Ends in ``.gif`` (see `gif_bytes`) or ``.mp4`` (H.264; odd sizes get one more line or column).
+        fps: Frames per second; at most 50 for a GIF.
+    Raises:
+        WorldkitError: for any other ending.
+        MissingExtraError: for ``.mp4`` without PyAV.
+        ShapeError: if there is no frame or fps is out of range.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gif":
+        save_gif(frames, path, fps=fps)
+    elif suffix == ".mp4":
+        if check_shape(frames, "t c h w", name="frames", c=3)["t"] == 0 or fps <= 0:
+            raise ShapeError(f"an animation needs frames and fps > 0, got {len(frames)} frames and fps={fps}")
+        write_atomically(path, lambda temporary: _write_mp4(to_uint8(frames), temporary, fps))
+    else:
+        raise WorldkitError(f"cannot write an animation to '{path}': name it .gif or .mp4")
+
+
+def _panel(caption: str, video: Tensor, colors: list[tuple[int, int, int]], cell: int) -> Tensor:
+    """Bordered frames with a caption above, ``[T, 3, h, w]``."""
+    pictures = enlarge(to_uint8(video), cell)[0]
+    framed = torch.cat([border(p[None], color, _BORDER) for p, color in zip(pictures, colors, strict=True)])
+    header = text_block(caption, _CAPTION, framed.shape[-1], size=13)
+    return torch.cat([repeat(header, "c h w -> t c h w", t=len(framed)), framed], -2)
+
+
+def _footers(context_frames: int, count: int, width: int, rollouts: bool) -> Tensor:
+    """One line per frame: which frame it is, and whether the model has seen it."""
+    lines = []
+    for t in range(count):
+        phase, color = ("context", CONTEXT_COLOR) if t < context_frames else ("predicted", PREDICTED_COLOR)
+        text = f"frame {t} / {count - 1}" + (f"  {phase}" if rollouts else "")
+        lines.append(text_block(text, 16, width, size=12, color=color if rollouts else MUTED))
+    return torch.stack(lines)
+
+
+def _title_height(title: str, width: int) -> int:
+    """Room for the title at about 8 pixels a letter, three lines at most."""
+    return _TITLE_LINE * min(3, 1 + len(title) * 8 // width) + 8
+
+
+def _write_mp4(frames: Tensor, path: Path, fps: float) -> None:
+    av = require_extra("av", "video", "writing an .mp4")
+    height, width = frames.shape[-2:]
+    pad = (0, width % 2, 0, height % 2)  # H.264 with 4:2:0 colour needs even sides
+    frames = F.pad(frames, pad, value=WHITE[0])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = frames.shape[-2:]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+        for frame in frames:
+            array = rearrange(frame, "c h w -> h w c").contiguous().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode())

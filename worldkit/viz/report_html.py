@@ -1,0 +1,158 @@
+"""`HtmlReport`: text, tables, pictures and curves in one HTML file that needs no network and no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ..errors import ShapeError
+from .curves import Series, curve_svg
+from .images import gif_bytes, png_bytes, write_atomically
+
+
+class HtmlReport:
+    """A report that grows from top to bottom; every method returns the report, so that calls can be chained.
+
+    All text is escaped: what a data set or a checkpoint name contains is shown, never run.
+
+    Args:
+        title: Heading of the page.
+    Example:
+        >>> page = HtmlReport("Run 1").text("All fine.").table(["step", "loss"], [[1, 0.5]])
+        >>> "<td>0.5</td>" in page.to_html()
+        True
+    """
+
+    def __init__(self, title: str):
+        self.title = title
+        self._parts: list[str] = []
+
+    def heading(self, text: str) -> HtmlReport:
+        """Start a section."""
+        return self._add(f"<h2>{html.escape(text)}</h2>")
+
+    def text(self, text: str) -> HtmlReport:
+        """Add paragraphs; an empty line starts a new one."""
+        return self._add("".join(f"<p>{html.escape(part)}</p>" for part in text.split("\n\n")))
+
+    def table(self, header: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str = "") -> HtmlReport:
+        """Add a table. The first column is set as row names, the others as numbers.
+
+        Raises:
+            ShapeError: if a row has another length than the header.
+        """
+        for i, row in enumerate(rows):
+            if len(row) != len(header):
+                raise ShapeError(f"table row {i} has {len(row)} cells, the header {len(header)}")
+        head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
+        title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        return self._add(
+            f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
+
+    def image(self, picture: Tensor | bytes, *, caption: str = "") -> HtmlReport:
+        """Add a picture: ``[3, h, w]`` (uint8, or float in [0, 1]), or the bytes of a PNG or JPEG file."""
+        return self._picture(picture if isinstance(picture, bytes) else png_bytes(picture), caption)
+
+    def gif(self, frames: Tensor | bytes, *, fps: float = 8, caption: str = "") -> HtmlReport:
+        """Add an animation: ``[T, 3, h, w]`` (uint8, or float in [0, 1]), or the bytes of a GIF file (fps unused)."""
+        return self._picture(frames if isinstance(frames, bytes) else gif_bytes(frames, fps=fps), caption)
+
+    def curve(
+        self,
+        series: Mapping[str, Series],
+        *,
+        x_label: str = "",
+        y_label: str = "",
+        log: bool = False,
+        caption: str = "",
+    ) -> HtmlReport:
+        """Add a line chart as inline SVG.
+
+        Args:
+            series: Name -> (x, y), or (x, y, low, high) to shade an interval; sequences of numbers of one length.
+            x_label: Name and unit of the horizontal axis.
+            y_label: Name and unit of the vertical axis.
+            log: Logarithmic vertical axis.
+            caption: Text below; also says how many values could not be drawn.
+        Raises:
+            ShapeError: if a series is empty or its parts differ in length, or no value at all can be drawn.
+        """
+        svg, hidden = curve_svg(series, x_label=x_label, y_label=y_label, log=log, description=caption)
+        if hidden:
+            kind = "not finite or not positive" if log else "not finite"
+            caption = f"{caption} ({hidden} values not drawn: {kind})".strip()
+        keys = [f'<i style="background:var(--line{i % 8})"></i>{html.escape(name)}' for i, name in enumerate(series)]
+        names = "".join(f"<li>{key}</li>" for key in keys)
+        return self._add(f'<figure><ul class="legend">{names}</ul>{svg}{_figcaption(caption)}</figure>')
+
+    def to_html(self) -> str:
+        """The whole page."""
+        title = html.escape(self.title)
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta name="color-scheme" content="light dark"><style>{_CSS}</style></head>'
+            f"<body><main><h1>{title}</h1>\n" + "\n".join(self._parts) + "\n</main></body></html>\n"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to one file; replaces it in one step."""
+        page = self.to_html()
+        write_atomically(path, lambda temporary: temporary.write_text(page, "utf-8"))
+
+    def _picture(self, data: bytes, caption: str) -> HtmlReport:
+        kinds = {b"\x89PNG": "png", b"GIF8": "gif", b"\xff\xd8\xff": "jpeg"}
+        kind = next((name for start, name in kinds.items() if data.startswith(start)), None)
+        if kind is None:
+            raise ShapeError(f"picture bytes must be a PNG, GIF or JPEG file, got bytes that start with {data[:8]!r}")
+        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        alt = html.escape(caption or "picture")
+        return self._add(f'<figure><img src="{source}" alt="{alt}">{_figcaption(caption)}</figure>')
+
+    def _add(self, part: str) -> HtmlReport:
+        self._parts.append(part)
+        return self
+
+
+def _figcaption(caption: str) -> str:
+    return f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+
+
+_CSS = """
+:root{--ground:#fbfbfd;--card:#fff;--ink:#1d2330;--muted:#5d6678;--rule:#e1e5ec;--accent:#2f5fd0;
+--line0:#2f6fde;--line1:#d9480f;--line2:#2b8a3e;--line3:#9c36b5;--line4:#b8860b;--line5:#0b8793;--line6:#c2255c;
+--line7:#5c6470}
+@media(prefers-color-scheme:dark){:root{--ground:#12151b;--card:#1a1f28;--ink:#e7eaf0;--muted:#9aa4b5;--rule:#2e3644;
+--accent:#82a7ff;--line0:#74a5ff;--line1:#ff9352;--line2:#5fd07a;--line3:#d78cf0;--line4:#e6bd4a;--line5:#4fd1dc;
+--line6:#ff7fa8;--line7:#aab2c0}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);
+font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1180px;margin:0 auto;padding:40px 24px 80px}
+h1{font-size:1.9rem;line-height:1.2;letter-spacing:-.015em;margin:0 0 20px}
+h2{font-size:1.25rem;margin:44px 0 12px;padding-bottom:6px;border-bottom:1px solid var(--rule)}
+p{max-width:72ch;margin:0 0 14px;white-space:pre-line;overflow-wrap:anywhere}
+.scroll{overflow-x:auto;margin:0 0 22px;background:var(--card);border:1px solid var(--rule);border-radius:10px}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+caption{caption-side:bottom;text-align:left;padding:10px 16px;color:var(--muted);font-size:.88rem}
+th,td{padding:9px 16px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+th{font-size:.82rem;font-weight:600;color:var(--muted)}
+tbody tr:last-child td{border-bottom:0}
+figure{margin:0 0 22px;padding:16px;background:var(--card);border:1px solid var(--rule);border-radius:10px;
+overflow-x:auto}
+img{display:block;max-width:100%;height:auto;border-radius:4px}
+figcaption{margin-top:10px;color:var(--muted);font-size:.88rem;max-width:90ch;overflow-wrap:anywhere}
+svg{display:block;width:100%;min-width:560px;max-width:1080px;height:auto;
+font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
+svg text{fill:var(--muted)}
+.legend{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:0 0 8px;padding:0;font-size:.88rem}
+.legend i{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:7px;vertical-align:middle}
+@media print{main{padding:0}figure,.scroll{break-inside:avoid}}
+"""
