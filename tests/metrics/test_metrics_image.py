@@ -70,6 +70,13 @@ def test_bad_images_are_named(metric):
         metric(x, x * math.nan)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_count_in_float32(dtype, network):
+    x, y = images(0).to(dtype), images(1).to(dtype)
+    for metric in (psnr, ssim, lambda a, b: lpips(a, b, weights=network), network):
+        assert torch.equal(metric(x, y), metric(x.float(), y.float()))
+
+
 def test_ssim_names_its_smallest_image():
     with pytest.raises(ShapeError, match="at least 11 x 11"):
         ssim(images(0, size=10), images(1, size=10))

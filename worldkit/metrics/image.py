@@ -40,7 +40,7 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
         tensor([20., 20.])
     """
     _check_pair(x, y)
-    return import_piqa().PSNR(reduction="none")(x.clamp(0, 1), y.clamp(0, 1))
+    return import_piqa().PSNR(reduction="none")(_unit(x), _unit(y))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
             f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {sizes['h']} x {sizes['w']}; "
             "leave SSIM out, or evaluate at a higher resolution and say so"
         )
-    return _piqa_ssim(sizes["c"]).to(x.device)(x.clamp(0, 1), y.clamp(0, 1))
+    return _piqa_ssim(sizes["c"]).to(x.device)(_unit(x), _unit(y))
 
 
 def lpips(x: Tensor, y: Tensor, weights: VGGPerceptual | None = None) -> Tensor:
@@ -90,7 +90,7 @@ def lpips(x: Tensor, y: Tensor, weights: VGGPerceptual | None = None) -> Tensor:
     _check_pair(x, y)
     network = _default_lpips().to(x.device) if weights is None else weights
     with torch.no_grad():
-        return network(x.clamp(0, 1), y.clamp(0, 1))
+        return network(_unit(x), _unit(y))
 
 
 def _check_pair(x: Tensor, y: Tensor) -> dict[str, int]:
@@ -102,6 +102,11 @@ def _check_pair(x: Tensor, y: Tensor) -> dict[str, int]:
         if image.numel():
             to_float_video(image, name=name)
     return sizes
+
+
+def _unit(image: Tensor) -> Tensor:
+    """float32, and without the rounding errors around 0 and 1 that the range check lets pass."""
+    return image.float().clamp(0, 1)
 
 
 @functools.cache

@@ -139,7 +139,7 @@ class VGGPerceptual(nn.Module):
     def _features(self, image: Tensor) -> list[Tensor]:
         """Activations after each block with unit length over channels, ``[B, C_k, H_k, W_k]``."""
         mean, std = rearrange(self.mean, "c -> c 1 1"), rearrange(self.std, "c -> c 1 1")
-        hidden = ((image - mean) / std).contiguous(memory_format=torch.channels_last)
+        hidden = ((image.float() - mean) / std).contiguous(memory_format=torch.channels_last)
         features = []
         for k, names in enumerate(self.convolutions):
             if k > 0:
