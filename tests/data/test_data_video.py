@@ -14,7 +14,7 @@ from worldkit.data import cache as cache_module
 from worldkit.data import make_loader, open_dataset, write_video
 from worldkit.data.cache import cache_key, cached
 from worldkit.data.decode import decode_video, scaled_size
-from worldkit.errors import DataError
+from worldkit.errors import DataError, WorldkitError
 
 av = pytest.importorskip("av")
 image = pytest.importorskip("PIL.Image")
@@ -283,8 +283,9 @@ def test_unwritable_cache_says_what_to_set(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", numbered(4))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORLDKIT_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="set WORLDKIT_CACHE"):
-        open_dataset(path, num_frames=1)
+    for on_error in ("raise", "skip"):
+        with pytest.raises(WorldkitError, match="set WORLDKIT_CACHE"):
+            open_dataset(path, num_frames=1, on_error=on_error)
 
 
 def test_many_clips_are_small_to_pickle_and_need_few_descriptors(tmp_path, cache):

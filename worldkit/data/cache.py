@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, WorldkitError
 from .base import EpisodeSource
 
 
@@ -101,7 +101,8 @@ def cached(key: str, blocks: Callable[[], Iterable[dict[str, np.ndarray]]]) -> P
     Returns:
         Folder with one ``<field>.npy`` per field.
     Raises:
-        DataError: if nothing was yielded, or the cache folder cannot be written.
+        DataError: if nothing was yielded.
+        WorldkitError: if the cache cannot be written (not a DataError, so that ``on_error="skip"`` does not hide it).
     """
     final = cache_folder() / key
     if final.is_dir():
@@ -112,9 +113,7 @@ def cached(key: str, blocks: Callable[[], Iterable[dict[str, np.ndarray]]]) -> P
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".partial-{key}-", dir=final.parent))
     except OSError as error:
-        raise DataError(
-            f"cannot write the cache folder {final.parent} ({error}): set WORLDKIT_CACHE to a folder you can write"
-        ) from error
+        raise _cannot_write(final.parent, error) from error
     try:
         _write(partial, blocks())
         try:
@@ -122,9 +121,18 @@ def cached(key: str, blocks: Callable[[], Iterable[dict[str, np.ndarray]]]) -> P
         except OSError:  # another process finished the same entry first
             if not (final.is_dir() and _intact(final)):
                 raise
+    except OSError as error:
+        raise _cannot_write(final.parent, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
+
+
+def _cannot_write(folder: Path, error: OSError) -> WorldkitError:
+    return WorldkitError(
+        f"cannot write the cache folder {folder} ({error}): "
+        "free some space there, or set WORLDKIT_CACHE to a folder that can be written"
+    )
 
 
 def _write(folder: Path, blocks: Iterable[dict[str, np.ndarray]]) -> None:
