@@ -1,0 +1,50 @@
+"""worldkit: learned simulators of video that discover objects, predict, can be steered, taken apart and recombined.
+
+Importing this package is cheap: names load on first use, and PyTorch only with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "factory": ("create_model", "create_config", "list_models", "get_model_spec", "model_info"),
+    "registry": (
+        "list_encoders", "list_decoders", "list_dynamics", "list_conditioners", "list_latent_actions",
+        "list_objectives", "register_encoder", "register_decoder", "register_dynamics", "register_conditioner",
+        "register_latent_action", "register_objective", "register_model", "plugin_errors",
+    ),
+    "presets": ("register_preset_file",),
+    "config": ("WorldModelConfig",),
+    "batch": ("Batch",),
+    "latents": ("Latent", "Particles"),
+    "model": ("WorldModel", "Rollout"),
+    "objectives": ("Loss",),
+    "decoders": ("Decoded",),
+    "errors": (
+        "WorldkitError", "UnknownComponentError", "DuplicateComponentError", "ConfigError",
+        "IncompatibleComponentsError", "ShapeError", "ConditionError", "MissingExtraError", "NoDecoderError",
+        "NoPretrainedWeightsError", "CheckpointError", "DataError", "TrainingError",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+_SUBMODULES = ("convert", "data", "metrics", "testing", "training", "viz")
+
+__all__ = [*_MODULE_OF, *_SUBMODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'worldkit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,117 @@
+"""`Batch`, and the conventions of the whole library.
+
+Axes: ``B`` batch, ``V`` view, ``T`` time, ``C H W`` image, ``N`` tokens of a latent, ``L`` condition tokens, ``D`` width,
+``A`` action. Video is ``[B, T, C, H, W]``, or ``[B, V, T, C, H, W]`` with several camera views. It travels as uint8 and
+becomes float in ``[0, 1]`` on the device, inside the model.
+
+Time: frames ``0 .. T-1``; ``actions[:, t]`` acts between frame ``t`` and frame ``t + 1``. Priors, latent actions and
+conditions at index ``t`` concern that same transition. Positions are ``(y, x)`` in ``[-1, 1]``, y down, x to the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of clips with what is known about them.
+
+    Attributes:
+        video: uint8 in [0, 255] or float in [0, 1]; ``[B, T, C, H, W]`` or ``[B, V, T, C, H, W]``.
+        conditions: Condition name -> value: ``"action"`` ``[B, T, A]`` (with views: the same for every view, or
+            ``[B, V, T, A]``), ``"language"`` ``[B, L, E]``, ``"goal_image"`` ``[B, C, H, W]`` (``[B, V, C, H, W]``).
+        masks: Condition name -> bool tensor, True where the condition is given (``"action"``: ``[B, T]``).
+        done_mask: ``[B, T]``, 1 while the frame is inside the episode; ``None`` if every frame is.
+    Example:
+        >>> Batch(video=torch.zeros(2, 5, 3, 32, 32, dtype=torch.uint8)).batch_size
+        2
+    """
+
+    video: Tensor
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    done_mask: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.video.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device. Values that are not tensors (strings) stay as they are."""
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=non_blocking) if torch.is_tensor(value) else value
+
+        return Batch(
+            move(self.video),
+            {k: move(v) for k, v in self.conditions.items()},
+            {k: move(v) for k, v in self.masks.items()},
+            move(self.done_mask),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Pinned copy; called by ``DataLoader(pin_memory=True)``."""
+
+        def pin(value: Any) -> Any:
+            return value.pin_memory() if torch.is_tensor(value) else value
+
+        return Batch(
+            pin(self.video),
+            {k: pin(v) for k, v in self.conditions.items()},
+            {k: pin(v) for k, v in self.masks.items()},
+            pin(self.done_mask),
+        )
+
+
+def check_shape(x: Tensor, pattern: str, *, name: str, **sizes: int) -> dict[str, int]:
+    """Check the rank and the stated sizes of a tensor, and return its axes by name.
+
+    Args:
+        x: Any tensor.
+        pattern: Axis names separated by blanks: ``"b t c h w"``.
+        name: What the tensor is called in the error message.
+        **sizes: Required sizes: ``c=3``.
+    Raises:
+        ShapeError: naming the tensor, the expected pattern and the given shape.
+    Example:
+        >>> check_shape(torch.zeros(2, 5), "b t", name="mask", t=5)
+        {'b': 2, 't': 5}
+    """
+    axes = pattern.split()
+    wanted = " ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
+    if not torch.is_tensor(x):
+        raise ShapeError(f"{name} must be a tensor [{wanted}], got {type(x).__name__}")
+    if x.ndim != len(axes):
+        raise ShapeError(f"{name} must have {len(axes)} axes [{wanted}], got {x.ndim}: {list(x.shape)}")
+    found = dict(zip(axes, x.shape, strict=True))
+    for axis, size in sizes.items():
+        if found[axis] != size:
+            raise ShapeError(f"{name} must be [{wanted}], got {list(x.shape)}: axis {axis} is {found[axis]}, not {size}")
+    return found
+
+
+def to_float_video(video: Tensor, *, name: str = "video") -> Tensor:
+    """uint8 [0, 255] -> float [0, 1]; float video is checked and passed on.
+
+    Raises:
+        ShapeError: if a float video leaves [0, 1] (0..255 floats are the usual cause), or the dtype is neither.
+    """
+    if video.dtype == torch.uint8:
+        return video.float() / 255
+    if not video.is_floating_point():
+        raise ShapeError(f"{name} must be uint8 in [0, 255] or float in [0, 1], got {video.dtype}")
+    low, high = torch.aminmax(video.detach())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too
+        raise ShapeError(
+            f"{name} of dtype {video.dtype} must lie in [0, 1], got values from {low:.4g} to {high:.4g}; "
+            "divide by 255, or pass uint8"
+        )
+    return video

@@ -1,0 +1,45 @@
+"""A goal image, encoded by the model itself: token n is told about token n of the goal.
+
+Source: upstream lpwm modules/modules.py @ 4cf53c4 (goal_proj), written from its description.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..batch import check_shape
+from ..conditions import Condition
+from ..config import ObsSpec
+from ..nn.attention import RMSNorm
+from ..registry import register_conditioner
+from .base import Conditioner, ConditionerConfig, ModelView
+
+
+class GoalImageConfig(ConditionerConfig):
+    """The goal-image conditioner has no options of its own."""
+
+    name: str = "goal-image"
+
+
+@register_conditioner("goal-image", aliases=("goal",))
+class GoalImageConditioner(Conditioner):
+    """Goal ``[B, C, H, W]`` (``[B, V, C, H, W]``), uint8 or float -> one vector per token, the same for all times.
+
+    Linear, RMSNorm and GELU over the goal's tokens as the receiver embeds them.
+    """
+
+    Config = GoalImageConfig
+
+    def __init__(self, config: GoalImageConfig, *, dim: int, obs: ObsSpec):
+        super().__init__(config, dim=dim, obs=obs)
+        self.project = nn.Sequential(nn.Linear(dim, dim), RMSNorm(dim), nn.GELU())
+
+    def check(self, raw: Tensor, *, name: str) -> None:
+        obs, name = self.obs, f"condition '{name}'"
+        if obs.views == 1:
+            check_shape(raw, "b c h w", name=name, c=obs.channels, h=obs.height, w=obs.width)
+        else:
+            check_shape(raw, "b v c h w", name=name, v=obs.views, c=obs.channels, h=obs.height, w=obs.width)
+
+    def forward(self, raw: Tensor, mask: Tensor | None, *, view: ModelView) -> Condition:
+        return Condition(token=self.project(view.embed(view.encode(raw.unsqueeze(-4)))))

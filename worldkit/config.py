@@ -1,0 +1,218 @@
+"""Configurations: frozen pydantic models, an open union over registered components, one merge rule for all overrides.
+
+A component's config holds hyper-parameters only. Wiring (latent spec, observation size, widths of neighbours) is passed
+to constructors by the factory and never appears here; devices, paths and batch sizes belong to `TrainConfig`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from . import registry as registries
+from .errors import ConfigError, WorldkitError
+from .registry import Registry, suggestion
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and strict about unknown options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_options(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_option",
+                        "unknown option '{key}'.{hint} Options: {options}",
+                        {"key": str(key), "hint": suggestion(str(key), list(cls.model_fields)),
+                         "options": ", ".join(cls.model_fields)},
+                    )
+        return data
+
+    @classmethod
+    def parse(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Validate a nested dict.
+
+        Raises:
+            ConfigError: one line per problem with its dotted path, and a suggestion for misspelt options.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls.__name__)) from None
+
+    def replace(self: C, path: str, value: Any) -> C:
+        """A copy with one option changed; same rules as every other override.
+
+        Example:
+            >>> ObsSpec(height=64, width=64).replace("height", 128).height
+            128
+        """
+        return type(self).parse(merge(self.to_dict(), nest({path: value})))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dict; `parse` is its inverse."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_json(self) -> str:
+        """Readable JSON of `to_dict`."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+class ComponentConfig(Config):
+    """Base of component configs; ``name`` is the registered name."""
+
+    name: str
+
+
+def _explain(error: ValidationError, what: str) -> str:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
+        lines.append(f"  {path + ': ' if path else ''}{problem['msg'].removeprefix('Value error, ')}")
+    return f"invalid {what}:\n" + "\n".join(lines)
+
+
+def Choice(registry: Registry) -> Any:  # noqa: N802 - reads as a type
+    """An open discriminated union: any registered component's config, chosen by its ``name``.
+
+    Accepts a name, a dict with a name, or a config object; dumps the config in full.
+    """
+
+    def validate(value: Any, handler: Any) -> ComponentConfig:
+        if isinstance(value, ComponentConfig):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or "name" not in value:
+            raise PydanticCustomError(
+                "no_component_name", "a {kind} is given by its name or by a table with a name, got {value}",
+                {"kind": registry.kind, "value": repr(value)},
+            )
+        try:
+            name = registry.resolve(value["name"])
+            component = registry.get(name)
+        except WorldkitError as error:
+            raise PydanticCustomError("unknown_component", "{message}", {"message": str(error)}) from error
+        return component.Config.model_validate({**value, "name": name})
+
+    return Annotated[SerializeAsAny[ComponentConfig], WrapValidator(validate)]
+
+
+class ObsSpec(Config):
+    """What a model sees.
+
+    Attributes:
+        height, width: Pixels.
+        channels: Colour channels.
+        views: Camera views per time step.
+    """
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    channels: int = Field(default=3, gt=0)
+    views: int = Field(default=1, gt=0)
+
+
+class WorldModelConfig(Config):
+    """A whole world model.
+
+    Attributes:
+        format_version: Version of this schema, stored with checkpoints.
+        obs: Image size, channels and views.
+        timestep_horizon: Frames the dynamics sees at most; training clips have one frame more. 1 = single images.
+        encoder, decoder, dynamics, latent_action, objective: Components, by registered name.
+        conditioners: Batch field -> conditioner: ``{"action": {"name": "action", "dim": 7}}``.
+    """
+
+    COMPONENTS: ClassVar[dict[str, Registry]] = {
+        "encoder": registries.encoders,
+        "decoder": registries.decoders,
+        "dynamics": registries.dynamics,
+        "latent_action": registries.latent_actions,
+        "objective": registries.objectives,
+    }
+
+    format_version: int = 1
+    family: str = "composed"
+    obs: ObsSpec
+    timestep_horizon: int = Field(default=20, ge=1)
+    encoder: Choice(registries.encoders)  # type: ignore[valid-type]
+    decoder: Choice(registries.decoders) | None = None  # type: ignore[valid-type]
+    dynamics: Choice(registries.dynamics) | None = None  # type: ignore[valid-type]
+    latent_action: Choice(registries.latent_actions) | None = None  # type: ignore[valid-type]
+    conditioners: dict[str, Choice(registries.conditioners)] = {}  # type: ignore[valid-type]
+    objective: Choice(registries.objectives)  # type: ignore[valid-type]
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"dynamics.num_layers": 4}`` or ``{"dynamics__num_layers": 4}`` -> ``{"dynamics": {"num_layers": 4}}``.
+
+    Example:
+        >>> nest({"a__b": 1, "a.c": 2})
+        {'a': {'b': 1, 'c': 2}}
+    """
+    result: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.replace("__", ".").split(".")
+        value = nest(value) if isinstance(value, Mapping) else value
+        for parent in reversed(parents):
+            leaf, value = parent, {leaf: value}
+        result = merge(result, {leaf: value}) if leaf in result else {**result, leaf: value}
+    return result
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Override a nested dict.
+
+    Dicts merge key by key; ``None`` removes a key; a component whose ``name`` changes is REPLACED, so that no option
+    of the old component leaks into the new one; the same or no name merges.
+
+    Example:
+        >>> merge({"dynamics": {"name": "pint", "num_layers": 6}}, {"dynamics": "gru"})
+        {'dynamics': {'name': 'gru'}}
+    """
+    result = dict(base)
+    for key, value in overrides.items():
+        old = result.get(key)
+        if value is None:
+            result.pop(key, None)
+        elif not isinstance(old, Mapping) or "name" not in old and not isinstance(value, Mapping):
+            result[key] = value
+        else:
+            new = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
+            if not isinstance(new, dict):
+                result[key] = new
+            elif new.get("name", old.get("name")) != old.get("name"):
+                result[key] = new
+            else:
+                result[key] = merge(old, new)
+    return result
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Command-line overrides ``["dynamics.num_layers=4", "encoder=slot"]`` as a nested dict; values are JSON or text.
+
+    Raises:
+        ConfigError: for a text without ``=``.
+    """
+    flat: dict[str, Any] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"an override reads path=value, for example dynamics.num_layers=4; got '{text}'")
+        try:
+            flat[path.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            flat[path.strip()] = {"none": None, "true": True, "false": False}.get(value.strip().lower(), value.strip())
+    return nest(flat)

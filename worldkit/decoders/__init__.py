@@ -1,0 +1,6 @@
+"""Decoders: latent -> video. Importing this package registers the built-in ones."""
+
+from . import particle as particle
+from .base import Decoded, Decoder
+
+__all__ = ["Decoded", "Decoder"]

@@ -1,0 +1,208 @@
+"""Distributions of latent fields: the description lives in a spec, the parameters in plain tensors.
+
+A `Distribution` describes one field ("a Normal", "a Beta with one degree of freedom"); its parameters are ONE tensor
+whose last axis holds all of them, so slicing, concatenating and moving parameters needs no knowledge of the kind.
+Randomness enters only through a `Sampler`, so that one code path serves training, deterministic evaluation, seeded
+generation and the replay of recorded noise in parity tests.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Sampler:
+    """Where every random draw of a model comes from.
+
+    Args:
+        deterministic: Return means instead of samples (Gaussian mean, Beta mean ``a / (a + b)``).
+        generator: Source of randomness; the global one if absent.
+
+    Subclass it to replay recorded noise: ``name`` says which draw is asked for
+    (``"position"``, ``"scale"``, ``"transparency"``, ``"latent_action.posterior"``, ...).
+    """
+
+    def __init__(self, *, deterministic: bool = False, generator: torch.Generator | None = None):
+        self.deterministic = deterministic
+        self.generator = generator
+
+    def normal(self, name: str, mean: Tensor, logvar: Tensor) -> Tensor:
+        """Reparameterised draw ``mean + eps * exp(logvar / 2)``; any shape."""
+        if self.deterministic:
+            return mean
+        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
+        return mean + noise * torch.exp(0.5 * logvar)
+
+    def beta(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        """Reparameterised draw from Beta(a, b); any shape."""
+        if self.deterministic:
+            return a / (a + b)
+        return _DirichletSample.apply(torch.stack([a, b], -1), self.generator)[..., 0]
+
+
+MEANS = Sampler(deterministic=True)
+
+
+class _DirichletSample(torch.autograd.Function):
+    """`torch.distributions.Dirichlet.rsample` with a generator."""
+
+    @staticmethod
+    def forward(ctx, concentration: Tensor, generator: torch.Generator | None) -> Tensor:
+        sample = torch._sample_dirichlet(concentration, generator=generator)
+        ctx.save_for_backward(sample, concentration)
+        return sample
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        sample, concentration = ctx.saved_tensors
+        total = concentration.sum(-1, keepdim=True).expand_as(concentration)
+        inner = torch._dirichlet_grad(sample, concentration, total)
+        return inner * (grad - (sample * grad).sum(-1, keepdim=True)), None
+
+
+class Distribution(ABC):
+    """Description of the distribution of one field of width ``dim``. Subclasses are frozen dataclasses."""
+
+    @abstractmethod
+    def param_dim(self, dim: int) -> int:
+        """Width of the parameter tensor."""
+
+    def raw_dim(self, dim: int) -> int:
+        """Width of what a network must produce for `from_raw`."""
+        return self.param_dim(dim)
+
+    def from_raw(self, raw: Tensor, anchor: Tensor | None = None) -> Tensor:
+        """Network output -> parameters. With an ``anchor`` the mean is ``anchor + tanh(raw mean)``."""
+        if anchor is not None:
+            raise TypeError(f"{type(self).__name__} fields take no anchor")
+        return raw
+
+    @abstractmethod
+    def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
+        """A value [..., dim] for parameters [..., param_dim]."""
+
+    @abstractmethod
+    def kl(self, params: Tensor, prior: Tensor) -> Tensor:
+        """KL(params || prior) in nats, summed over the field: [...]."""
+
+    @abstractmethod
+    def nll(self, params: Tensor, value: Tensor) -> Tensor:
+        """Negative log-likelihood in nats, summed over the field: [...]."""
+
+    def mode(self, params: Tensor) -> Tensor:
+        """The deterministic value: the mean."""
+        return self.sample(params, MEANS, "")
+
+
+@dataclass(frozen=True)
+class Normal(Distribution):
+    """Diagonal Gaussian; parameters ``[mean, logvar]``."""
+
+    def param_dim(self, dim: int) -> int:
+        return 2 * dim
+
+    @staticmethod
+    def pack(mean: Tensor, logvar: Tensor) -> Tensor:
+        return torch.cat([mean, logvar.expand_as(mean)], -1)
+
+    @staticmethod
+    def split(params: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = params.chunk(2, -1)
+        return mean, logvar
+
+    def from_raw(self, raw: Tensor, anchor: Tensor | None = None) -> Tensor:
+        if anchor is None:
+            return raw
+        mean, logvar = self.split(raw)
+        return self.pack(anchor + torch.tanh(mean), logvar)
+
+    def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
+        return sampler.normal(name, *self.split(params))
+
+    def kl(self, params: Tensor, prior: Tensor) -> Tensor:
+        r"""Closed form: :math:`-\tfrac12 \sum (1 + l_1 - l_2 - e^{l_1 - l_2} - (\mu_1 - \mu_2)^2 e^{-l_2})`."""
+        mean, logvar = self.split(params)
+        prior_mean, prior_logvar = self.split(prior)
+        ratio = logvar - prior_logvar
+        return -0.5 * (1 + ratio - ratio.exp() - (mean - prior_mean) ** 2 * torch.exp(-prior_logvar)).sum(-1)
+
+    def nll(self, params: Tensor, value: Tensor) -> Tensor:
+        mean, logvar = self.split(params)
+        return 0.5 * (logvar + (value - mean) ** 2 * torch.exp(-logvar) + math.log(2 * math.pi)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Beta(Distribution):
+    """Beta on (0, 1); parameters ``[a, b]``.
+
+    ``tied=True`` leaves one degree of freedom, as in LPWM: with ``g = sigmoid(raw)``,
+    ``a = low^(1-g) high^g`` and ``b = low^g high^(1-g)``, so that ``a b = low high``.
+    """
+
+    tied: bool = True
+    low: float = 1e-4
+    high: float = 100.0
+
+    def param_dim(self, dim: int) -> int:
+        return 2 * dim
+
+    def raw_dim(self, dim: int) -> int:
+        return dim if self.tied else 2 * dim
+
+    @staticmethod
+    def split(params: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = params.chunk(2, -1)
+        return a, b
+
+    def from_raw(self, raw: Tensor, anchor: Tensor | None = None) -> Tensor:
+        if anchor is not None:
+            raise TypeError("Beta fields take no anchor")
+        if not self.tied:
+            return torch.nn.functional.softplus(raw) + self.low
+        gate, low, high = torch.sigmoid(raw), math.log(self.low), math.log(self.high)
+        return torch.cat([torch.exp((1 - gate) * low + gate * high), torch.exp(gate * low + (1 - gate) * high)], -1)
+
+    def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
+        return sampler.beta(name, *self.split(params))
+
+    def kl(self, params: Tensor, prior: Tensor) -> Tensor:
+        """Closed form. As upstream, 1e-5 is added inside every lgamma and digamma argument."""
+        (a, b), (c, d), eps = self.split(params), self.split(prior), 1e-5
+
+        def log_beta(p: Tensor, q: Tensor) -> Tensor:
+            return torch.lgamma(p + eps) + torch.lgamma(q + eps) - torch.lgamma(p + q + eps)
+
+        return (
+            log_beta(c, d)
+            - log_beta(a, b)
+            + (a - c) * torch.digamma(a + eps)
+            + (b - d) * torch.digamma(b + eps)
+            + (c - a + d - b) * torch.digamma(a + b + eps)
+        ).sum(-1)
+
+    def nll(self, params: Tensor, value: Tensor) -> Tensor:
+        return -torch.distributions.Beta(*self.split(params)).log_prob(value.clamp(1e-5, 1 - 1e-5)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Delta(Distribution):
+    """A point mass: the value itself, for deterministic latents. Its "KL" is half the squared distance (unit variance)."""
+
+    def param_dim(self, dim: int) -> int:
+        return dim
+
+    def from_raw(self, raw: Tensor, anchor: Tensor | None = None) -> Tensor:
+        return raw if anchor is None else anchor + torch.tanh(raw)
+
+    def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
+        return params
+
+    def kl(self, params: Tensor, prior: Tensor) -> Tensor:
+        return 0.5 * ((params - prior) ** 2).sum(-1)
+
+    nll = kl

@@ -1,0 +1,6 @@
+"""Dynamics: latents so far -> distribution of the next. Importing this package registers the built-in ones."""
+
+from . import pint as pint
+from .base import Dynamics, Window
+
+__all__ = ["Dynamics", "Window"]

@@ -1,0 +1,126 @@
+"""PINT: the particle interaction transformer of DDLP / LPWM as a dynamics over any described latent.
+
+Tokens of all frames pass through factorised attention (among tokens, then causally over time); every modulation is
+AdaLN by the condition plus learned embeddings of token and time. Predicted positions are relative to the token's anchor
+(its image patch), not to the previous position.
+
+Source: LPWM (arXiv:2603.04553); upstream modules/modules.py @ 4cf53c4 (DLPDynamics), written from its description.
+Upstream quirk: with ``predict_delta`` the previous position is added although the anchor already is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..conditions import Condition
+from ..config import ComponentConfig
+from ..distributions import Normal
+from ..latents import Latent, LatentDist, LatentSpec
+from ..nn.rolling import Rolling
+from ..nn.spec import LatentEmbed, LatentHead
+from ..nn.transformer import SpatioTemporalTransformer, join_tokens
+from ..registry import register_dynamics
+from .base import Dynamics, Window
+
+_FIELDS = ("position", "scale", "transparency", "depth", "features", "origin")
+
+
+class PINTConfig(ComponentConfig):
+    """Options of PINT.
+
+    Attributes:
+        dim: Token width.
+        num_layers: Layers; each is a spatial and a temporal half-layer with its own attention and MLP.
+        num_heads: Attention heads.
+        dropout: On attention weights and after every projection.
+        predict_delta: Add the previous position to the predicted mean (upstream option, off in all its configs).
+        scale_prior: Initial mean of predicted scale logits, as a box side over image side in (0, 1).
+    """
+
+    name: str = "pint"
+    dim: int = Field(default=512, gt=0)
+    num_layers: int = Field(default=6, gt=0)
+    num_heads: int = Field(default=8, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    predict_delta: bool = False
+    scale_prior: float = Field(default=0.1875, gt=0, lt=1)
+
+
+@dataclass
+class _Carry:
+    rolling: Rolling
+    pending: Latent  # newest frame, [B, 1]
+
+
+@register_dynamics("pint", aliases=("particle-transformer",))
+class PINT(Dynamics):
+    """Transformer over all tokens of all frames so far."""
+
+    Config = PINTConfig
+    requires = frozenset({"tracked"})
+
+    def __init__(self, config: PINTConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
+                 memory_length: int = 0):
+        super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
+        self.cond_dim = config.dim
+        fields = {"particles": [f for f in _FIELDS if f != "origin" or anchors]} if spec.kind == "particles" else None
+        self.embed_latent = LatentEmbed(spec, config.dim, fields=fields, anchors=anchors)
+        self.transformer = SpatioTemporalTransformer(
+            dim=config.dim, num_layers=config.num_layers, num_heads=config.num_heads, max_frames=window,
+            num_tokens=spec.num_tokens + memory_length, dropout=config.dropout,
+        )
+        self.head = LatentHead(spec, config.dim, anchors=anchors)
+        self._reset_head(config)
+
+    def _reset_head(self, config: PINTConfig) -> None:
+        """Predictions start at the anchor (variance 0.01) and at the prior's scale (variance 0.04)."""
+        for group in self.spec.groups:
+            for name, mean, variance in (("position", 0.0, 0.01), ("scale", None, 0.04)):
+                f = group.field(name)
+                if f is None or not isinstance(f.dist, Normal):
+                    continue
+                last = self.head.heads[group.name][name][-1]
+                if mean is None:
+                    mean = math.log(config.scale_prior / (1 - config.scale_prior + 1e-5) + 1e-5)
+                nn.init.zeros_(last.weight[: f.dim] if name == "position" else last.weight)
+                last.bias.data = torch.cat([torch.full((f.dim,), mean), torch.full((f.dim,), math.log(variance))])
+
+    def embed(self, z: Latent) -> Tensor:
+        return self.embed_latent(z, mark_views=False)
+
+    def _inputs(self, z: Latent, cond: Condition) -> tuple[Tensor, Tensor | None]:
+        return join_tokens(self.embed_latent(z), [cond.memory] if self.memory_length else [], cond.adaln())
+
+    def _predict(self, tokens: Tensor, z: Latent) -> LatentDist:
+        out = self.head(tokens[:, :, : self.spec.num_tokens])
+        if not self.config.predict_delta:
+            return out
+        params, key = dict(out.params), self.spec.find("position")
+        if key is not None:
+            mean, logvar = Normal.split(params[key])
+            params[key] = Normal.pack(mean + z.values[key], logvar)
+        return LatentDist(self.spec, params)
+
+    def prior(self, z: Latent, cond: Condition) -> LatentDist:
+        return self._predict(self.transformer(*self._inputs(z, cond)), z)
+
+    def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> _Carry:
+        """The newest frame waits for the condition of the transition that leaves it."""
+        rolling = Rolling(self.transformer, window=self.window, streaming=window == "streaming")
+        past = z.shape[1] - 1
+        if past:
+            (rolling.append if past < self.window else rolling.remember)(*self._inputs(z[:, :past], cond))
+        return _Carry(rolling, z[:, past:])
+
+    def step(self, carry: _Carry, cond: Condition) -> LatentDist:
+        out = carry.rolling.append(*self._inputs(carry.pending, cond))
+        return self._predict(out, carry.pending)
+
+    def observe(self, carry: _Carry, z: Latent) -> None:
+        carry.pending = z

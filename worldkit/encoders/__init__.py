@@ -1,0 +1,6 @@
+"""Encoders: video -> described latent. Importing this package registers the built-in ones."""
+
+from . import particle as particle
+from .base import Encoder, Encoding
+
+__all__ = ["Encoder", "Encoding"]

@@ -1,0 +1,86 @@
+"""The encoder contract: video -> described latent."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..batch import check_shape
+from ..config import ComponentConfig, ObsSpec
+from ..distributions import MEANS, Sampler
+from ..latents import Latent, LatentDist, LatentSpec
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What an encoder found.
+
+    Attributes:
+        posterior: Distribution of the latent of every frame.
+        latent: The sample (or mean) drawn while encoding; parts of the posterior may depend on it.
+        aux: A typed dataclass of the encoder's own, for its regularizers, plots and tests.
+    """
+
+    posterior: LatentDist
+    latent: Latent
+    aux: Any = None
+
+
+class Encoder(nn.Module, ABC):
+    """Video -> latent. Subclasses set ``Config`` and, in ``__init__``, ``spec``.
+
+    Attributes:
+        Config: The component's config class.
+        default_decoder: Registered name of the decoder that fits; used when an override swaps the encoder alone.
+        spec: Description of the latent, available right after ``__init__``.
+    """
+
+    Config: ClassVar[type[ComponentConfig]]
+    default_decoder: ClassVar[str | None] = None
+    spec: LatentSpec
+
+    def __init__(self, config: ComponentConfig, *, obs: ObsSpec, timestep_horizon: int):
+        super().__init__()
+        self.config, self.obs, self.timestep_horizon = config, obs, timestep_horizon
+
+    @abstractmethod
+    def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:
+        """Encode every frame.
+
+        Args:
+            video: Float in [0, 1], ``[B, T, C, H, W]``, or ``[B, V, T, C, H, W]`` if ``obs.views > 1``.
+            sampler: Source of all randomness.
+        """
+
+    def encode_goal(self, video: Tensor, *, sampler: Sampler) -> Latent:
+        """Latent of goal images, ``video`` as in `forward`; means, unless an encoder says otherwise."""
+        return self(video, sampler=MEANS).latent
+
+    def static_prior(self, encoding: Encoding) -> LatentDist | None:
+        """Constant prior for frames that no dynamics predicts; None if the latent has none."""
+        return None
+
+    def first_frame_prior(self, batch_size: int) -> LatentDist | None:
+        """Prior of a first frame nobody has seen, ``[B, 1]``; None if the latent has none."""
+        return None
+
+    def regularizers(self, encoding: Encoding) -> dict[str, Tensor]:
+        """Further terms in nats, ``[B, T]`` each, added to the static KL."""
+        return {}
+
+    def anchors(self) -> dict[str, Tensor]:
+        """Field -> anchor of every token of one view (``{"position": [N, 2]}``), for heads and embeddings."""
+        return {}
+
+    def fold_frames(self, video: Tensor) -> Tensor:
+        """Check a video and put all frames of all views in one batch: ``[(B V T), C, H, W]``."""
+        obs = self.obs
+        if obs.views == 1:
+            check_shape(video, "b t c h w", name="video", c=obs.channels, h=obs.height, w=obs.width)
+            return rearrange(video, "b t c h w -> (b t) c h w")
+        check_shape(video, "b v t c h w", name="video", v=obs.views, c=obs.channels, h=obs.height, w=obs.width)
+        return rearrange(video, "b v t c h w -> (b v t) c h w")

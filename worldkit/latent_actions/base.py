@@ -1,0 +1,78 @@
+"""The latent-action contract: infer what happened between two frames, and guess what will happen next."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..conditions import Condition
+from ..config import ComponentConfig
+from ..distributions import Distribution, Sampler
+from ..latents import Latent, LatentSpec
+
+
+@dataclass(frozen=True)
+class ActionDist:
+    """Distribution of latent actions: ``params`` ``[B, T, N or 1, P]`` of a `Distribution` over ``dim`` numbers."""
+
+    dist: Distribution
+    params: Tensor
+
+    def __getitem__(self, index: Any) -> ActionDist:
+        return ActionDist(self.dist, self.params[index])
+
+    def sample(self, sampler: Sampler, name: str) -> Tensor:
+        """``[B, T, N or 1, dim]``."""
+        return self.dist.sample(self.params, sampler, name)
+
+    def kl(self, prior: ActionDist) -> Tensor:
+        """Nats, ``[B, T, N or 1]``."""
+        return self.dist.kl(self.params, prior.params)
+
+
+class LatentAction(nn.Module, ABC):
+    """Inverse dynamics (posterior) and policy (prior) over latent actions.
+
+    Index t of both concerns the transition from frame t to frame t + 1: the posterior of T frames has T - 1 entries,
+    the prior T, its last one about the transition nobody has seen.
+
+    Attributes:
+        Config: The component's config class.
+        cond_dim: Width of the conditions it receives (actions, language, goals).
+    """
+
+    Config: ClassVar[type[ComponentConfig]]
+    cond_dim: int
+
+    def __init__(self, config: ComponentConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
+                 dynamics_dim: int, memory_length: int = 0):
+        super().__init__()
+        self.config, self.spec, self.window, self.memory_length = config, spec, window, memory_length
+
+    @abstractmethod
+    def forward(self, z: Latent, cond: Condition) -> tuple[ActionDist, ActionDist]:
+        """(posterior of T - 1, prior of T) for T <= window + 1 frames; ``cond`` has one entry per frame."""
+
+    @abstractmethod
+    def condition(self, action: Tensor) -> Condition:
+        """What latent actions ``[B, T, N or 1, dim]`` tell the dynamics."""
+
+    @abstractmethod
+    def start(self, z: Latent, cond: Condition, *, streaming: bool = False) -> tuple[ActionDist, Any]:
+        """(posterior of the T - 1 transitions inside ``z``, state to go on from); any number of frames."""
+
+    @abstractmethod
+    def next(self, carry: Any) -> ActionDist:
+        """Prior of the transition that leaves the newest frame, ``[B, 1, N or 1, P]``."""
+
+    @abstractmethod
+    def observe(self, carry: Any, z: Latent, cond: Condition) -> None:
+        """Tell the state about one more frame ``[B, 1]``; ``cond`` is that frame's entry."""
+
+    @abstractmethod
+    def embed(self, z: Latent) -> Tensor:
+        """Tokens ``[B, T, N, D]`` of a goal as this module sees latents, but without view embeddings (as upstream)."""

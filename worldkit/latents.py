@@ -1,0 +1,376 @@
+"""Described latents: what an encoder produces and every other component is written against.
+
+A `LatentSpec` lists groups of tokens ("particles", "background"); a group lists named fields ("position", "scale", ...)
+with their width and distribution. `Latent` holds one value per field, `LatentDist` one parameter tensor per field.
+Both are immutable; `z[:, :-1]` slices time on every field at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from .distributions import MEANS, Beta, Distribution, Normal, Sampler
+from .errors import ShapeError, WorldkitError
+
+Key = tuple[str, str]
+"""(group name, field name)."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One attribute of a token: its name, width, distribution and unit."""
+
+    name: str
+    dim: int
+    dist: Distribution = Normal()
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """``size`` tokens that share fields. With several views, ``size`` counts all of them, view-major.
+
+    ``drawn``: how many of them (per view) a decoder draws in a frame; None = all.
+    """
+
+    name: str
+    size: int
+    fields: tuple[Field, ...]
+    drawn: int | None = None
+
+    def field(self, name: str) -> Field | None:
+        return next((f for f in self.fields if f.name == name), None)
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Description of a latent.
+
+    Attributes:
+        groups: Token groups in packing order.
+        identity: ``"tracked"`` if token n is the same thing at every time, else ``"exchangeable"``.
+        grid: (height, width) if the first group's tokens lie on a grid.
+        views: Number of camera views folded into every group (view-major).
+        kind: Which `Latent` class holds the values: ``"particles"``, or ``"latent"`` for the plain one.
+    """
+
+    groups: tuple[TokenGroup, ...]
+    identity: Literal["tracked", "exchangeable"] = "tracked"
+    grid: tuple[int, int] | None = None
+    views: int = 1
+    kind: str = "latent"
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(group.size for group in self.groups)
+
+    @property
+    def packed_dim(self) -> int:
+        return max(sum(f.dim for f in group.fields) for group in self.groups)
+
+    def keys(self) -> list[Key]:
+        return [(g.name, f.name) for g in self.groups for f in g.fields]
+
+    def group(self, name: str) -> TokenGroup:
+        return next(g for g in self.groups if g.name == name)
+
+    def field(self, key: Key) -> Field:
+        found = self.group(key[0]).field(key[1])
+        assert found is not None, key
+        return found
+
+    def sum_views(self, x: Tensor) -> Tensor:
+        """Sum values of all tokens ``[B, T, N]`` per view: ``[B, V, T]``."""
+        parts = x.split([g.size for g in self.groups], 2)
+        return sum(rearrange(p, "b t (v n) -> b v t n", v=self.views).sum(-1) for p in parts)  # type: ignore[return-value]
+
+    def spread_views(self, x: Tensor) -> Tensor:
+        """One vector per view ``[B, V, T, D]`` -> one per token of that view, ``[B, T, N, D]``."""
+        sizes = [g.size // self.views for g in self.groups]
+        return torch.cat([repeat(x, "b v t d -> b t (v n) d", n=n) for n in sizes], 2)
+
+    def find(self, field: str) -> Key | None:
+        """Key of the first field with this name, if there is one."""
+        return next((key for key in self.keys() if key[1] == field), None)
+
+
+_Self = TypeVar("_Self", bound="_Fields")
+
+
+class _Fields:
+    """Tensors [B, T, N_group, ...] by key, with an optional per-token ``score`` [B, T, N]."""
+
+    def __init__(self, spec: LatentSpec, tensors: Mapping[Key, Tensor], *, score: Tensor | None = None):
+        if set(tensors) != set(spec.keys()):
+            raise ShapeError(f"latent fields {sorted(tensors)} do not match the spec {sorted(spec.keys())}")
+        self.spec = spec
+        self._tensors = {key: tensors[key] for key in spec.keys()}
+        self.score = score
+
+    def _like(self: _Self, tensors: Mapping[Key, Tensor], score: Tensor | None) -> _Self:
+        return type(self)(self.spec, tensors, score=score)
+
+    def map(self: _Self, f: Callable[[Tensor], Tensor]) -> _Self:
+        """Apply a function that keeps the meaning of all axes (detach, to, index, repeat) to every tensor."""
+        return self._like(
+            {k: f(v) for k, v in self._tensors.items()}, None if self.score is None else f(self.score)
+        )
+
+    def __getitem__(self: _Self, index: Any) -> _Self:
+        return self.map(lambda x: x[index])
+
+    def detach(self: _Self) -> _Self:
+        return self.map(Tensor.detach)
+
+    def to(self: _Self, *args: Any, **kwargs: Any) -> _Self:
+        return self.map(lambda x: x.to(*args, **kwargs))
+
+    @classmethod
+    def cat(cls: type[_Self], parts: Sequence[_Self], dim: int = 1) -> _Self:
+        """Join along time (``dim=1``) or batch. The score survives only if every part has one."""
+        scores = [p.score for p in parts]
+        score = None if any(s is None for s in scores) else torch.cat(scores, dim)  # type: ignore[arg-type]
+        tensors = {k: torch.cat([p._tensors[k] for p in parts], dim) for k in parts[0]._tensors}
+        return parts[0]._like(tensors, score)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B, T)."""
+        return next(iter(self._tensors.values())).shape[:2]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{g}.{f}{list(self._tensors[g, f].shape)}" for g, f in self.spec.keys())
+        return f"{type(self).__name__}({fields})"
+
+
+class Latent(_Fields):
+    """Values of a described latent, ``[B, T, N_group, dim]`` per field.
+
+    Attributes:
+        spec: The description.
+        score: Optional uncertainty per token of the first group, ``[B, T, N]``; decoders that draw only some tokens
+            prefer low scores (observed frames); without a score they prefer present tokens (predicted frames).
+    """
+
+    _kinds: ClassVar[dict[str, type[Latent]]] = {}
+
+    def __init_subclass__(cls, kind: str | None = None, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            Latent._kinds[kind] = cls
+
+    @staticmethod
+    def build(spec: LatentSpec, values: Mapping[Key, Tensor], *, score: Tensor | None = None) -> Latent:
+        """A latent of the class the spec's ``kind`` names."""
+        return Latent._kinds.get(spec.kind, Latent)(spec, values, score=score)
+
+    @property
+    def values(self) -> Mapping[Key, Tensor]:
+        return self._tensors
+
+    def get(self, field: str) -> Tensor | None:
+        """First field with this name, ``[B, T, N_group, dim]``."""
+        key = self.spec.find(field)
+        return None if key is None else self._tensors[key]
+
+    @property
+    def presence(self) -> Tensor:
+        """``[B, T, N]`` in [0, 1] over all tokens: transparency where the token has one, 1 elsewhere."""
+        parts = []
+        for group in self.spec.groups:
+            if group.field("transparency") is not None:
+                parts.append(self._tensors[group.name, "transparency"][..., 0])
+            else:
+                first = self._tensors[group.name, group.fields[0].name]
+                parts.append(torch.ones_like(first[..., 0]))
+        return torch.cat(parts, -1)
+
+    @property
+    def positions(self) -> Tensor | None:
+        """``[B, T, N, 2]`` in (y, x), [-1, 1], of the first group that has positions."""
+        return self.get("position")
+
+    def pack(self) -> Tensor:
+        """All tokens in one tensor ``[B, T, N, packed_dim]``, zero-padded; `unpack` is its exact inverse."""
+        width, rows = self.spec.packed_dim, []
+        for group in self.spec.groups:
+            row = torch.cat([self._tensors[group.name, f.name] for f in group.fields], -1)
+            rows.append(F.pad(row, (0, width - row.shape[-1])))
+        return torch.cat(rows, 2)
+
+    @staticmethod
+    def unpack(spec: LatentSpec, packed: Tensor) -> Latent:
+        """Latent from ``[B, T, N, packed_dim]``."""
+        values: dict[Key, Tensor] = {}
+        groups = packed.split([g.size for g in spec.groups], dim=2)
+        for group, rows in zip(spec.groups, groups, strict=True):
+            columns = rows[..., : sum(f.dim for f in group.fields)].split([f.dim for f in group.fields], -1)
+            values |= {(group.name, f.name): column for f, column in zip(group.fields, columns, strict=True)}
+        return Latent.build(spec, values)
+
+    def edit(
+        self,
+        tokens: Sequence[int],
+        *,
+        position: Sequence[float] | Tensor | None = None,
+        delta_position: Sequence[float] | Tensor | None = None,
+        scale: Sequence[float] | float | Tensor | None = None,
+        transparency: float | None = None,
+        features_from: int | None = None,
+    ) -> Latent:
+        """An edited copy, for what-if questions. Edits hold for all batch entries and times.
+
+        Args:
+            tokens: Indices of tokens in the group that has the edited field.
+            position: New position, (y, x) in [-1, 1].
+            delta_position: Shift of the position, (y, x).
+            scale: New box side over image side in (0, 1), one number or (height, width).
+            transparency: New transparency in [0, 1]; 0 removes the token.
+            features_from: Token whose features (look) the edited tokens take over.
+        Raises:
+            WorldkitError: if the latent has no such field, naming the fields it has.
+        Example: ``model.decode(z.edit([3], delta_position=(0.0, 0.2)))``
+        """
+        values, index = dict(self._tensors), list(tokens)
+
+        def column(field: str) -> Key:
+            key = self.spec.find(field)
+            if key is None:
+                have = ", ".join(sorted({f for _, f in self.spec.keys()}))
+                raise WorldkitError(f"this latent has no '{field}' to edit; its fields are: {have}")
+            size = values[key].shape[2]
+            if any(not -size <= token < size for token in index):
+                raise ShapeError(f"tokens {index} are out of range: group '{key[0]}' has {size} tokens (0..{size - 1})")
+            values[key] = values[key].clone()
+            return key
+
+        def put(field: str, new: Any, *, relative: bool = False) -> None:
+            key = column(field)
+            new = torch.as_tensor(new, dtype=values[key].dtype, device=values[key].device)
+            values[key][:, :, index] = values[key][:, :, index] + new if relative else new.expand_as(
+                values[key][:, :, index]
+            )
+
+        if position is not None:
+            put("position", position)
+        if delta_position is not None:
+            put("position", delta_position, relative=True)
+        if scale is not None:
+            put("scale", torch.logit(torch.as_tensor(scale, dtype=torch.float32)))
+        if transparency is not None:
+            put("transparency", transparency)
+        if features_from is not None:
+            key = column("features")
+            values[key][:, :, index] = values[key][:, :, [features_from]].expand_as(values[key][:, :, index])
+        return self._like(values, self.score)
+
+
+class Particles(Latent, kind="particles"):
+    """Latent particles: a group "particles" and a group "background".
+
+    Attributes (``N`` particles, all ``[B, T, N, .]``):
+        position: (y, x) in [-1, 1], 2 numbers.
+        scale: LOGIT of box side / image side, (height, width); `size` is its sigmoid.
+        depth: smaller is nearer, 1 number.
+        transparency: in [0, 1], 1 = opaque (upstream: ``obj_on``).
+        features: appearance.
+        background: features of the background, ``[B, T, views, D]``.
+    """
+
+    @property
+    def position(self) -> Tensor:
+        return self._tensors["particles", "position"]
+
+    @property
+    def position_xy(self) -> Tensor:
+        """Positions as (x, y), for plots."""
+        return self.position.flip(-1)
+
+    @property
+    def scale(self) -> Tensor:
+        return self._tensors["particles", "scale"]
+
+    @property
+    def size(self) -> Tensor:
+        """Box side / image side in (0, 1), (height, width)."""
+        return torch.sigmoid(self.scale)
+
+    @property
+    def depth(self) -> Tensor:
+        return self._tensors["particles", "depth"]
+
+    @property
+    def transparency(self) -> Tensor:
+        return self._tensors["particles", "transparency"]
+
+    @property
+    def features(self) -> Tensor:
+        return self._tensors["particles", "features"]
+
+    @property
+    def background(self) -> Tensor:
+        return self._tensors["background", "features"]
+
+
+class LatentDist(_Fields):
+    """A distribution over latents: one parameter tensor per field, independent given the parameters."""
+
+    @property
+    def params(self) -> Mapping[Key, Tensor]:
+        return self._tensors
+
+    def sample(self, sampler: Sampler = Sampler()) -> Latent:
+        """Reparameterised sample (or means, if the sampler is deterministic)."""
+        values = {
+            key: self.spec.field(key).dist.sample(params, sampler, ".".join(key))
+            for key, params in self._tensors.items()
+        }
+        return Latent.build(self.spec, values, score=self.score)
+
+    def mode(self) -> Latent:
+        """Means."""
+        return self.sample(MEANS)
+
+    def mean(self, group: str, field: str) -> Tensor:
+        """Mean of one field, ``[B, T, N_group, dim]``."""
+        return self.spec.field((group, field)).dist.mode(self._tensors[group, field])
+
+    def kl(self, prior: LatentDist) -> dict[Key, Tensor]:
+        """KL(self || prior) per field in nats, ``[B, T, N_group]``, unreduced over tokens and time."""
+        return {
+            key: self.spec.field(key).dist.kl(params, prior._tensors[key]) for key, params in self._tensors.items()
+        }
+
+    def nll(self, z: Latent) -> dict[Key, Tensor]:
+        """Negative log-likelihood of a latent per field in nats, ``[B, T, N_group]``."""
+        return {
+            key: self.spec.field(key).dist.nll(params, z.values[key]) for key, params in self._tensors.items()
+        }
+
+
+def particle_spec(
+    *, num_particles: int, feature_dim: int, background_dim: int, num_drawn: int | None = None, views: int = 1,
+    beta: Beta | None = None,
+) -> LatentSpec:
+    """The spec of particle latents (see `Particles`); ``num_particles`` and ``num_drawn`` per view."""
+    particles = TokenGroup(
+        "particles",
+        views * num_particles,
+        (
+            Field("position", 2, Normal(), "(y, x) in [-1, 1] image coordinates"),
+            Field("scale", 2, Normal(), "logit of box side / image side, (height, width)"),
+            Field("depth", 1, Normal(), "smaller is nearer"),
+            Field("transparency", 1, beta or Beta(), "[0, 1], 1 = opaque"),
+            Field("features", feature_dim, Normal(), "appearance"),
+        ),
+        drawn=num_drawn,
+    )
+    background = TokenGroup("background", views, (Field("features", background_dim, Normal(), "appearance"),))
+    return LatentSpec((particles, background), views=views, kind="particles")

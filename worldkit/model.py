@@ -1,0 +1,404 @@
+"""`WorldModel`, the interface of every model, and `ComposedWorldModel`, the one assembled from components.
+
+Data flows one way: video -> encoder -> latent -> dynamics (with conditions) -> decoder -> video. The library's only
+prediction loop is `ComposedWorldModel.rollout`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .batch import Batch, check_shape, to_float_video
+from .conditioners.base import Conditioner, ModelView
+from .conditions import EMPTY, Condition
+from .config import WorldModelConfig
+from .decoders.base import Decoded, Decoder
+from .distributions import MEANS, Sampler
+from .dynamics.base import Dynamics, Window
+from .encoders.base import Encoder, Encoding
+from .errors import ConditionError, NoDecoderError, ShapeError, WorldkitError
+from .latent_actions.base import ActionDist, LatentAction
+from .latents import Latent, LatentDist
+from .objectives.base import Loss, Objective
+from .registry import register_model
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A prediction.
+
+    Attributes:
+        latents: Predicted latents, ``[B, horizon]``.
+        context_latents: Latents of the context, ``[B, C0]``.
+        video: Predicted frames, ``[B, horizon, C, H, W]`` (``[B, V, horizon, ...]``), not clamped; None if not decoded.
+        context_video: Reconstruction of the context, likewise.
+        latent_actions: ``[B, C0 + horizon - 1, N or 1, A]``: inferred inside the context, then given or sampled. Can be
+            edited and passed to `WorldModel.rollout` again.
+    """
+
+    latents: Latent
+    context_latents: Latent
+    video: Tensor | None = None
+    context_video: Tensor | None = None
+    latent_actions: Tensor | None = None
+
+
+class WorldModel(nn.Module, ABC):
+    """A learned simulator of video: it perceives, predicts, can be steered, and can be taken apart."""
+
+    config: WorldModelConfig
+
+    @abstractmethod
+    def encode(self, video: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Latent:
+        """Video ``[B, T, C, H, W]`` (uint8, or float in [0, 1]) -> latents; means unless ``sample``."""
+
+    @abstractmethod
+    def decode(self, latent: Latent, *, masks: bool = False) -> Decoded:
+        """Latents -> video. Raises `NoDecoderError` if the model cannot draw."""
+
+    @abstractmethod
+    def loss(
+        self, batch: Batch, step: int = 0, *, sampler: Sampler | None = None, generator: torch.Generator | None = None
+    ) -> Loss:
+        """Training loss of a batch at a training step."""
+
+    @abstractmethod
+    def rollout(
+        self,
+        context: Tensor | Latent,
+        horizon: int,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        latent_actions: Tensor | None = None,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+        decode: bool = True,
+        window: Window = "exact",
+    ) -> Rollout:
+        """Predict ``horizon`` frames after the context."""
+
+    def forward(self, batch: Batch, step: int = 0) -> Loss:
+        """`loss`, so that the hooks of distributed wrappers fire."""
+        return self.loss(batch, step)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``config.json`` and ``model.safetensors``; see `worldkit.hub.save_pretrained`."""
+        from .hub import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> WorldModel:
+        """Load a model from a folder or a hub id; see `worldkit.hub.from_pretrained`."""
+        from .hub import from_pretrained
+
+        return from_pretrained(source, revision=revision)
+
+    def parameter_report(self) -> dict[str, int]:
+        """Parameters per component, and ``"total"``."""
+        report = {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+        report = {name: count for name, count in report.items() if count}
+        return report | {"total": sum(p.numel() for p in self.parameters())}
+
+
+@register_model("composed")
+class ComposedWorldModel(WorldModel):
+    """Encoder, decoder, dynamics, latent action, conditioners and objective behind the `WorldModel` interface.
+
+    Build it with `worldkit.create_model`; the parts are attributes.
+    """
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        *,
+        encoder: Encoder,
+        decoder: Decoder | None,
+        dynamics: Dynamics | None,
+        latent_action: LatentAction | None,
+        conditioners: Mapping[str, Conditioner],
+        receivers: Mapping[str, str],
+        objective: Objective,
+    ):
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder, self.dynamics, self.latent_action = encoder, decoder, dynamics, latent_action
+        self.conditioners = nn.ModuleDict(conditioners)
+        self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
+        self.objective = objective
+        self._perceptual: nn.Module | None = None
+
+    @property
+    def clip_length(self) -> int:
+        """Frames of a training clip: ``timestep_horizon + 1``, or 1 for image models."""
+        return 1 if self.dynamics is None else self.config.timestep_horizon + 1
+
+    # -- perception
+
+    def encode(self, video: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Latent:
+        return self.perceive(video, Sampler(deterministic=not sample, generator=generator)).latent
+
+    def perceive(self, video: Tensor, sampler: Sampler = MEANS) -> Encoding:
+        """Everything the encoder found: posterior, latent and by-products."""
+        return self.encoder(to_float_video(video), sampler=sampler)
+
+    def decode(self, latent: Latent, *, masks: bool = False) -> Decoded:
+        if self.decoder is None:
+            raise NoDecoderError(
+                f"this model (objective '{self.config.objective.name}') has no decoder and cannot draw; "
+                "create it with decoder=... and train that"
+            )
+        return self.decoder(latent, masks=masks)
+
+    # -- training
+
+    def loss(
+        self, batch: Batch, step: int = 0, *, sampler: Sampler | None = None, generator: torch.Generator | None = None
+    ) -> Loss:
+        batch = Batch(to_float_video(batch.video), batch.conditions, batch.masks, batch.done_mask)
+        return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
+
+    def predict_next(
+        self, z: Latent, batch: Batch, *, sampler: Sampler
+    ) -> tuple[LatentDist, ActionDist | None, ActionDist | None]:
+        """Teacher-forced predictions for a clip.
+
+        Returns:
+            Priors of frames 1..T-1 (index t predicts frame t + 1), and posterior and prior of the latent actions
+            behind them (None, None without latent actions).
+        """
+        assert self.dynamics is not None
+        frames = z.shape[1]
+        given = self._gather_conditions(batch.conditions, batch.masks, frames, sampler)
+        to_dynamics = given["dynamics"].at(slice(0, frames - 1))
+        posterior = prior = None
+        if self.latent_action is not None:
+            posterior, prior = self.latent_action(z, given["latent_action"])
+            prior = prior[:, :-1]
+            action = posterior.sample(sampler, "latent_action.posterior")
+            to_dynamics = to_dynamics + self.latent_action.condition(action)
+        return self.dynamics.prior(z[:, :-1], to_dynamics), posterior, prior
+
+    def perceptual(self) -> nn.Module:
+        """The frozen VGG perceptual distance, loaded on first use; see `worldkit.metrics.perceptual`."""
+        if self._perceptual is None:
+            from .metrics.perceptual import load_perceptual
+
+            object.__setattr__(self, "_perceptual", load_perceptual())  # not a submodule: not ours to save or train
+        device = next(self.parameters()).device
+        return self._perceptual.to(device)
+
+    # -- prediction
+
+    def infer_latent_actions(
+        self, video: Tensor, *, conditions: Mapping[str, Any] | None = None, masks: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Latent actions behind a real clip, ``[B, T - 1, N or 1, A]`` (means); index t explains frame t -> t + 1."""
+        module = self._require_latent_action("infer_latent_actions")
+        with self._evaluating(video):
+            z = self.perceive(video).latent
+            given = self._gather_conditions(conditions or {}, masks or {}, z.shape[1], MEANS)
+            return module.start(z, given["latent_action"])[0].sample(MEANS, "latent_action.posterior")
+
+    def rollout(
+        self,
+        context: Tensor | Latent,
+        horizon: int,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        latent_actions: Tensor | None = None,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+        decode: bool = True,
+        window: Window = "exact",
+    ) -> Rollout:
+        """Predict ``horizon`` frames after the context.
+
+        The context is encoded by its means. Latent actions inside the context are inferred; afterwards they are given,
+        or drawn from the policy (its mean if ``deterministic``). Latents themselves are means, except in stochastic
+        rollouts of models without latent actions. Gradients flow if an input requires them; dropout is off.
+
+        Args:
+            context: ``[B, C0, C, H, W]`` (``[B, V, C0, ...]``), uint8 or float in [0, 1], or a latent ``[B, C0]``.
+            horizon: Frames to predict.
+            conditions: Batch field -> value; values with a time axis cover ``C0 + horizon`` frames.
+            masks: Batch field -> where the condition is given.
+            latent_actions: ``[B, C0 + horizon - 1, N or 1, A]``, index t for frame t -> t + 1.
+            deterministic: Follow the policy's mean.
+            generator: Source of randomness.
+            decode: Draw context and prediction.
+            window: Beyond ``timestep_horizon`` frames: ``"exact"`` or ``"streaming"`` (approximate, faster).
+        Raises:
+            ConditionError: a condition is missing, unknown or too short.
+        """
+        if self.dynamics is None:
+            raise WorldkitError("this model has no dynamics and predicts nothing; it encodes and decodes images")
+        if horizon < 1:
+            raise ShapeError(f"horizon must be at least 1, got {horizon}")
+        if window not in ("exact", "streaming"):
+            raise WorldkitError(f"window must be 'exact' or 'streaming', got {window!r}")
+        conditions, masks = conditions or {}, masks or {}
+        sampler = Sampler(deterministic=deterministic, generator=generator)
+        with self._evaluating(context, latent_actions, *conditions.values()):
+            z = context if isinstance(context, Latent) else self.perceive(context).latent
+            given = self._gather_conditions(conditions, masks, z.shape[1] + horizon, sampler, strict=True)
+            latents, actions = self._predict(z, horizon, given, latent_actions, sampler, window)
+            return Rollout(
+                latents=latents,
+                context_latents=z,
+                video=self.decode(latents).video if decode else None,
+                context_video=self.decode(z).video if decode else None,
+                latent_actions=actions,
+            )
+
+    def _predict(
+        self, z: Latent, horizon: int, given: Mapping[str, Condition], latent_actions: Tensor | None, sampler: Sampler,
+        window: Window,
+    ) -> tuple[Latent, Tensor | None]:
+        past, actions, carry = z.shape[1], None, None
+        cond = given["dynamics"].at(slice(0, past - 1))
+        if latent_actions is not None:
+            module = self._require_latent_action("latent_actions=...")
+            check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past + horizon - 1)
+            actions = latent_actions
+        elif self.latent_action is not None:
+            module = self.latent_action
+            posterior, carry = module.start(
+                z, given["latent_action"].at(slice(0, past)), streaming=window == "streaming"
+            )
+            actions = posterior.sample(MEANS, "latent_action.posterior")
+        if actions is not None and past > 1:
+            cond = cond + module.condition(actions[:, : past - 1])
+        state = self.dynamics.start(z, cond, window=window)
+        predicted: list[Latent] = []
+        for t in range(past - 1, past + horizon - 1):  # transition t leads to frame t + 1
+            now = slice(t, t + 1)
+            cond = given["dynamics"].at(now)
+            if carry is not None:
+                action = module.next(carry).sample(sampler, "latent_action.prior")
+                actions = torch.cat([actions, action], 1)
+            if actions is not None:
+                cond = cond + module.condition(actions[:, now])
+            dist = self.dynamics.step(state, cond)
+            step = dist.mode() if self.latent_action is not None else dist.sample(sampler)
+            predicted.append(step)
+            if t < past + horizon - 2:
+                self.dynamics.observe(state, step)
+                if carry is not None:
+                    module.observe(carry, step, given["latent_action"].at(slice(t + 1, t + 2)))
+        return type(z).cat(predicted), actions
+
+    def sample(
+        self, batch_size: int, horizon: int, *, generator: torch.Generator | None = None, **rollout_options: Any
+    ) -> Rollout:
+        """Unconditional generation: a first frame from the encoder's static prior, then a rollout.
+
+        Raises:
+            WorldkitError: if the encoder has no prior to start from.
+        """
+        prior = self.encoder.first_frame_prior(batch_size)
+        if prior is None:
+            raise WorldkitError(
+                f"encoder '{self.config.encoder.name}' has no prior over first frames, so nothing can be sampled from "
+                "it; give a context to rollout() instead"
+            )
+        with torch.no_grad():
+            start = prior.sample(Sampler(generator=generator))
+        return self.rollout(start, horizon, generator=generator, **rollout_options)
+
+    # -- helpers
+
+    def _require_latent_action(self, what: str) -> LatentAction:
+        if self.latent_action is None:
+            raise WorldkitError(f"{what} needs a model with latent actions: create_model(..., latent_action='gaussian')")
+        return self.latent_action
+
+    @contextlib.contextmanager
+    def _evaluating(self, *inputs: Any) -> Iterator[None]:
+        """Evaluation mode; no graph unless an input asks for gradients."""
+        def wants(x: Any) -> bool:
+            tensors = x.values.values() if isinstance(x, Latent) else [x]
+            return any(torch.is_tensor(t) and t.requires_grad for t in tensors)
+
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and any(map(wants, inputs))):
+                yield
+        finally:
+            self.train(was_training)
+
+    def _gather_conditions(
+        self, conditions: Mapping[str, Any], masks: Mapping[str, Tensor], frames: int, sampler: Sampler, *,
+        strict: bool = False,
+    ) -> dict[str, Condition]:
+        """Receiver -> condition with one entry per frame; ``strict`` refuses conditions the model does not take."""
+        if strict:
+            self._refuse_unknown(conditions, "condition")
+            self._refuse_unknown(masks, "mask")
+        total = {"latent_action": EMPTY, "dynamics": EMPTY}
+        for name, conditioner in self.conditioners.items():
+            raw, mask = self._raw_condition(name, conditioner, conditions, masks, frames)
+            target = self.receivers[name]
+            for receiver in total if target == "both" else [target]:
+                module = getattr(self, receiver)
+                view = ModelView(
+                    encode=lambda video: self.encoder.encode_goal(to_float_video(video), sampler=sampler),
+                    embed=module.embed,
+                    spread=self.encoder.spec.spread_views,
+                )
+                cond = conditioner(raw, mask, view=view)
+                if cond.token is not None and cond.token.shape[1] != frames:
+                    cond = Condition(cond.frame, cond.token.expand(-1, frames, -1, -1), cond.memory)
+                total[receiver] = total[receiver] + cond
+        return total
+
+    def _refuse_unknown(self, given: Mapping[str, Any], what: str) -> None:
+        for name in given:
+            if name not in self.conditioners:
+                takes = ", ".join(self.conditioners) or "none"
+                raise ConditionError(
+                    f"this model takes no {what} '{name}'; it takes: {takes}. Add one when creating it: "
+                    f'create_model(..., conditioners={{"{name}": ...}})'
+                )
+
+    def _raw_condition(
+        self, name: str, conditioner: Conditioner, conditions: Mapping[str, Any], masks: Mapping[str, Tensor],
+        frames: int,
+    ) -> tuple[Any, Tensor | None]:
+        raw, mask = conditions.get(name), masks.get(name)
+        if raw is None:
+            raise ConditionError(
+                f"this model needs the condition '{name}' ({conditioner.config.name}): pass "
+                f'Batch(video, conditions={{"{name}": ...}}) or rollout(..., conditions={{"{name}": ...}})'
+            )
+        conditioner.check(raw, name=name)
+        if mask is not None and not conditioner.takes_mask:
+            raise ConditionError(
+                f"condition '{name}' was given a mask, but its conditioner has no stand-in for absent values; create "
+                f'the model with conditioners={{"{name}": {{"null_embedding": True}}}}'
+            )
+        if conditioner.per_frame:
+            if raw.shape[-2] < frames:
+                raise ConditionError(
+                    f"condition '{name}' covers {raw.shape[-2]} frames, but {frames} are needed (context and horizon)"
+                )
+            raw = raw[..., :frames, :]
+            mask = None if mask is None else mask[..., :frames]
+        return raw, mask
+
+
+def fold_views(video: Tensor) -> Tensor:
+    """``[B, V, T, C, H, W]`` -> ``[(B V), T, C, H, W]``, for metrics and pictures."""
+    return rearrange(video, "b v t c h w -> (b v) t c h w")

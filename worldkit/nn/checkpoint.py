@@ -1,0 +1,43 @@
+"""Activation checkpointing as a switch: recompute in the backward pass what would otherwise be stored.
+
+Levels: ``"off"``; ``"cnn"`` recomputes convolution stacks (on a CPU this costs no time, because fewer large buffers are
+touched); ``"all"`` also recomputes every half-block of the spatio-temporal transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+Level = Literal["off", "cnn", "all"]
+LEVELS = ("off", "cnn", "all")
+
+
+class Checkpointed(nn.Module):
+    """Base of modules whose work can be recomputed. ``kind`` says from which level on."""
+
+    kind: Level = "cnn"
+    active = False
+
+    def run(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+        """Call ``function``, storing only its inputs if checkpointing is on and a gradient is wanted."""
+        if self.active and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False)
+        return function(*args)
+
+
+def set_checkpointing(module: nn.Module, level: Level) -> None:
+    """Set the level on every `Checkpointed` module inside ``module``.
+
+    Raises:
+        ValueError: for an unknown level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"checkpointing level must be one of {', '.join(LEVELS)}, got '{level}'")
+    for part in module.modules():
+        if isinstance(part, Checkpointed):
+            part.active = level == "all" or level == part.kind

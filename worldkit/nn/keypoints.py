@@ -1,0 +1,55 @@
+"""Keypoint proposals: every image patch proposes points by a spatial softmax over a small feature map.
+
+Source: upstream lpwm modules/modules.py @ 4cf53c4 (prior), written from its description.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .conv import ConvConfig, ConvEncoder
+
+
+class PatchKeypoints(nn.Module):
+    """Image ``[M, C, S, S]`` -> proposals ``[M, patches, 2]`` in [-1, 1] and (var y, var x, cov) ``[M, patches, 3]``.
+
+    Attributes:
+        centres: Patch centres, ``[patches, 2]``, (y, x) in [-1, 1].
+        num_proposals: Patches times points per patch.
+    """
+
+    centres: Tensor
+
+    def __init__(self, config: ConvConfig, *, channels: int, image_size: int, patch_size: int, per_patch: int):
+        super().__init__()
+        self.patch_size, self.image_size = patch_size, image_size
+        self.cnn = ConvEncoder(config, inputs=channels, outputs=per_patch, padding="replicate")
+        rows = torch.arange(0, image_size, patch_size)
+        corners = torch.cartesian_prod(rows, rows).repeat_interleave(per_patch, 0).float()
+        self.num_proposals = corners.shape[0]
+        self.register_buffer("corners", corners, persistent=False)
+        centres = 2 * (corners + patch_size // 2) / (image_size - 1) - 1
+        self.register_buffer("centres", centres, persistent=False)
+
+    def reset(self) -> None:
+        """Upstream's start: a constant last layer, so that every softmax is nearly flat."""
+        nn.init.constant_(self.cnn.conv_out.weight, -0.02)
+        nn.init.zeros_(self.cnn.conv_out.bias)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        grid = image.shape[-1] // self.patch_size
+        patches = rearrange(image, "m c (gh ph) (gw pw) -> (m gh gw) c ph pw", gh=grid, gw=grid)
+        maps = self.cnn(patches)
+        axis = torch.linspace(-1, 1, maps.shape[-1], device=image.device, dtype=maps.dtype)
+        weight = rearrange(maps, "p k h w -> p k (h w)").softmax(-1)
+        weight = rearrange(weight, "(m n) k (h w) -> m (n k) h w", m=image.shape[0], h=maps.shape[-2])
+        rows, columns = weight.sum(-1), weight.sum(-2)
+        y, x = rows @ axis, columns @ axis
+        var_y = (rows @ axis.square() - y.square()).clamp(min=1e-6)
+        var_x = (columns @ axis.square() - x.square()).clamp(min=1e-6)
+        cov = torch.einsum("mnhw,h,w->mn", weight, axis, axis) - y * x
+        local = (torch.stack([y, x], -1) + 1) / 2 * (self.patch_size - 1)
+        position = 2 * (local + self.corners) / (self.image_size - 1) - 1
+        return position, torch.stack([var_y, var_x, cov], -1)

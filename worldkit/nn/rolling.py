@@ -1,0 +1,79 @@
+"""Autoregressive use of a `SpatioTemporalTransformer`: append a frame, get the transformed last frame.
+
+Inside the window an appended frame costs one frame: keys and values of the past are kept. When the sequence outgrows
+the window, time embeddings move and every hidden state changes. ``exact`` then recomputes the window for every frame
+(what training saw), keeping what does not change: tokens, and what conditions add to the AdaLN modulations.
+``streaming`` drops the oldest half instead, recomputes once and goes on with kept keys and values: an APPROXIMATION,
+every answer being the exact one for a shorter history of half a window to a whole window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .transformer import Memory, SpatioTemporalTransformer
+
+
+class Rolling:
+    """Sliding-window state.
+
+    Args:
+        transformer: Transforms tokens ``[B, T, N, D]``.
+        window: Most frames seen at once; at most ``transformer.max_frames``.
+        streaming: Use the approximate mode beyond the window.
+    """
+
+    def __init__(self, transformer: SpatioTemporalTransformer, *, window: int, streaming: bool = False):
+        self.transformer, self.window, self.streaming = transformer, window, streaming
+        self.memory: Memory | None = Memory()  # None: does not hold the past, recompute
+        self.tokens: Tensor | None = None
+        self.cond: Tensor | None = None
+        self.projected: list[Tensor] | None = None
+
+    def append(self, tokens: Tensor, cond: Tensor | None) -> Tensor:
+        """Add frames and transform them.
+
+        Args:
+            tokens: ``[B, T, N, D]``; several frames at once only while they fit the window.
+            cond: ``[B, T, 1 or N, D]`` or None.
+        Returns:
+            ``[B, T, N, D]`` while inside the window, ``[B, 1, N, D]`` (the last frame) beyond it.
+        """
+        self._extend(tokens, cond)
+        if self.memory is not None and self.memory.length + tokens.shape[1] <= self.window:
+            return self.transformer(tokens, cond, memory=self.memory)
+        if self.streaming:
+            self._keep(max(1, self.window // 2))
+            self.memory = Memory()
+            return self.transformer(self.tokens, self.cond, memory=self.memory)[:, -1:]
+        self.memory = None
+        return self.transformer(self.tokens, self.cond, projected=self._project(tokens.shape[1]), last_only=True)
+
+    def remember(self, tokens: Tensor, cond: Tensor | None) -> None:
+        """Add frames to the history without transforming them; the next `append` recomputes the window."""
+        self._extend(tokens, cond)
+        self.memory = None
+
+    def _extend(self, tokens: Tensor, cond: Tensor | None) -> None:
+        self.tokens = tokens if self.tokens is None else torch.cat([self.tokens, tokens], 1)
+        if cond is not None:
+            self.cond = cond if self.cond is None else torch.cat([self.cond, cond], 1)
+        self._keep(self.window)
+
+    def _keep(self, frames: int) -> None:
+        self.tokens = self.tokens[:, -frames:]
+        self.cond = None if self.cond is None else self.cond[:, -frames:]
+
+    def _project(self, new: int) -> list[Tensor] | None:
+        """Condition's share of every modulation, computed once per frame; None where there is nothing to save."""
+        if self.cond is None or self.cond.shape[2] == 1:
+            return None
+        if self.projected is None:
+            self.projected = self.transformer.project_condition(self.cond)
+        else:
+            fresh = self.transformer.project_condition(self.cond[:, -new:])
+            self.projected = [
+                torch.cat([old, part], 1)[:, -self.window:] for old, part in zip(self.projected, fresh, strict=True)
+            ]
+        return self.projected

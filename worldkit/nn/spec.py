@@ -1,0 +1,161 @@
+"""The two layers that read a `LatentSpec`: latent -> tokens (`LatentEmbed`) and tokens -> distribution (`LatentHead`).
+
+Everything between them works on plain tokens ``[B, T, N, D]``, in the order of the spec's groups. Because of these two,
+no dynamics and no latent action knows whether its tokens are particles, patches or slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..latents import Key, Latent, LatentDist, LatentSpec, TokenGroup
+from .attention import RMSNorm
+from .conv import mlp
+
+PRESENCE_GATE = 0.2
+"""Tokens whose transparency is not above this are shown to networks through learned stand-ins (upstream: obj_on)."""
+
+_STAND_IN = {"position": 2.0, "scale": 0.1, "origin": 2.0}
+
+
+def _projection(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), RMSNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+class GroupEmbed(nn.Module):
+    """Tokens of one group, ``[B, T, N, D]``: one small network per field, joined by another.
+
+    A group with a single field needs no joining. Fields of tokens that are not present are replaced by learned
+    stand-ins, except the transparency itself and the score. "origin" is derived: (anchor, position - anchor).
+    """
+
+    def __init__(
+        self, group: TokenGroup, dim: int, *, fields: Sequence[str], views: int, anchors: Tensor | None, field_dim: int
+    ):
+        super().__init__()
+        self.group, self.fields, self.views = group.name, tuple(fields), views
+        self.gated = group.field("transparency") is not None
+        self.register_buffer("anchors", anchors, persistent=False)
+        dims = {f.name: f.dim for f in group.fields} | {"score": 1, "origin": 4}
+        self.single = len(self.fields) == 1
+        width = dim if self.single else field_dim
+        self.project = nn.ModuleDict({name: _projection(dims[name], dim, width) for name in self.fields})
+        self.join = nn.Identity() if self.single else _projection(len(self.fields) * field_dim, dim, dim)
+        hidden = [n for n in self.fields if self.gated and n not in ("transparency", "score")]
+        self.stand_ins = nn.ParameterDict({
+            n: nn.Parameter(torch.full((dims[n],), _STAND_IN[n]) if n in _STAND_IN else 0.02 * torch.randn(dims[n]))
+            for n in hidden
+        })
+
+    def _origin(self, position: Tensor) -> Tensor:
+        anchors = self.anchors.repeat(self.views, 1).expand_as(position)
+        return torch.cat([anchors, position - anchors], -1)
+
+    def forward(self, z: Latent, score: Tensor | None = None) -> Tensor:
+        gate = None
+        if self.gated:
+            gate = (z.values[self.group, "transparency"] > PRESENCE_GATE).to(z.values[self.group, "transparency"].dtype)
+        columns = []
+        for name in self.fields:
+            if name == "score":
+                value = score
+            elif name == "origin":
+                value = self._origin(z.values[self.group, "position"])
+            else:
+                value = z.values[self.group, name]
+            if name in self.stand_ins:
+                value = gate * value + (1 - gate) * self.stand_ins[name]
+            columns.append(self.project[name](value))
+        return self.join(columns[0] if self.single else torch.cat(columns, -1))
+
+
+class LatentEmbed(nn.Module):
+    """Latent -> tokens ``[B, T, N, D]`` in the spec's group order, plus a learned vector per group and per view.
+
+    Args:
+        spec: What the latent holds.
+        dim: Token width.
+        fields: Group -> fields in order of concatenation; default: all fields, then "origin" where there are anchors.
+            "score" asks for `forward`'s ``score``.
+        anchors: ``{"position": [N per view, 2]}`` for the derived field "origin".
+        token_embedding: One vector per token of the FIRST group instead of one for all of them.
+        field_dim: Width of each field's projection.
+    """
+
+    def __init__(
+        self,
+        spec: LatentSpec,
+        dim: int,
+        *,
+        fields: Mapping[str, Sequence[str]] | None = None,
+        anchors: Mapping[str, Tensor] | None = None,
+        token_embedding: bool = False,
+        field_dim: int = 32,
+    ):
+        super().__init__()
+        position = (anchors or {}).get("position")
+        self.sizes, self.views = [g.size for g in spec.groups], spec.views
+        self.groups = nn.ModuleDict()
+        for group in spec.groups:
+            has_origin = position is not None and group.field("position") is not None
+            names = [f.name for f in group.fields] + (["origin"] if has_origin else [])
+            names = list((fields or {}).get(group.name, names))
+            self.groups[group.name] = GroupEmbed(
+                group, dim, fields=names, views=spec.views, anchors=position if "origin" in names else None,
+                field_dim=field_dim,
+            )
+        rows = [1] * len(self.sizes)
+        if token_embedding:
+            rows[0] = self.sizes[0] // self.views
+        self.embeddings = nn.ParameterList(nn.Parameter(0.02 * torch.randn(row, dim)) for row in rows)
+        self.view_embedding = nn.Parameter(0.02 * torch.randn(self.views, dim)) if self.views > 1 else None
+
+    def forward(self, z: Latent, *, score: Tensor | None = None, mark_views: bool = True) -> Tensor:
+        """Tokens of a latent.
+
+        Args:
+            z: The latent.
+            score: ``[B, T, N of the first group, 1]``, if some group's fields ask for it.
+            mark_views: Add the view embeddings (with several views).
+        """
+        parts = []
+        for embed, size, embedding in zip(self.groups.values(), self.sizes, self.embeddings, strict=True):
+            per_view = size // self.views
+            rows = embedding.expand(per_view, -1).repeat(self.views, 1)
+            if self.view_embedding is not None and mark_views:
+                rows = rows + self.view_embedding.repeat_interleave(per_view, 0)
+            parts.append(embed(z, score) + rows)
+        return torch.cat(parts, 2)
+
+
+class LatentHead(nn.Module):
+    """Tokens ``[B, T, N, D]`` -> distribution of every field, one small network per field.
+
+    Args:
+        spec: What to predict.
+        dim: Token width.
+        anchors: ``{"position": [N per view, 2]}``: the mean becomes ``anchor + tanh(output)``.
+    """
+
+    def __init__(self, spec: LatentSpec, dim: int, *, anchors: Mapping[str, Tensor] | None = None):
+        super().__init__()
+        self.spec = spec
+        self.heads = nn.ModuleDict({
+            group.name: nn.ModuleDict({f.name: mlp(dim, dim, f.dist.raw_dim(f.dim)) for f in group.fields})
+            for group in spec.groups
+        })
+        position = (anchors or {}).get("position")
+        self.register_buffer(
+            "anchors", None if position is None else position.repeat(spec.views, 1), persistent=False
+        )
+
+    def forward(self, tokens: Tensor) -> LatentDist:
+        params: dict[Key, Tensor] = {}
+        for group, part in zip(self.spec.groups, tokens.split([g.size for g in self.spec.groups], 2), strict=True):
+            for f in group.fields:
+                anchor = self.anchors if f.name == "position" else None
+                params[group.name, f.name] = f.dist.from_raw(self.heads[group.name][f.name](part), anchor)
+        return LatentDist(self.spec, params)

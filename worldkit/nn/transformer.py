@@ -1,0 +1,194 @@
+"""The spatio-temporal transformer of PINT: attention over tokens, then causal attention over time, AdaLN everywhere.
+
+Every layer is a spatial half-block followed by a temporal half-block, each with its own attention and MLP. A condition
+modulates both through AdaLN-zero. The condition always contains learned embeddings of token and time, and AdaLN's
+projection is linear; so the embeddings' share of it is a sum of two small tables, and only what varies between samples
+is projected per token.
+
+`Memory` carries keys and values of past frames, so that one more frame costs one frame.
+
+Source: LPWM (arXiv:2603.04553), upstream modules/modules.py @ 4cf53c4, written from its description.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .attention import Attention, FeedForward, RMSNorm
+from .checkpoint import Checkpointed
+
+Modulation = Tensor  # [B or 1, T, N, 6 D]
+
+
+@dataclass
+class Memory:
+    """Keys and values of the frames seen so far, per layer; ``length`` frames."""
+
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    length: int = 0
+
+
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(x + shift, x, scale)
+
+
+class HalfBlock(Checkpointed):
+    """Attention and MLP with AdaLN-zero; ``modulation`` projects a condition to six vectors per token.
+
+    Rows of ``modulation``: scale (attention, MLP), shift (attention, MLP), gate (attention, MLP).
+    """
+
+    kind = "all"
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.norm1, self.attention = RMSNorm(dim), Attention(dim, num_heads, dropout)
+        self.norm2, self.feed_forward = RMSNorm(dim), FeedForward(dim, dropout)
+        self.modulation = nn.Linear(dim, 6 * dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def mlp(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
+        return torch.addcmul(x, gate, self.feed_forward(_modulate(self.norm2(x), scale, shift)))
+
+
+class SpatialBlock(HalfBlock):
+    """Full attention among the tokens of one frame."""
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        return self.run(self._forward, x, modulation)
+
+    def _forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
+        x = torch.addcmul(x, gate_a, self.attention(_modulate(self.norm1(x), scale_a, shift_a)))
+        return self.mlp(x, scale_m, shift_m, gate_m)
+
+
+class TemporalBlock(HalfBlock):
+    """Causal attention over time, for every token separately."""
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        return self.run(lambda *inputs: self.extend(*inputs)[0], x, modulation)
+
+    def extend(
+        self, x: Tensor, modulation: Modulation, past: tuple[Tensor, Tensor] | None = None, last_only: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames after the remembered ones -> (tokens, all keys, all values); ``last_only``: the last frame's tokens."""
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
+        h = rearrange(_modulate(self.norm1(x), scale_a, shift_a), "b t n d -> b n t d")
+        q, k, v = self.attention.heads(h)  # [B, N, heads, T, d]
+        if past is not None:
+            k, v = torch.cat([past[0], k], -2), torch.cat([past[1], v], -2)
+        if last_only:
+            q, x, gate_a = q[..., -1:, :], x[:, -1:], gate_a[:, -1:]
+            scale_m, shift_m, gate_m = scale_m[:, -1:], shift_m[:, -1:], gate_m[:, -1:]
+        out = rearrange(self.attention.attend(q, k, v, causal=True), "b n t d -> b t n d")
+        x = torch.addcmul(x, gate_a, out)
+        return self.mlp(x, scale_m, shift_m, gate_m), k, v
+
+
+class SpatioTemporalTransformer(nn.Module):
+    """Tokens ``[B, T, N, D]`` and a condition -> tokens ``[B, T, N, D]``; frame t sees frames 0..t only.
+
+    Args:
+        dim, num_layers, num_heads, dropout: As everywhere.
+        max_frames: Longest sequence (size of the table of time embeddings).
+        num_tokens: Tokens per frame (size of the table of token embeddings).
+    """
+
+    def __init__(self, *, dim: int, num_layers: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float):
+        super().__init__()
+        self.max_frames = max_frames
+        self.token_embedding = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
+        self.time_embedding = nn.Parameter(0.02 * torch.randn(max_frames, dim))
+        self.spatial = nn.ModuleList(SpatialBlock(dim, num_heads, dropout) for _ in range(num_layers))
+        self.temporal = nn.ModuleList(TemporalBlock(dim, num_heads, dropout) for _ in range(num_layers))
+        self.norm_out = RMSNorm(dim)
+        self.head_modulation = nn.Linear(dim, 2 * dim)
+        nn.init.zeros_(self.head_modulation.weight)
+        nn.init.zeros_(self.head_modulation.bias)
+        self.head = nn.Linear(dim, dim)
+
+    def projections(self) -> list[nn.Linear]:
+        """The AdaLN projections in order of use: spatial and temporal of every layer, then the head."""
+        layers = zip(self.spatial, self.temporal, strict=True)
+        return [*(half.modulation for pair in layers for half in pair), self.head_modulation]
+
+    def project_condition(self, cond: Tensor) -> list[Tensor]:
+        """What a condition ``[B, T, 1 or N, D]`` adds to every modulation; depends on no position, so it can be kept."""
+        return [F.linear(cond, projection.weight) for projection in self.projections()]
+
+    def _modulation(self, index: int, cond: Tensor | None, projected: list[Tensor] | None, times: slice) -> Modulation:
+        projection, embedding = self.projections()[index], self.time_embedding[times]
+        if projected is None and cond is not None and cond.shape[2] > 1:  # one product over all tokens is cheapest
+            return projection(cond + (self.token_embedding + embedding[:, None]))
+        tokens = projection(self.token_embedding)
+        table = (tokens + F.linear(embedding, projection.weight)[:, None])[None]  # [1, T, N, 6 D]
+        if projected is not None:
+            return projected[index] + table
+        return table if cond is None else F.linear(cond, projection.weight) + table
+
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        projected: list[Tensor] | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Transform tokens.
+
+        Args:
+            x: ``[B, T, N, D]``; with a memory, the frames that follow the remembered ones.
+            cond: ``[B, T, 1 or N, D]`` or None (then only the embeddings modulate).
+            memory: Updated in place with the keys and values of ``x``.
+            projected: `project_condition` of the condition, in its place.
+            last_only: Return the last frame only, ``[B, 1, N, D]``.
+        """
+        offset = 0 if memory is None else memory.length
+        times = slice(offset, offset + x.shape[1])
+        if times.stop > self.max_frames:
+            raise ValueError(f"{times.stop} frames do not fit the transformer's {self.max_frames}")
+        final = len(self.temporal) - 1
+        for layer, (spatial, temporal) in enumerate(zip(self.spatial, self.temporal, strict=True)):
+            x = spatial(x, self._modulation(2 * layer, cond, projected, times))
+            modulation = self._modulation(2 * layer + 1, cond, projected, times)
+            if memory is None and not last_only:
+                x = temporal(x, modulation)
+                continue
+            past = (memory.keys[layer], memory.values[layer]) if memory is not None and memory.length else None
+            x, keys, values = temporal.extend(x, modulation, past, last_only and layer == final)
+            if memory is not None:
+                memory.keys[layer:layer + 1], memory.values[layer:layer + 1] = [keys], [values]
+        if memory is not None:
+            memory.length = times.stop
+        modulation = self._modulation(2 * final + 2, cond, projected, times)
+        scale, shift = modulation[:, -x.shape[1]:].chunk(2, -1)
+        return self.head(_modulate(self.norm_out(x), scale, shift))
+
+
+def join_tokens(tokens: Tensor, extras: list[Tensor], cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Put further tokens behind those of every frame; a condition says nothing about them.
+
+    Args:
+        tokens: ``[B, T, N, D]``.
+        extras: Tokens ``[B, T, L, D]`` or, the same for every frame, ``[B, L, D]`` or ``[L, D]``.
+        cond: ``[B, T, 1 or N, D]`` or None.
+    Returns:
+        Tokens ``[B, T, N + L, D]`` and the condition for all of them (zeros for the extras), or None.
+    """
+    if not extras:
+        return tokens, cond
+    batch, time = tokens.shape[:2]
+    shaped = [e if e.ndim == 4 else e.unsqueeze(-3).expand(batch, time, -1, -1) for e in extras]
+    joined = torch.cat([tokens, *shaped], 2)
+    if cond is not None:
+        cond = F.pad(cond.expand(-1, -1, tokens.shape[2], -1), (0, 0, 0, joined.shape[2] - tokens.shape[2]))
+    return joined, cond

@@ -1,0 +1,6 @@
+"""Objectives: what training minimises. Importing this package registers the built-in ones."""
+
+from . import elbo as elbo
+from .base import Loss, Objective
+
+__all__ = ["Loss", "Objective"]

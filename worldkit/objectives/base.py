@@ -1,0 +1,46 @@
+"""The objective contract: a model and a batch -> a loss with named terms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..config import ComponentConfig
+from ..distributions import Sampler
+
+if TYPE_CHECKING:
+    from ..model import ComposedWorldModel
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``total`` is what to minimise (scalar); ``terms`` are unweighted, detached scalars for logs."""
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+
+
+class Objective(nn.Module, ABC):
+    """Says which terms are summed. A module, because teachers and discriminators live here and are saved.
+
+    Attributes:
+        requires: ``"decoder"``, ``"explicit-prior"``.
+        steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
+    """
+
+    Config: ClassVar[type[ComponentConfig]]
+    requires: ClassVar[frozenset[str]] = frozenset()
+    steps_per_epoch: int = 0
+
+    def __init__(self, config: ComponentConfig):
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
+        """The loss of a batch at a training step."""

@@ -1,0 +1,219 @@
+"""The evidence lower bound of DLPv3 (images) and LPWM (video).
+
+Reconstruction of every frame, plus KL divergences: static frames against the encoder's constant prior, dynamic frames
+against the prior that the dynamics predicts from the frames before, latent actions against their policy. KLs of a token
+count as much as the token is present: its sampled transparency is a differentiable weight.
+
+Reductions, as upstream: sum over pixels, tokens and frames; mean over clips (and views); the total is divided by the
+number of frames and multiplied by 0.1 (MSE) or 0.01 (VGG).
+
+Source: LPWM (arXiv:2603.04553); upstream models.py calc_dyn_elbo / calc_static_elbo @ 4cf53c4, written from their
+description. Difference: upstream's training script never passes the done mask that its loss supports; here a mask in
+the batch is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from pydantic import Field
+from torch import Tensor
+
+from ..batch import Batch
+from ..config import ComponentConfig, Config
+from ..distributions import Beta, Sampler
+from ..latents import Key, Latent, LatentDist
+from ..registry import register_objective
+from .base import Loss, Objective
+
+if TYPE_CHECKING:
+    from ..model import ComposedWorldModel
+
+
+_APPEARANCE = ("features", "background")
+"""Terms of the static KL that `ELBOWeights.features` weakens."""
+
+
+class ELBOWeights(Config):
+    """Weights of the ELBO's terms.
+
+    Attributes:
+        reconstruction: Upstream beta_rec.
+        kl: Static KL; upstream beta_kl.
+        dynamics: KL to the predicted prior, and KL of latent actions; upstream beta_dyn.
+        dynamics_reconstruction: Factor on the reconstruction of dynamic frames; upstream beta_dyn_rec.
+        transparency: Squared sum of transparencies on static frames; upstream beta_obj.
+        features: Factor on the features' share of the static KL; upstream kl_balance.
+    """
+
+    reconstruction: float = Field(default=1.0, ge=0)
+    kl: float = Field(default=0.08, ge=0)
+    dynamics: float = Field(default=0.2, ge=0)
+    dynamics_reconstruction: float = Field(default=1.0, ge=0)
+    transparency: float = Field(default=0.08, ge=0)
+    features: float = Field(default=0.01, ge=0)
+
+
+class ELBOConfig(ComponentConfig):
+    """Options of the ELBO.
+
+    Attributes:
+        reconstruction: ``"mse"``: squared error. ``"vgg"``: squared error + 0.1 LPIPS (VGG16; needs weights).
+        weights: See `ELBOWeights`.
+        num_static_frames: First frames that are held against the static prior.
+        warmup_epochs: In these epochs only the last two frames count as dynamic, and done masks are ignored. Counted
+            as 0.8 of an epoch each, as upstream; needs the trainer's number of steps per epoch.
+    """
+
+    name: str = "elbo"
+    reconstruction: Literal["mse", "vgg"] = "mse"
+    weights: ELBOWeights = ELBOWeights()
+    num_static_frames: int = Field(default=1, gt=0)
+    warmup_epochs: int = Field(default=1, ge=0)
+
+
+@register_objective("elbo")
+class ELBO(Objective):
+    """Reconstruction and KL terms; see the module's docstring."""
+
+    Config = ELBOConfig
+    requires = frozenset({"decoder", "explicit-prior"})
+
+    @property
+    def scale(self) -> float:
+        return 0.1 if self.config.reconstruction == "mse" else 0.01
+
+    def in_warmup(self, step: int) -> bool:
+        """Whether a training step belongs to the warm-up."""
+        return step < self.config.warmup_epochs * int(0.8 * self.steps_per_epoch)
+
+    def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
+        weights, spec = self.config.weights, model.encoder.spec
+        encoding = model.encoder(batch.video, sampler=sampler)
+        z, posterior = encoding.latent, encoding.posterior
+        frames = z.shape[1]
+        warmup = model.dynamics is not None and self.in_warmup(step)
+        static = frames if model.dynamics is None else frames - 2 if warmup else self.config.num_static_frames
+        static = max(1, min(static, frames))
+
+        rec = self._reconstruction(batch.video, z, model)
+        rec_terms = rec["per_frame"]
+        if static < frames:
+            factor = rec_terms.new_ones(frames)
+            factor[static:] = weights.dynamics_reconstruction
+            rec_terms = rec_terms * factor
+        parts = {k: _place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
+        dynamic, action = self._dynamic_kl(model, batch, z, posterior, static, sampler)
+        presence = spec.sum_views(_presence(z))
+        per_frame = {
+            "reconstruction": rec_terms,
+            "kl": sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items()),
+            "kl_dynamics": _place(sum(dynamic.values()), static, frames) if dynamic else None,
+            "kl_latent_action": None if action is None else _place(action, static, frames),
+            "transparency": _place(presence[:, :, :static].square(), 0, frames),
+        }
+        done = None if warmup else batch.done_mask
+        share = _frame_weights(done, rec_terms)
+        totals = {k: (v * share).sum(2).mean() for k, v in per_frame.items() if torch.is_tensor(v)}
+        factor = {"kl_dynamics": weights.dynamics, "kl_latent_action": weights.dynamics,
+                  "reconstruction": weights.reconstruction, "kl": weights.kl, "transparency": weights.transparency}
+        total = sum(v * factor[k] for k, v in totals.items())
+        terms = totals | {f"kl/{k}": (v * share).sum(2).mean() for k, v in parts.items()}
+        terms |= {f"kl_dynamics/{k}": v.sum(2).mean() for k, v in dynamic.items()}
+        terms["psnr"] = -10 * torch.log10(rec["mse"].mean())
+        terms["visible_particles"] = presence.mean()
+        norm = self.scale if done is not None else self.scale / frames
+        return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | self._summary(posterior))
+
+    def _summary(self, posterior: LatentDist) -> dict[str, Tensor]:
+        """What upstream's progress bar shows: mean Beta a and b, mean box side over image side."""
+        terms = {}
+        if (key := posterior.spec.find("transparency")) is not None:
+            a, b = Beta.split(posterior.params[key].detach())
+            terms |= {"beta_a": a.mean(), "beta_b": b.mean()}
+        if (key := posterior.spec.find("scale")) is not None:
+            terms["scale"] = torch.sigmoid(posterior.mean(*key)).mean().detach()
+        return terms
+
+    def _reconstruction(self, video: Tensor, z: Latent, model: ComposedWorldModel) -> dict[str, Tensor]:
+        """Per frame ``[B, V, T]``: the reconstruction loss, and the mean squared error."""
+        predicted = model.decoder(z).video
+        if predicted.ndim == 5:
+            predicted, video = predicted[:, None], video[:, None]
+        squared = (video - predicted).square()
+        mse = reduce(squared, "b v t c h w -> b v t", "mean")
+        if self.config.reconstruction == "mse":
+            return {"per_frame": reduce(squared, "b v t c h w -> b v t", "sum"), "mse": mse.detach()}
+        pixels = squared[0, 0, 0].numel()
+        lpips = model.perceptual()(*(rearrange(x, "b v t c h w -> (b v t) c h w") for x in (video, predicted)))
+        return {"per_frame": pixels * (mse + 0.1 * lpips.view_as(mse)), "mse": mse.detach()}
+
+    def _static_kl(self, model: ComposedWorldModel, encoding, static: int) -> dict[str, Tensor]:
+        """Field -> KL of the static frames, ``[B, V, S]``."""
+        spec, prior = model.encoder.spec, model.encoder.static_prior(encoding)
+        if prior is None:
+            return {}
+        terms = _by_field(encoding.posterior[:, :static].kl(prior[:, :static]), encoding.latent[:, :static])
+        for name, value in model.encoder.regularizers(encoding).items():
+            value = rearrange(value[:, :static], "b t -> b 1 t") / spec.views * self.config.weights.features
+            terms["position"] = terms["position"] + value if name == "proposals" else terms[name] + value
+        return terms
+
+    def _dynamic_kl(
+        self, model: ComposedWorldModel, batch: Batch, z: Latent, posterior: LatentDist, static: int, sampler: Sampler
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Field -> KL of the dynamic frames ``[B, V, T - S]``, and the KL of their latent actions."""
+        if model.dynamics is None or static >= z.shape[1]:
+            return {}, None
+        prior, action_posterior, action_prior = model.predict_next(z, batch, sampler=sampler)
+        terms = _by_field(posterior[:, static:].kl(prior[:, static - 1:]), z[:, static:])
+        if action_posterior is None:
+            return terms, None
+        kl = action_posterior.kl(action_prior)[:, static - 1:]
+        spec = model.encoder.spec
+        if kl.shape[2] == 1 != spec.num_tokens:  # one action for all tokens and views
+            return terms, rearrange(kl, "b t 1 -> b 1 t").expand(-1, spec.views, -1) / spec.views
+        return terms, spec.sum_views(kl)
+
+
+def _presence(z: Latent) -> Tensor:
+    """Transparency of tokens that have one, 0 for the others: ``[B, T, N]``."""
+    parts = []
+    for group in z.spec.groups:
+        if group.field("transparency") is not None:
+            parts.append(z.values[group.name, "transparency"][..., 0])
+        else:
+            parts.append(torch.zeros_like(z.values[group.name, group.fields[0].name][..., 0]))
+    return torch.cat(parts, -1)
+
+
+def _by_field(kl: dict[Key, Tensor], z: Latent) -> dict[str, Tensor]:
+    """Sum over tokens: ``[B, V, T]`` per field of the first group, and per further group under the group's name.
+
+    Tokens count as much as they are present.
+    """
+    first, terms = z.spec.groups[0].name, {}
+    for (group, field), value in kl.items():
+        gate = z.values.get((group, "transparency"))
+        if gate is not None and field != "transparency":
+            value = value * gate[..., 0]
+        value = rearrange(value, "b t (v n) -> b v t n", v=z.spec.views).sum(-1)
+        name = field if group == first else group
+        terms[name] = terms[name] + value if name in terms else value
+    return terms
+
+
+def _place(value: Tensor, start: int, frames: int) -> Tensor:
+    """Values ``[B, V, t]`` of the frames from ``start`` on, with zeros for all other frames: ``[B, V, frames]``."""
+    return F.pad(value, (start, frames - start - value.shape[2]))
+
+
+def _frame_weights(done: Tensor | None, like: Tensor) -> Tensor:
+    """``[B, 1 or V, T]``: one per frame, or, with a done mask, one over the clip's valid frames."""
+    if done is None:
+        return torch.ones_like(like)
+    valid = (done if done.ndim == 3 else done[:, None]).to(like.dtype)
+    return valid / valid.sum(-1, keepdim=True).clamp(min=1)

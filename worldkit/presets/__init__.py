@@ -1,0 +1,119 @@
+"""Presets: named models as data. One TOML file per family; a number's source stands beside it as a comment.
+
+A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
+sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults) and ``eval`` (evaluation protocol).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ..config import merge
+from ..errors import DuplicateComponentError, UnknownComponentError
+from ..registry import canonical, load_plugins, suggestion
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a preset is.
+
+    Attributes:
+        name, summary, source, paper, aliases: Provenance.
+        config: Nested dict of a `WorldModelConfig`.
+        train: Training defaults (batch size, learning rate, epochs, ...).
+        eval: Evaluation protocol (conditioning frames, horizon).
+        weights: File with weights inside the package (or ``"hub:org/name"``), if there are any.
+        extends: The preset this one starts from.
+        provider: Package the preset comes from.
+    """
+
+    name: str
+    summary: str = ""
+    source: str = ""
+    paper: str = ""
+    aliases: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    eval: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    extends: str | None = None
+    provider: str = "worldkit"
+
+
+_tables: dict[str, tuple[dict[str, Any], str]] = {}
+_aliases: dict[str, str] = {}
+
+
+def register_preset_file(package: str, filename: str) -> None:
+    """Add the presets of a TOML file inside a package (for plugins: call it where you register components).
+
+    Raises:
+        DuplicateComponentError: if a name is taken.
+    """
+    _load_builtins()
+    _add_file(package, filename)
+
+
+def _add_file(package: str, filename: str) -> None:
+    tables = tomllib.loads(resources.files(package).joinpath(filename).read_text(encoding="utf-8"))
+    for name, table in tables.items():
+        names = [canonical(name), *map(canonical, table.get("aliases", ()))]
+        for taken in names:
+            if taken in _tables or taken in _aliases:
+                owner = _tables[_aliases.get(taken, taken)][1]
+                raise DuplicateComponentError(f"preset '{taken}' is defined twice: by {owner} and by {package}")
+        _tables[names[0]] = (table, package.split(".")[0])
+        _aliases.update(dict.fromkeys(names[1:], names[0]))
+    preset_spec.cache_clear()
+
+
+@cache
+def _load_builtins() -> None:
+    for file in sorted(resources.files(__name__).iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".toml"):
+            _add_file(__name__, file.name)
+
+
+def preset_names(pattern: str = "*") -> list[str]:
+    """Sorted preset names that match a shell-style pattern."""
+    _load_builtins()
+    load_plugins()
+    return sorted(n for n in _tables if fnmatch.fnmatchcase(n, canonical(pattern)))
+
+
+def resolve_preset(name: str) -> str:
+    """Canonical name of a preset.
+
+    Raises:
+        UnknownComponentError: with the nearest name.
+    """
+    _load_builtins()
+    key = canonical(name)
+    if key not in _tables and key not in _aliases:
+        load_plugins()
+    key = _aliases.get(key, key)
+    if key not in _tables:
+        raise UnknownComponentError(
+            f"unknown model '{name}'.{suggestion(key, [*_tables, *_aliases])}\n  models: {', '.join(sorted(_tables))}"
+        )
+    return key
+
+
+@cache
+def preset_spec(name: str) -> ModelSpec:
+    """A preset with everything it inherits."""
+    name = resolve_preset(name)
+    table, provider = _tables[name]
+    own = {k: table[k] for k in ("summary", "source", "paper", "weights", "extends") if k in table}
+    base = preset_spec(table["extends"]) if "extends" in table else ModelSpec("")
+    parts = {part: merge(getattr(base, part), table.get(part, {})) for part in ("config", "train", "eval")}
+    return ModelSpec(
+        name=name, aliases=tuple(table.get("aliases", ())), provider=provider,
+        **{"paper": base.paper, "source": base.source, **own}, **parts,
+    )
