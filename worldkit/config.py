@@ -168,8 +168,20 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         value = nest(value) if isinstance(value, Mapping) else value
         for parent in reversed(parents):
             leaf, value = parent, {leaf: value}
-        result = merge(result, {leaf: value}) if leaf in result else {**result, leaf: value}
+        result[leaf] = _join(result[leaf], value) if leaf in result else value
     return result
+
+
+def _join(first: Any, second: Any) -> Any:
+    """Two overrides of one key: tables unite, a component's bare name joins the options given beside it."""
+    if isinstance(first, str) and isinstance(second, Mapping):
+        first = {"name": first}
+    elif isinstance(first, Mapping) and isinstance(second, str):
+        second = {"name": second}
+    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+        return second
+    both = {key: _join(first[key], second[key]) for key in first.keys() & second.keys()}
+    return {**first, **second, **both}
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,18 +197,15 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
     result = dict(base)
     for key, value in overrides.items():
         old = result.get(key)
+        if isinstance(value, str) and isinstance(old, Mapping) and "name" in old:
+            value = {"name": value}
         if value is None:
             result.pop(key, None)
-        elif not isinstance(old, Mapping) or "name" not in old and not isinstance(value, Mapping):
-            result[key] = value
+        elif isinstance(value, Mapping):
+            same = isinstance(old, Mapping) and value.get("name", old.get("name")) == old.get("name")
+            result[key] = merge(old if same else {}, value)
         else:
-            new = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
-            if not isinstance(new, dict):
-                result[key] = new
-            elif new.get("name", old.get("name")) != old.get("name"):
-                result[key] = new
-            else:
-                result[key] = merge(old, new)
+            result[key] = value
     return result
 
 

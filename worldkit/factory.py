@@ -67,12 +67,21 @@ def _canonical_names(changes: dict[str, Any]) -> dict[str, Any]:
     """Resolve component names, so that an alias of the present component is no swap."""
     result = dict(changes)
     for key, registry in WorldModelConfig.COMPONENTS.items():
-        value = result.get(key)
-        if isinstance(value, str):
-            result[key] = {"name": registry.resolve(value)}
-        elif isinstance(value, Mapping) and "name" in value:
-            result[key] = {**value, "name": registry.resolve(value["name"])}
+        if key in result:
+            result[key] = _canonical_name(result[key], registry)
+    if isinstance(result.get("conditioners"), Mapping):
+        result["conditioners"] = {
+            field: _canonical_name(value, registries.conditioners) for field, value in result["conditioners"].items()
+        }
     return result
+
+
+def _canonical_name(value: Any, registry: registries.Registry) -> Any:
+    if isinstance(value, str):
+        return {"name": registry.resolve(value)}
+    if isinstance(value, Mapping) and "name" in value:
+        return {**value, "name": registry.resolve(value["name"])}
+    return value
 
 
 def create_model(
@@ -131,7 +140,7 @@ def build(config: WorldModelConfig) -> WorldModel:
     """
     if config.family != "composed":
         return registries.models.get(config.family)(config)
-    base = int(torch.randint(2**62, ()).item())
+    base = int(torch.randint(2**62, (), device="cpu").item())
 
     def make(key: str, constructor: Any, *args: Any, **wiring: Any) -> Any:
         digest = hashlib.sha256(f"{base}:{key}".encode()).digest()
