@@ -240,14 +240,16 @@ class Latent(_Fields):
         """
         values, index = dict(self._tensors), list(tokens)
 
-        def column(field: str) -> Key:
+        def column(field: str, used: Sequence[int] = index) -> Key:
             key = self.spec.find(field)
             if key is None:
                 have = ", ".join(sorted({f for _, f in self.spec.keys()}))
                 raise WorldkitError(f"this latent has no '{field}' to edit; its fields are: {have}")
             size = values[key].shape[2]
-            if any(not -size <= token < size for token in index):
-                raise ShapeError(f"tokens {index} are out of range: group '{key[0]}' has {size} tokens (0..{size - 1})")
+            if any(not -size <= token < size for token in used):
+                raise ShapeError(
+                    f"tokens {list(used)} are out of range: group '{key[0]}' has {size} tokens (0..{size - 1})"
+                )
             values[key] = values[key].clone()
             return key
 
@@ -263,11 +265,16 @@ class Latent(_Fields):
         if delta_position is not None:
             put("position", delta_position, relative=True)
         if scale is not None:
-            put("scale", torch.logit(torch.as_tensor(scale, dtype=torch.float32)))
+            scale = torch.as_tensor(scale, dtype=torch.float32)
+            if not ((scale > 0) & (scale < 1)).all():
+                raise ShapeError(f"scale is box side over image side and must lie inside (0, 1), got {scale.tolist()}")
+            put("scale", torch.logit(scale))
         if transparency is not None:
+            if not 0 <= transparency <= 1:
+                raise ShapeError(f"transparency must lie in [0, 1], got {transparency}")
             put("transparency", transparency)
         if features_from is not None:
-            key = column("features")
+            key = column("features", [*index, features_from])
             values[key][:, :, index] = values[key][:, :, [features_from]].expand_as(values[key][:, :, index])
         return self._like(values, self.score)
 
