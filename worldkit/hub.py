@@ -1,0 +1,243 @@
+"""Saving, loading and finding models.
+
+A model folder holds ``config.json`` (the full configuration, and who provided each component), ``model.safetensors``
+and a ``README.md``. Nothing in it can run code: configs name registered components only, weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .config import WorldModelConfig
+from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
+from .factory import build, create_config
+from .model import WorldModel
+from .presets import ModelSpec
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
+    """Write a folder beside its place and rename it, so that it is there whole or not at all.
+
+    Args:
+        folder: Where it ends up; an existing folder is replaced only after the new one is complete.
+        fill: Called with the temporary folder.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
+    """Write a model folder; see the module's docstring.
+
+    Args:
+        model: Any model.
+        folder: Where to write; an existing model folder is replaced in one step.
+        facts: What the model card and ``train.json`` should say about training.
+    Returns:
+        The folder.
+    Raises:
+        CheckpointError: ``folder`` exists and holds something that is no model.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).exists():
+        raise CheckpointError(f"{folder} exists and is no model folder; give a new folder, so that nothing is lost")
+    return write_folder(folder, lambda new: write_model(model, new, facts=facts))
+
+
+def write_model(model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None) -> None:
+    """Put a model's files into an existing folder."""
+    from safetensors.torch import save_file
+
+    config = {"worldkit_version": __version__, "providers": _providers(model.config), "config": model.config.to_dict()}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt", "worldkit_version": __version__})
+    (folder / "README.md").write_text(_model_card(model, facts or {}), encoding="utf-8")
+    if facts:
+        (folder / "train.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _providers(config: WorldModelConfig) -> dict[str, str]:
+    return {
+        kind: registry.entry(component.name).provider
+        for kind, registry in WorldModelConfig.COMPONENTS.items()
+        if (component := getattr(config, kind)) is not None
+    }
+
+
+def _model_card(model: WorldModel, facts: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | {count:,} |" for name, count in model.parameter_report().items())
+    about = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return (
+        "---\nlibrary_name: worldkit\ntags: [world-model, video-prediction]\n---\n\n# A worldkit model\n\n"
+        f'```python\nimport worldkit\nmodel = worldkit.WorldModel.from_pretrained("this folder")\n```\n\n'
+        f"{about}\n\n| part | parameters |\n| --- | ---: |\n{rows}\n"
+    )
+
+
+def from_pretrained(source: str | Path, *, revision: str | None = None) -> WorldModel:
+    """Load a model.
+
+    Args:
+        source: A model folder, ``"dir:/path"``, or ``"hub:org/name[@revision]"``. A run folder of ``worldkit train``
+            works, too: its newest checkpoint is taken.
+        revision: Revision on the hub.
+    Raises:
+        CheckpointError: nothing there, a damaged file, or weights that do not fit the configuration.
+    """
+    text = str(source)
+    if text.startswith("hub:"):
+        name, _, tag = text.removeprefix("hub:").partition("@")
+        return load_folder(_download(name, revision or tag or None))
+    return load_folder(find_model(text.removeprefix("dir:")))
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder meant by a path: itself, or the newest checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = Path(path)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    steps = sorted(folder.glob("checkpoints/step-*"))
+    if steps and (steps[-1] / CONFIG_FILE).is_file():
+        return steps[-1]
+    what = "no such folder" if not folder.exists() else f"no {CONFIG_FILE} and no checkpoints/ in it"
+    raise CheckpointError(
+        f"{folder} is no model: {what}. Give a folder written by save_pretrained() or by worldkit train"
+    )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = [CONFIG_FILE, WEIGHTS_FILE]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except Exception as error:  # many kinds: offline, private, misspelt; all mean that there is no model to load
+        raise CheckpointError(
+            f"cannot get '{name}' from the hub: {type(error).__name__}: {error}\n"
+            "Offline? Download the repository elsewhere and load it with dir:/path/to/folder"
+        ) from error
+
+
+def read_config(folder: Path) -> WorldModelConfig:
+    """The configuration in a model folder.
+
+    Raises:
+        CheckpointError: if it is damaged or of a newer format.
+    """
+    try:
+        data = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = data["config"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} is damaged: {type(error).__name__}: {error}") from error
+    version = config.get("format_version", 1)
+    if version > 1:
+        raise CheckpointError(
+            f"{folder} has config format {version}; this worldkit {__version__} reads format 1. Update worldkit"
+        )
+    try:
+        return WorldModelConfig.parse(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+
+
+def load_folder(folder: Path) -> WorldModel:
+    """Model from a folder with ``config.json`` and ``model.safetensors``."""
+    model = build(read_config(folder))
+    load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
+    return model.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights {path}: {error}") from error
+
+
+def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Put weights into a model; every tensor must fit.
+
+    Raises:
+        CheckpointError: listing what is missing, left over or of another size.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    sizes = [
+        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for what, names in (("missing", missing), ("not in the model", extra), ("wrong size", sizes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"config and weights of {where} disagree:\n  " + "\n  ".join(problems)
+            + "\n  Were config.json and model.safetensors taken from the same model?"
+        )
+    model.load_state_dict({name: tensor for name, tensor in state.items()})
+
+
+def load_packaged(spec: ModelSpec) -> WorldModel:
+    """The preset's own weights, from inside the package or from the hub.
+
+    Raises:
+        NoPretrainedWeightsError: if the preset has none.
+    """
+    if spec.weights is None:
+        raise NoPretrainedWeightsError(f"no weights are published for '{spec.name}'")
+    if spec.weights.startswith("hub:"):
+        return from_pretrained(spec.weights)
+    with torch.random.fork_rng(devices=[]):
+        model = build(create_config(spec.name))
+    file = resources.files("worldkit.presets").joinpath(spec.weights)
+    with resources.as_file(file) as path:
+        load_weights(model, read_weights(path), where=f"preset '{spec.name}'")
+    return model.eval()

@@ -1,0 +1,112 @@
+"""Checkpoints of a run: everything that decides the next step, written beside and renamed.
+
+``checkpoints/step-00001000/`` is a model folder (`worldkit.hub`) plus ``state.pt``: optimiser, random state, position in
+the data. Loading it and going on gives the same numbers as never having stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from ..hub import WEIGHTS_FILE, load_weights, read_weights, write_folder, write_model
+from ..model import WorldModel
+
+STATE_FILE = "state.pt"
+
+
+def save_checkpoint(run: Path, model: WorldModel, optimizer: torch.optim.Optimizer, progress: dict[str, Any], *,
+                    keep: int, facts: dict[str, Any]) -> Path:
+    """Write ``run/checkpoints/step-N`` and remove older ones.
+
+    Args:
+        run: Run folder.
+        model, optimizer: What is trained.
+        progress: ``step``, ``epoch``, ``batch`` (batches of the epoch already used), ``seconds``, ``best``.
+        keep: How many checkpoints stay.
+        facts: For the model card.
+    """
+    state = {"optimizer": optimizer.state_dict(), "progress": progress, "rng": random_state()}
+
+    def fill(folder: Path) -> None:
+        write_model(model, folder, facts=facts)
+        torch.save(state, folder / STATE_FILE)
+
+    folder = write_folder(run / "checkpoints" / f"step-{progress['step']:08d}", fill)
+    for old in sorted((run / "checkpoints").glob("step-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Newest checkpoint that can be read; damaged ones are passed over with a warning."""
+    import warnings
+
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+            read_weights(folder / WEIGHTS_FILE)
+            return folder
+        except Exception as error:  # any damage; an older checkpoint is better than none
+            warnings.warn(f"checkpoint {folder} cannot be read ({type(error).__name__}: {error})", stacklevel=2)
+    return None
+
+
+def load_checkpoint(folder: Path, model: WorldModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore model, optimiser and random state; returns ``progress``.
+
+    Raises:
+        CheckpointError: if the weights do not fit the model.
+    """
+    try:
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"cannot read {folder / STATE_FILE}: {type(error).__name__}: {error}") from error
+    load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
+    optimizer.load_state_dict(state["optimizer"])
+    set_random_state(state["rng"])
+    return state["progress"]
+
+
+def random_state() -> dict[str, Any]:
+    """State of torch's random generators."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class RunLog:
+    """``log.jsonl``: one JSON object per line. Opened again after a stop, lines of later steps are dropped."""
+
+    def __init__(self, path: Path, *, step: int):
+        self.path = path
+        kept = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (json.JSONDecodeError, KeyError):
+                    break  # a line cut off by a crash
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one line."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines."""
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

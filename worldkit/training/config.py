@@ -1,0 +1,51 @@
+"""Options of training: everything that is neither the model nor the data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..config import Config
+
+
+class TrainConfig(Config):
+    """Training options; defaults are upstream's (LPWM @ 4cf53c4), presets change some.
+
+    Attributes:
+        num_epochs: Passes over the training clips.
+        steps: Stop after this many optimiser steps instead.
+        seconds: Stop after this much training time instead (whatever comes first).
+        batch_size: Clips per step and process.
+        lr: Learning rate of Adam, constant.
+        betas, eps, weight_decay: Of Adam.
+        seed: Of initial weights, data order and noise.
+        num_workers: Processes that read clips.
+        log_every: Steps between lines of the log.
+        eval_every: Steps between evaluations (pictures, validation loss, predictions); 0 = once per epoch.
+        eval_clips: Validation clips that are scored at an evaluation.
+        save_every: Steps between checkpoints; 0 = at every evaluation.
+        keep: Newest checkpoints that are kept.
+        checkpointing: What to recompute in the backward pass to save memory; ``"cnn"`` costs no time on a CPU.
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast.
+        compile: Use torch.compile.
+    """
+
+    num_epochs: int = Field(default=150, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=5, gt=0)
+    lr: float = Field(default=8e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, gt=0)
+    eval_every: int = Field(default=0, ge=0)
+    eval_clips: int = Field(default=16, gt=0)
+    save_every: int = Field(default=0, ge=0)
+    keep: int = Field(default=2, gt=0)
+    checkpointing: Literal["off", "cnn", "all"] = "cnn"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False

@@ -1,0 +1,95 @@
+"""Pictures of a model at work: the decomposition panel and the three-panel animation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch, to_float_video
+from ..latents import Latent, LatentSpec, Particles
+from ..model import ComposedWorldModel
+from ..viz import PanelInputs, animate_rollout, decomposition_panel
+from ..viz.animation import INFERRED, SAMPLED
+from .evaluate import predict
+
+
+@torch.no_grad()
+def panel(model: ComposedWorldModel, video: Tensor, *, frames: int = 8, cell: int = 128) -> Tensor:
+    """How a model takes a clip apart, as `worldkit.viz.decomposition_panel` shows it.
+
+    Args:
+        model: The model.
+        video: One clip, ``[T, C, H, W]`` or ``[V, T, C, H, W]`` (the first view is shown), uint8 or float in [0, 1].
+        frames: Columns.
+        cell: Side of a picture, pixels.
+    Returns:
+        uint8 ``[3, h, w]``.
+    """
+    encoding = model.perceive(video[None])
+    decoded = model.decode(encoding.latent, masks=True)
+    proposals = getattr(encoding.aux, "proposals", None)
+    latent, several = _first_view(encoding.latent), video.ndim == 5
+    time = video.shape[-4]
+
+    def shown(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[0, 0] if several else x[0]
+
+    return decomposition_panel(
+        PanelInputs(
+            video=to_float_video(video[0] if several else video),
+            reconstruction=shown(decoded.video),
+            latent=latent if isinstance(latent, Particles) else None,
+            proposals=None if proposals is None else proposals[:time],
+            masks=shown(decoded.masks),
+            foreground=shown(decoded.foreground),
+            background=shown(decoded.background),
+            uncertainty=latent.score[0] if isinstance(latent, Particles) and latent.score is not None else None,
+        ),
+        frames=frames,
+        cell=cell,
+    )
+
+
+def _first_view(z: Latent) -> Latent:
+    """Tokens of the first camera alone."""
+    views = z.spec.views
+    if views == 1:
+        return z
+    groups = tuple(replace(g, size=g.size // views) for g in z.spec.groups)
+    spec: LatentSpec = replace(z.spec, groups=groups, views=1)
+    score = None if z.score is None else z.score[..., : groups[0].size]
+    return Latent.build(spec, {k: v[:, :, : v.shape[2] // views] for k, v in z.values.items()}, score=score)
+
+
+@torch.no_grad()
+def animation(
+    model: ComposedWorldModel, batch: Batch, *, context_frames: int, generator: torch.Generator | None = None,
+    title: str = "", cell: int = 160,
+) -> Tensor:
+    """Ground truth beside a rollout driven by inferred latent actions and a sampled one.
+
+    Args:
+        model: The model; without latent actions there is no middle panel.
+        batch: One clip with its conditions (several views: the first is shown).
+        context_frames: Frames that are given; the rest is predicted.
+        generator: Of the sampled rollout.
+    Returns:
+        uint8 ``[T, 3, h, w]``.
+    """
+    several = batch.video.ndim == 6
+
+    def shown(x: Tensor) -> Tensor:
+        return x[0, 0] if several else x[0]
+
+    drivers = {INFERRED: "inferred", SAMPLED: "sampled"} if model.latent_action is not None else {SAMPLED: "sampled"}
+    rollouts = {}
+    for caption, driver in drivers.items():
+        rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
+        rollouts[caption] = torch.cat([shown(rollout.context_video), shown(rollout.video)]).clamp(0, 1)
+    goal = batch.conditions.get("goal_image") if "goal_image" in model.conditioners else None
+    return animate_rollout(
+        to_float_video(shown(batch.video)), rollouts, context_frames=context_frames, title=title,
+        goal=None if goal is None else to_float_video(shown(goal)), cell=cell,
+    )
