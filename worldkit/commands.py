@@ -30,6 +30,165 @@ def run_train(options: Namespace) -> None:
     console.print(f"pictures: {result.run / 'figures'}   best model: {result.run / 'best'}")
 
 
+def run_list(options: Namespace) -> None:
+    """``worldkit list``."""
+    import worldkit as wk
+
+    table = _table("models", "name", "weights", "what it is")
+    for name in wk.list_models(options.pattern):
+        spec = wk.get_model_spec(name)
+        table.add_row(name, "yes" if spec.weights else "-", spec.summary)
+    console.print(table)
+    kinds = {"encoders": wk.list_encoders, "decoders": wk.list_decoders, "dynamics": wk.list_dynamics,
+             "conditioners": wk.list_conditioners, "latent actions": wk.list_latent_actions,
+             "objectives": wk.list_objectives}
+    for kind, names in kinds.items():
+        if found := names(options.pattern):
+            console.print(f"[bold]{kind}[/]: {', '.join(found)}")
+    for broken in wk.plugin_errors():
+        console.print(f"[red]plugin {broken.plugin} failed to load[/]: {broken.error}")
+
+
+def run_info(options: Namespace) -> None:
+    """``worldkit info``."""
+    from .factory import build, create_config, get_model_spec, list_models
+    from .hub import find_model, read_config
+    from .presets import resolve_preset
+
+    path = Path(options.model.removeprefix("dir:"))
+    if path.exists():
+        folder = find_model(path)
+        config, about = read_config(folder), {"folder": str(folder)}
+    else:
+        name = resolve_preset(options.model)
+        spec, config = get_model_spec(name), create_config(name)
+        about = {"preset": name, "summary": spec.summary, "source": spec.source, "paper": spec.paper,
+                 "weights": "yes" if name in list_models(pretrained=True) else "none published"}
+        about |= {f"train.{k}": str(v) for k, v in spec.train.items()} | {f"eval.{k}": str(v) for k, v in
+                                                                          spec.eval.items()}
+    import torch
+
+    with torch.device("meta"):
+        report = build(config).parameter_report()
+    table = _table("", "", "")
+    for key, value in about.items():
+        if value:
+            table.add_row(key, value)
+    for part, count in report.items():
+        table.add_row(f"parameters: {part}", f"{count:,}")
+    console.print(table)
+    console.print_json(config.to_json())
+
+
+def _load(source: str):
+    """A model by preset name (with weights), folder, run folder or hub id, and the preset it came from."""
+    import json
+
+    from .factory import create_model
+    from .hub import find_model, from_pretrained
+    from .presets import resolve_preset
+
+    path = Path(source.removeprefix("dir:"))
+    if source.startswith("hub:"):
+        return from_pretrained(source), None
+    if path.exists() or "/" in source:
+        folder = find_model(path)
+        facts = folder / "train.json"
+        preset = json.loads(facts.read_text(encoding="utf-8")).get("preset") if facts.exists() else None
+        return from_pretrained(folder), preset
+    return create_model(source, pretrained=True), resolve_preset(source)
+
+
+def _protocol(options: Namespace, model, preset: str | None) -> tuple[int, int]:
+    from .training.recipes import protocol
+
+    given = {"context_frames": options.context, "horizon": options.horizon}
+    if preset is not None:
+        return protocol(preset, model, given)
+    window = model.config.timestep_horizon
+    return given["context_frames"] or max(1, window // 2), given["horizon"] or window
+
+
+def run_rollout(options: Namespace) -> None:
+    """``worldkit rollout``."""
+    import torch
+    from safetensors.torch import save_file
+
+    from .data import collate
+    from .training import animation, predict
+    from .training.recipes import open_clips
+    from .viz import save_animation
+
+    model, preset = _load(options.model)
+    context, horizon = _protocol(options, model, preset)
+    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    count = min(options.clips, len(clips))
+    for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):
+        batch = collate([clips[index]])
+        generator = torch.Generator().manual_seed(options.seed)
+        frames = animation(model, batch, context_frames=context, generator=generator)
+        picture = out / f"clip-{number:03d}.{options.format}"
+        save_animation(frames, picture)
+        with torch.no_grad():
+            generator.manual_seed(options.seed)
+            rollout = predict(model, batch, context_frames=context, driven_by="sampled", generator=generator,
+                              window=options.window)
+        tensors = {f"{group}.{name}": value.contiguous() for (group, name), value in rollout.latents.values.items()}
+        if rollout.latent_actions is not None:
+            tensors["latent_actions"] = rollout.latent_actions.contiguous()
+        save_file(tensors, out / f"clip-{number:03d}.safetensors")
+        console.print(f"{picture}: {context} frames given, {horizon} predicted; latents beside it")
+
+
+def run_eval(options: Namespace) -> None:
+    """``worldkit eval``."""
+    from .errors import DataError
+    from .metrics import load_lpips
+    from .training import evaluate, mean_image
+    from .training.recipes import open_clips
+
+    model, preset = _load(options.model)
+    context, horizon = _protocol(options, model, preset)
+    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon)
+    try:
+        training = mean_image(open_clips(model, options.data, split="train", num_frames=1))
+    except DataError:
+        training = None  # a test set alone: no mean training frame
+    perceptual = None
+    if options.lpips_backbone or options.lpips_heads:
+        perceptual = load_lpips(options.lpips_backbone, options.lpips_heads)
+    reports = evaluate(
+        model, clips, context_frames=context, driven_by=options.driven_by or ["prior"], training_mean=training,
+        perceptual=perceptual, max_clips=options.max_clips, seed=options.seed, split=options.split,
+        data=options.data, model=options.model,
+    )
+    out = Path(options.out or (options.model if Path(options.model).is_dir() else "."))
+    out.mkdir(parents=True, exist_ok=True)
+    for driver, report in reports.items():
+        report.print()
+        report.to_json(out / f"eval-{options.split}-{driver}.json")
+    console.print(f"written: {out}/eval-{options.split}-*.json")
+
+
+def run_convert(options: Namespace) -> None:
+    """``worldkit convert``."""
+    from .convert import from_lpwm
+
+    model = from_lpwm(options.checkpoint, options.hparams)
+    folder = model.save_pretrained(options.out)
+    console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
+
+
+def run_demo(options: Namespace) -> None:
+    """``worldkit demo``."""
+    from .demo import demo
+
+    report = demo(out=options.out, seconds=options.seconds, seed=options.seed)
+    console.print(f"\n[bold]open this in a browser:[/] {report.resolve()}")
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", show_edge=False)
     for column in columns:

@@ -219,7 +219,9 @@ class Trainer:
                     f"run folder {self.run} belongs to another model configuration; give a new folder, or delete it"
                 )
         newest = latest_checkpoint(self.run)
-        if newest is not None:
+        if newest is None:
+            torch.manual_seed(self.config.seed)  # the noise of a run depends on its seed alone
+        else:
             self.progress = Progress(**load_checkpoint(newest, self.model, self.optimizer))
         self.log = RunLog(self.run / "log.jsonl", step=self.progress.step)
         temporary = self.run / ".config.json.tmp"

@@ -1,0 +1,72 @@
+"""Fixtures shared by the tests: models small enough to train in seconds, and clips to train them on."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.data import ArraySource, ClipDataset, generate_balls
+
+TINY = dict(
+    encoder={
+        "hidden_dim": 16, "num_particles": 4,
+        "proposal_cnn": {"base_channels": 4, "channel_multipliers": [1, 2], "latent_channels": 4},
+        "glimpse_cnn": {"base_channels": 4, "channel_multipliers": [1, 2], "latent_channels": 4},
+        "background_cnn": {"base_channels": 4, "channel_multipliers": [1, 1, 2], "latent_channels": 4},
+    },
+    decoder={
+        "hidden_dim": 16,
+        "glimpse_cnn": {"base_channels": 4, "channel_multipliers": [1, 2], "latent_channels": 4},
+        "background_cnn": {"base_channels": 4, "channel_multipliers": [1, 1, 2], "latent_channels": 4},
+    },
+    dynamics={"dim": 16, "num_layers": 1, "num_heads": 2},
+    latent_action={"dim": 16, "num_layers": 1, "num_heads": 2, "action_dim": 3},
+    timestep_horizon=3,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("WORLDKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def tiny_model():
+    """tiny_model(seed=0, **overrides) -> a 32-pixel LPWM with a few thousand parameters."""
+
+    def make(seed=0, **overrides):
+        torch.manual_seed(seed)
+        return wk.create_model("lpwm-balls-mini", **(TINY | overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def balls():
+    """balls(num_frames, split="train") -> clips of 32-pixel Balls."""
+    episodes = {split: generate_balls(split, num_episodes=4, num_frames=16, image_size=32).video
+                for split in ("train", "val", "test")}
+
+    def clips(num_frames, split="train", mode="slide"):
+        source = ArraySource([{"video": np.asarray(e)} for e in episodes[split]], name="balls", synthetic=True)
+        return ClipDataset(source, num_frames=num_frames, mode=mode)
+
+    return clips
+
+
+@pytest.fixture
+def tiny_official_checkpoint():
+    """(state dict file, hparams file) of a tiny random model of the official code; skips where they are absent."""
+    default = Path(__file__).parents[2] / "shared" / "parity"
+    folder = Path(os.environ.get("WORLDKIT_PARITY", default)) / "lpwm" / "plain"
+    if not folder.exists():
+        pytest.skip(f"golden files not found at {folder}; set WORLDKIT_PARITY")
+    return folder / "state_dict.pt", folder / "config.json"

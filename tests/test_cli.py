@@ -1,0 +1,94 @@
+"""The command line, run as a user would: in this process where possible, installed script included."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import worldkit as wk
+from worldkit.cli import main
+
+TINY = ["-o", "encoder.hidden_dim=16", "-o", "decoder.hidden_dim=16", "-o", "dynamics.dim=16",
+        "-o", "latent_action.dim=16", "-o", "timestep_horizon=3", "-o", "data.num_episodes=3",
+        "-o", "data.episode_length=20", "-o", "train.batch_size=4", "-o", "train.eval_clips=2"]
+
+
+def test_help_teaches_and_does_not_import_torch():
+    code = "import sys, worldkit.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for word in ("demo", "train", "rollout", "eval", "convert", "examples:", "worldkit train lpwm-mini --data"):
+        assert word in out
+
+
+def test_list_and_info(capsys):
+    assert main(["list", "lpwm-b*"]) == 0
+    assert "lpwm-balls-mini" in capsys.readouterr().out
+    assert main(["info", "lpwm-balls-mini"]) == 0
+    out = capsys.readouterr().out
+    assert "parameters: encoder" in out and '"timestep_horizon"' in out
+
+
+@pytest.mark.parametrize(("command", "message"), [
+    (["info", "lpwm-skechy"], "Did you mean 'lpwm-sketchy'?"),
+    (["train", "lpwm-balls-mini", "--data", "balls-32", "-o", "dynamics.num_layres=3"], "Did you mean 'num_layers'?"),
+    (["train", "lpwm-balls-mini", "--data", "balls-32", "-o", "train.lrr=3"], "Did you mean 'lr'?"),
+    (["train", "lpwm-balls-mini", "--data", "balls-32", "-o", "dynamics.dim"], "path=value"),
+    (["train", "lpwm-balls-mini", "--data", "no/such/video.mp4"], "no/such/video.mp4"),
+    (["eval", "no/such/model", "--data", "balls-32"], "is no model"),
+    (["rollout", "lpwm-sketchy", "--data", "balls-32"], "no weights are published for 'lpwm-sketchy'"),
+    (["convert", "lpwm", "none.pth", "--hparams", "none.json", "--out", "x"], "cannot read hparams none.json"),
+])
+def test_errors_are_lines_not_tracebacks(command, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+def test_train_rollout_eval(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "lpwm-balls-mini", "--data", "balls-32", "--steps", "2", "--quiet", *TINY]) == 0
+    assert (tmp_path / "runs/lpwm-balls-mini/best/model.safetensors").exists()
+    run, data = "runs/lpwm-balls-mini", ["--data", "balls-32"]
+    assert main(["rollout", run, *data, "--context", "2", "--horizon", "3", "--clips", "1", "--split", "val"]) == 0
+    latents = load_file("rollouts/clip-000.safetensors")
+    assert latents["particles.position"].shape == (1, 3, 16, 2) and latents["latent_actions"].shape[:2] == (1, 4)
+    assert (tmp_path / "rollouts/clip-000.gif").stat().st_size > 1000
+    assert main(["eval", run, *data, "--context", "2", "--horizon", "3", "--max-clips", "3", "--driven-by", "prior",
+                 "--driven-by", "inferred"]) == 0
+    out = capsys.readouterr().out
+    assert "copy last frame" in out and "mean training frame" in out
+    for driver in ("prior", "inferred"):
+        report = json.loads((tmp_path / run / f"eval-test-{driver}.json").read_text())
+        assert report["protocol"]["context_frames"] == 2 and report["protocol"]["n"] == 3
+
+
+def test_train_on_a_video_file(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    import numpy as np
+
+    from worldkit.data import write_video
+
+    frames = np.random.default_rng(0).integers(0, 255, (1, 48, 64, 3), np.uint8).repeat(40, 0)
+    frames[:, 10:20] += np.arange(40, dtype=np.uint8)[:, None, None, None]
+    write_video(tmp_path / "clip.mp4", frames)
+    monkeypatch.chdir(tmp_path)
+    options = [o for o in TINY if not o.startswith("data.") and o != "-o"]
+    command = ["train", "lpwm-balls-mini", "--data", "clip.mp4", "--steps", "1", "--quiet", "--run", "r"]
+    assert main([*command, *(x for o in options for x in ("-o", o))]) == 0
+    assert list((tmp_path / "r/figures").glob("*-rollout.gif"))
+
+
+def test_convert(tiny_official_checkpoint, tmp_path, capsys):
+    checkpoint, hparams = tiny_official_checkpoint
+    assert main(["convert", "lpwm", str(checkpoint), "--hparams", str(hparams), "--out", str(tmp_path / "out")]) == 0
+    model = wk.WorldModel.from_pretrained(tmp_path / "out")
+    assert model.encode(torch.rand(1, 2, 3, 32, 32)).position.shape == (1, 2, 16, 2)
+
+
+def test_python_dash_m():
+    out = subprocess.run([sys.executable, "-m", "worldkit", "--version"], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == f"worldkit {wk.__version__}"

@@ -1,0 +1,36 @@
+"""Every example runs, at reduced size."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *arguments, cwd):
+    done = subprocess.run([sys.executable, EXAMPLES / name, *arguments], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_first_steps(tmp_path):
+    out = run("01_first_steps.py", cwd=tmp_path)
+    assert "reconstruction:" in out and (tmp_path / "first_steps.png").exists()
+
+
+def test_your_own_video(tmp_path):
+    pytest.importorskip("av")
+    from worldkit.data import write_video
+
+    y, x = np.mgrid[:64, :64]
+    discs = [((y - 32) ** 2 + (x - 8 - t / 2) ** 2 < 64)[..., None] * np.array([250, 180, 20]) for t in range(90)]
+    write_video(tmp_path / "ball.mp4", np.stack(discs).astype(np.uint8))
+    out = run("03_your_own_video.py", "ball.mp4", "--steps", "2", cwd=tmp_path)
+    assert "2 steps" in out and (tmp_path / "runs/my-video/prediction.gif").exists()
+
+
+def test_no_example_is_forgotten():
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {"01_first_steps.py", "03_your_own_video.py"}

@@ -1,0 +1,122 @@
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import worldkit as wk
+from worldkit.errors import CheckpointError
+from worldkit.hub import write_folder
+
+
+def test_a_saved_model_gives_the_same_numbers(tiny_model, tmp_path):
+    model = tiny_model().eval()
+    model.save_pretrained(tmp_path / "m")
+    again = wk.WorldModel.from_pretrained(tmp_path / "m")
+    assert again.config == model.config
+    video = torch.rand(2, 3, 3, 32, 32)
+    assert torch.equal(model.rollout(video, 4, deterministic=True).video, again.rollout(video, 4, deterministic=True).video)
+
+
+@pytest.mark.parametrize("source", ["dir:{}", "{}"])
+def test_sources(tiny_model, tmp_path, source):
+    tiny_model().save_pretrained(tmp_path / "m")
+    assert wk.WorldModel.from_pretrained(source.format(tmp_path / "m")).config.timestep_horizon == 3
+    assert wk.create_model(f"dir:{tmp_path / 'm'}").config.timestep_horizon == 3
+
+
+def test_weights_that_do_not_fit_the_config_are_listed(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    state = load_file(file)
+    name = next(iter(state))
+    state["stranger"] = state.pop(name)
+    other = next(iter(state))
+    state[other] = torch.zeros(1, 1, 1)
+    save_file(state, file)
+    with pytest.raises(CheckpointError) as error:
+        wk.WorldModel.from_pretrained(tmp_path / "m")
+    text = str(error.value)
+    assert f"missing: {name}" in text and "not in the model: stranger" in text and f"wrong size: {other}" in text
+    assert "disagree" in text
+
+
+def test_damaged_files_are_named(tiny_model, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "m")
+    weights, config = tmp_path / "m" / "model.safetensors", tmp_path / "m" / "config.json"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="cannot read weights .*model.safetensors"):
+        wk.WorldModel.from_pretrained(tmp_path / "m")
+    config.write_text("{")
+    with pytest.raises(CheckpointError, match="config.json is damaged"):
+        wk.WorldModel.from_pretrained(tmp_path / "m")
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        wk.WorldModel.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="no config.json"):
+        wk.WorldModel.from_pretrained(tmp_path)
+
+
+def test_offline_hub_says_what_would_do(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="cannot get 'nobody/nothing' from the hub(.|\n)*dir:"):
+        wk.create_model("hub:nobody/nothing")
+
+
+def test_a_config_cannot_name_code(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    data = json.loads(file.read_text())
+    data["config"]["encoder"]["name"] = "os:system"
+    file.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="unknown encoder 'os:system'"):
+        wk.WorldModel.from_pretrained(tmp_path / "m")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+def test_a_pickle_in_place_of_weights_does_not_run(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save_pretrained("m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError):
+        wk.WorldModel.from_pretrained("m")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_newer_format_says_so(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    data = json.loads(file.read_text())
+    data["config"]["format_version"] = 99
+    file.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="config format 99"):
+        wk.WorldModel.from_pretrained(tmp_path / "m")
+
+
+def test_an_interrupted_save_leaves_the_old_model(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+
+    def fill(folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_folder(tmp_path / "m", fill)
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_holds_something_else_is_not_overwritten(tiny_model, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(CheckpointError, match="is no model folder"):
+        tiny_model().save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"

@@ -1,0 +1,150 @@
+import json
+
+import pytest
+import torch
+
+from worldkit.errors import ConfigError, TrainingError
+from worldkit.training import TrainConfig, Trainer
+from worldkit.training.checkpoint import RunLog, latest_checkpoint
+
+OPTIONS = dict(batch_size=4, lr=1e-3, eval_every=100, save_every=2, eval_clips=4, log_every=1)
+
+
+def run(model, balls, folder, **options):
+    trainer = Trainer(model, balls(4), balls(4, "val"), TrainConfig(**(OPTIONS | options)), run=folder,
+                      show_progress=False)
+    return trainer.fit()
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def without_time(log):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in log]
+
+
+def test_training_lowers_the_loss(tiny_model, balls, tmp_path):
+    log = [line for line in run(tiny_model(), balls, tmp_path, steps=30, lr=3e-3).log if "loss" in line]
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(tiny_model, balls, tmp_path):
+    """Across an epoch border, with noise: weights and log are bit-identical to a run that never stopped."""
+    steps = len(balls(4)) // 4 + 3
+    whole, parts = tiny_model(), tiny_model()
+    expected = run(whole, balls, tmp_path / "whole", steps=steps)
+    run(parts, balls, tmp_path / "parts", steps=steps - 5)
+    torch.manual_seed(12345)
+    fresh = tiny_model(seed=99)
+    result = run(fresh, balls, tmp_path / "parts", steps=steps)
+    assert result.step == steps
+    assert same_weights(whole, fresh)
+    # the stopped run evaluated once more, at its end
+    losses = [line for line in without_time(result.log) if "loss" in line]
+    assert losses == [line for line in without_time(expected.log) if "loss" in line]
+
+
+def test_a_crash_costs_only_the_steps_since_the_last_checkpoint(tiny_model, balls, tmp_path):
+    whole = tiny_model()
+    run(whole, balls, tmp_path / "whole", steps=7)
+    crashing = tiny_model()
+    original, calls = crashing.forward, []
+
+    def forward(batch, step=0):
+        calls.append(step)
+        if step == 5:
+            raise RuntimeError("power cut")
+        return original(batch, step)
+
+    crashing.forward = forward
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(crashing, balls, tmp_path / "crash", steps=7)
+    again = tiny_model(seed=5)
+    run(again, balls, tmp_path / "crash", steps=7)
+    assert same_weights(whole, again)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=4)
+    newest = latest_checkpoint(tmp_path)
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:100])
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert latest_checkpoint(tmp_path).name == "step-00000002"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=2)
+    model = tiny_model()
+    trainer = Trainer(model, balls(4), balls(4, "val"), TrainConfig(**OPTIONS, steps=9), run=tmp_path,
+                      show_progress=False)
+    original, step_of = model.forward, []
+
+    def forward(batch, step=0):
+        if step == 3:
+            with torch.no_grad():
+                model.decoder.to_background_map.project[0].weight.fill_(float("nan"))
+        step_of.append(step)
+        return original(batch, step)
+
+    model.forward = forward
+    with pytest.raises(TrainingError, match=r"step 3; terms that are not finite: .*reconstruction.*step-00000002"):
+        trainer.fit()
+
+
+def test_a_run_folder_of_another_model_is_refused(tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=1)
+    with pytest.raises(TrainingError, match="another model configuration"):
+        run(tiny_model(timestep_horizon=2), balls, tmp_path, steps=2)
+
+
+def test_only_the_newest_checkpoints_stay(tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=8, keep=2)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000006", "step-00000008"]
+
+
+def test_the_run_folder_tells_how_it_was_made(tiny_model, balls, tmp_path):
+    model = tiny_model()
+    rollouts = (balls(6, "val", "tile"), 3)
+    config = TrainConfig(**(OPTIONS | {"eval_every": 2, "steps": 2}))
+    Trainer(model, balls(4), balls(4, "val"), config, run=tmp_path, rollouts=rollouts, show_progress=False).fit()
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["model"] == model.config.to_dict()
+    assert {"train", "command", "worldkit", "torch", "device", "threads"} <= set(described)
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"step-00000002-panel.png", "step-00000002-rollout.gif"}
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert {"valid_loss", "psnr_prediction", "psnr_copy_last", "psnr_mean_frame"} <= set(last)
+    assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+def test_seconds_limit_a_run(tiny_model, balls, tmp_path):
+    result = run(tiny_model(), balls, tmp_path, seconds=0.5, save_every=0)
+    assert result.finished and 0.5 <= result.seconds < 5
+
+
+@pytest.mark.parametrize("level", ["cnn", "all"])
+def test_recomputation_changes_nothing_but_memory(tiny_model, balls, tmp_path, level):
+    plain, recomputing = tiny_model(), tiny_model()
+    run(plain, balls, tmp_path / "plain", steps=3, checkpointing="off")
+    run(recomputing, balls, tmp_path / "level", steps=3, checkpointing=level)
+    for (name, a), b in zip(plain.state_dict().items(), recomputing.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_bf16_trains(tiny_model, balls, tmp_path):
+    log = [line for line in run(tiny_model(), balls, tmp_path, steps=3, precision="bf16").log if "loss" in line]
+    assert log[-1]["loss"] == pytest.approx(log[-1]["loss"]) and log[-1]["loss"] < log[0]["loss"] * 1.5
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown option 'batchsize'. Did you mean 'batch_size'\?"):
+        TrainConfig.parse({"batchsize": 4})
+
+
+def test_a_cut_off_log_line_is_dropped(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    log = RunLog(file, step=2)
+    log.write({"step": 3})
+    assert log.read() == [{"step": 1}, {"step": 2}, {"step": 3}]
