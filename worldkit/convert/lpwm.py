@@ -353,6 +353,8 @@ def from_lpwm(checkpoint: str | Path, hparams: str | Path | Mapping[str, Any]) -
             hparams = json.loads(Path(hparams).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise ConfigError(f"cannot read hparams {hparams}: {error}") from error
+        if not isinstance(hparams, Mapping):
+            raise ConfigError(f"hparams are a table of names and values, got a {type(hparams).__name__}")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -361,6 +363,8 @@ def from_lpwm(checkpoint: str | Path, hparams: str | Path | Mapping[str, Any]) -
         raise CheckpointError(f"cannot read checkpoint {checkpoint}: {type(error).__name__}: {error}") from error
     if isinstance(state, Mapping) and "model" in state and isinstance(state["model"], Mapping):
         state = state["model"]
+    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+        raise CheckpointError(f"{checkpoint} holds a {type(state).__name__} that is no state dict (names -> tensors)")
     model = build(config_from_hparams(hparams))
     load_state(model, state)
     return model.eval()
