@@ -1,0 +1,158 @@
+"""Who may import whom, and what ``import worldkit`` costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import worldkit
+
+ROOT = Path(worldkit.__file__).parent
+PARTS = {path.stem for path in ROOT.iterdir() if path.name != "__init__.py"}
+
+BASICS = {"errors", "registry", "config", "batch", "distributions", "latents", "conditions"}
+COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions"}
+ALLOWED = {  # at the top of a module; "" is the package itself (its version)
+    "errors": set(),
+    "registry": {"errors"},
+    "config": {"registry", "errors"},
+    "batch": {"errors"},
+    "distributions": set(),
+    "latents": {"distributions", "errors"},
+    "conditions": {"batch"},
+    "compat": {"errors"},
+    "presets": {"config", "registry", "errors"},
+    "nn": {"config", "errors"},
+    **{kind: BASICS | {"nn"} for kind in COMPONENTS},
+    "objectives": BASICS,
+    "model": BASICS | COMPONENTS | {"objectives"},
+    "factory": {"model", "config", "registry", "presets", "errors"},
+    "hub": {"", "factory", "model", "config", "presets", "errors"},
+    "convert": {"factory", "model", "config", "errors"},
+    "data": {"batch", "errors", "compat", "registry"},
+    "metrics": {"batch", "errors", "compat"},
+    "viz": {"batch", "latents", "errors", "compat"},
+    "training": BASICS | {"", "data", "metrics", "viz", "model", "hub", "factory", "presets", "nn"},
+}
+FILES = {"nn/spec.py": {"latents", "distributions"}}  # the two layers that read a spec
+LAZY = {"model": {"hub", "metrics"}, "factory": {"hub"}}  # inside a function, for what few calls need
+TYPES = {"objectives": {"model"}}  # for annotations only
+TOP = {"ablation", "agents", "cli", "commands", "demo", "envs", "planning", "testing", "__main__"}
+"""May import everything; nothing else may import them."""
+
+
+def module_of(node, parts):
+    """Top-level parts of worldkit that an import statement names."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif node.level:
+        base = ["worldkit", *parts[: len(parts) - node.level]]
+        names = [".".join([*base, node.module])] if node.module else [".".join([*base, a.name]) for a in node.names]
+    else:
+        names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "worldkit" else [node.module]
+    inside = [name.split(".") for name in names if name.split(".")[0] == "worldkit"]
+    return {name[1] if len(name) > 1 and name[1] in PARTS else "" for name in inside}
+
+
+def imports(tree, parts):
+    """Yield (imported part, "top", "lazy" or "types", line)."""
+    def visit(node, how):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.Import, ast.ImportFrom)):
+                for name in module_of(child, parts):
+                    yield name, how, child.lineno
+            elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                yield from visit(child, "lazy")
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                yield from visit(child, "types")
+            else:
+                yield from visit(child, how)
+
+    return visit(tree, "top")
+
+
+def owner(parts):
+    return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py")
+
+
+def violations(source, parts):
+    """Forbidden arrows of one file, given as its path's parts inside the package."""
+    part, found = owner(parts), []
+    top = ALLOWED.get(part, set()) | FILES.get("/".join(parts), set()) | {part}
+    allowed = {"top": top, "lazy": top | LAZY.get(part, set()), "types": top | TYPES.get(part, set())}
+    for name, how, line in imports(ast.parse(source), parts):
+        if part not in TOP and name not in allowed[how]:
+            found.append(f"{'/'.join(parts)}:{line} {part} -> {name or 'worldkit'} ({how})")
+    return found
+
+
+FILES_HERE = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
+
+
+def test_no_forbidden_arrow():
+    found = [v for f in FILES_HERE if f.name != "__init__.py" or len(f.parts) > 1
+             for v in violations((ROOT / f).read_text(encoding="utf-8"), f.parts)]
+    assert found == []
+
+
+def test_every_part_has_a_place():
+    parts = {owner(f.parts) for f in FILES_HERE} - {"__init__"}
+    assert parts - set(ALLOWED) - TOP == set(), "say in this file what the new part may import"
+
+
+@pytest.mark.parametrize("path, source, arrow", [
+    ("encoders/x.py", "from ..dynamics import PINT", "encoders -> dynamics (top)"),
+    ("encoders/x.py", "from ..dynamics.pint import PINT", "encoders -> dynamics (top)"),
+    ("encoders/x.py", "import worldkit.decoders.particle", "encoders -> decoders (top)"),
+    ("encoders/x.py", "from .. import model", "encoders -> model (top)"),
+    ("encoders/x.py", "from worldkit import factory", "encoders -> factory (top)"),
+    ("encoders/x.py", "def f():\n    from ..model import WorldModel", "encoders -> model (lazy)"),
+    ("objectives/x.py", "from ..model import WorldModel", "objectives -> model (top)"),
+    ("nn/conv.py", "from ..latents import Latent", "nn -> latents (top)"),
+    ("registry.py", "from . import config", "registry -> config (top)"),
+    ("model.py", "from .hub import save_pretrained", "model -> hub (top)"),
+    ("data/x.py", "from ..model import WorldModel", "data -> model (top)"),
+])
+def test_the_check_sees_forbidden_arrows(path, source, arrow):
+    found = violations(source, Path(path).parts)
+    assert len(found) == 1 and found[0].endswith(arrow)
+
+
+@pytest.mark.parametrize("path, source", [
+    ("encoders/x.py", "from .base import Encoder\nfrom ..nn.conv import mlp\nimport torch"),
+    ("objectives/x.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..model import WorldModel"),
+    ("nn/spec.py", "from ..latents import Latent"),
+    ("model.py", "def f():\n    from .hub import save_pretrained"),
+    ("hub.py", "from . import __version__"),
+])
+def test_the_check_passes_what_is_allowed(path, source):
+    assert violations(source, Path(path).parts) == []
+
+
+HEAVY = {"torch", "torchvision", "piqa", "gymnasium", "transformers", "pydantic", "numpy", "accelerate"}
+
+
+def test_import_is_cheap():
+    code = (
+        "import sys, time; start = time.perf_counter(); import worldkit; seconds = time.perf_counter() - start;"
+        f"print(seconds, *sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(3):
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+        first, *loaded = run.stdout.split()
+        assert loaded == []
+        seconds.append(float(first))
+    assert min(seconds) < 0.5, seconds
+
+
+def test_models_load_nothing_they_do_not_need():
+    code = (
+        "import sys, worldkit as wk; wk.create_model('lpwm-balls-mini');"
+        "print(*sorted({'torchvision', 'piqa', 'gymnasium', 'transformers', 'accelerate', 'av', 'h5py'}"
+        " & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split() == []
