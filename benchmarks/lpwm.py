@@ -22,7 +22,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SHAPES = json.loads((HERE / "shapes.json").read_text(encoding="utf-8"))
-ROLLOUTS = {"rollout-10-10": (10, "exact"), "rollout-10-20": (20, "exact"), "rollout-10-20-streaming": (20, "streaming")}
+ROLLOUTS = {
+    "rollout-10-10": (10, "exact"), "rollout-10-20": (20, "exact"), "rollout-10-20-streaming": (20, "streaming"),
+}
 TASKS = ("forward", "train", *ROLLOUTS)
 CONTEXT = 10
 

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .checkpoint import Checkpointed
+from .dropout import Dropout, dropout
+
 
 class RMSNorm(nn.Module):
     r""":math:`x / \max(\|x\|, 10^{-12}) \cdot \sqrt{C} \cdot g`."""
@@ -19,11 +22,21 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.gain.shape, self.gain, eps=1e-24)
 
 
-class Attention(nn.Module):
+def attention_weights(q: Tensor, k: Tensor, causal: bool) -> Tensor:
+    """Softmax over keys, ``[M, L, d]``, ``[M, S, d]`` -> ``[M, L, S]``; ``causal``: last query = last key in time."""
+    bias = q.new_zeros(1, q.shape[1], k.shape[1])
+    if causal:
+        bias = bias.fill_(-torch.inf).triu(1 + k.shape[1] - q.shape[1])
+    return torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
+
+
+class Attention(Checkpointed):
     """Multi-head self-attention without biases over the second-last axis of ``[..., L, D]``.
 
     ``qkv`` holds the query, key and value projections as rows, in this order.
     """
+
+    when = frozenset({"cnn"})
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
@@ -40,25 +53,40 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
         """Attention and output projection: ``[..., L, D]``. ``causal``: the last query is the last key's time."""
-        dropout = self.dropout if self.training else 0.0
-        mask = None
-        if causal and 1 < q.shape[-2] != k.shape[-2]:
+        out = self.run(self._mix, *(x.flatten(0, -4) for x in (q, k, v)), causal)  # kernels want four axes
+        out = self.proj(rearrange(out, "m h l d -> m l (h d)").unflatten(0, q.shape[:-3]))
+        return dropout(out, self.dropout) if self.training else out
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        """Values ``[M, heads, S, d]`` mixed by attention: ``[M, heads, L, d]``."""
+        p = self.dropout if self.training else 0.0
+        if p and q.device.type == "cpu":  # the fused kernel of CPUs knows no dropout
+            weights = dropout(attention_weights(q.flatten(0, 1), k.flatten(0, 1), causal), p)
+            return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, q.shape[:2])
+        mask, square = None, q.shape[-2] == k.shape[-2]
+        if causal and not square and q.shape[-2] > 1:
             ones = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
             mask = ones.tril(k.shape[-2] - q.shape[-2])
-        square = causal and q.shape[-2] == k.shape[-2] and q.shape[-2] > 1
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=square)
-        out = self.proj(rearrange(out, "... h l d -> ... l (h d)"))
-        return F.dropout(out, dropout) if dropout else out
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=causal and square)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attend(*self.heads(x))
 
 
-class FeedForward(nn.Sequential):
+class FeedForward(Checkpointed, nn.Sequential):
     """Linear(D, 4D), GELU, Linear(4D, D), dropout."""
 
+    when = frozenset({"cnn"})
+
     def __init__(self, dim: int, dropout: float = 0.0):
-        super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout))
+        super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self[0](x))
+
+    def after(self, hidden: Tensor) -> Tensor:
+        """Everything after the first layer."""
+        return self[3](self.run(lambda h: self[2](self[1](h)), hidden))
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ With pasted alpha :math:`A_i` and colour :math:`C_i`, opacity :math:`o_i` and de
 .. math:: S = \sum_i k_i A_i,\quad M = \sum_i r_i A_i^2,\quad F = \sum_i r_i A_i^2 C_i,\qquad
           \mathrm{foreground} = F / (S + \epsilon),\quad \mathrm{background\ mask} = 1 - M / (S + \epsilon).
 
-The forward pass keeps the glimpses and the interpolation weights; the backward pass pastes again, a few frames at a time.
+The forward pass keeps glimpses and interpolation weights; the backward pass pastes again, a few frames at a time.
 
 Source: upstream lpwm modules/modules.py @ 4cf53c4 (stitching), written from its description.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..distributions import full_precision
 from .glimpse import EPS_WEIGHT, paste, paste_weights
 
 _CHUNK_BYTES = {"cpu": 2**22}  # a few canvases that fit the cache; on other devices, many
@@ -89,13 +90,14 @@ def composite(
         depth: ``[M, K]``; smaller is nearer.
         size: Side of the image.
     Returns:
-        foreground ``[M, 3, size, size]`` and background mask ``[M, 1, size, size]``; image = mask * background + foreground.
+        foreground ``[M, 3, size, size]`` and background mask ``[M, 1, size, size]``: mask * background + foreground.
     """
     side = glimpses.shape[-1]
     rows = paste_weights(position[..., 0], scale[..., 0], side, size)
     columns = paste_weights(position[..., 1], scale[..., 1], side, size)
     k = opacity * torch.sigmoid(-depth)
-    weight, cover, colour = _PasteSums.apply(glimpses, rows, columns, k, k * opacity)
+    with torch.autocast(glimpses.device.type, enabled=False):
+        weight, cover, colour = _PasteSums.apply(full_precision(glimpses), rows, columns, k, k * opacity)
     total = weight[:, None] + EPS_WEIGHT
     return colour / total, 1 - cover[:, None] / total
 

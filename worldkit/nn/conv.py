@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from .checkpoint import Checkpointed
 
 Padding = Literal["zeros", "replicate"]
-_CHUNK_BYTES = 2**25
+_CHUNK_BYTES = 3 * 2**23  # below 32 MiB with every padding
 
 
 class ConvConfig(Config):
@@ -129,6 +129,8 @@ class _Level(nn.Module):
 class _Stack(Checkpointed):
     """What encoder and decoder stacks share: order of layers, chunking, layout and checkpointing."""
 
+    _widest: float
+
     def __init__(self, conv_in: nn.Module, mid: nn.Module, levels: Sequence[nn.Module], *, last: int, outputs: int,
                  config: ConvConfig, padding: Padding, mid_first: bool):
         super().__init__()
@@ -150,7 +152,8 @@ class _Stack(Checkpointed):
         return self.conv_out(F.gelu(x) if self._activate else x)
 
     def _chunk(self, x: Tensor) -> int:
-        raise NotImplementedError
+        """Inputs that fit one chunk; ``_widest``: floats of the largest activation per input pixel."""
+        return max(1, int(_CHUNK_BYTES // (self._widest * x.shape[-1] * x.shape[-2] * 4)))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -187,11 +190,7 @@ class ConvEncoder(_Stack):
             outputs=config.latent_channels if outputs is None else outputs, config=config, padding=padding,
             mid_first=False,
         )
-        self._widest = max(m / 4**i for i, m in enumerate((1, *config.channel_multipliers[1:])))
-        self._widest = config.base_channels * max(self._widest, config.channel_multipliers[0])
-
-    def _chunk(self, x: Tensor) -> int:
-        return max(1, int(_CHUNK_BYTES // (self._widest * x.shape[-1] * x.shape[-2] * 4)))
+        self._widest = config.base_channels * max(1, *(m / 4**i for i, m in enumerate(config.channel_multipliers)))
 
 
 class ConvDecoder(_Stack):
@@ -220,10 +219,7 @@ class ConvDecoder(_Stack):
             _conv3(inputs, lowest, "replicate"), _mid(config, lowest, "replicate"), levels,
             last=channels, outputs=outputs, config=config, padding="replicate", mid_first=True,
         )
-        self._scale = max(m * 4 ** (ups - i) for i, m in enumerate(multipliers)) * config.base_channels
-
-    def _chunk(self, x: Tensor) -> int:
-        return max(1, int(_CHUNK_BYTES // (self._scale * x.shape[-1] * x.shape[-2] * 4)))
+        self._widest = max(m * 4 ** (ups - max(i - 1, 0)) for i, m in enumerate(multipliers)) * config.base_channels
 
 
 def init_convs(module: nn.Module, std: float) -> None:

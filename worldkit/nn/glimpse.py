@@ -42,7 +42,8 @@ def crop(image: Tensor, position: Tensor, scale: Tensor, size: int) -> Tensor:
         xs[:, :, None, :].expand(-1, -1, size, -1),
         ys[:, :, :, None].expand(-1, -1, -1, size),
     ], -1)
-    out = F.grid_sample(image, rearrange(grid, "m n h w xy -> m (n h) w xy"), padding_mode="border", align_corners=False)
+    grid = rearrange(grid, "m n h w xy -> m (n h) w xy")
+    out = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
     return rearrange(out, "m c (n h) w -> m n c h w", n=count)
 
 

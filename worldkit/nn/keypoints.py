@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..distributions import full_precision
 from .conv import ConvConfig, ConvEncoder
 
 
@@ -41,15 +42,15 @@ class PatchKeypoints(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         grid = image.shape[-1] // self.patch_size
         patches = rearrange(image, "m c (gh ph) (gw pw) -> (m gh gw) c ph pw", gh=grid, gw=grid)
-        maps = self.cnn(patches)
+        maps = full_precision(self.cnn(patches))
         axis = torch.linspace(-1, 1, maps.shape[-1], device=image.device, dtype=maps.dtype)
         weight = rearrange(maps, "p k h w -> p k (h w)").softmax(-1)
         weight = rearrange(weight, "(m n) k (h w) -> m (n k) h w", m=image.shape[0], h=maps.shape[-2])
         rows, columns = weight.sum(-1), weight.sum(-2)
-        y, x = rows @ axis, columns @ axis
-        var_y = (rows @ axis.square() - y.square()).clamp(min=1e-6)
-        var_x = (columns @ axis.square() - x.square()).clamp(min=1e-6)
-        cov = torch.einsum("mnhw,h,w->mn", weight, axis, axis) - y * x
+        y, x = (rows * axis).sum(-1), (columns * axis).sum(-1)  # products, which autocast leaves in full precision
+        var_y = ((rows * axis.square()).sum(-1) - y.square()).clamp(min=1e-6)
+        var_x = ((columns * axis.square()).sum(-1) - x.square()).clamp(min=1e-6)
+        cov = (weight * axis[:, None] * axis).sum((-1, -2)) - y * x
         local = (torch.stack([y, x], -1) + 1) / 2 * (self.patch_size - 1)
         position = 2 * (local + self.corners) / (self.image_size - 1) - 1
         return position, torch.stack([var_y, var_x, cov], -1)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..distributions import full_precision
 from ..latents import Key, Latent, LatentDist, LatentSpec, TokenGroup
 from .attention import RMSNorm
 from .conv import mlp
@@ -157,5 +158,5 @@ class LatentHead(nn.Module):
         for group, part in zip(self.spec.groups, tokens.split([g.size for g in self.spec.groups], 2), strict=True):
             for f in group.fields:
                 anchor = self.anchors if f.name == "position" else None
-                params[group.name, f.name] = f.dist.from_raw(self.heads[group.name][f.name](part), anchor)
+                params[group.name, f.name] = f.dist.from_raw(full_precision(self.heads[group.name][f.name](part)), anchor)
         return LatentDist(self.spec, params)

@@ -12,6 +12,7 @@ Source: LPWM (arXiv:2603.04553), upstream modules/modules.py @ 4cf53c4, written 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +23,11 @@ from torch import Tensor, nn
 from .attention import Attention, FeedForward, RMSNorm
 from .checkpoint import Checkpointed
 
-Modulation = Tensor  # [B or 1, T, N, 6 D]
+Modulation = Callable[[slice, slice], Tensor]
+"""(times, tokens) -> the six vectors of these tokens at these times, ``[B or 1, T', N', 6 D]``."""
+
+ALL = slice(None)
+_CHUNK_BYTES = 2**24
 
 
 @dataclass
@@ -38,13 +43,25 @@ def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(x + shift, x, scale)
 
 
+def _chunks(x: Tensor, axis: int) -> list[slice]:
+    """Slices of an axis of ``[B, T, N, D]``, so that on a CPU the largest activation (6 D wide) stays small.
+
+    Larger temporaries are mapped, page-faulted and unmapped by every operation.
+    """
+    length = x.shape[axis]
+    if x.device.type != "cpu":
+        return [slice(0, length)]
+    step = max(1, _CHUNK_BYTES * length // (6 * x.numel() * x.element_size()))
+    return [slice(i, i + step) for i in range(0, length, step)]
+
+
 class HalfBlock(Checkpointed):
     """Attention and MLP with AdaLN-zero; ``modulation`` projects a condition to six vectors per token.
 
     Rows of ``modulation``: scale (attention, MLP), shift (attention, MLP), gate (attention, MLP).
     """
 
-    kind = "all"
+    when = frozenset({"all"})
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -55,34 +72,47 @@ class HalfBlock(Checkpointed):
         nn.init.zeros_(self.modulation.bias)
 
     def mlp(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
-        return torch.addcmul(x, gate, self.feed_forward(_modulate(self.norm2(x), scale, shift)))
+        first = self.feed_forward[0]
+        hidden = self.feed_forward.run(lambda x, *rows: first(_modulate(self.norm2(x), *rows)), x, scale, shift)
+        return torch.addcmul(x, gate, self.feed_forward.after(hidden))
 
 
 class SpatialBlock(HalfBlock):
     """Full attention among the tokens of one frame."""
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        return self.run(self._forward, x, modulation)
+        parts = [self.run(self._forward, x[:, times], modulation, times) for times in _chunks(x, 1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def _forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
-        x = torch.addcmul(x, gate_a, self.attention(_modulate(self.norm1(x), scale_a, shift_a)))
-        return self.mlp(x, scale_m, shift_m, gate_m)
+    def _forward(self, x: Tensor, modulation: Modulation, times: slice) -> Tensor:
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation(times, ALL).chunk(6, -1)
+        q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
+        return self.mlp(torch.addcmul(x, gate_a, self.attention.attend(q, k, v)), scale_m, shift_m, gate_m)
+
+    def _heads(self, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attention.heads(_modulate(self.norm1(x), scale, shift))  # [B, T, heads, N, d]
 
 
 class TemporalBlock(HalfBlock):
     """Causal attention over time, for every token separately."""
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        return self.run(lambda *inputs: self.extend(*inputs)[0], x, modulation)
+        parts = [self.run(self._forward, x[:, :, tokens], modulation, tokens) for tokens in _chunks(x, 2)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    def _forward(self, x: Tensor, modulation: Modulation, tokens: slice) -> Tensor:
+        return self.extend(x, modulation(ALL, tokens))[0]
+
+    def _heads(self, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = rearrange(_modulate(self.norm1(x), scale, shift), "b t n d -> b n t d")
+        return self.attention.heads(h)  # [B, N, heads, T, d]
 
     def extend(
-        self, x: Tensor, modulation: Modulation, past: tuple[Tensor, Tensor] | None = None, last_only: bool = False
+        self, x: Tensor, modulation: Tensor, past: tuple[Tensor, Tensor] | None = None, last_only: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames after the remembered ones -> (tokens, all keys, all values); ``last_only``: the last frame's tokens."""
+        """Frames after the remembered ones -> (tokens, all keys, all values); ``last_only``: tokens of the last."""
         scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
-        h = rearrange(_modulate(self.norm1(x), scale_a, shift_a), "b t n d -> b n t d")
-        q, k, v = self.attention.heads(h)  # [B, N, heads, T, d]
+        q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
         if past is not None:
             k, v = torch.cat([past[0], k], -2), torch.cat([past[1], v], -2)
         if last_only:
@@ -121,18 +151,26 @@ class SpatioTemporalTransformer(nn.Module):
         return [*(half.modulation for pair in layers for half in pair), self.head_modulation]
 
     def project_condition(self, cond: Tensor) -> list[Tensor]:
-        """What a condition ``[B, T, 1 or N, D]`` adds to every modulation; depends on no position, so it can be kept."""
+        """What a condition ``[B, T, 1 or N, D]`` adds to every modulation, at whatever position."""
         return [F.linear(cond, projection.weight) for projection in self.projections()]
 
-    def _modulation(self, index: int, cond: Tensor | None, projected: list[Tensor] | None, times: slice) -> Modulation:
-        projection, embedding = self.projections()[index], self.time_embedding[times]
-        if projected is None and cond is not None and cond.shape[2] > 1:  # one product over all tokens is cheapest
-            return projection(cond + (self.token_embedding + embedding[:, None]))
-        tokens = projection(self.token_embedding)
-        table = (tokens + F.linear(embedding, projection.weight)[:, None])[None]  # [1, T, N, 6 D]
-        if projected is not None:
-            return projected[index] + table
-        return table if cond is None else F.linear(cond, projection.weight) + table
+    def _modulation(
+        self, index: int, cond: Tensor | None, projected: list[Tensor] | None, offset: int, frames: int
+    ) -> Modulation:
+        """The ``index``-th AdaLN projection of condition and embeddings, for ``frames`` frames from ``offset`` on."""
+        projection, given = self.projections()[index], cond if projected is None else projected[index]
+
+        def rows(times: slice, tokens: slice) -> Tensor:
+            of_token, of_time = self.token_embedding[tokens], self.time_embedding[offset : offset + frames][times]
+            part = None if given is None else given[:, times, tokens if given.shape[2] > 1 else ALL]
+            if projected is None and part is not None and part.shape[2] > 1:  # one product over all tokens is cheapest
+                return projection(part + (of_token + of_time[:, None]))
+            table = projection(of_token) + F.linear(of_time, projection.weight)[:, None]
+            if part is None:
+                return table[None]  # [1, T, N, 6 D]
+            return table + (part if projected is not None else F.linear(part, projection.weight))
+
+        return rows
 
     def forward(
         self,
@@ -152,25 +190,24 @@ class SpatioTemporalTransformer(nn.Module):
             projected: `project_condition` of the condition, in its place.
             last_only: Return the last frame only, ``[B, 1, N, D]``.
         """
-        offset = 0 if memory is None else memory.length
-        times = slice(offset, offset + x.shape[1])
-        if times.stop > self.max_frames:
-            raise ValueError(f"{times.stop} frames do not fit the transformer's {self.max_frames}")
+        offset, frames = 0 if memory is None else memory.length, x.shape[1]
+        if offset + frames > self.max_frames:
+            raise ValueError(f"{offset + frames} frames do not fit the transformer's {self.max_frames}")
+        modulations = [self._modulation(i, cond, projected, offset, frames) for i in range(2 * len(self.spatial) + 1)]
         final = len(self.temporal) - 1
         for layer, (spatial, temporal) in enumerate(zip(self.spatial, self.temporal, strict=True)):
-            x = spatial(x, self._modulation(2 * layer, cond, projected, times))
-            modulation = self._modulation(2 * layer + 1, cond, projected, times)
+            x = spatial(x, modulations[2 * layer])
             if memory is None and not last_only:
-                x = temporal(x, modulation)
+                x = temporal(x, modulations[2 * layer + 1])
                 continue
             past = (memory.keys[layer], memory.values[layer]) if memory is not None and memory.length else None
-            x, keys, values = temporal.extend(x, modulation, past, last_only and layer == final)
+            rows = modulations[2 * layer + 1](ALL, ALL)
+            x, keys, values = temporal.extend(x, rows, past, last_only and layer == final)
             if memory is not None:
                 memory.keys[layer:layer + 1], memory.values[layer:layer + 1] = [keys], [values]
         if memory is not None:
-            memory.length = times.stop
-        modulation = self._modulation(2 * final + 2, cond, projected, times)
-        scale, shift = modulation[:, -x.shape[1]:].chunk(2, -1)
+            memory.length = offset + frames
+        scale, shift = modulations[-1](slice(frames - x.shape[1], frames), ALL).chunk(2, -1)
         return self.head(_modulate(self.norm_out(x), scale, shift))
 
 
