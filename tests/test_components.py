@@ -1,0 +1,100 @@
+"""Every registered component and a range of small models pass the conformance checks."""
+
+import pytest
+
+from worldkit import registry
+from worldkit.config import ObsSpec
+from worldkit.testing import (
+    check_conditioner,
+    check_decoder,
+    check_dynamics,
+    check_encoder,
+    check_latent_action,
+    check_model,
+    check_objective,
+    example_spec,
+)
+from worldkit.testing.examples import small_config
+
+TWO_VIEWS = ObsSpec(height=32, width=32, views=2)
+
+
+@pytest.mark.parametrize("name", registry.list_encoders())
+def test_encoder(name):
+    check_encoder(name)
+
+
+@pytest.mark.parametrize("name", registry.list_decoders())
+def test_decoder(name):
+    check_decoder(name)
+
+
+@pytest.mark.parametrize("name", registry.list_dynamics())
+def test_dynamics(name):
+    check_dynamics(name)
+
+
+@pytest.mark.parametrize("name", registry.list_latent_actions())
+def test_latent_action(name):
+    check_latent_action(name)
+
+
+@pytest.mark.parametrize("name", registry.list_conditioners())
+def test_conditioner(name):
+    check_conditioner(name)
+
+
+@pytest.mark.parametrize("name", registry.list_objectives())
+def test_objective(name):
+    check_objective(name)
+
+
+def test_particle_encoder_variants():
+    check_encoder("particle", obs=TWO_VIEWS)
+    check_encoder("particle", select="keep")
+    check_encoder("particle", feature_dim=16, background_dim=64 * 4, num_layers=2)
+
+
+def test_decoder_of_two_views():
+    check_decoder("particle", obs=TWO_VIEWS, spec=example_spec(views=2))
+
+
+def test_pint_variants():
+    check_dynamics("pint", predict_delta=True)
+    check_dynamics("pint", memory_length=2)
+    check_dynamics("pint", spec=example_spec(views=2))
+
+
+@pytest.mark.parametrize("pool", ["none", "token", "last", "mean", "mlp"])
+def test_latent_action_pools(pool):
+    check_latent_action("gaussian", pool=pool, memory_length=2)
+
+
+def test_action_conditioner_with_stand_in():
+    check_conditioner("action", null_embedding=True)
+
+
+MODELS = {
+    "plain": {},
+    "no latent action": {"latent_action": None},
+    "two views, action and goal": {
+        "obs.views": 2, "conditioners": {"action": {"name": "action", "dim": 3}, "goal_image": {"name": "goal-image"}},
+    },
+    "action with stand-in": {"conditioners": {"action": {"name": "action", "dim": 3, "null_embedding": True}}},
+    "action to the dynamics": {
+        "latent_action": None, "conditioners": {"action": {"name": "action", "dim": 3, "to": "dynamics"}},
+    },
+    "language": {"conditioners": {"language": {"name": "language", "embed_dim": 5, "max_length": 2}}},
+    "goal image": {"conditioners": {"goal_image": {"name": "goal-image"}}},
+    "pool token": {"latent_action.pool": "token"},
+    "pool last": {"latent_action.pool": "last"},
+    "pool mean": {"latent_action.pool": "mean"},
+    "pool mlp": {"latent_action.pool": "mlp"},
+    "predict_delta": {"dynamics.predict_delta": True},
+    "image": {"dynamics": None, "latent_action": None, "timestep_horizon": 1, "encoder.select": "keep"},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name):
+    check_model(small_config(**MODELS[name]))

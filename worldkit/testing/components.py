@@ -1,0 +1,269 @@
+"""Checks of single components."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import registry as registries
+from ..conditioners.base import ModelView
+from ..conditions import Condition
+from ..config import ObsSpec
+from ..distributions import MEANS, Sampler
+from ..latents import Latent, LatentSpec
+from .examples import (
+    BATCH,
+    LAST,
+    SECOND,
+    SIDE,
+    WINDOW,
+    changed,
+    example_anchors,
+    example_condition,
+    example_conditioning,
+    example_latent,
+    example_spec,
+    example_video,
+)
+from .report import Reporter, prepare, score, shake, tensors
+
+
+def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options: Any) -> None:
+    """Check an encoder on random video of ``obs`` (default: 32 x 32 pixels).
+
+    Example:
+        >>> check_encoder("particle")
+    """
+    cls, config, report = prepare(registries.encoders, encoder, options)
+    obs = obs or ObsSpec(height=SIDE, width=SIDE)
+
+    def make() -> nn.Module:
+        return cls(config, obs=obs, timestep_horizon=WINDOW)
+
+    def run(module: nn.Module, video: Tensor, sampler: Sampler = MEANS) -> list[Tensor]:
+        encoding = module(video, sampler=sampler)
+        return tensors(encoding.latent) + tensors(encoding.posterior)
+
+    module, video, time = shake(make()), example_video(obs, 3), -4
+    encoding = module(video, sampler=Sampler(generator=torch.Generator().manual_seed(0)))
+    report.fields(encoding.latent, module.spec, BATCH, 3, "latent")
+    report.fields(encoding.posterior, module.spec, BATCH, 3, "posterior")
+    report.gradients(module, score(tensors(encoding.latent) + tensors(encoding.posterior)))
+    with torch.no_grad():
+        base = run(module, video)
+        last = (..., slice(-1, None), slice(None), slice(None), slice(None))
+        assert video[last].shape[time] == 1
+        for a, b in zip(run(module, changed(video, last)), base, strict=True):
+            report.equal(a[:, :-1], b[:, :-1], "causality", "the latent of earlier frames, when the last one changes,")
+        for a, b in zip(run(module, changed(video, SECOND)), base, strict=True):
+            report.equal(a[:1], b[:1], "batch independence", "the latent of sample 0, when sample 1 changes,")
+        seeded = [run(module, video, Sampler(generator=torch.Generator().manual_seed(3))) for _ in range(2)]
+        for a, b in zip(*seeded, strict=True):
+            report.equal(a, b, "determinism under a generator", "the second encoding", 0.0)
+        report.reload(module, make, lambda m: run(m, video))
+        for name, prior in (("static_prior", module.static_prior(encoding)), ("first_frame_prior",
+                                                                              module.first_frame_prior(BATCH))):
+            if prior is not None:
+                report.fields(prior, module.spec, BATCH, 3 if name == "static_prior" else 1, name)
+        for name, value in module.regularizers(encoding).items():
+            report.shape(value, (BATCH, 3), f"regularizer {name}")
+    with report.refusing("wrong rank", "a video without batch axis"):
+        module(video[0], sampler=MEANS)
+
+
+def check_decoder(
+    decoder: str | type, *, spec: LatentSpec | None = None, obs: ObsSpec | None = None, **options: Any
+) -> None:
+    """Check a decoder on random latents of ``spec`` (default: `example_spec`).
+
+    Example:
+        >>> check_decoder("particle")
+    """
+    cls, config, report = prepare(registries.decoders, decoder, options)
+    obs, spec = obs or ObsSpec(height=SIDE, width=SIDE), spec or example_spec(obs.views if obs else 1)
+
+    def make() -> nn.Module:
+        return cls(config, spec=spec, obs=obs)
+
+    module, z = shake(make()), example_latent(spec, time=3)
+    video = module(z).video
+    report.shape(video, example_video(obs, 3).shape, "video")
+    report.gradients(module, score([video]))
+    with torch.no_grad():
+        base, axis = module(z).video, -4
+        last = module(changed(z, LAST)).video
+        report.equal(last.narrow(axis, 0, 2), base.narrow(axis, 0, 2), "causality",
+                     "the picture of earlier frames, when the last latent changes,")
+        report.equal(module(changed(z, SECOND)).video[:1], base[:1], "batch independence",
+                     "the picture of sample 0, when sample 1 changes,")
+        report.equal(module(z).video, base, "determinism", "the second picture", 0.0)
+        report.reload(module, make, lambda m: [m(z).video])
+        masks = module(z, masks=True).masks
+        if masks is not None:
+            report.require(masks.shape[:-4] == base.shape[:-3] and masks.shape[-3:] == (1, obs.height, obs.width),
+                           "shapes", f"masks are {list(masks.shape)}, expected [..., T, K, 1, H, W]")
+
+
+def _map_cond(cond: Condition, index: Any) -> Condition:
+    return Condition(changed(cond.frame, index), changed(cond.token, index), cond.memory)
+
+
+def check_dynamics(
+    dynamics: str | type, *, spec: LatentSpec | None = None, memory_length: int = 0, **options: Any
+) -> None:
+    """Check a dynamics on random latents of ``spec`` (default: `example_spec`) with a window of 4 frames.
+
+    A rollout's cached steps must agree with `Dynamics.prior` over the whole history.
+
+    Example:
+        >>> check_dynamics("pint", memory_length=2)
+    """
+    cls, config, report = prepare(registries.dynamics, dynamics, options)
+    spec = spec or example_spec()
+
+    def make() -> nn.Module:
+        return cls(config, spec=spec, anchors=example_anchors(spec), window=WINDOW, memory_length=memory_length)
+
+    module, z = shake(make()), example_latent(spec)
+    cond = example_conditioning(module.cond_dim, spec, WINDOW, memory_length)
+    if not module.explicit_prior:
+        terms = module.loss(z, cond)
+        for name, value in terms.items():
+            report.shape(value, (BATCH,), f"loss term {name}")
+        report.gradients(module, score(terms.values()))
+        return
+    report.fields(module.prior(z, cond), spec, BATCH, WINDOW, "prior")
+    report.gradients(module, score(tensors(module.prior(z, cond))))
+    with torch.no_grad():
+        base = tensors(module.prior(z, cond))
+        for what, other in (("latent", (changed(z, LAST), cond)), ("condition", (z, _map_cond(cond, LAST)))):
+            for a, b in zip(tensors(module.prior(*other)), base, strict=True):
+                report.equal(a[:, :-1], b[:, :-1], "causality", f"an earlier prior, when the last {what} changes,")
+        for a, b in zip(tensors(module.prior(changed(z, SECOND), _map_cond(cond, SECOND))), base, strict=True):
+            report.equal(a[:1], b[:1], "batch independence", "the prior of sample 0, when sample 1 changes,")
+        for a, b in zip(tensors(module.prior(z, cond)), base, strict=True):
+            report.equal(a, b, "determinism", "the second prior", 0.0)
+        report.reload(module, make, lambda m: tensors(m.prior(z, cond)))
+        _check_steps(report, module, z, cond, base)
+
+
+def _check_steps(report: Reporter, module: Any, z: Latent, cond: Condition, base: list[Tensor]) -> None:
+    for window in ("exact", "streaming"):
+        state = module.start(z[:, :2], cond.at(slice(0, 1)), window=window)
+        for t in range(1, WINDOW + 3):
+            now = slice(min(t, WINDOW - 1), min(t, WINDOW - 1) + 1)
+            dist = module.step(state, cond.at(now))
+            report.fields(dist, module.spec, BATCH, 1, f"step {t}")
+            if t < WINDOW:
+                for a, b in zip(tensors(dist), base, strict=True):
+                    report.equal(a, b[:, t : t + 1], "rollout steps agree with prior()",
+                                 f"step {t} ({window}) inside the window")
+            module.observe(state, z[:, t + 1 : t + 2] if t + 1 < WINDOW else dist.mode())
+
+
+def check_latent_action(
+    latent_action: str | type, *, spec: LatentSpec | None = None, memory_length: int = 0, **options: Any
+) -> None:
+    """Check a latent-action module on random latents of ``spec`` (default: `example_spec`), window 4.
+
+    Example:
+        >>> check_latent_action("gaussian", pool="mean")
+    """
+    cls, config, report = prepare(registries.latent_actions, latent_action, options)
+    spec = spec or example_spec()
+
+    def make() -> nn.Module:
+        return cls(config, spec=spec, anchors=example_anchors(spec), window=WINDOW, dynamics_dim=12,
+                   memory_length=memory_length)
+
+    module, frames = shake(make()), WINDOW + 1
+    z, cond = example_latent(spec, time=frames), example_conditioning(module.cond_dim, spec, frames, memory_length)
+
+    def run(m: Any, z: Latent, cond: Condition) -> tuple[Tensor, Tensor]:
+        posterior, prior = m(z, cond)
+        return posterior.params, prior.params
+
+    posterior, prior = module(z, cond)
+    tokens = posterior.params.shape[2]
+    report.require(tokens in (1, spec.num_tokens), "shapes",
+                   f"actions are for {tokens} tokens, expected 1 or {spec.num_tokens}")
+    report.shape(posterior.params, (BATCH, frames - 1, *posterior.params.shape[2:]), "posterior")
+    report.shape(prior.params, (BATCH, frames, *posterior.params.shape[2:]), "prior")
+    report.shape(posterior.kl(prior[:, :-1]), (BATCH, frames - 1, tokens), "KL")
+    action = posterior.sample(Sampler(generator=torch.Generator().manual_seed(0)), "latent_action.posterior")
+    steer = module.condition(action).adaln()
+    report.require(steer is not None and steer.shape[2] in (1, spec.num_tokens) and steer.shape[-1] == 12, "shapes",
+                   "condition() must give the dynamics' width per frame or per token")
+    report.gradients(module, score([posterior.params, prior.params, steer]))
+    with torch.no_grad():
+        base = run(module, z, cond)
+        for what, other in (("frame", (changed(z, LAST), cond)), ("condition", (z, _map_cond(cond, LAST)))):
+            for name, a, b in zip(("posterior", "prior"), run(module, *other), base, strict=True):
+                report.equal(a[:, :-1], b[:, :-1], "causality", f"an earlier {name}, when the last {what} changes,")
+        for a, b in zip(run(module, changed(z, SECOND), _map_cond(cond, SECOND)), base, strict=True):
+            report.equal(a[:1], b[:1], "batch independence", "the action of sample 0, when sample 1 changes,")
+        report.reload(module, make, lambda m: list(run(m, z, cond)))
+        start, carry = module.start(z[:, :2], cond.at(slice(0, 2)))
+        report.equal(start.params, base[0][:, :1], "rollout agrees with forward()", "the posterior of start()")
+        for t in range(1, WINDOW):
+            report.equal(module.next(carry).params, base[1][:, t : t + 1], "rollout agrees with forward()",
+                         f"the prior of transition {t}")
+            module.observe(carry, z[:, t + 1 : t + 2], cond.at(slice(t + 1, t + 2)))
+        report.shape(module.next(carry).params, (BATCH, 1, *base[1].shape[2:]), "the prior beyond the window")
+
+
+def check_conditioner(
+    conditioner: str | type, *, raw: Tensor | None = None, obs: ObsSpec | None = None, **options: Any
+) -> None:
+    """Check a conditioner; ``raw`` is an example of what it reads, ``[2, ...]`` (our own ones need none).
+
+    Example:
+        >>> check_conditioner("action", null_embedding=True)
+    """
+    cls, config, report = prepare(registries.conditioners, conditioner, options)
+    obs, spec, dim = obs or ObsSpec(height=SIDE, width=SIDE), example_spec(obs.views if obs else 1), 12
+    raw = example_condition(config, obs, WINDOW) if raw is None else raw
+    mixer = torch.randn(spec.packed_dim, dim, generator=torch.Generator().manual_seed(0))
+
+    def encode(video: Tensor) -> Latent:
+        shift = video.flatten(1).mean(1)[:, None, None, None]
+        return example_latent(spec, len(video), 1).map(lambda x: x * 0.5 + shift)
+
+    view = ModelView(encode=encode, embed=lambda z: z.pack() @ mixer, spread=spec.spread_views)
+
+    def make() -> nn.Module:
+        return cls(config, dim=dim, obs=obs)
+
+    def run(m: nn.Module, raw: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        cond = m(raw, mask, view=view)
+        return [x for x in (cond.frame, cond.token, cond.memory) if x is not None]
+
+    module = shake(make())
+    module.check(raw, name="example")
+    cond = module(raw, None, view=view)
+    report.require(not cond.is_empty, "shapes", "the condition is empty")
+    for name, x, rank in (("frame", cond.frame, 3), ("token", cond.token, 4), ("memory", cond.memory, 3)):
+        report.require(x is None or (x.ndim == rank and x.shape[0] == BATCH and x.shape[-1] == dim), "shapes",
+                       f"{name} is {None if x is None else list(x.shape)}, expected {rank} axes ending in {dim}")
+    length = 0 if cond.memory is None else cond.memory.shape[1]
+    report.require(length == cls.memory_tokens(config), "memory_tokens",
+                   f"promises {cls.memory_tokens(config)} tokens, gives {length}")
+    mask = torch.arange(raw.shape[-2]).expand(raw.shape[:-1]) % 2 == 0 if module.takes_mask else None
+    report.gradients(module, score(run(module, raw, mask)))
+    with torch.no_grad():
+        base = run(module, raw)
+        for a, b in zip(run(module, changed(raw, SECOND)), base, strict=True):
+            report.equal(a[:1], b[:1], "batch independence", "the condition of sample 0, when sample 1 changes,")
+        if module.per_frame:
+            other = run(module, changed(raw, (..., slice(-1, None), slice(None))))
+            for a, b in zip(other, base, strict=True):
+                report.equal(a[:, :-1], b[:, :-1], "causality", "an earlier condition, when the last one changes,")
+        if mask is not None:
+            hidden = torch.where(mask[..., None], raw, raw + 1)
+            for a, b in zip(run(module, hidden, mask), run(module, raw, mask), strict=True):
+                report.equal(a, b, "masks", "the condition, when only masked values change,", 0.0)
+        report.reload(module, make, lambda m: run(m, raw))
+    with report.refusing("wrong rank", "a value without batch axis"):
+        module.check(raw[0], name="example")

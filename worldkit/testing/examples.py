@@ -1,0 +1,129 @@
+"""Made-up data for the checks, and options that make our own components small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..conditions import Condition
+from ..config import ObsSpec, WorldModelConfig, merge, nest
+from ..distributions import Beta
+from ..latents import Latent, LatentSpec, particle_spec
+
+BATCH, WINDOW, SIDE = 2, 4, 32
+LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
+"""Indices of the last time step, and of sample 1."""
+
+_CNN = {"base_channels": 8, "channel_multipliers": (1, 2), "latent_channels": 8}
+_TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
+SMALL: dict[str, dict[str, dict[str, Any]]] = {
+    "encoder": {"particle": {
+        "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
+        "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2}},
+    "decoder": {"particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN}},
+    "dynamics": {"pint": _TRANSFORMER},
+    "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
+    "conditioner": {"action": {"dim": 3}, "language": {"embed_dim": 5, "max_length": 2}},
+}
+"""Options that make our own components small; options given to a check come on top."""
+
+
+def example_spec(views: int = 1) -> LatentSpec:
+    """Five particles (three of them drawn) and a background, per view."""
+    return particle_spec(num_particles=5, num_drawn=3, feature_dim=3, background_dim=2, views=views)
+
+
+def example_latent(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, seed: int = 0) -> Latent:
+    """Random latent ``[batch, time]``: Beta fields uniform in (0, 1), all others normal with deviation 0.5."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
+    for group in spec.groups:
+        for f in group.fields:
+            shape = (batch, time, group.size, f.dim)
+            uniform = isinstance(f.dist, Beta)
+            values[group.name, f.name] = (
+                torch.rand(shape, generator=generator) if uniform else 0.5 * torch.randn(shape, generator=generator)
+            )
+    return Latent.build(spec, values)
+
+
+def example_video(obs: ObsSpec, frames: int, batch: int = BATCH, *, seed: int = 0) -> Tensor:
+    """Random video in [0, 1], ``[B, T, C, H, W]`` (``[B, V, T, C, H, W]``)."""
+    views = () if obs.views == 1 else (obs.views,)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, *views, frames, obs.channels, obs.height, obs.width, generator=generator)
+
+
+def example_condition(config: Any, obs: ObsSpec, frames: int, batch: int = BATCH) -> Tensor:
+    """Random raw value for one of our own conditioners."""
+    generator = torch.Generator().manual_seed(1)
+    if config.name == "action":
+        return torch.randn(batch, frames, config.dim, generator=generator)
+    if config.name == "language":
+        return torch.randn(batch, config.max_length, config.embed_dim, generator=generator)
+    if config.name == "goal-image":
+        return example_video(obs, 1, batch, seed=1).squeeze(-4)
+    raise ValueError(f"no example for conditioner '{config.name}'; pass raw=... (or batch=... to check_model)")
+
+
+def example_anchors(spec: LatentSpec) -> dict[str, Tensor]:
+    """Positions on the diagonal, one per token of a view, if tokens have positions."""
+    key = spec.find("position")
+    if key is None:
+        return {}
+    return {"position": torch.linspace(-0.8, 0.8, spec.group(key[0]).size // spec.views)[:, None].repeat(1, 2)}
+
+
+def example_conditioning(dim: int, spec: LatentSpec, time: int, memory_length: int) -> Condition:
+    """A random condition in width ``dim`` with one entry per transition, in all three forms."""
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(BATCH, *shape, dim, generator=generator)
+
+    memory = draw(memory_length) if memory_length else None
+    return Condition(frame=draw(time), token=draw(time, spec.num_tokens), memory=memory)
+
+
+def changed(x: Any, index: Any) -> Any:
+    """A copy with other values at an index; Beta fields and video stay in (0, 1)."""
+    def change(t: Tensor) -> Tensor:
+        t = t.clone()
+        part = t[index]
+        t[index] = 1 - part if part.numel() and part.min() >= 0 and part.max() <= 1 else part + 0.7
+        return t
+
+    return x.map(change) if isinstance(x, Latent) else change(x)
+
+
+def small_config(**overrides: Any) -> WorldModelConfig:
+    """A 32-pixel LPWM of a few thousand parameters; overrides as in `worldkit.create_config`."""
+    base = {
+        "obs": {"height": SIDE, "width": SIDE}, "timestep_horizon": WINDOW, "objective": "elbo",
+        "encoder": {"name": "particle", **SMALL["encoder"]["particle"]},
+        "decoder": {"name": "particle", **SMALL["decoder"]["particle"]},
+        "dynamics": {"name": "pint", **SMALL["dynamics"]["pint"]},
+        "latent_action": {"name": "gaussian", **SMALL["latent action"]["gaussian"]},
+    }
+    return WorldModelConfig.parse(merge(base, nest(overrides)))
+
+
+def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch: int = BATCH) -> Batch:
+    """Random clips with every condition that a model of this config reads.
+
+    Args:
+        config: A model's configuration.
+        frames: Frames per clip; default: what a training clip has.
+        batch: Number of clips.
+    """
+    if frames is None:
+        frames = 1 if config.dynamics is None else config.timestep_horizon + 1
+    conditions = {name: example_condition(c, config.obs, frames, batch) for name, c in config.conditioners.items()}
+    masks = {
+        name: torch.arange(frames).expand(batch, frames) % 2 == 0
+        for name, c in config.conditioners.items() if getattr(c, "null_embedding", False)
+    }
+    return Batch(example_video(config.obs, frames, batch), conditions, masks)

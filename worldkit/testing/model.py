@@ -1,0 +1,177 @@
+"""Checks of whole models, and of objectives, which need one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import registry as registries
+from ..batch import Batch
+from ..config import WorldModelConfig
+from ..distributions import MEANS
+from ..factory import build, create_config
+from ..model import Rollout, WorldModel
+from .examples import BATCH, SECOND, changed, example_batch, small_config
+from .report import Reporter, prepare, shake, tensors
+
+
+def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = None, **options: Any) -> None:
+    """Check an objective by training a small model with it for one step.
+
+    Args:
+        objective: Registered name or class.
+        model: Overrides of the small LPWM (see `small_config`) that the objective needs.
+        **options: The objective's options.
+    Example:
+        >>> check_objective("elbo", num_static_frames=2)
+    """
+    cls, config, report = prepare(registries.objectives, objective, options)
+    world = shake(build(small_config(**(model or {}))))
+    world.objective = cls(config)
+    _check_loss(report, world, example_batch(world.config))
+
+
+def check_model(
+    model: str | WorldModelConfig | WorldModel, *, batch: Batch | None = None, context: int = 2,
+    ignore: tuple[str, ...] = (), **overrides: Any
+) -> None:
+    """Check a whole model: loss, gradients, perception, prediction, saving and loading.
+
+    Args:
+        model: A preset's name (with overrides, as in `worldkit.create_model`), a configuration, or a model. Dropout
+            should be off: gradients and determinism are checked in evaluation mode.
+        batch: Two clips as long as a training clip; default: `example_batch`.
+        context: Frames that rollouts start from.
+        ignore: Names of parameters that need no gradient.
+    Example:
+        >>> from worldkit.testing.examples import small_config
+        >>> check_model(small_config(latent_action=None))
+    """
+    name = model if isinstance(model, str) else type(model).__name__
+    if isinstance(model, str):
+        model = create_config(model, **overrides)
+    if isinstance(model, WorldModelConfig):
+        model = build(model)
+    report = Reporter(f"model '{name}'")
+    report.config(model.config)
+    shake(model)
+    batch = example_batch(model.config) if batch is None else batch
+    _check_loss(report, model, batch, ignore)
+    with torch.no_grad():
+        _check_perception(report, model, batch)
+        if model.config.dynamics is not None:
+            if hasattr(model, "predict_next"):
+                _check_priors(report, model, batch)
+            _check_rollout(report, model, batch, context)
+        _check_saving(report, model, batch)
+
+
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _check_loss(report: Reporter, model: Any, batch: Batch, ignore: tuple[str, ...] = ()) -> None:
+    loss = model.loss(batch, generator=_seeded())
+    report.shape(loss.total, (), "loss")
+    for name, value in loss.terms.items():
+        report.shape(value, (), f"loss term {name}")
+        report.require(not value.requires_grad, "terms are detached", f"loss term {name} carries a graph")
+    report.gradients(model, loss.total, ignore=ignore)
+    with torch.no_grad():
+        again = [model.loss(batch, generator=_seeded()).total for _ in range(2)]
+    report.equal(*again, "determinism under a generator", "the loss", 0.0)
+    broken = replace(batch, video=batch.video[0])
+    with report.refusing("wrong rank", "a batch of one clip without batch axis"):
+        model.loss(broken)
+
+
+def _check_perception(report: Reporter, model: Any, batch: Batch) -> None:
+    z = model.encode(batch.video)
+    frames = batch.video.shape[-4]
+    report.require(tuple(z.shape) == (BATCH, frames), "shapes", f"encode() gave {tuple(z.shape)} instead of (B, T)")
+    report.shape(model.decode(z).video, batch.video.shape, "decoded video")
+    for a, b in zip(tensors(model.encode(changed(batch.video, SECOND))), tensors(z), strict=True):
+        report.equal(a[:1], b[:1], "batch independence", "the latent of sample 0, when sample 1 changes,")
+    first, second = (model.encode(batch.video, sample=True, generator=_seeded(1)) for _ in range(2))
+    for a, b in zip(tensors(first), tensors(second), strict=True):
+        report.equal(a, b, "determinism under a generator", "the sampled latent", 0.0)
+
+
+def _priors(model: Any, batch: Batch) -> list[Tensor]:
+    prior, _, action_prior = model.predict_next(model.encode(batch.video), batch, sampler=MEANS)
+    return tensors(prior) + ([] if action_prior is None else [action_prior.params])
+
+
+def _check_priors(report: Reporter, model: Any, batch: Batch) -> None:
+    """The last frame may move the latent action that explains it, and so the last prior, but none before."""
+    plain = replace(batch, masks={name: torch.ones_like(mask) for name, mask in batch.masks.items()})
+    base = _priors(model, plain)
+    frame = (..., slice(-1, None), slice(None), slice(None), slice(None))
+    changes = {"frame": replace(plain, video=changed(batch.video, frame))}
+    for name, conditioner in getattr(model, "conditioners", {}).items():
+        if conditioner.per_frame:
+            value = changed(batch.conditions[name], (..., slice(-1, None), slice(None)))
+            changes[name] = replace(plain, conditions={**batch.conditions, name: value})
+    for what, other in changes.items():
+        for a, b in zip(_priors(model, other), base, strict=True):
+            report.equal(a[:, :-1], b[:, :-1], "causality", f"an earlier prior, when the last {what} changes,")
+    conditions = {k: changed(v, SECOND) if torch.is_tensor(v) else v for k, v in batch.conditions.items()}
+    for a, b in zip(_priors(model, replace(plain, video=changed(batch.video, SECOND), conditions=conditions)), base,
+                    strict=True):
+        report.equal(a[:1], b[:1], "batch independence", "the prior of sample 0, when sample 1 changes,")
+
+
+def _check_rollout(report: Reporter, model: WorldModel, batch: Batch, context: int) -> None:
+    window = model.config.timestep_horizon
+    horizon = window - context + 3  # leaves the window
+    whole = example_batch(model.config, context + horizon) if _known(model) else batch
+    start = batch.video[..., :context, :, :, :]
+
+    def roll(video: Tensor, steps: int, **options: Any) -> Rollout:
+        return model.rollout(video, steps, conditions=whole.conditions, masks=whole.masks, **options)
+
+    steps = horizon if _known(model) else batch.video.shape[-4] - context
+    out = roll(start, steps, deterministic=True)
+    report.require(tuple(out.latents.shape) == (BATCH, steps), "rollout shapes",
+                   f"latents are {tuple(out.latents.shape)}, expected {(BATCH, steps)}")
+    shape = (*batch.video.shape[:-4], steps, *batch.video.shape[-3:])
+    report.shape(out.video, shape, "predicted video")
+    report.shape(out.context_video, start.shape, "reconstructed context")
+    if out.latent_actions is not None:
+        report.require(out.latent_actions.shape[1] == context + steps - 1, "rollout shapes",
+                       f"{out.latent_actions.shape[1]} latent actions for {context + steps - 1} transitions")
+    for a, b in zip(tensors(roll(changed(start, SECOND), steps, deterministic=True).latents), tensors(out.latents),
+                    strict=True):
+        report.equal(a[:1], b[:1], "batch independence", "the prediction for sample 0, when sample 1 changes,")
+    for a, b in zip(tensors(roll(start, 1, deterministic=True).latents), tensors(out.latents), strict=True):
+        report.equal(a, b[:, :1], "causality", "the first prediction, with a shorter horizon,")
+    first, second = (roll(start, steps, generator=_seeded(5)) for _ in range(2))
+    for a, b in zip(tensors(first.latents), tensors(second.latents), strict=True):
+        report.equal(a, b, "determinism under a generator", "the second rollout", 0.0)
+    streaming = roll(start, steps, deterministic=True, window="streaming").latents
+    inside = max(1, min(steps, window - context))
+    for a, b in zip(tensors(streaming), tensors(out.latents), strict=True):
+        report.equal(a[:, :inside], b[:, :inside], "streaming equals exact inside the window", "the prediction")
+
+
+def _known(model: WorldModel) -> bool:
+    """Whether we can make up conditions of any length for this model."""
+    return all(c.name in ("action", "language", "goal-image") for c in model.config.conditioners.values())
+
+
+def _check_saving(report: Reporter, model: WorldModel, batch: Batch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        model.save_pretrained(path)
+        copy = type(model).from_pretrained(path)
+    report.require(copy.config == model.config, "save and load", "the reloaded configuration differs")
+    for (name, a), (_, b) in zip(copy.state_dict().items(), model.state_dict().items(), strict=True):
+        report.equal(a, b, "save and load", name, 0.0)
+    losses = [m.loss(batch, generator=_seeded()).total for m in (copy, model)]
+    report.equal(*losses, "save and load", "the reloaded model's loss", 0.0)
