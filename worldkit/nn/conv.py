@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from .checkpoint import Checkpointed
 
 Padding = Literal["zeros", "replicate"]
-_CHUNK_BYTES = 3 * 2**23  # below 32 MiB with every padding
+_CHUNK_BYTES = 2**25 - 1
 
 
 class ConvConfig(Config):
@@ -129,7 +129,8 @@ class _Level(nn.Module):
 class _Stack(Checkpointed):
     """What encoder and decoder stacks share: order of layers, chunking, layout and checkpointing."""
 
-    _widest: float
+    _sizes: list[tuple[int, float]]
+    """Of every activation: channels, and side over the input's side."""
 
     def __init__(self, conv_in: nn.Module, mid: nn.Module, levels: Sequence[nn.Module], *, last: int, outputs: int,
                  config: ConvConfig, padding: Padding, mid_first: bool):
@@ -152,8 +153,9 @@ class _Stack(Checkpointed):
         return self.conv_out(F.gelu(x) if self._activate else x)
 
     def _chunk(self, x: Tensor) -> int:
-        """Inputs that fit one chunk; ``_widest``: floats of the largest activation per input pixel."""
-        return max(1, int(_CHUNK_BYTES // (self._widest * x.shape[-1] * x.shape[-2] * 4)))
+        """Inputs that fit one chunk; every activation may be padded by one pixel all around."""
+        widest = max(channels * (x.shape[-1] * zoom + 2) * (x.shape[-2] * zoom + 2) for channels, zoom in self._sizes)
+        return max(1, int(_CHUNK_BYTES // (widest * x.element_size())))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -190,7 +192,8 @@ class ConvEncoder(_Stack):
             outputs=config.latent_channels if outputs is None else outputs, config=config, padding=padding,
             mid_first=False,
         )
-        self._widest = config.base_channels * max(1, *(m / 4**i for i, m in enumerate(config.channel_multipliers)))
+        self._sizes = [(config.base_channels * m, 0.5**i) for i, m in enumerate(config.channel_multipliers)]
+        self._sizes.append((config.base_channels, 1))
 
 
 class ConvDecoder(_Stack):
@@ -219,7 +222,7 @@ class ConvDecoder(_Stack):
             _conv3(inputs, lowest, "replicate"), _mid(config, lowest, "replicate"), levels,
             last=channels, outputs=outputs, config=config, padding="replicate", mid_first=True,
         )
-        self._widest = max(m * 4 ** (ups - max(i - 1, 0)) for i, m in enumerate(multipliers)) * config.base_channels
+        self._sizes = [(config.base_channels * m, 2 ** (ups - max(i - 1, 0))) for i, m in enumerate(multipliers)]
 
 
 def init_convs(module: nn.Module, std: float) -> None:
