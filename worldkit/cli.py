@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
 _TRAIN_HELP = """DATA is recognised: a video file, a folder of videos or of frame folders, an HDF5 file of the Balls
 layout, or generated data by name: balls (64 px), balls-32, shapes.
 
-The run folder holds config.json, log.jsonl, checkpoints/, best/ and figures/. The same command goes on where an
+The run folder holds run.json, log.jsonl, checkpoints/, best/ and figures/. The same command goes on where an
 interrupted run stopped, to the same numbers."""
 
 

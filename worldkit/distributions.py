@@ -48,6 +48,14 @@ class Sampler:
 MEANS = Sampler(deterministic=True)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """float16 and bfloat16 (what autocast leaves behind) -> float32; others as they are.
+
+    Parameters of distributions go through this: samples and KLs in half precision would be noise.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class _DirichletSample(torch.autograd.Function):
     """`torch.distributions.Dirichlet.rsample` with a generator."""
 

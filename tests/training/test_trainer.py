@@ -109,7 +109,7 @@ def test_the_run_folder_tells_how_it_was_made(tiny_model, balls, tmp_path):
     rollouts = (balls(6, "val", "tile"), 3)
     config = TrainConfig(**(OPTIONS | {"eval_every": 2, "steps": 2}))
     Trainer(model, balls(4), balls(4, "val"), config, run=tmp_path, rollouts=rollouts, show_progress=False).fit()
-    described = json.loads((tmp_path / "config.json").read_text())
+    described = json.loads((tmp_path / "run.json").read_text())
     assert described["model"] == model.config.to_dict()
     assert {"train", "command", "worldkit", "torch", "device", "threads"} <= set(described)
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"step-00000002-panel.png", "step-00000002-rollout.gif"}

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import ComponentConfig, ObsSpec
-from ..distributions import Beta, Normal, Sampler
+from ..distributions import Beta, Normal, Sampler, full_precision
 from ..errors import ConfigError
 from ..latents import Latent, LatentDist, particle_spec
 from ..nn.conv import ConvConfig, ConvEncoder, MapToLatent, Padding, init_convs, mlp, zero_linear_biases
@@ -119,12 +119,12 @@ class AttributeHeads(nn.Module):
 
     def forward(self, x: Tensor, beta: Beta) -> tuple[Tensor, Tensor, Tensor]:
         """``[M, N, D]`` -> offset params ``[M, N, 4]``, scale params ``[M, N, 4]``, Beta params ``[M, N, 2]``."""
-        mean, logvar = self.offset(x).chunk(2, -1)
-        scale_mean, scale_logvar = self.scale(x).chunk(2, -1)
+        mean, logvar = full_precision(self.offset(x)).chunk(2, -1)
+        scale_mean, scale_logvar = full_precision(self.scale(x)).chunk(2, -1)
         return (
             Normal.pack(torch.tanh(mean), logvar),
             Normal.pack(scale_mean + self.scale_anchor, scale_logvar),
-            beta.from_raw(self.transparency(x)),
+            beta.from_raw(full_precision(self.transparency(x))),
         )
 
 
@@ -284,6 +284,7 @@ class ParticleEncoder(Encoder):
             position, scale = _gather(position, drawn), _gather(scale, drawn)
         glimpses = crop(frames, position, torch.sigmoid(scale), self.glimpse_size)
         features = self.to_features(self.appearance_cnn(rearrange(glimpses, "m n c h w -> (m n) c h w")))
+        features = full_precision(features)
         features = rearrange(features, "(m n) d -> m n d", n=position.shape[1])
         if drawn is not None:
             everyone = self.unseen_features.expand(features.shape[0], self.num_tokens, -1)
@@ -298,7 +299,7 @@ class ParticleEncoder(Encoder):
                 position, transparency = _gather(position, drawn), _gather(transparency, drawn)
             present = (transparency[..., 0] > PRESENCE_GATE).to(frames.dtype)
             mask = box_mask(position, present, self.glimpse_size, self.obs.height)
-        return self.to_background(self.background_cnn(frames * mask)), mask
+        return full_precision(self.to_background(self.background_cnn(frames * mask))), mask
 
     def static_prior(self, encoding: Encoding) -> LatentDist:
         """Offset N(0, offset_std), scale N(logit of 0.75 glimpse_ratio, scale_std), depth and features N(0, 1)."""

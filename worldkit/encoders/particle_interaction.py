@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ObsSpec
-from ..distributions import Normal
+from ..distributions import Normal, full_precision
 from ..latents import Key, Latent, LatentSpec
 from ..nn.attention import Block, RMSNorm
 from ..nn.conv import ConvConfig, ConvEncoder, MapToLatent, Padding, mlp
@@ -71,10 +71,10 @@ class InteractionEncoder(nn.Module):
         tokens = self.head(self.norm_out(self.blocks(tokens + self.position_embedding)))
         tokens = rearrange(tokens, "(b t) n d -> b t n d", b=batch)
         particles, rest, _ = tokens.split([appearance.shape[2], self.views, self.views], 2)
-        feature_delta, feature_logvar = self.features_head(particles).chunk(2, -1)
-        background_delta, background_logvar = self.background_head(rest).chunk(2, -1)
+        feature_delta, feature_logvar = full_precision(self.features_head(particles)).chunk(2, -1)
+        background_delta, background_logvar = full_precision(self.background_head(rest)).chunk(2, -1)
         return {
-            ("particles", "depth"): self.depth_head(particles),
+            ("particles", "depth"): full_precision(self.depth_head(particles)),
             ("particles", "features"): Normal.pack(appearance + feature_delta, feature_logvar),
             ("background", "features"): Normal.pack(background + background_delta, background_logvar),
         }

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import Normal
+from ..distributions import Normal, full_precision
 from ..latents import Latent, LatentSpec
 from ..nn.rolling import Rolling
 from ..nn.spec import LatentEmbed
@@ -116,7 +116,7 @@ class GaussianLatentAction(LatentAction):
             features = trunk[:, :, :tokens].mean(2, keepdim=True)
         else:
             features = pool(trunk[:, :, :tokens])
-        return ActionDist(Normal(), head(features))
+        return ActionDist(Normal(), full_precision(head(features)))
 
     def posterior(self, trunk: Tensor) -> ActionDist:
         """Action that led to each frame, from the trunk's output; entry 0 means nothing."""

@@ -19,6 +19,7 @@ class TrainConfig(Config):
         batch_size: Clips per step and process.
         lr: Learning rate of Adam, constant.
         betas, eps, weight_decay: Of Adam.
+        max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
         seed: Of initial weights, data order and noise.
         num_workers: Processes that read clips.
         log_every: Steps between lines of the log.
@@ -39,6 +40,7 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     num_workers: int = Field(default=0, ge=0)
     log_every: int = Field(default=10, gt=0)

@@ -1,6 +1,6 @@
 """The training loop: one readable loop on accelerate, with exact resume.
 
-It calls ``model(batch, step)`` and knows no term of any loss. A run folder holds ``config.json`` (model, training, data,
+It calls ``model(batch, step)`` and knows no term of any loss. A run folder holds ``run.json`` (model, training, data,
 command, versions), ``log.jsonl``, ``checkpoints/``, ``best/`` (the model that predicted best so far) and ``figures/``.
 """
 
@@ -86,6 +86,7 @@ class Trainer:
         show_progress: bool = True,
     ):
         accelerate = require_extra("accelerate", "train", "training")
+        accelerate.state.AcceleratorState._reset_state()  # a process may train in one precision after the other
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
         self.accelerator = accelerate.Accelerator(mixed_precision=config.precision)
         self.device = self.accelerator.device
@@ -147,11 +148,14 @@ class Trainer:
             raise TrainingError(self._not_finite(loss))
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss.total)
+        terms = {"loss": loss.total.detach(), **loss.terms}
+        if self.config.max_grad_norm is not None:
+            terms["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         optimizer.step()
         self.progress.step += 1
         self.progress.batch += 1
         self.progress.seconds += time.perf_counter() - started
-        return {"loss": loss.total.detach(), **loss.terms}
+        return terms
 
     def _done(self, limit: int) -> bool:
         over = self.config.seconds is not None and self.progress.seconds >= self.config.seconds
@@ -210,7 +214,7 @@ class Trainer:
 
     def _open_run(self) -> None:
         self.run.mkdir(parents=True, exist_ok=True)
-        described = self.run / "config.json"
+        described = self.run / "run.json"
         model = self.model.config.to_dict()
         if described.exists():
             old = json.loads(described.read_text(encoding="utf-8")).get("model")
@@ -224,7 +228,7 @@ class Trainer:
         else:
             self.progress = Progress(**load_checkpoint(newest, self.model, self.optimizer))
         self.log = RunLog(self.run / "log.jsonl", step=self.progress.step)
-        temporary = self.run / ".config.json.tmp"
+        temporary = self.run / ".run.json.tmp"
         temporary.write_text(json.dumps(self._describe(model), indent=2, default=str) + "\n", encoding="utf-8")
         temporary.replace(described)
 
