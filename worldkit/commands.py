@@ -162,7 +162,7 @@ def run_eval(options: Namespace) -> None:
     reports = evaluate(
         model, clips, context_frames=context, driven_by=options.driven_by or ["prior"], training_mean=training,
         perceptual=perceptual, max_clips=options.max_clips, seed=options.seed, split=options.split,
-        data=options.data, model=options.model,
+        data=options.data, weights=options.model,
     )
     out = Path(options.out or (options.model if Path(options.model).is_dir() else "."))
     out.mkdir(parents=True, exist_ok=True)

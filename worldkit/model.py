@@ -136,7 +136,7 @@ class ComposedWorldModel(WorldModel):
         self.conditioners = nn.ModuleDict(conditioners)
         self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
         self.objective = objective
-        self._perceptual: nn.Module | None = None
+        self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule
 
     @property
     def clip_length(self) -> int:
@@ -190,13 +190,19 @@ class ComposedWorldModel(WorldModel):
         return self.dynamics.prior(z[:, :-1], to_dynamics), posterior, prior
 
     def perceptual(self) -> nn.Module:
-        """The frozen VGG perceptual distance, loaded on first use; see `worldkit.metrics.perceptual`."""
-        if self._perceptual is None:
-            from .metrics.perceptual import load_perceptual
+        """The frozen VGG distance of perceptual losses; its weights come from torch's cache or the hub on first use.
 
-            object.__setattr__(self, "_perceptual", load_perceptual())  # not a submodule: not ours to save or train
-        device = next(self.parameters()).device
-        return self._perceptual.to(device)
+        `use_perceptual` gives it other weights.
+        """
+        if not self._perceptual:
+            from .metrics import load_lpips
+
+            self.use_perceptual(load_lpips())
+        return self._perceptual[0]
+
+    def use_perceptual(self, network: nn.Module) -> None:
+        """Use this perceptual network: ``model.use_perceptual(worldkit.metrics.load_lpips(backbone, heads))``."""
+        self._perceptual = [network.to(next(self.parameters()).device)]
 
     # -- prediction
 

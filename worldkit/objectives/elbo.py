@@ -149,7 +149,8 @@ class ELBO(Objective):
             return {"per_frame": reduce(squared, "b v t c h w -> b v t", "sum"), "mse": mse.detach()}
         pixels = squared[0, 0, 0].numel()
         lpips = model.perceptual()(*(rearrange(x, "b v t c h w -> (b v t) c h w") for x in (video, predicted)))
-        return {"per_frame": pixels * (mse + 0.1 * lpips.view_as(mse)), "mse": mse.detach()}
+        lpips = rearrange(lpips, "(b v t) -> b v t", b=mse.shape[0], v=mse.shape[1])
+        return {"per_frame": pixels * (mse + 0.1 * lpips), "mse": mse.detach()}
 
     def _static_kl(self, model: ComposedWorldModel, encoding, static: int) -> dict[str, Tensor]:
         """Field -> KL of the static frames, ``[B, V, S]``."""

@@ -30,6 +30,7 @@ class TrainConfig(Config):
         checkpointing: What to recompute in the backward pass to save memory; ``"cnn"`` costs no time on a CPU.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast.
         compile: Use torch.compile.
+        vgg_backbone, lpips_heads: Weight files of the perceptual loss; without them torch's cache or the hub is asked.
     """
 
     num_epochs: int = Field(default=150, gt=0)
@@ -51,3 +52,5 @@ class TrainConfig(Config):
     checkpointing: Literal["off", "cnn", "all"] = "cnn"
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
+    vgg_backbone: str | None = None
+    lpips_heads: str | None = None

@@ -11,6 +11,7 @@ import torch
 from ..data import ClipDataset, open_dataset
 from ..errors import ConfigError, DataError
 from ..factory import create_model, get_model_spec
+from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from .config import TrainConfig
 from .trainer import Trainer, TrainResult
@@ -69,6 +70,8 @@ def train(
     model = create_model(preset, **(overrides or {}))
     if not isinstance(model, ComposedWorldModel):
         raise ConfigError(f"'{preset}' is a model family with a training of its own")
+    if config.vgg_backbone or config.lpips_heads:
+        model.use_perceptual(load_lpips(config.vgg_backbone, config.lpips_heads))
     clips = {
         "train": open_clips(model, data, split="train", num_frames=model.clip_length, mode="slide", **options),
         "val": open_clips(model, data, split="val", num_frames=model.clip_length, mode="slide", **options),

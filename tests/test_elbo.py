@@ -1,0 +1,46 @@
+"""The ELBO beyond what the golden files cover: the perceptual reconstruction and the warm-up schedule."""
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.distributions import MEANS
+from worldkit.errors import WorldkitError
+from worldkit.metrics import VGGPerceptual
+from worldkit.metrics.perceptual import random_state_dicts
+
+
+def test_perceptual_reconstruction_follows_the_formula(tiny_model):
+    """CHW * mean over pixels of [(x - rec)^2 + 0.1 LPIPS], 0.01 in front of the sum, gradient to the model alone."""
+    model = tiny_model(objective={"reconstruction": "vgg"})
+    network = VGGPerceptual(*random_state_dicts())
+    model.use_perceptual(network)
+    video = torch.rand(2, 4, 3, 32, 32)
+    loss = model.loss(wk.Batch(video), sampler=MEANS)
+    drawn = model.decode(model.encode(video)).video
+    mse = (video - drawn).square().mean((-1, -2, -3))
+    lpips = network(video.flatten(0, 1), drawn.flatten(0, 1)).view(2, 4)
+    expected = (3 * 32 * 32 * (mse + 0.1 * lpips)).sum(1).mean()
+    torch.testing.assert_close(loss.terms["reconstruction"], expected.detach(), rtol=1e-4, atol=1e-4)
+    same = tiny_model()
+    rest = sum(w * loss.terms[k] for k, w in (("kl", 0.1), ("kl_dynamics", 0.1), ("kl_latent_action", 0.1)))
+    torch.testing.assert_close(loss.total.detach(), 0.01 / 4 * (loss.terms["reconstruction"] + rest))
+    loss.total.backward()
+    assert all(p.grad is None for p in network.parameters())
+    assert model.decoder.glimpse_cnn.conv_out.weight.grad.abs().sum() > 0
+    assert set(model.state_dict()) == set(same.state_dict()), "the frozen network is not saved"
+
+
+def test_perceptual_weights_that_are_missing_are_named(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = tiny_model(objective={"reconstruction": "vgg"})
+    with pytest.raises(WorldkitError, match="(?i)vgg16"):
+        model.loss(wk.Batch(torch.rand(1, 4, 3, 32, 32)))
+
+
+def test_warmup_lasts_for_its_share_of_the_first_epochs(tiny_model):
+    objective = tiny_model(objective={"warmup_epochs": 2}).objective
+    assert not objective.in_warmup(0), "without a trainer nobody knows how long an epoch is"
+    objective.steps_per_epoch = 10
+    assert objective.in_warmup(15) and not objective.in_warmup(16)
