@@ -17,7 +17,8 @@ TINY = ["-o", "encoder.hidden_dim=16", "-o", "decoder.hidden_dim=16", "-o", "dyn
 
 
 def test_help_teaches_and_does_not_import_torch():
-    code = "import sys, worldkit.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = ("import sys, worldkit.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+            "assert 'torch' not in sys.modules")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for word in ("demo", "train", "rollout", "eval", "convert", "examples:", "worldkit train lpwm-mini --data"):
         assert word in out

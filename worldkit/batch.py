@@ -1,8 +1,8 @@
 """`Batch`, and the conventions of the whole library.
 
-Axes: ``B`` batch, ``V`` view, ``T`` time, ``C H W`` image, ``N`` tokens of a latent, ``L`` condition tokens, ``D`` width,
-``A`` action. Video is ``[B, T, C, H, W]``, or ``[B, V, T, C, H, W]`` with several camera views. It travels as uint8 and
-becomes float in ``[0, 1]`` on the device, inside the model.
+Axes: ``B`` batch, ``V`` view, ``T`` time, ``C H W`` image, ``N`` tokens of a latent, ``L`` condition tokens, ``D``
+width, ``A`` action. Video is ``[B, T, C, H, W]``, or ``[B, V, T, C, H, W]`` with several camera views. It travels as
+uint8 and becomes float in ``[0, 1]`` on the device, inside the model.
 
 Time: frames ``0 .. T-1``; ``actions[:, t]`` acts between frame ``t`` and frame ``t + 1``. Priors, latent actions and
 conditions at index ``t`` concern that same transition. Positions are ``(y, x)`` in ``[-1, 1]``, y down, x to the right.
@@ -94,7 +94,8 @@ def check_shape(x: Tensor, pattern: str, *, name: str, **sizes: int) -> dict[str
     found = dict(zip(axes, x.shape, strict=True))
     for axis, size in sizes.items():
         if found[axis] != size:
-            raise ShapeError(f"{name} must be [{wanted}], got {list(x.shape)}: axis {axis} is {found[axis]}, not {size}")
+            got = f"{list(x.shape)}: axis {axis} is {found[axis]}, not {size}"
+            raise ShapeError(f"{name} must be [{wanted}], got {got}")
     return found
 
 

@@ -199,7 +199,7 @@ class Beta(Distribution):
 
 @dataclass(frozen=True)
 class Delta(Distribution):
-    """A point mass: the value itself, for deterministic latents. Its "KL" is half the squared distance (unit variance)."""
+    """A point mass: the value itself, for deterministic latents. Its "KL" is half the squared distance."""
 
     def param_dim(self, dim: int) -> int:
         return dim

@@ -104,7 +104,7 @@ def create_model(
     """
     if config is not None:
         if name is not None or overrides:
-            raise ConfigError("create_model(config=...) takes no name and no overrides; use config.replace(path, value)")
+            raise ConfigError("create_model(config=...) takes no name and no overrides: config.replace(path, value)")
         return build(config)
     if name is None:
         raise ConfigError('create_model needs a name, for example create_model("lpwm-sketchy"); see list_models()')
@@ -248,7 +248,7 @@ def _check_dynamics(dynamics: Any, config: WorldModelConfig, spec: Any) -> None:
 
 def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) -> None:
     if "decoder" in objective.requires and config.decoder is None:
-        raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but decoder is not set")
+        raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
     if "explicit-prior" in objective.requires and dynamics is not None and not dynamics.explicit_prior:
         raise IncompatibleComponentsError(
             f"objective '{config.objective.name}' needs a dynamics with an explicit prior, which "

@@ -327,7 +327,7 @@ class ComposedWorldModel(WorldModel):
 
     def _require_latent_action(self, what: str) -> LatentAction:
         if self.latent_action is None:
-            raise WorldkitError(f"{what} needs a model with latent actions: create_model(..., latent_action='gaussian')")
+            raise WorldkitError(f"{what} needs latent actions: create_model(..., latent_action='gaussian')")
         return self.latent_action
 
     @contextlib.contextmanager

@@ -109,7 +109,7 @@ class Registry(Generic[T]):
             )
         name, aliases = canonical(name), tuple(canonical(a) for a in aliases)
         if override and _loading_plugin:
-            raise WorldkitError(f"plugin {_loading_plugin[-1]} may not override {self.kind} '{name}': pick another name")
+            raise WorldkitError(f"plugin {_loading_plugin[-1]} may not override {self.kind} '{name}'; rename it")
         if _provider_of(target) != "worldkit":
             self._load_builtins()  # first come, first served must not let a stranger take a built-in's name
         provider = _loading_plugin[-1] if _loading_plugin else _provider_of(target)

@@ -1,4 +1,4 @@
-"""Every golden output of the official LPWM / DLPv3 code, met through the converter. Skipped where the files are absent."""
+"""Every golden output of the official LPWM / DLPv3 code, met through the converter. Skipped without the files."""
 
 import json
 import os

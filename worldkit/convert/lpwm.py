@@ -1,9 +1,10 @@
 """Official LPWM / DLPv3 checkpoints -> worldkit models, number for number.
 
-Vocabulary (theirs -> ours): ``z -> position``, ``z_scale -> scale``, ``z_obj_on -> transparency``, ``z_depth -> depth``,
-``z_features -> features``, ``z_bg_features -> background``, ``z_context -> latent_action``, ``n_kp_enc ->
-num_particles``, ``anchor_s -> glimpse_ratio``, ``learned_feature_dim -> feature_dim``, ``mlp_hidden_dim -> hidden_dim``,
-``pint_dim -> dim``, ``beta_obj -> weights.transparency``, ``kl_balance -> weights.features``.
+Vocabulary (theirs -> ours): ``z -> position``, ``z_scale -> scale``, ``z_obj_on -> transparency``,
+``z_depth -> depth``, ``z_features -> features``, ``z_bg_features -> background``, ``z_context -> latent_action``,
+``n_kp_enc -> num_particles``, ``anchor_s -> glimpse_ratio``, ``learned_feature_dim -> feature_dim``,
+``mlp_hidden_dim -> hidden_dim``, ``pint_dim -> dim``, ``beta_obj -> weights.transparency``,
+``kl_balance -> weights.features``.
 
 Two things differ in layout: query, key and value projections are one matrix here, and with several views all particles
 come before all backgrounds (upstream interleaves them), so token embeddings are permuted.

@@ -27,8 +27,8 @@ class Carry:
 class Dynamics(nn.Module, ABC):
     """Latents and conditions up to t -> distribution of the latent at t + 1.
 
-    Implement `prior` (explicit distributions) or `loss` (implicit models such as diffusion, which also override `step`).
-    `start` and `step` then work by running `prior` on a sliding window; override them to cache.
+    Implement `prior` (explicit distributions) or `loss` (implicit models such as diffusion, which also override
+    `step`). `start` and `step` then work by running `prior` on a sliding window; override them to cache.
 
     Attributes:
         Config: The component's config class.
@@ -73,6 +73,6 @@ class Dynamics(nn.Module, ABC):
         carry.history = type(z).cat([carry.history, z])
 
     def embed(self, z: Latent) -> Tensor:
-        """Tokens ``[B, T, N, D]`` of a goal as this dynamics sees latents, but without view embeddings (as upstream)."""
+        """Tokens ``[B, T, N, D]`` of a goal as this dynamics sees latents, without view embeddings (as upstream)."""
         raise NotImplementedError(f"{type(self).__name__} embeds no goals; send goals to a latent action")
 

@@ -31,7 +31,9 @@ class InteractionEncoder(nn.Module):
         self.image_cnn = ConvEncoder(cnn, inputs=obs.channels, padding=padding)
         self.to_token = MapToLatent(cnn.latent_channels, obs.height // cnn.downsampling, dim, dim)
         fields = [f for f in _FIELDS if f != "origin" or anchors]
-        self.embed = LatentEmbed(spec, dim, fields={"particles": fields}, anchors=anchors, token_embedding=bool(anchors))
+        self.embed = LatentEmbed(
+            spec, dim, fields={"particles": fields}, anchors=anchors, token_embedding=bool(anchors)
+        )
         self.image_embedding = nn.Parameter(0.02 * torch.randn(dim))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(dim))
         self.blocks = nn.Sequential(*(Block(dim, num_heads) for _ in range(num_layers)))

@@ -158,5 +158,6 @@ class LatentHead(nn.Module):
         for group, part in zip(self.spec.groups, tokens.split([g.size for g in self.spec.groups], 2), strict=True):
             for f in group.fields:
                 anchor = self.anchors if f.name == "position" else None
-                params[group.name, f.name] = f.dist.from_raw(full_precision(self.heads[group.name][f.name](part)), anchor)
+                raw = full_precision(self.heads[group.name][f.name](part))
+                params[group.name, f.name] = f.dist.from_raw(raw, anchor)
         return LatentDist(self.spec, params)

@@ -1,7 +1,7 @@
 """Checkpoints of a run: everything that decides the next step, written beside and renamed.
 
-``checkpoints/step-00001000/`` is a model folder (`worldkit.hub`) plus ``state.pt``: optimiser, random state, position in
-the data. Loading it and going on gives the same numbers as never having stopped.
+``checkpoints/step-00001000/`` is a model folder (`worldkit.hub`) plus ``state.pt``: optimiser, random state, position
+in the data. Loading it and going on gives the same numbers as never having stopped.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ def evaluate(
         joined = {name: {m: torch.cat([p[m] for p in parts]) for m in parts[0]} for name, parts in scores.items()}
         obs, horizon = model.config.obs, dataset.num_frames - context_frames
         protocol = {
-            "context_frames": context_frames, "horizon": horizon, "split": "?", "resolution": f"{obs.height}x{obs.width}",
+            "context_frames": context_frames, "horizon": horizon, "split": "?",
+            "resolution": f"{obs.height}x{obs.width}",
             "decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
             "driven_by": DRIVERS[driver],
         }
