@@ -248,7 +248,7 @@ def test_parts_of_one_model_differ():
      "conditioner 'action' is routed to 'both', but the model has no latent action"),
     ({"latent_action.dim": 32, "conditioners": {"action": {"name": "action", "dim": 2, "to": "both"}}},
      r"condition 'action' goes to both latent action \(width 32\) and dynamics \(width 16\)"),
-    ({"decoder": None}, "objective 'elbo' needs a decoder, but decoder is not set"),
+    ({"decoder": None}, "objective 'elbo' needs a decoder, but none is set"),
 ])
 def test_wiring_that_cannot_work(changes, message):
     with pytest.raises(IncompatibleComponentsError, match=message):
