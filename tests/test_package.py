@@ -1,0 +1,59 @@
+"""The wheel holds everything, and the command works from it alone."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from a copy of the tracked sources (building in place would litter the checkout)."""
+    work = tmp_path_factory.mktemp("wheel")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, files.stdout.split("\0")):
+        if name.startswith("worldkit/") or name in ("pyproject.toml", "README.md", "LICENSE"):
+            (work / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / "src" / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", work, work / "src"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(work.glob("*.whl"))
+
+
+def run(wheel, tmp_path, code):
+    target = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(target)
+    start = (f"import sys; sys.path.insert(0, {str(target)!r}); import worldkit; "
+             f"assert {str(target)!r} in worldkit.__file__")
+    return subprocess.run([sys.executable, "-c", f"{start}; {code}"], cwd=tmp_path, capture_output=True, text=True)
+
+
+def test_help_works_from_the_wheel_alone(wheel, tmp_path):
+    done = run(wheel, tmp_path, "from worldkit.cli import main; main(['--help'])")
+    assert done.returncode == 0 and "worldkit demo" in done.stdout, done.stderr
+
+
+def test_presets_and_weights_are_in_the_wheel(wheel, tmp_path):
+    code = (
+        "import worldkit as wk; assert len(wk.list_models('lpwm-*')) > 15; "
+        "[wk.create_model(n, pretrained=True) for n in wk.list_models(pretrained=True)]; "
+        "print(len(wk.list_models(pretrained=True)))"
+    )
+    done = run(wheel, tmp_path, code)
+    assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr
+
+
+def test_the_wheel_declares_the_command_and_the_extras(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    read = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if ".dist-info/" in n}
+    assert "worldkit = worldkit.cli:main" in read["entry_points.txt"]
+    for extra in ("video", "train", "data", "language", "envs", "dev", "all"):
+        assert f"Provides-Extra: {extra}" in read["METADATA"]
+    assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "examples/"))]
