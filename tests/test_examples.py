@@ -26,7 +26,7 @@ def test_your_own_video(tmp_path):
     from worldkit.data import write_video
 
     y, x = np.mgrid[:64, :64]
-    discs = [((y - 32) ** 2 + (x - 8 - t / 2) ** 2 < 64)[..., None] * np.array([250, 180, 20]) for t in range(90)]
+    discs = [((y - 32) ** 2 + (x - 8 - t / 2) ** 2 < 64)[..., None] * np.array([250, 180, 20]) for t in range(110)]
     write_video(tmp_path / "ball.mp4", np.stack(discs).astype(np.uint8))
     out = run("03_your_own_video.py", "ball.mp4", "--steps", "2", cwd=tmp_path)
     assert "2 steps" in out and (tmp_path / "runs/my-video/prediction.gif").exists()

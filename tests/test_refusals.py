@@ -198,9 +198,9 @@ def test_models_without_the_part_that_is_asked_for():
     image = wk.create_model("lpwm-balls-mini", **TINY | {"dynamics": None, "latent_action": None})
     refuse(WorldkitError, "this model has no dynamics and predicts nothing", lambda: image.rollout(CONTEXT, 1))
     plain = wk.create_model("lpwm-balls-mini", **TINY | {"latent_action": None})
-    refuse(WorldkitError, "infer_latent_actions needs a model with latent actions",
+    refuse(WorldkitError, "infer_latent_actions needs latent actions",
            lambda: plain.infer_latent_actions(VIDEO))
-    refuse(WorldkitError, "latent_actions=... needs a model with latent actions",
+    refuse(WorldkitError, "latent_actions=... needs latent actions",
            lambda: plain.rollout(CONTEXT, 1, latent_actions=torch.zeros(1, 2, 17, 5)))
     latent = plain.encode(CONTEXT)
     plain.decoder = None

@@ -69,8 +69,9 @@ class Trainer:
             skips predictions.
         facts: Stored with the run (data, command, ...).
         show_progress: Show a progress bar.
-    Example:
-        >>> Trainer(model, train, valid, TrainConfig(steps=100), run="runs/first").fit()  # doctest: +SKIP
+    Example::
+
+        Trainer(model, train, valid, TrainConfig(steps=100), run="runs/first").fit()
     """
 
     def __init__(
