@@ -34,3 +34,13 @@ def test_your_own_video(tmp_path):
 
 def test_no_example_is_forgotten():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {"01_first_steps.py", "03_your_own_video.py"}
+
+
+def test_the_readme_runs():
+    """The Python block of the README, as it stands."""
+    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["future"].video.shape == (1, 5, 3, 32, 32) and names["what_if"].latents.shape == (1, 5)
+    assert names["loss"].total.isfinite()
