@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from .batch import Batch, check_shape, to_float_video
@@ -403,8 +402,3 @@ class ComposedWorldModel(WorldModel):
             raw = raw[..., :frames, :]
             mask = None if mask is None else mask[..., :frames]
         return raw, mask
-
-
-def fold_views(video: Tensor) -> Tensor:
-    """``[B, V, T, C, H, W]`` -> ``[(B V), T, C, H, W]``, for metrics and pictures."""
-    return rearrange(video, "b v t c h w -> (b v) t c h w")
