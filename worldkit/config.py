@@ -130,7 +130,7 @@ class WorldModelConfig(Config):
     Attributes:
         format_version: Version of this schema, stored with checkpoints.
         obs: Image size, channels and views.
-        timestep_horizon: Frames the dynamics sees at most; training clips have one frame more. 1 = single images.
+        timestep_horizon: Frames the dynamics sees at most; see `clip_length`. 1 without a dynamics: single images.
         encoder, decoder, dynamics, latent_action, objective: Components, by registered name.
         conditioners: Batch field -> conditioner: ``{"action": {"name": "action", "dim": 7}}``.
     """
@@ -153,6 +153,11 @@ class WorldModelConfig(Config):
     latent_action: Choice(registries.latent_actions) | None = None  # type: ignore[valid-type]
     conditioners: dict[str, Choice(registries.conditioners)] = {}  # type: ignore[valid-type]
     objective: Choice(registries.objectives)  # type: ignore[valid-type]
+
+    @property
+    def clip_length(self) -> int:
+        """Frames of a training clip: one more than the dynamics sees, or the horizon if there is no dynamics."""
+        return self.timestep_horizon + (self.dynamics is not None)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def create_config(name: str, **overrides: Any) -> WorldModelConfig:
     Args:
         name: A preset: ``"lpwm-sketchy"``.
         **overrides: ``dynamics__num_layers=4`` changes a leaf; ``encoder="slot"`` swaps a component (its options are
-            the new one's defaults); nested dicts do either; ``None`` removes.
+            the preset's ``alternatives`` for it, else the new one's defaults; a swapped encoder brings its decoder);
+            nested dicts do either; ``None`` removes.
     Raises:
         ConfigError: an unknown or ill-typed option, with its path.
         UnknownComponentError: an unknown preset or component.
@@ -50,13 +51,18 @@ def create_config(name: str, **overrides: Any) -> WorldModelConfig:
         >>> create_config("lpwm-sketchy", dynamics__num_layers=4).dynamics.num_layers
         4
     """
-    base = dict(preset_spec(name).config)
+    spec = preset_spec(name)
+    base = dict(spec.config)
     changes = _canonical_names(nest(overrides))
-    merged = merge(base, changes)
-    if "encoder" in changes and "decoder" not in changes and _name(merged.get("encoder")) != _name(base.get("encoder")):
-        encoder = registries.encoders.get(_name(merged["encoder"]))
-        merged = merge(merged, {"decoder": encoder.default_decoder})
-    return WorldModelConfig.parse(merged)
+    new_encoder = _name(changes.get("encoder"))
+    if new_encoder not in (None, _name(base.get("encoder"))) and "decoder" not in changes:
+        changes["decoder"] = {"name": registries.encoders.get(new_encoder).default_decoder}
+        changes["decoder"] = changes["decoder"] if changes["decoder"]["name"] else None
+    for kind, options in spec.alternatives.items():
+        new = _name(changes.get(kind))
+        if new in options and new != _name(base.get(kind)):
+            changes[kind] = merge({"name": new, **options[new]}, changes[kind])
+    return WorldModelConfig.parse(merge(base, changes))
 
 
 def _name(component: Any) -> str | None:
@@ -152,7 +158,7 @@ def build(config: WorldModelConfig) -> WorldModel:
         return WorldModelConfig.COMPONENTS[kind].get(getattr(config, kind).name)
 
     horizon = config.timestep_horizon
-    encoder = make("encoder", component("encoder"), config.encoder, obs=config.obs, timestep_horizon=horizon)
+    encoder = make("encoder", component("encoder"), config.encoder, obs=config.obs)
     spec, anchors = encoder.spec, encoder.anchors()
     decoder = dynamics = latent_action = None
     if config.decoder is not None:
@@ -229,16 +235,13 @@ def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:
         )
 
 
-def _properties(spec: Any) -> set[str]:
-    return {name for name, has in (("grid", spec.grid is not None), ("tracked", spec.identity == "tracked")) if has}
-
-
 def _check_dynamics(dynamics: Any, config: WorldModelConfig, spec: Any) -> None:
-    missing = dynamics.requires - _properties(spec)
+    missing = dynamics.requires - spec.properties
     if missing:
-        fits = [n for n in registries.list_dynamics() if registries.dynamics.get(n).requires <= _properties(spec)]
+        fits = [n for n in registries.list_dynamics() if registries.dynamics.get(n).requires <= spec.properties]
         what = " and ".join({"grid": "a grid of tokens (height x width)",
-                             "tracked": "tokens that keep their identity over time"}.get(m, m) for m in sorted(missing))
+                             "tracked": "tokens that keep their identity over time",
+                             "normal": "Gaussian fields only"}.get(m, m) for m in sorted(missing))
         groups = " + ".join(f"{g.size} {g.name}" for g in spec.groups)
         raise IncompatibleComponentsError(
             f"dynamics '{config.dynamics.name}' needs {what}, but encoder '{config.encoder.name}' gives {groups} "
@@ -249,8 +252,10 @@ def _check_dynamics(dynamics: Any, config: WorldModelConfig, spec: Any) -> None:
 def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) -> None:
     if "decoder" in objective.requires and config.decoder is None:
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
-    if "explicit-prior" in objective.requires and dynamics is not None and not dynamics.explicit_prior:
+    if "dynamics" in objective.requires and dynamics is None:
+        raise IncompatibleComponentsError(f"objective '{config.objective.name}' trains a dynamics, but none is set")
+    if "no-dynamics" in objective.requires and dynamics is not None:
         raise IncompatibleComponentsError(
-            f"objective '{config.objective.name}' needs a dynamics with an explicit prior, which "
-            f"'{config.dynamics.name}' has not"
+            f"objective '{config.objective.name}' trains encoder and decoder only and would leave dynamics "
+            f"'{config.dynamics.name}' untrained; set dynamics=None, or objective='elbo'"
         )

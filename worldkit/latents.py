@@ -58,7 +58,8 @@ class LatentSpec:
         identity: ``"tracked"`` if token n is the same thing at every time, else ``"exchangeable"``.
         grid: (height, width) if the first group's tokens lie on a grid.
         views: Number of camera views folded into every group (view-major).
-        kind: Which `Latent` class holds the values: ``"particles"``, or ``"latent"`` for the plain one.
+        kind: Which `Latent` class holds the values: ``"particles"``, ``"patches"``, ``"slots"``, or ``"latent"`` for
+            the plain one.
     """
 
     groups: tuple[TokenGroup, ...]
@@ -95,6 +96,13 @@ class LatentSpec:
         """One vector per view ``[B, V, T, D]`` -> one per token of that view, ``[B, T, N, D]``."""
         sizes = [g.size // self.views for g in self.groups]
         return torch.cat([repeat(x, "b v t d -> b t (v n) d", n=n) for n in sizes], 2)
+
+    @property
+    def properties(self) -> frozenset[str]:
+        """What a dynamics may require: ``"grid"``, ``"tracked"``, ``"normal"`` (all fields Gaussian)."""
+        normal = all(isinstance(self.field(key).dist, Normal) for key in self.keys())
+        has = {"grid": self.grid is not None, "tracked": self.identity == "tracked", "normal": normal}
+        return frozenset(name for name, yes in has.items() if yes)
 
     def find(self, field: str) -> Key | None:
         """Key of the first field with this name, if there is one."""
@@ -324,6 +332,30 @@ class Particles(Latent, kind="particles"):
     @property
     def background(self) -> Tensor:
         return self._tensors["background", "features"]
+
+
+class PatchTokens(Latent, kind="patches"):
+    """Tokens on a grid: one group "patches" with one field "features".
+
+    Attributes:
+        features: ``[B, T, height * width, D]``, row by row; ``spec.grid`` is (height, width).
+    """
+
+    @property
+    def features(self) -> Tensor:
+        return self._tensors["patches", "features"]
+
+
+class Slots(Latent, kind="slots"):
+    """Object slots: one group "slots" with one field "features".
+
+    Attributes:
+        features: ``[B, T, N, D]``.
+    """
+
+    @property
+    def features(self) -> Tensor:
+        return self._tensors["slots", "features"]
 
 
 class LatentDist(_Fields):

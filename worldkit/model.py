@@ -139,8 +139,8 @@ class ComposedWorldModel(WorldModel):
 
     @property
     def clip_length(self) -> int:
-        """Frames of a training clip: ``timestep_horizon + 1``, or 1 for image models."""
-        return 1 if self.dynamics is None else self.config.timestep_horizon + 1
+        """Frames of a training clip; see `WorldModelConfig.clip_length`."""
+        return self.config.clip_length
 
     # -- perception
 
@@ -167,16 +167,15 @@ class ComposedWorldModel(WorldModel):
         batch = Batch(to_float_video(batch.video), batch.conditions, batch.masks, batch.done_mask)
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
-    def predict_next(
+    def condition(
         self, z: Latent, batch: Batch, *, sampler: Sampler
-    ) -> tuple[LatentDist, ActionDist | None, ActionDist | None]:
-        """Teacher-forced predictions for a clip.
+    ) -> tuple[Condition, ActionDist | None, ActionDist | None]:
+        """What the dynamics is told about the transitions inside a clip.
 
         Returns:
-            Priors of frames 1..T-1 (index t predicts frame t + 1), and posterior and prior of the latent actions
-            behind them (None, None without latent actions).
+            Conditions of the transitions 0..T-2 (given ones, and sampled latent actions), and posterior and prior of
+            the latent actions (None, None without them).
         """
-        assert self.dynamics is not None
         frames = z.shape[1]
         given = self._gather_conditions(batch.conditions, batch.masks, frames, sampler)
         to_dynamics = given["dynamics"].at(slice(0, frames - 1))
@@ -186,7 +185,20 @@ class ComposedWorldModel(WorldModel):
             prior = prior[:, :-1]
             action = posterior.sample(sampler, "latent_action.posterior")
             to_dynamics = to_dynamics + self.latent_action.condition(action)
-        return self.dynamics.prior(z[:, :-1], to_dynamics), posterior, prior
+        return to_dynamics, posterior, prior
+
+    def predict_next(
+        self, z: Latent, batch: Batch, *, sampler: Sampler
+    ) -> tuple[LatentDist, ActionDist | None, ActionDist | None]:
+        """Teacher-forced predictions for a clip, of a dynamics with an explicit prior.
+
+        Returns:
+            Priors of frames 1..T-1 (index t predicts frame t + 1), and posterior and prior of the latent actions
+            behind them (None, None without latent actions).
+        """
+        assert self.dynamics is not None
+        cond, posterior, prior = self.condition(z, batch, sampler=sampler)
+        return self.dynamics.prior(z[:, :-1], cond), posterior, prior
 
     def perceptual(self) -> nn.Module:
         """The frozen VGG distance of perceptual losses; its weights come from torch's cache or the hub on first use.
@@ -232,7 +244,8 @@ class ComposedWorldModel(WorldModel):
 
         The context is encoded by its means. Latent actions inside the context are inferred; afterwards they are given,
         or drawn from the policy (its mean if ``deterministic``). Latents themselves are means, except in stochastic
-        rollouts of models without latent actions. Gradients flow if an input requires them; dropout is off.
+        rollouts of models without latent actions; a dynamics without explicit distributions (diffusion) draws them
+        unless ``deterministic``. Gradients flow if an input requires them; dropout is off.
 
         Args:
             context: ``[B, C0, C, H, W]`` (``[B, V, C0, ...]``), uint8 or float in [0, 1], or a latent ``[B, C0]``.
@@ -295,8 +308,7 @@ class ComposedWorldModel(WorldModel):
                 actions = torch.cat([actions, action], 1)
             if actions is not None:
                 cond = cond + module.condition(actions[:, now])
-            dist = self.dynamics.step(state, cond)
-            step = dist.mode() if self.latent_action is not None else dist.sample(sampler)
+            step = self.dynamics.predict(state, cond, sampler, mean=self.latent_action is not None)
             predicted.append(step)
             if t < past + horizon - 2:
                 self.dynamics.observe(state, step)

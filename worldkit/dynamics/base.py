@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig
+from ..distributions import Sampler
 from ..latents import Latent, LatentDist, LatentSpec
 
 Window = Literal["exact", "streaming"]
@@ -27,8 +28,9 @@ class Carry:
 class Dynamics(nn.Module, ABC):
     """Latents and conditions up to t -> distribution of the latent at t + 1.
 
-    Implement `prior` (explicit distributions) or `loss` (implicit models such as diffusion, which also override
-    `step`). `start` and `step` then work by running `prior` on a sliding window; override them to cache.
+    Implement `prior` (explicit distributions), or set ``explicit_prior = False`` and implement `loss` and `predict`
+    (implicit models such as diffusion). `start` and `step` work by running `prior` on a sliding window; override them
+    to cache.
 
     Attributes:
         Config: The component's config class.
@@ -54,8 +56,14 @@ class Dynamics(nn.Module, ABC):
         """Index t is p(z_{t+1} | z_{<=t}, cond_{<=t}); same length as ``z``."""
         raise NotImplementedError(f"{type(self).__name__} has no explicit prior")
 
-    def loss(self, z: Latent, cond: Condition) -> dict[str, Tensor]:
-        """Training terms of an implicit model, ``[B]`` each; ``z`` arrives detached."""
+    def loss(self, z: Latent, cond: Condition, sampler: Sampler) -> dict[str, Tensor]:
+        """Training terms of an implicit model, ``[B, T - 1]`` each: entry t concerns the transition t -> t + 1.
+
+        Args:
+            z: Latents of T frames, detached: a denoising loss must not shape the encoder.
+            cond: Conditions of the T - 1 transitions.
+            sampler: Source of randomness. If it is deterministic, draw the same noise every time.
+        """
         raise NotImplementedError(f"{type(self).__name__} trains by its prior")
 
     def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> Any:
@@ -68,8 +76,20 @@ class Dynamics(nn.Module, ABC):
         keep = slice(max(0, carry.history.shape[1] - self.window), None)
         return self.prior(carry.history[:, keep], carry.cond.at(keep))[:, -1:]
 
+    def predict(self, carry: Any, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:
+        """The next frame ``[B, 1]``: a sample of `step`'s answer, or its mean. Implicit models override this.
+
+        Args:
+            carry: State of the rollout.
+            cond: Condition of the transition that leads to the next frame.
+            sampler: Source of randomness; a deterministic one asks for the mean.
+            mean: Ask for the mean all the same (the model's randomness lies in its latent actions).
+        """
+        dist = self.step(carry, cond)
+        return dist.mode() if mean else dist.sample(sampler)
+
     def observe(self, carry: Any, z: Latent) -> None:
-        """Tell the rollout which frame ``[B, 1]`` came next (the mean or a sample of `step`'s answer)."""
+        """Tell the rollout which frame ``[B, 1]`` came next (what `predict` answered)."""
         carry.history = type(z).cat([carry.history, z])
 
     def embed(self, z: Latent) -> Tensor:

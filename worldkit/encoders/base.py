@@ -43,9 +43,9 @@ class Encoder(nn.Module, ABC):
     default_decoder: ClassVar[str | None] = None
     spec: LatentSpec
 
-    def __init__(self, config: ComponentConfig, *, obs: ObsSpec, timestep_horizon: int):
+    def __init__(self, config: ComponentConfig, *, obs: ObsSpec):
         super().__init__()
-        self.config, self.obs, self.timestep_horizon = config, obs, timestep_horizon
+        self.config, self.obs = config, obs
 
     @abstractmethod
     def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:

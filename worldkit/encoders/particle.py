@@ -145,7 +145,7 @@ class ParticleEncoder(Encoder):
         >>> from worldkit.distributions import Sampler
         >>> config = ParticleEncoderConfig(patch_size=8, num_particles=4, hidden_dim=32, background_cnn={
         ...     "base_channels": 8, "channel_multipliers": [1, 1]}, glimpse_cnn={"channel_multipliers": [1, 1]})
-        >>> encoder = ParticleEncoder(config, obs=ObsSpec(height=32, width=32), timestep_horizon=5)
+        >>> encoder = ParticleEncoder(config, obs=ObsSpec(height=32, width=32))
         >>> encoder(torch.rand(2, 6, 3, 32, 32), sampler=Sampler()).latent.position.shape
         torch.Size([2, 6, 16, 2])
     """
@@ -153,8 +153,8 @@ class ParticleEncoder(Encoder):
     Config = ParticleEncoderConfig
     default_decoder = "particle"
 
-    def __init__(self, config: ParticleEncoderConfig, *, obs: ObsSpec, timestep_horizon: int):
-        super().__init__(config, obs=obs, timestep_horizon=timestep_horizon)
+    def __init__(self, config: ParticleEncoderConfig, *, obs: ObsSpec):
+        super().__init__(config, obs=obs)
         self._check_sizes(config, obs)
         side, self.beta = obs.height, Beta()
         self.glimpse_size = int(round(config.glimpse_ratio * (side - 1)))

@@ -29,12 +29,14 @@ class Objective(nn.Module, ABC):
     """Says which terms are summed. A module, because teachers and discriminators live here and are saved.
 
     Attributes:
-        requires: ``"decoder"``, ``"explicit-prior"``.
+        requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``.
+        frozen: Parts of the model that this objective does not train; they must come trained.
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
     """
 
     Config: ClassVar[type[ComponentConfig]]
     requires: ClassVar[frozenset[str]] = frozenset()
+    frozen: ClassVar[frozenset[str]] = frozenset()
     steps_per_epoch: int = 0
 
     def __init__(self, config: ComponentConfig):
@@ -44,3 +46,7 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         """The loss of a batch at a training step."""
+
+    def notes(self, model: ComposedWorldModel) -> list[str]:
+        """What a user should know about how these parts are trained together; shown when training starts."""
+        return []

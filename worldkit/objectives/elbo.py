@@ -4,6 +4,14 @@ Reconstruction of every frame, plus KL divergences: static frames against the en
 against the prior that the dynamics predicts from the frames before, latent actions against their policy. KLs of a token
 count as much as the token is present: its sampled transparency is a differentiable weight.
 
+Two kinds of parts have no such KL, and the objective says so (`ELBO.notes`):
+
+- An implicit dynamics (diffusion) has no prior to hold the posterior against. All frames are then static, and the
+  dynamics learns from detached latents by its own loss, logged as ``dynamics/...``: a denoising loss that reached the
+  encoder would be minimised by shrinking the latents.
+- A point-mass latent (slots) has no density. Its term is half the squared distance of the prediction to the DETACHED
+  latent, so that the encoder cannot make itself predictable by collapsing.
+
 Reductions, as upstream: sum over pixels, tokens and frames; mean over clips (and views); the total is divided by the
 number of frames and multiplied by 0.1 (MSE) or 0.01 (VGG).
 
@@ -24,12 +32,13 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..config import ComponentConfig, Config
-from ..distributions import Beta, Sampler
-from ..latents import Key, Latent, LatentDist
+from ..distributions import Beta, Delta, Sampler
+from ..latents import Key, Latent, LatentDist, LatentSpec
 from ..registry import register_objective
 from .base import Loss, Objective
 
 if TYPE_CHECKING:
+    from ..latent_actions import ActionDist
     from ..model import ComposedWorldModel
 
 
@@ -80,7 +89,7 @@ class ELBO(Objective):
     """Reconstruction and KL terms; see the module's docstring."""
 
     Config = ELBOConfig
-    requires = frozenset({"decoder", "explicit-prior"})
+    requires = frozenset({"decoder"})
 
     @property
     def scale(self) -> float:
@@ -96,7 +105,8 @@ class ELBO(Objective):
         z, posterior = encoding.latent, encoding.posterior
         frames = z.shape[1]
         warmup = model.dynamics is not None and self.in_warmup(step)
-        static = frames if model.dynamics is None else frames - 2 if warmup else self.config.num_static_frames
+        explicit = model.dynamics is not None and model.dynamics.explicit_prior
+        static = frames if not explicit else frames - 2 if warmup else self.config.num_static_frames
         static = max(1, min(static, frames))
 
         rec = self._reconstruction(batch.video, z, model)
@@ -106,23 +116,27 @@ class ELBO(Objective):
             factor[static:] = weights.dynamics_reconstruction
             rec_terms = rec_terms * factor
         parts = {k: _place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
-        dynamic, action = self._dynamic_kl(model, batch, z, posterior, static, sampler)
+        dynamic, action = (self._dynamic_kl if explicit else self._implicit)(
+            model, batch, z, posterior, static, sampler)
+        start = static if explicit else 1
         presence = spec.sum_views(_presence(z))
         per_frame = {
             "reconstruction": rec_terms,
             "kl": sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items()),
-            "kl_dynamics": _place(sum(dynamic.values()), static, frames) if dynamic else None,
-            "kl_latent_action": None if action is None else _place(action, static, frames),
+            "kl_dynamics": _place(sum(dynamic.values()), start, frames) if dynamic else None,
+            "kl_latent_action": None if action is None else _place(action, start, frames),
             "transparency": _place(presence[:, :, :static].square(), 0, frames),
         }
+        if not explicit:
+            per_frame["dynamics"] = per_frame.pop("kl_dynamics")
         done = None if warmup else batch.done_mask
         share = _frame_weights(done, rec_terms)
         totals = {k: (v * share).sum(2).mean() for k, v in per_frame.items() if torch.is_tensor(v)}
-        factor = {"kl_dynamics": weights.dynamics, "kl_latent_action": weights.dynamics,
+        factor = {"kl_dynamics": weights.dynamics, "dynamics": 1.0, "kl_latent_action": weights.dynamics,
                   "reconstruction": weights.reconstruction, "kl": weights.kl, "transparency": weights.transparency}
         total = sum(v * factor[k] for k, v in totals.items())
         terms = totals | {f"kl/{k}": (v * share).sum(2).mean() for k, v in parts.items()}
-        terms |= {f"kl_dynamics/{k}": v.sum(2).mean() for k, v in dynamic.items()}
+        terms |= {f"{'kl_dynamics' if explicit else 'dynamics'}/{k}": v.sum(2).mean() for k, v in dynamic.items()}
         terms["psnr"] = -10 * torch.log10(rec["mse"].mean())
         terms["visible_particles"] = presence.mean()
         norm = self.scale if done is not None else self.scale / frames
@@ -154,13 +168,13 @@ class ELBO(Objective):
 
     def _static_kl(self, model: ComposedWorldModel, encoding, static: int) -> dict[str, Tensor]:
         """Field -> KL of the static frames, ``[B, V, S]``."""
-        spec, prior = model.encoder.spec, model.encoder.static_prior(encoding)
-        if prior is None:
-            return {}
-        terms = _by_field(encoding.posterior[:, :static].kl(prior[:, :static]), encoding.latent[:, :static])
+        spec, prior, terms = model.encoder.spec, model.encoder.static_prior(encoding), {}
+        if prior is not None:
+            terms = _by_field(encoding.posterior[:, :static].kl(prior[:, :static]), encoding.latent[:, :static])
         for name, value in model.encoder.regularizers(encoding).items():
             value = rearrange(value[:, :static], "b t -> b 1 t") / spec.views * self.config.weights.features
-            terms["position"] = terms["position"] + value if name == "proposals" else terms[name] + value
+            name = "position" if name == "proposals" else name
+            terms[name] = terms[name] + value if name in terms else value
         return terms
 
     def _dynamic_kl(
@@ -170,14 +184,53 @@ class ELBO(Objective):
         if model.dynamics is None or static >= z.shape[1]:
             return {}, None
         prior, action_posterior, action_prior = model.predict_next(z, batch, sampler=sampler)
-        terms = _by_field(posterior[:, static:].kl(prior[:, static - 1:]), z[:, static:])
-        if action_posterior is None:
-            return terms, None
-        kl = action_posterior.kl(action_prior)[:, static - 1:]
-        spec = model.encoder.spec
-        if kl.shape[2] == 1 != spec.num_tokens:  # one action for all tokens and views
-            return terms, rearrange(kl, "b t 1 -> b 1 t").expand(-1, spec.views, -1) / spec.views
-        return terms, spec.sum_views(kl)
+        target = _detach_points(posterior[:, static:])
+        terms = _by_field(target.kl(prior[:, static - 1:]), z[:, static:])
+        return terms, _action_kl(action_posterior, action_prior, model.encoder.spec, static - 1)
+
+    def _implicit(
+        self, model: ComposedWorldModel, batch: Batch, z: Latent, posterior: LatentDist, static: int, sampler: Sampler
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Terms of an implicit dynamics on detached latents ``[B, V, T - 1]``, and the KL of the latent actions."""
+        if model.dynamics is None or z.shape[1] < 2:
+            return {}, None
+        z, views = z.detach(), z.spec.views
+        cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
+        terms = {k: v[:, None].expand(-1, views, -1) / views
+                 for k, v in model.dynamics.loss(z, cond, sampler).items()}
+        return terms, _action_kl(action_posterior, action_prior, z.spec, 0)
+
+    def notes(self, model: ComposedWorldModel) -> list[str]:
+        notes, spec = [], model.encoder.spec
+        if model.dynamics is not None and not model.dynamics.explicit_prior:
+            notes.append(
+                f"dynamics '{model.dynamics.config.name}' has no explicit prior: it learns from detached latents by its "
+                "own loss, and every frame is held against the encoder's static prior; its loss terms cannot be "
+                "compared with a KL"
+            )
+        elif model.dynamics is not None and any(isinstance(spec.field(k).dist, Delta) for k in spec.keys()):
+            notes.append(
+                f"encoder '{model.encoder.config.name}' gives points, not distributions: kl_dynamics is half the squared "
+                "distance of the prediction to the detached latent"
+            )
+        return notes
+
+
+def _detach_points(posterior: LatentDist) -> LatentDist:
+    """The same distribution; fields without a density let no gradient through."""
+    spec = posterior.spec
+    params = {k: v.detach() if isinstance(spec.field(k).dist, Delta) else v for k, v in posterior.params.items()}
+    return LatentDist(spec, params, score=posterior.score)
+
+
+def _action_kl(posterior: ActionDist | None, prior: ActionDist | None, spec: LatentSpec, first: int) -> Tensor | None:
+    """KL of the latent actions from transition ``first`` on, ``[B, V, T - 1 - first]``; None if there are none."""
+    if posterior is None or prior is None:
+        return None
+    kl = posterior.kl(prior)[:, first:]
+    if kl.shape[2] == 1 != spec.num_tokens:  # one action for all tokens and views
+        return rearrange(kl, "b t 1 -> b 1 t").expand(-1, spec.views, -1) / spec.views
+    return spec.sum_views(kl)
 
 
 def _presence(z: Latent) -> Tensor:

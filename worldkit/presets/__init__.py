@@ -1,7 +1,9 @@
 """Presets: named models as data. One TOML file per family; a number's source stands beside it as a comment.
 
 A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
-sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults) and ``eval`` (evaluation protocol).
+sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol) and
+``alternatives``: sizes of parts one may swap in (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far
+from the parts' own defaults.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class ModelSpec:
         train: Training defaults (batch size, learning rate, epochs, ...).
         eval: Evaluation protocol (conditioning frames, horizon).
         weights: File with weights inside the package (or ``"hub:org/name"``), if there are any.
+        alternatives: Kind -> name -> options: sizes at this preset's scale of parts that one may swap in.
         extends: The preset this one starts from.
         provider: Package the preset comes from.
     """
@@ -42,6 +45,7 @@ class ModelSpec:
     train: Mapping[str, Any] = field(default_factory=dict)
     eval: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    alternatives: Mapping[str, Any] = field(default_factory=dict)
     extends: str | None = None
     provider: str = "worldkit"
 
@@ -105,6 +109,9 @@ def resolve_preset(name: str) -> str:
     return key
 
 
+_TABLES = ("config", "train", "eval", "alternatives")
+
+
 @cache
 def preset_spec(name: str) -> ModelSpec:
     """A preset with everything it inherits."""
@@ -112,7 +119,7 @@ def preset_spec(name: str) -> ModelSpec:
     table, provider = _tables[name]
     own = {k: table[k] for k in ("summary", "source", "paper", "weights", "extends") if k in table}
     base = preset_spec(table["extends"]) if "extends" in table else ModelSpec("")
-    parts = {part: merge(getattr(base, part), table.get(part, {})) for part in ("config", "train", "eval")}
+    parts = {part: merge(getattr(base, part), table.get(part, {})) for part in _TABLES}
     return ModelSpec(
         name=name, aliases=tuple(table.get("aliases", ())), provider=provider,
         **{"paper": base.paper, "source": base.source, **own}, **parts,

@@ -40,7 +40,7 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
     obs = obs or ObsSpec(height=SIDE, width=SIDE)
 
     def make() -> nn.Module:
-        return cls(config, obs=obs, timestep_horizon=WINDOW)
+        return cls(config, obs=obs)
 
     def run(module: nn.Module, video: Tensor, sampler: Sampler = MEANS) -> list[Tensor]:
         encoding = module(video, sampler=sampler)
@@ -129,10 +129,7 @@ def check_dynamics(
     module, z = shake(make()), example_latent(spec)
     cond = example_conditioning(module.cond_dim, spec, WINDOW, memory_length)
     if not module.explicit_prior:
-        terms = module.loss(z, cond)
-        for name, value in terms.items():
-            report.shape(value, (BATCH,), f"loss term {name}")
-        report.gradients(module, score(terms.values()))
+        _check_implicit(report, module, make, z, cond.at(slice(0, WINDOW - 1)))
         return
     report.fields(module.prior(z, cond), spec, BATCH, WINDOW, "prior")
     report.gradients(module, score(tensors(module.prior(z, cond))))
@@ -147,6 +144,51 @@ def check_dynamics(
             report.equal(a, b, "determinism", "the second prior", 0.0)
         report.reload(module, make, lambda m: tensors(m.prior(z, cond)))
         _check_steps(report, module, z, cond, base)
+
+
+def _check_implicit(report: Reporter, module: Any, make: Any, z: Latent, cond: Condition) -> None:
+    def seeded(seed: int = 0) -> Sampler:
+        return Sampler(generator=torch.Generator().manual_seed(seed))
+
+    def run(m: Any, z: Latent, cond: Condition) -> list[Tensor]:
+        return list(m.loss(z, cond, seeded()).values())
+
+    for name, value in module.loss(z, cond, seeded()).items():
+        report.shape(value, (BATCH, WINDOW - 1), f"loss term {name}")
+    report.gradients(module, score(run(module.train(), z, cond)))
+    module.eval()
+    with torch.no_grad():
+        base = run(module, z, cond)
+        report.require(any((v[:, 1:] - v[:, :1]).abs().max() > 0 for v in base), "time", "all times have one loss")
+        for what, other in (("latent", (changed(z, LAST), cond)), ("condition", (z, _map_cond(cond, LAST)))):
+            for a, b in zip(run(module, *other), base, strict=True):
+                report.equal(a[:, :-1], b[:, :-1], "causality", f"an earlier loss, when the last {what} changes,")
+        for a, b in zip(run(module, changed(z, SECOND), _map_cond(cond, SECOND)), base, strict=True):
+            report.equal(a[:1], b[:1], "batch independence", "the loss of sample 0, when sample 1 changes,")
+        for sampler in (seeded, lambda: MEANS):
+            for a, b in zip(module.loss(z, cond, sampler()).values(), module.loss(z, cond, sampler()).values(),
+                            strict=True):
+                report.equal(a, b, "determinism under a generator", "the second loss", 0.0)
+        report.reload(module, make, lambda m: run(m, z, cond))
+        for window in ("exact", "streaming"):
+            rolls = [_roll_implicit(module, z, cond, seeded(1), window) for _ in range(2)]
+            for t, (first, second) in enumerate(zip(*rolls, strict=True)):
+                report.fields(first, module.spec, BATCH, 1, f"prediction {t}")
+                for a, b in zip(tensors(first), tensors(second), strict=True):
+                    report.equal(a, b, "determinism under a generator", f"prediction {t}", 0.0)
+            other = _roll_implicit(module, changed(z, SECOND), _map_cond(cond, SECOND), seeded(1), window)
+            for a, b in zip(tensors(other[0]), tensors(rolls[0][0]), strict=True):
+                report.equal(a[:1], b[:1], "batch independence", "the prediction of sample 0, when sample 1 changes,")
+
+
+def _roll_implicit(module: Any, z: Latent, cond: Condition, sampler: Sampler, window: Any) -> list[Latent]:
+    """Predictions after two frames, until the window is left behind."""
+    state, predicted = module.start(z[:, :2], cond.at(slice(0, 1)), window=window), []
+    for t in range(1, WINDOW + 2):
+        now = slice(min(t, WINDOW - 2), min(t, WINDOW - 2) + 1)
+        predicted.append(module.predict(state, cond.at(now), sampler, mean=False))
+        module.observe(state, predicted[-1])
+    return predicted
 
 
 def _check_steps(report: Reporter, module: Any, z: Latent, cond: Condition, base: list[Tensor]) -> None:

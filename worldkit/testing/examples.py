@@ -119,8 +119,7 @@ def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch:
         frames: Frames per clip; default: what a training clip has.
         batch: Number of clips.
     """
-    if frames is None:
-        frames = 1 if config.dynamics is None else config.timestep_horizon + 1
+    frames = config.clip_length if frames is None else frames
     conditions = {name: example_condition(c, config.obs, frames, batch) for name, c in config.conditioners.items()}
     masks = {
         name: torch.arange(frames).expand(batch, frames) % 2 == 0

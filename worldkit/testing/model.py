@@ -66,7 +66,7 @@ def check_model(
     with torch.no_grad():
         _check_perception(report, model, batch)
         if model.config.dynamics is not None:
-            if hasattr(model, "predict_next"):
+            if hasattr(model, "predict_next") and model.dynamics.explicit_prior:
                 _check_priors(report, model, batch)
             _check_rollout(report, model, batch, context)
         _check_saving(report, model, batch)
