@@ -53,6 +53,7 @@ def run_info(options: Namespace) -> None:
     """``worldkit info``."""
     from .factory import build, create_config, get_model_spec, list_models
     from .hub import find_model, read_config
+    from .model import ComposedWorldModel
     from .presets import resolve_preset
 
     path = Path(options.model.removeprefix("dir:"))
@@ -69,13 +70,15 @@ def run_info(options: Namespace) -> None:
     import torch
 
     with torch.device("meta"):
-        report = build(config).parameter_report()
+        model = build(config)
     table = _table("", "", "")
     for key, value in about.items():
         if value:
             table.add_row(key, value)
-    for part, count in report.items():
+    for part, count in model.parameter_report().items():
         table.add_row(f"parameters: {part}", f"{count:,}")
+    for note in model.objective.notes(model) if isinstance(model, ComposedWorldModel) else ():
+        table.add_row("note", note)
     console.print(table)
     console.print_json(config.to_json())
 

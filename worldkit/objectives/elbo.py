@@ -138,7 +138,8 @@ class ELBO(Objective):
         terms = totals | {f"kl/{k}": (v * share).sum(2).mean() for k, v in parts.items()}
         terms |= {f"{'kl_dynamics' if explicit else 'dynamics'}/{k}": v.sum(2).mean() for k, v in dynamic.items()}
         terms["psnr"] = -10 * torch.log10(rec["mse"].mean())
-        terms["visible_particles"] = presence.mean()
+        if spec.find("transparency") is not None:
+            terms["visible_particles"] = presence.mean()
         norm = self.scale if done is not None else self.scale / frames
         return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | self._summary(posterior))
 
@@ -204,14 +205,14 @@ class ELBO(Objective):
         notes, spec = [], model.encoder.spec
         if model.dynamics is not None and not model.dynamics.explicit_prior:
             notes.append(
-                f"dynamics '{model.dynamics.config.name}' has no explicit prior: it learns from detached latents by its "
-                "own loss, and every frame is held against the encoder's static prior; its loss terms cannot be "
+                f"dynamics '{model.dynamics.config.name}' has no explicit prior: it learns from detached latents by "
+                "its own loss, and every frame is held against the encoder's static prior; its loss terms cannot be "
                 "compared with a KL"
             )
         elif model.dynamics is not None and any(isinstance(spec.field(k).dist, Delta) for k in spec.keys()):
             notes.append(
-                f"encoder '{model.encoder.config.name}' gives points, not distributions: kl_dynamics is half the squared "
-                "distance of the prediction to the detached latent"
+                f"encoder '{model.encoder.config.name}' gives points, not distributions: kl_dynamics is half the "
+                "squared distance of the prediction to the detached latent"
             )
         return notes
 

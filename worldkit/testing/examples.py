@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import registry as registries
 from ..batch import Batch
 from ..conditions import Condition
 from ..config import ObsSpec, WorldModelConfig, merge, nest
@@ -100,7 +101,10 @@ def changed(x: Any, index: Any) -> Any:
 
 
 def small_config(**overrides: Any) -> WorldModelConfig:
-    """A 32-pixel LPWM of a few thousand parameters; overrides as in `worldkit.create_config`."""
+    """A 32-pixel LPWM of a few thousand parameters; overrides as in `worldkit.create_config`.
+
+    Our own components come small, too, when they are swapped in by name: ``small_config(dynamics="gru")``.
+    """
     base = {
         "obs": {"height": SIDE, "width": SIDE}, "timestep_horizon": WINDOW, "objective": "elbo",
         "encoder": {"name": "particle", **SMALL["encoder"]["particle"]},
@@ -108,7 +112,23 @@ def small_config(**overrides: Any) -> WorldModelConfig:
         "dynamics": {"name": "pint", **SMALL["dynamics"]["pint"]},
         "latent_action": {"name": "gaussian", **SMALL["latent action"]["gaussian"]},
     }
-    return WorldModelConfig.parse(merge(base, nest(overrides)))
+    changes = {kind: _shrunk(kind, value) for kind, value in nest(overrides).items()}
+    if changes.get("encoder", {}).get("name", "particle") != "particle" and "decoder" not in changes:
+        decoder = registries.encoders.get(changes["encoder"]["name"]).default_decoder
+        changes["decoder"] = _shrunk("decoder", decoder)
+    return WorldModelConfig.parse(merge(base, changes))
+
+
+def _shrunk(kind: str, value: Any) -> Any:
+    """An override of a component with our small sizes underneath."""
+    registry = WorldModelConfig.COMPONENTS.get(kind)
+    if registry is None or value is None:
+        return value
+    value = {"name": value} if isinstance(value, str) else value
+    if "name" not in value:
+        return value
+    name = registry.resolve(value["name"])
+    return {**SMALL.get(registry.kind, {}).get(name, {}), **value, "name": name}
 
 
 def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch: int = BATCH) -> Batch:

@@ -38,6 +38,10 @@ class Reporter:
         limit = tolerance * max(1.0, b.abs().max().item() if b.numel() else 0.0)
         self.require(off <= limit, prop, f"{what} differs by {off:.3g} (allowed: {limit:.3g})")
 
+    def independent(self, changed: Tensor, base: Tensor, what: str) -> None:
+        """Nothing of sample 0 may move, not even by rounding, when sample 1 changes."""
+        self.equal(changed[:1], base[:1], "batch independence", f"{what} of sample 0, when sample 1 changes,", 0.0)
+
     def shape(self, x: Tensor, shape: Iterable[int], what: str) -> None:
         shape = list(shape)
         self.require(list(x.shape) == shape, "shapes", f"{what} is {list(x.shape)}, expected {shape}")

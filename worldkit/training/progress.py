@@ -9,7 +9,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 FIELDS = {
-    "loss": "loss", "reconstruction": "rec", "kl": "kl", "kl_dynamics": "kl_dyn", "visible_particles": "visible",
+    "loss": "loss", "reconstruction": "rec", "kl": "kl", "kl_dynamics": "kl_dyn", "dynamics": "dyn",
+    "visible_particles": "visible",
     "beta_a": "a", "beta_b": "b", "scale": "scale", "psnr": "psnr",
 }
 """Loss term -> label."""
@@ -52,6 +53,11 @@ class ProgressBar:
         text = " ".join(f"[dim]{FIELDS[name]}[/] {value:.3g}" for name, value in self.average.items())
         text = f"[dim]step[/] {progress.step} {text}" if self.by_time else text
         self.bar.update(self.task, completed=int(progress.seconds) if self.by_time else progress.step, terms=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self.bar.disable:
+            self.bar.console.print(f"[yellow]note[/] {text}")
 
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:

@@ -126,6 +126,8 @@ class Trainer:
         limit = self.config.steps or self.config.num_epochs * len(self.loader)
         with _graceful_stop(self), ProgressBar(self.progress.step, limit, self.config.seconds,
                                                enabled=self.show_progress) as bar:
+            for note in self.model.objective.notes(self.model):
+                bar.say(note)
             while not self._done(limit):
                 self.sampler.set_state(self.progress.epoch, self.progress.batch)
                 for batch in self.loader:
@@ -236,6 +238,7 @@ class Trainer:
     def _describe(self, model: dict[str, Any]) -> dict[str, Any]:
         return {
             "model": model, "train": self.config.to_dict(), "facts": self.facts,
+            "notes": self.model.objective.notes(self.model),
             "command": " ".join(sys.argv), "worldkit": __version__, "torch": torch.__version__,
             "python": platform.python_version(), "machine": platform.machine(), "device": str(self.device),
             "threads": torch.get_num_threads(),

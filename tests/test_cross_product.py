@@ -1,0 +1,116 @@
+"""Every encoder x dynamics x condition builds and works, or refuses at build time naming the parts that would fit.
+
+The lists come from the registry: registering a component is writing its tests here.
+"""
+
+import json
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.config import WorldModelConfig
+from worldkit.errors import IncompatibleComponentsError
+from worldkit.factory import build
+from worldkit.testing import check_model
+from worldkit.testing.examples import SMALL, small_config
+
+LANGUAGE = {"name": "language", **SMALL["conditioner"]["language"]}
+ACTION = {"name": "action", **SMALL["conditioner"]["action"]}
+CONDITIONS = {
+    "no condition": {},
+    "action": {"action": ACTION},
+    "language": {"language": LANGUAGE},
+    "goal image": {"goal_image": {"name": "goal-image"}},
+    "action and language": {"action": ACTION, "language": LANGUAGE},
+}
+
+
+@pytest.fixture(scope="session")
+def encoder_options(tmp_path_factory):
+    """Options an encoder cannot do without: the pretrained one needs a model, here a tiny random one."""
+    folder = tmp_path_factory.mktemp("dinov2")
+
+    def options(name):
+        if name != "pretrained":
+            return {}
+        transformers = pytest.importorskip("transformers")
+        torch.manual_seed(0)
+        transformers.Dinov2Model(transformers.Dinov2Config(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+            patch_size=8,
+        )).save_pretrained(folder)
+        return {"model": str(folder)}
+
+    return options
+
+
+def compose(encoder, dynamics, conditions, options, latent_action=None):
+    return small_config(encoder={"name": encoder, **options(encoder)}, dynamics=dynamics, conditioners=conditions,
+                        latent_action=latent_action)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("dynamics", wk.list_dynamics())
+@pytest.mark.parametrize("encoder", wk.list_encoders())
+def test_composition(encoder, dynamics, condition, encoder_options):
+    check_model(compose(encoder, dynamics, CONDITIONS[condition], encoder_options))
+
+
+@pytest.mark.parametrize("dynamics", wk.list_dynamics())
+@pytest.mark.parametrize("encoder", wk.list_encoders())
+@pytest.mark.parametrize("latent_action", wk.list_latent_actions())
+def test_latent_actions_work_with_every_encoder(latent_action, encoder, dynamics, encoder_options):
+    check_model(compose(encoder, dynamics, {}, encoder_options, latent_action))
+
+
+@pytest.mark.parametrize("dynamics", wk.list_dynamics())
+def test_slots_without_identity(dynamics, encoder_options):
+    config = small_config(encoder={"name": "slot", "recurrent": False}, dynamics=dynamics, latent_action=None)
+    if "tracked" not in wk.registry.dynamics.get(dynamics).requires:
+        return check_model(config)
+    with pytest.raises(IncompatibleComponentsError) as refused:
+        build(config)
+    message = str(refused.value)
+    assert f"dynamics '{dynamics}' needs tokens that keep their identity over time, but encoder 'slot'" in message
+    fits = message.split("Dynamics that fit: ")[1]
+    assert "slotformer" in fits and dynamics not in fits.split(", ")
+
+
+@pytest.mark.parametrize("encoder", wk.list_encoders())
+def test_a_decoder_for_something_else_is_refused(encoder, encoder_options):
+    other = "slot" if encoder != "slot" else "particle"
+    with pytest.raises(IncompatibleComponentsError, match=f"decoder '{other}' draws .*Decoders that fit: "):
+        build(small_config(encoder={"name": encoder, **encoder_options(encoder)}, decoder=other))
+
+
+@pytest.mark.parametrize("dynamics", wk.list_dynamics())
+@pytest.mark.parametrize("encoder", wk.list_encoders())
+def test_configs_survive_json(encoder, dynamics, encoder_options):
+    config = compose(encoder, dynamics, CONDITIONS["action and language"], encoder_options)
+    assert WorldModelConfig.parse(json.loads(config.to_json())) == config
+
+
+@pytest.mark.parametrize("dynamics", [d for d in wk.list_dynamics() if d != "pint"])
+def test_swapping_the_dynamics_leaves_every_other_part_alone(dynamics):
+    torch.manual_seed(0)
+    base = wk.create_model("lpwm-balls-mini")
+    torch.manual_seed(0)
+    other = wk.create_model("lpwm-balls-mini", dynamics=dynamics)
+    for part in ("encoder", "decoder", "latent_action", "objective"):
+        assert getattr(other.config, part) == getattr(base.config, part)
+    for part in ("encoder", "decoder"):
+        first, second = getattr(base, part).state_dict(), getattr(other, part).state_dict()
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    assert type(other.dynamics) is not type(base.dynamics)
+
+
+@pytest.mark.parametrize("encoder", [e for e in wk.list_encoders() if e not in ("particle", "pretrained")])
+def test_swapping_the_encoder_brings_its_decoder_and_no_old_option(encoder):
+    config = wk.create_config("lpwm-balls-mini", encoder=encoder)
+    base = wk.create_config("lpwm-balls-mini")
+    assert config.encoder.name == encoder and config.decoder.name != "particle"
+    assert (config.dynamics, config.latent_action, config.objective) == (base.dynamics, base.latent_action,
+                                                                        base.objective)
+    with pytest.raises(wk.ConfigError, match="unknown option 'num_particles'"):
+        wk.create_config("lpwm-balls-mini", encoder=encoder, encoder__num_particles=6)
