@@ -1,6 +1,7 @@
 """Encoders: video -> described latent. Importing this package registers the built-in ones."""
 
 from . import particle as particle
+from . import patch as patch
 from .base import Encoder, Encoding
 
 __all__ = ["Encoder", "Encoding"]

@@ -76,13 +76,14 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
 def check_decoder(
     decoder: str | type, *, spec: LatentSpec | None = None, obs: ObsSpec | None = None, **options: Any
 ) -> None:
-    """Check a decoder on random latents of ``spec`` (default: `example_spec`).
+    """Check a decoder on random latents of ``spec`` (default: `example_spec` of a kind it draws).
 
     Example:
         >>> check_decoder("particle")
     """
     cls, config, report = prepare(registries.decoders, decoder, options)
-    obs, spec = obs or ObsSpec(height=SIDE, width=SIDE), spec or example_spec(obs.views if obs else 1)
+    obs = obs or ObsSpec(height=SIDE, width=SIDE)
+    spec = spec or example_spec(obs.views, min(cls.kinds or {"particles"}))
 
     def make() -> nn.Module:
         return cls(config, spec=spec, obs=obs)

@@ -12,7 +12,7 @@ from ..batch import Batch
 from ..conditions import Condition
 from ..config import ObsSpec, WorldModelConfig, merge, nest
 from ..distributions import Beta
-from ..latents import Latent, LatentSpec, particle_spec
+from ..latents import Field, Latent, LatentSpec, TokenGroup, particle_spec
 
 BATCH, WINDOW, SIDE = 2, 4, 32
 LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
@@ -23,8 +23,11 @@ _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "encoder": {"particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
-        "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2}},
-    "decoder": {"particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN}},
+        "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2},
+        "patch": {"patch_size": 8, "feature_dim": 3, "hidden_dim": 16, "cnn": _CNN}},
+    "decoder": {
+        "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
+        "patch": {"hidden_dim": 16, "cnn": _CNN}},
     "dynamics": {"pint": _TRANSFORMER},
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
     "conditioner": {"action": {"dim": 3}, "language": {"embed_dim": 5, "max_length": 2}},
@@ -32,9 +35,13 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 """Options that make our own components small; options given to a check come on top."""
 
 
-def example_spec(views: int = 1) -> LatentSpec:
-    """Five particles (three of them drawn) and a background, per view."""
-    return particle_spec(num_particles=5, num_drawn=3, feature_dim=3, background_dim=2, views=views)
+def example_spec(views: int = 1, kind: str = "particles") -> LatentSpec:
+    """Per view: five particles (three of them drawn) and a background, or 4 x 4 patches, or four other tokens."""
+    if kind == "particles":
+        return particle_spec(num_particles=5, num_drawn=3, feature_dim=3, background_dim=2, views=views)
+    grid = (4, 4) if kind == "patches" else None
+    group = TokenGroup(kind, views * (16 if grid else 4), (Field("features", 3),))
+    return LatentSpec((group,), grid=grid, views=views, kind=kind)
 
 
 def example_latent(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, seed: int = 0) -> Latent:

@@ -58,7 +58,8 @@ class Reporter:
 
     def gradients(self, module: nn.Module, loss: Tensor, *, ignore: Iterable[str] = ()) -> None:
         module.zero_grad()
-        loss.backward()
+        if loss.requires_grad:  # not if the module is frozen as a whole
+            loss.backward()
         missing = [
             name for name, p in module.named_parameters()
             if p.requires_grad and name not in ignore and (p.grad is None or not p.grad.abs().max() > 0)
