@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "decoder": {
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "patch": {"hidden_dim": 16, "cnn": _CNN}},
-    "dynamics": {"pint": _TRANSFORMER},
+    "dynamics": {"pint": _TRANSFORMER, "slotformer": _TRANSFORMER},
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
     "conditioner": {"action": {"dim": 3}, "language": {"embed_dim": 5, "max_length": 2}},
 }
