@@ -8,12 +8,16 @@ generation and the replay of recorded noise in parity tests.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .errors import ShapeError
 
 
 class Sampler:
@@ -35,14 +39,63 @@ class Sampler:
         """Reparameterised draw ``mean + eps * exp(logvar / 2)``; any shape."""
         if self.deterministic:
             return mean
-        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
-        return mean + noise * torch.exp(0.5 * logvar)
+        return mean + self._draw(torch.randn, mean) * torch.exp(0.5 * logvar)
 
     def beta(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """Reparameterised draw from Beta(a, b); any shape."""
         if self.deterministic:
             return a / (a + b)
-        return _DirichletSample.apply(torch.stack([a, b], -1), self.generator)[..., 0]
+        return self._dirichlet(torch.stack([a, b], -1))[..., 0]
+
+    def uniform(self, name: str, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) of the shape of ``like``; 0.5 if deterministic."""
+        return torch.full_like(like, 0.5) if self.deterministic else self._draw(torch.rand, like)
+
+    def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
+        return kind(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+
+    def _dirichlet(self, concentration: Tensor) -> Tensor:
+        return _DirichletSample.apply(concentration, self.generator)
+
+
+class ClipSampler(Sampler):
+    """Noise that every clip of a batch draws from a generator of its own, seeded by (seed, step, number of the clip).
+
+    A training step then does not depend on how its clips are spread over processes and micro-batches. The first axis
+    of everything drawn must be the batch, or start with it: ``[B, ...]`` or ``[(B T), ...]``.
+
+    Args:
+        seed: Of the run.
+        step: Training step.
+        clips: Numbers of the clips within the step.
+        device: Where the noise is drawn.
+    Example:
+        >>> one = ClipSampler(0, 7, [0, 1]).normal("x", torch.zeros(2, 3), torch.zeros(2, 3))
+        >>> two = ClipSampler(0, 7, [1]).normal("x", torch.zeros(1, 3), torch.zeros(1, 3))
+        >>> torch.equal(one[1:], two)
+        True
+    """
+
+    def __init__(self, seed: int, step: int, clips: Sequence[int], device: torch.device | str = "cpu"):
+        super().__init__()
+        self.generators = []
+        for clip in clips:
+            digest = hashlib.sha256(f"{seed}:{step}:{clip}".encode()).digest()
+            self.generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big")))
+
+    def _per_clip(self, x: Tensor, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
+        rows, rest = divmod(x.shape[0], len(self.generators))
+        if rest:
+            raise ShapeError(
+                f"the first axis of a draw must start with the batch: {x.shape[0]} rows for {len(self.generators)} clips"
+            )
+        return torch.cat([draw(part, g) for part, g in zip(x.split(rows), self.generators, strict=True)])
+
+    def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
+        return self._per_clip(like, lambda x, g: kind(x.shape, generator=g, device=x.device, dtype=x.dtype))
+
+    def _dirichlet(self, concentration: Tensor) -> Tensor:
+        return self._per_clip(concentration, _DirichletSample.apply)
 
 
 MEANS = Sampler(deterministic=True)

@@ -86,9 +86,9 @@ class WorldModel(nn.Module, ABC):
     ) -> Rollout:
         """Predict ``horizon`` frames after the context."""
 
-    def forward(self, batch: Batch, step: int = 0) -> Loss:
+    def forward(self, batch: Batch, step: int = 0, *, sampler: Sampler | None = None) -> Loss:
         """`loss`, so that the hooks of distributed wrappers fire."""
-        return self.loss(batch, step)
+        return self.loss(batch, step, sampler=sampler)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``config.json`` and ``model.safetensors``; see `worldkit.hub.save_pretrained`."""

@@ -24,6 +24,8 @@ class ResumableSampler(Sampler[list[int]]):
         seed: The order of epoch ``e`` depends on ``(seed, e)`` only.
         shuffle: False: the natural order in every epoch.
         drop_last: Leave out the last batch if it is smaller than the others.
+        rank, world: Of the processes that train together, this one takes the ``rank``-th of every ``world`` batches,
+            so that all together see what one process with a ``world`` times larger batch would see.
     Attributes:
         epoch: Epoch of the next pass.
         start_batch: First batch of the next pass; later passes start at 0.
@@ -40,17 +42,22 @@ class ResumableSampler(Sampler[list[int]]):
     # No method named set_epoch: accelerate would call it with its own count and undo set_state.
 
     def __init__(
-        self, num_items: int, batch_size: int = 1, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+        self, num_items: int, batch_size: int = 1, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False,
+        rank: int = 0, world: int = 1,
     ):
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
+        self.rank, self.world = rank, world
         self.epoch, self.start_batch = 0, 0
+        if world > 1 and not drop_last:
+            raise DataError("several processes need batches of one size: use drop_last=True")
         if len(self) == 0:
+            each = f" in each of {world} processes" if world > 1 else ""
             raise DataError(
-                f"{num_items} clips make no full batch of {batch_size}: use batch_size={max(num_items, 1)} or less, "
-                "or drop_last=False"
+                f"{num_items} clips make no full batch of {batch_size}{each}: use batch_size="
+                f"{max(num_items // world, 1)} or less, or drop_last=False"
             )
 
     def set_state(self, epoch: int, start_batch: int = 0) -> None:
@@ -75,8 +82,8 @@ class ResumableSampler(Sampler[list[int]]):
         return torch.randperm(self.num_items, generator=generator).tolist()
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        full, rest = divmod(self.num_items, self.batch_size)
+        """Batches of a whole epoch, in each process."""
+        full, rest = divmod(self.num_items, self.batch_size * self.world)
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -85,7 +92,8 @@ class ResumableSampler(Sampler[list[int]]):
         self.epoch, self.start_batch = epoch + 1, 0
         order = self.order(epoch)
         for batch in range(start, len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            first = (batch * self.world + self.rank) * self.batch_size
+            yield order[first : first + self.batch_size]
 
 
 def make_loader(
@@ -97,6 +105,8 @@ def make_loader(
     seed: int = 0,
     drop_last: bool = False,
     device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader:
     """A loader of `Batch`, uint8 on the CPU; move each with ``batch.to(device, non_blocking=True)``.
 
@@ -108,6 +118,7 @@ def make_loader(
         seed: Decides the order.
         drop_last: Leave out a last batch that is smaller.
         device: Where the batches will go; memory is pinned for ``"cuda"``.
+        rank, world: Which of how many processes this is; see `ResumableSampler`.
     Returns:
         A DataLoader; ``loader.batch_sampler`` is its `ResumableSampler`.
     Raises:
@@ -118,7 +129,9 @@ def make_loader(
         >>> [batch.video.shape[0] for batch in make_loader(clips, 3)]
         [3, 1]
     """
-    sampler = ResumableSampler(len(dataset), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    sampler = ResumableSampler(
+        len(dataset), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, world=world
+    )
     return DataLoader(
         dataset,
         batch_sampler=sampler,
