@@ -2,6 +2,7 @@
 
 from . import particle as particle
 from . import patch as patch
+from . import slot as slot
 from .base import Encoder, Encoding
 
 __all__ = ["Encoder", "Encoding"]

@@ -26,13 +26,15 @@ def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = 
 
     Args:
         objective: Registered name or class.
-        model: Overrides of the small LPWM (see `small_config`) that the objective needs.
+        model: Overrides of the small LPWM (see `small_config`) that the objective needs; it comes without dynamics and
+            latent actions if the objective requires that.
         **options: The objective's options.
     Example:
         >>> check_objective("elbo", num_static_frames=2)
     """
     cls, config, report = prepare(registries.objectives, objective, options)
-    world = shake(build(small_config(**(model or {}))))
+    bare = {"dynamics": None, "latent_action": None} if "no-dynamics" in cls.requires else {}
+    world = shake(build(small_config(**bare, **(model or {}))))
     world.objective = cls(config)
     _check_loss(report, world, example_batch(world.config))
 
