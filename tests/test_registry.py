@@ -31,9 +31,13 @@ def plugins(monkeypatch):
     monkeypatch.setattr(module, "_plugin_errors", [])
     monkeypatch.delenv("WORLDKIT_PLUGINS", raising=False)
 
+    everyones = importlib.metadata.entry_points
+
     def entry_points(*, group):
-        assert group == "worldkit.plugins"
-        return [SimpleNamespace(name=d, dist=SimpleNamespace(name=d, version="0.1"), load=f) for d, f in installed]
+        if group != "worldkit.plugins":
+            return everyones(group=group)
+        return [SimpleNamespace(name=d, value=d.replace("-", "_"), dist=SimpleNamespace(name=d, version="0.1"), load=f)
+                for d, f in installed]
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     return installed
@@ -165,6 +169,51 @@ def test_broken_plugin_warns_once_and_harms_nothing(things, plugins):
         warnings.simplefilter("error")
         things.names()
         assert wk.plugin_errors() == [PluginError("wk-bad 0.1", "RuntimeError: no GPU")]
+
+
+def test_a_plugin_that_exits_is_only_reported(things, plugins):
+    plugins.append(("wk-quitter", lambda: sys.exit("mamba_ssm is not installed")))
+    with pytest.warns(RuntimeWarning, match="wk-quitter 0.1 failed to load: SystemExit: mamba_ssm"):
+        assert things.names() == ["goal-image", "gru"]
+
+
+def test_the_same_component_may_register_again(things):
+    things.register("gru", Other)
+    with pytest.raises(DuplicateComponentError):
+        things.register("gru", Thing)
+
+
+def test_parts_of_ours_that_a_plugin_pulls_in_stay_ours(plugins):
+    table, ours = Registry("thing"), type("Ours", (), {"__module__": "worldkit.somewhere"})
+    plugins.append(("wk-mamba", lambda: (table.register("ours", ours), table.register("theirs", Thing))))
+    assert table.names() == ["ours", "theirs"]
+    assert table.entry("ours").provider == "worldkit" and table.entry("theirs").provider == "wk-mamba 0.1"
+
+
+def test_the_provider_is_the_distribution_however_a_plugin_is_imported(plugins):
+    plugins.append(("wk-mamba", lambda: None))
+    table, part = Registry("thing"), type("Part", (), {"__module__": "wk_mamba.parts"})
+    assert table.register("part", part) is part
+    assert table.entry("part").provider == "wk-mamba 0.1"
+
+
+def test_of_two_plugins_with_one_name_the_same_one_wins(plugins):
+    def claims(cls):
+        return lambda: table.register("mamba", cls)
+
+    for order in (("wk-a", "wk-b"), ("wk-b", "wk-a")):
+        table = Registry("thing")
+        plugins[:] = [(name, claims(Thing if name == "wk-a" else Other)) for name in order]
+        module._plugins_loaded = False
+        with pytest.warns(RuntimeWarning, match="registered twice: by wk-a 0.1 and by wk-b 0.1"):
+            assert table.names() == ["mamba"]
+        assert table.get("mamba") is Thing
+
+
+def test_an_unknown_model_repeats_the_plugins_that_failed(plugins):
+    plugins.append(("wk-bad", lambda: sys.exit("no GPU")))
+    with pytest.warns(RuntimeWarning), pytest.raises(UnknownComponentError, match="wk-bad 0.1 .SystemExit: no GPU"):
+        wk.create_model("lpwm-mamba")
 
 
 @pytest.mark.parametrize("options", [{}, {"override": True}])

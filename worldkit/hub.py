@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from . import __version__
+from . import registry as registries
 from .config import WorldModelConfig
 from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
 from .factory import build, create_config
 from .model import WorldModel
 from .presets import ModelSpec
+from .registry import Registry, plugin_errors, plugins_enabled
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -90,11 +92,26 @@ def write_model(model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | N
 
 
 def _providers(config: WorldModelConfig) -> dict[str, str]:
-    return {
-        kind: registry.entry(component.name).provider
-        for kind, registry in WorldModelConfig.COMPONENTS.items()
-        if (component := getattr(config, kind)) is not None
-    }
+    """Component -> who provides it, distribution and version: ``{"encoder": "worldkit 0.1.0", ...}``."""
+    return {path: _provider(registry, name) for path, registry, name in _components(config.to_dict())}
+
+
+def _provider(registry: Registry, name: str) -> str:
+    provider = registry.entry(name).provider
+    return f"worldkit {__version__}" if provider == "worldkit" else provider
+
+
+def _components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]]:
+    """Path, registry and name of every component of a config given as a nested dict, damaged ones left out."""
+    parts = [(kind, registry, config.get(kind)) for kind, registry in WorldModelConfig.COMPONENTS.items()]
+    conditioners = config.get("conditioners")
+    if isinstance(conditioners, Mapping):
+        parts += [(f"conditioners.{field}", registries.conditioners, value) for field, value in conditioners.items()]
+    if config.get("family", "composed") != "composed":
+        parts.append(("family", registries.models, {"name": config["family"]}))
+    for path, registry, value in parts:
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            yield path, registry, value["name"]
 
 
 def _model_card(model: WorldModel, facts: Mapping[str, Any]) -> str:
@@ -164,9 +181,9 @@ def read_config(folder: Path) -> WorldModelConfig:
     try:
         data = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         config = data["config"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        version = config.get("format_version", 1)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} is damaged: {type(error).__name__}: {error}") from error
-    version = config.get("format_version", 1)
     if version > 1:
         raise CheckpointError(
             f"{folder} has config format {version}; this worldkit {__version__} reads format 1. Update worldkit"
@@ -174,7 +191,26 @@ def read_config(folder: Path) -> WorldModelConfig:
     try:
         return WorldModelConfig.parse(config)
     except ConfigError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}{_other_providers(data)}") from error
+
+
+def _other_providers(data: Mapping[str, Any]) -> str:
+    """A line for every component of a ``config.json`` that comes from elsewhere here, or from nowhere."""
+    saved, lines = data.get("providers"), []
+    for path, registry, name in _components(data["config"]):
+        before = saved.get(path) if isinstance(saved, Mapping) else None
+        if before is None or name in registry and before == _provider(registry, name):
+            continue
+        if name in registry:
+            now = f"here it is {_provider(registry, name)}"
+        elif not plugins_enabled():
+            now = "plugins are switched off; unset WORLDKIT_PLUGINS"
+        elif any(broken.plugin == before for broken in plugin_errors()):
+            now = "it is installed, but failed to load"
+        else:
+            now = "it is not installed here; install it if you trust it, or import the module that registers the name"
+        lines.append(f"\n  {path} '{name}' was provided by {before}: {now}")
+    return "".join(lines)
 
 
 def load_folder(folder: Path) -> WorldModel:

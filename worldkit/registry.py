@@ -92,7 +92,7 @@ class Registry(Generic[T]):
         extra: str | None = None,
         override: bool = False,
     ) -> Callable[[T], T] | T | str:
-        """Register a component, as a decorator or directly.
+        """Register a component, as a decorator or directly. The same one may register again.
 
         Args:
             name: Canonical name; stored in kebab-case.
@@ -110,9 +110,11 @@ class Registry(Generic[T]):
         name, aliases = canonical(name), tuple(canonical(a) for a in aliases)
         if override and _loading_plugin:
             raise WorldkitError(f"plugin {_loading_plugin[-1]} may not override {self.kind} '{name}'; rename it")
-        if _provider_of(target) != "worldkit":
+        provider = _provider_of(target)
+        if provider != "worldkit":
             self._load_builtins()  # first come, first served must not let a stranger take a built-in's name
-        provider = _loading_plugin[-1] if _loading_plugin else _provider_of(target)
+        if name in self._entries and self._entries[name].target == target:
+            return target  # imported by hand and then called by its entry point: no two parts with one name
         for taken in (name, *aliases):
             owner = self._entries.get(self._aliases.get(taken, taken))
             if owner is not None and not override:
@@ -177,11 +179,7 @@ class Registry(Generic[T]):
         known = sorted(self._entries)
         hint = suggestion(canonical(name), [*known, *self._aliases])
         lines = [f"unknown {self.kind} '{name}'.{hint}", f"  registered: {', '.join(known) or '(none)'}"]
-        if _plugin_errors:
-            lines.append(
-                "  plugins that failed to load: " + ", ".join(f"{e.plugin} ({e.error})" for e in _plugin_errors)
-            )
-        return "\n".join(lines)
+        return "\n".join(lines) + failed_plugins()
 
 
 _loading_plugin: list[str] = []
@@ -190,8 +188,27 @@ _plugins_loaded = False
 
 
 def _provider_of(target: Any) -> str:
+    """``"worldkit"``, distribution and version of the plugin a component belongs to, or else its module.
+
+    It is the same whether the plugin was imported by hand, by its entry point, or by another plugin.
+    """
     module = target.partition(":")[0] if isinstance(target, str) else getattr(target, "__module__", "?")
-    return "worldkit" if module.split(".")[0] == "worldkit" else module
+    package = module.split(".")[0]
+    if package == "worldkit":  # a plugin that imports our base classes registers our parts on the way
+        return "worldkit"
+    for point in _entry_points():
+        if point.value.partition(":")[0].split(".")[0].strip() == package:
+            return _distribution(point)
+    return _loading_plugin[-1] if _loading_plugin else module
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    """All plugins, in an order that does not depend on the file system: of two with one name the same one wins."""
+    return sorted(importlib.metadata.entry_points(group=PLUGIN_GROUP), key=lambda p: (_distribution(p), p.name))
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.name
 
 
 def load_plugins() -> None:
@@ -200,22 +217,34 @@ def load_plugins() -> None:
     if _plugins_loaded:
         return
     _plugins_loaded = True
-    if os.environ.get("WORLDKIT_PLUGINS", "1") == "0":
+    if not plugins_enabled():
         return
-    for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
-        dist = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
+    for point in _entry_points():
+        dist = _distribution(point)
         _loading_plugin.append(dist)
         try:
             loaded = point.load()
             if callable(loaded):
                 loaded()
-        except Exception as error:  # noqa: BLE001 - a stranger's code: any error is reported, none may reach the user's run
+        except (Exception, SystemExit) as error:  # a stranger's code: reported, and kept from the user's run
             _plugin_errors.append(PluginError(dist, f"{type(error).__name__}: {error}"))
             warnings.warn(
                 f"worldkit plugin {dist} failed to load: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2
             )
         finally:
             _loading_plugin.pop()
+
+
+def plugins_enabled() -> bool:
+    """Whether plugins load by themselves; ``WORLDKIT_PLUGINS=0`` says no."""
+    return os.environ.get("WORLDKIT_PLUGINS", "1") != "0"
+
+
+def failed_plugins() -> str:
+    """A line for not-found messages that names the plugins that failed to load; empty if none did."""
+    if not _plugin_errors:
+        return ""
+    return "\n  plugins that failed to load: " + ", ".join(f"{e.plugin} ({e.error})" for e in _plugin_errors)
 
 
 def plugin_errors() -> list[PluginError]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..config import merge
 from ..errors import DuplicateComponentError, UnknownComponentError
-from ..registry import canonical, load_plugins, suggestion
+from ..registry import canonical, failed_plugins, load_plugins, suggestion
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def resolve_preset(name: str) -> str:
     if key not in _tables:
         raise UnknownComponentError(
             f"unknown model '{name}'.{suggestion(key, [*_tables, *_aliases])}\n  models: {', '.join(sorted(_tables))}"
+            f"{failed_plugins()}"
         )
     return key
 
