@@ -156,8 +156,13 @@ class WorldModelConfig(Config):
 
     @property
     def clip_length(self) -> int:
-        """Frames of a training clip: one more than the dynamics sees, or the horizon if there is no dynamics."""
-        return self.timestep_horizon + (self.dynamics is not None)
+        """Frames of a training clip.
+
+        As many as the objective asks for (its option ``num_frames``); else one more than the dynamics sees, or the
+        horizon if there is no dynamics.
+        """
+        asked = getattr(self.objective, "num_frames", None)
+        return asked or self.timestep_horizon + (self.dynamics is not None)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -254,6 +254,13 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
     if "dynamics" in objective.requires and dynamics is None:
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' trains a dynamics, but none is set")
+    most = config.timestep_horizon + 1
+    if dynamics is not None and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' asks for clips of {config.clip_length} frames, but "
+            f"{'latent actions read' if config.latent_action else 'an implicit dynamics learns from'} at most {most} "
+            f"(timestep_horizon + 1); set objective.num_frames to {most} or less, or a larger timestep_horizon"
+        )
     if "no-dynamics" in objective.requires and dynamics is not None:
         raise IncompatibleComponentsError(
             f"objective '{config.objective.name}' trains encoder and decoder only and would leave dynamics "

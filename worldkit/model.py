@@ -136,11 +136,30 @@ class ComposedWorldModel(WorldModel):
         self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
         self.objective = objective
         self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule
+        self.freeze()
 
     @property
     def clip_length(self) -> int:
         """Frames of a training clip; see `WorldModelConfig.clip_length`."""
         return self.config.clip_length
+
+    # -- parts that are not trained
+
+    def _frozen(self) -> list[nn.Module]:
+        parts = (getattr(self, name) for name in sorted(self.objective.frozen))
+        return [part for part in parts if part is not None]
+
+    def freeze(self) -> None:
+        """No gradients for the parts that the objective does not train (`Objective.frozen`)."""
+        for part in self._frozen():
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ComposedWorldModel:
+        """Training or evaluation mode; parts that the objective does not train stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
 
     # -- perception
 

@@ -30,7 +30,8 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``.
-        frozen: Parts of the model that this objective does not train; they must come trained.
+        frozen: Parts of the model that this objective does not train; they must come trained. They get no gradients and
+            stay in evaluation mode.
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
     """
 

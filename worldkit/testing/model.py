@@ -33,9 +33,12 @@ def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = 
         >>> check_objective("elbo", num_static_frames=2)
     """
     cls, config, report = prepare(registries.objectives, objective, options)
-    bare = {"dynamics": None, "latent_action": None} if "no-dynamics" in cls.requires else {}
-    world = shake(build(small_config(**bare, **(model or {}))))
+    bare: dict[str, Any] = {"dynamics": None, "latent_action": None} if "no-dynamics" in cls.requires else {}
+    if "encoder" in cls.frozen:  # by their means no particle is absent, and no stand-in for one gets a gradient
+        bare["encoder"] = "patch"
+    world = shake(build(small_config(**{**bare, **(model or {})})))
     world.objective = cls(config)
+    world.freeze()
     _check_loss(report, world, example_batch(world.config))
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 FIELDS = {
     "loss": "loss", "reconstruction": "rec", "kl": "kl", "kl_dynamics": "kl_dyn", "dynamics": "dyn",
+    "latent": "latent", "image": "image",
     "visible_particles": "visible",
     "beta_a": "a", "beta_b": "b", "scale": "scale", "psnr": "psnr",
 }

@@ -101,8 +101,8 @@ class Trainer:
         model.objective.steps_per_epoch = len(self.loader)
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
-            fused=fused,
+            [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas, eps=config.eps,
+            weight_decay=config.weight_decay, fused=fused,
         )
         self.facts = dict(facts or {})
         self.progress = Progress()

@@ -1,0 +1,179 @@
+"""Second stage of two: a dynamics learns on the latents of an encoder that is already trained, and stays as it is.
+
+An explicit dynamics is given ``burn_in`` frames and rolls the rest of the clip out by itself, fed with the means of its
+own predictions and never with true frames; gradients flow through the whole rollout. Every predicted frame is held
+against its latent (squared error of point latents, negative log-likelihood of others) and, drawn by the frozen
+decoder, against its image. Fields of a token count as much as the token is present, as in the ELBO. A latent action's
+posterior, which has seen the outcome, drives the rollout; its KL to the prior is added.
+
+An implicit dynamics (diffusion) is not unrolled: it learns by its own loss on the latents (`TwoStage.notes` says so).
+
+Reductions: all terms are MEANS over the numbers of a latent, pixels, tokens, frames and clips. Images are in [-1, 1].
+
+Source: SlotFormer (arXiv:2210.05861); upstream slotformer/video_prediction @ 10a6d9b, written from its description.
+Differences: the encoder runs in the loop (upstream extracts slots beforehand; the numbers are the same); actions,
+distributions and implicit dynamics are ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from einops import reduce
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..batch import Batch
+from ..conditions import Condition
+from ..config import ComponentConfig
+from ..distributions import MEANS, Delta, Sampler
+from ..errors import ShapeError
+from ..latents import Latent, LatentDist
+from ..registry import register_objective
+from .base import Loss, Objective
+
+if TYPE_CHECKING:
+    from ..dynamics import Dynamics
+    from ..model import ComposedWorldModel
+
+
+class TwoStageConfig(ComponentConfig):
+    """Options of the two-stage objective.
+
+    Attributes:
+        burn_in: First frames of a clip, which are given; None = half of the clip. More than the dynamics' window are
+            no use.
+        num_frames: Frames of a training clip; None = one more than the dynamics' window. A rollout may leave the
+            window.
+        latent_weight: Of the latents' loss, and of an implicit dynamics' own.
+        image_weight: Of the decoded images' mean squared error; 0 saves the decoder's work.
+        kl_weight: Of the latent actions' KL, nats per token and transition. The default is about LPWM's balance: 0.1
+            on a sum over tokens beside a sum over pixels.
+        decay: Factor on the latents' loss from one predicted frame to the next; weights average 1 (as upstream).
+    """
+
+    name: str = "two-stage"
+    burn_in: int | None = Field(default=None, gt=0)
+    num_frames: int | None = Field(default=None, gt=1)
+    latent_weight: float = Field(default=1.0, ge=0)
+    image_weight: float = Field(default=1.0, ge=0)
+    kl_weight: float = Field(default=1e-3, ge=0)
+    decay: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> TwoStageConfig:
+        if self.burn_in is not None and self.num_frames is not None and self.num_frames <= self.burn_in:
+            raise ValueError(f"num_frames {self.num_frames} leaves nothing to predict after burn_in {self.burn_in}")
+        return self
+
+
+@register_objective("two-stage")
+class TwoStage(Objective):
+    """Rollout in the latents of a frozen encoder; see the module's docstring."""
+
+    Config = TwoStageConfig
+    requires = frozenset({"decoder", "dynamics"})
+    frozen = frozenset({"encoder", "decoder"})
+
+    def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
+        with torch.no_grad():
+            z = model.encoder(batch.video, sampler=MEANS).latent
+        cond, posterior, prior = model.condition(z, batch, sampler=sampler)
+        valid = _valid(batch.done_mask)
+        if model.dynamics.explicit_prior:
+            total, terms = self._rollout_loss(model, z, cond, batch.video, valid)
+        else:
+            losses = {k: _mean(v, valid, 1) for k, v in model.dynamics.loss(z, cond, sampler).items()}
+            dynamics = sum(losses.values())
+            total, terms = self.config.latent_weight * dynamics, {"dynamics": dynamics}
+            terms |= {f"dynamics/{k}": v for k, v in losses.items()}
+        if posterior is not None and prior is not None:
+            kl = _mean(posterior.kl(prior).mean(2), valid, 1)
+            total, terms = total + self.config.kl_weight * kl, terms | {"kl_latent_action": kl}
+        return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+    def _rollout_loss(
+        self, model: ComposedWorldModel, z: Latent, cond: Condition, video: Tensor, valid: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of an explicit dynamics' own rollout, and its terms."""
+        start = self._burn_in(z.shape[1])
+        predicted = unroll(model.dynamics, z, cond, start)
+        per_frame = latent_loss(predicted, z[:, start:])
+        weights = self.config.decay ** torch.arange(per_frame.shape[1], device=per_frame.device)
+        terms = {"latent": _mean(per_frame * (weights / weights.mean()), valid, start)}
+        total = self.config.latent_weight * terms["latent"]
+        if self.config.image_weight:
+            difference = model.decoder(predicted.mode()).video - video[..., start:, :, :, :]
+            squared = _mean(reduce(difference.square(), "b ... t c h w -> b t", "mean"), valid, start)
+            terms |= {"image": 4 * squared, "psnr": -10 * torch.log10(squared)}  # [-1, 1] is twice as wide as [0, 1]
+            total = total + self.config.image_weight * terms["image"]
+        return total, terms
+
+    def _burn_in(self, frames: int) -> int:
+        start = max(1, frames // 2) if self.config.burn_in is None else self.config.burn_in
+        if start >= frames:
+            raise ShapeError(
+                f"a clip of {frames} frames leaves nothing to predict after {start} given ones; set objective.burn_in "
+                f"below {frames}, or objective.num_frames above {start}"
+            )
+        return start
+
+    def notes(self, model: ComposedWorldModel) -> list[str]:
+        if model.dynamics is None or model.dynamics.explicit_prior:
+            return []
+        return [
+            f"dynamics '{model.dynamics.config.name}' has no explicit prior: it learns by its own loss on the frozen "
+            "encoder's latents, one transition at a time; burn_in, decay and image_weight have no part in that"
+        ]
+
+
+def unroll(dynamics: Dynamics, z: Latent, cond: Condition, burn_in: int) -> LatentDist:
+    """Predictions of the frames from ``burn_in`` on, each made from the given frames and the means of those before.
+
+    Args:
+        dynamics: One with an explicit prior.
+        z: Latents ``[B, T]``, of which the first ``burn_in`` are given.
+        cond: Conditions of the T - 1 transitions.
+        burn_in: Frames that are given, at least 1 and fewer than T.
+    Returns:
+        ``[B, T - burn_in]``.
+    """
+    state = dynamics.start(z[:, :burn_in], cond.at(slice(0, burn_in - 1)))
+    predicted = []
+    for t in range(burn_in - 1, z.shape[1] - 1):  # transition t leads to frame t + 1
+        if predicted:
+            dynamics.observe(state, predicted[-1].mode())
+        predicted.append(dynamics.step(state, cond.at(slice(t, t + 1))))
+    return LatentDist.cat(predicted)
+
+
+def latent_loss(prediction: LatentDist, z: Latent) -> Tensor:
+    """How far predictions are from latents, ``[B, T]``: mean over all numbers of a frame.
+
+    Squared error of point fields, negative log-likelihood in nats of others. Fields of a token count as much as the
+    token is present.
+    """
+    total, spec = 0.0, z.spec
+    for (group, field), value in prediction.nll(z).items():
+        if isinstance(spec.field((group, field)).dist, Delta):
+            value = 2 * value  # its likelihood is half the squared distance
+        gate = z.values.get((group, "transparency"))
+        if gate is not None and field != "transparency":
+            value = value * gate[..., 0]
+        total = total + value.sum(-1)
+    return total / sum(group.size * f.dim for group in spec.groups for f in group.fields)
+
+
+def _valid(done_mask: Tensor | None) -> Tensor | None:
+    """``[B, T]``; with a mask per view ``[B, V, T]``, the share of views inside the episode."""
+    if done_mask is None:
+        return None
+    return (done_mask if done_mask.ndim == 2 else done_mask.float().mean(1)).float()
+
+
+def _mean(value: Tensor, valid: Tensor | None, start: int) -> Tensor:
+    """Mean of ``[B, T']`` over clips and frames; those from ``start`` on that lie inside their episode."""
+    if valid is None:
+        return value.mean()
+    return (value * valid[:, start:]).sum() / valid[:, start:].sum().clamp(min=1)
