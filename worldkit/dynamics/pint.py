@@ -10,13 +10,11 @@ Upstream quirk: with ``predict_delta`` the previous position is added although t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..conditions import Condition
 from ..config import ComponentConfig
@@ -76,20 +74,7 @@ class PINT(Dynamics):
             num_tokens=spec.num_tokens + memory_length, dropout=config.dropout,
         )
         self.head = LatentHead(spec, config.dim, anchors=anchors)
-        self._reset_head(config)
-
-    def _reset_head(self, config: PINTConfig) -> None:
-        """Predictions start at the anchor (variance 0.01) and at the prior's scale (variance 0.04)."""
-        for group in self.spec.groups:
-            for name, mean, variance in (("position", 0.0, 0.01), ("scale", None, 0.04)):
-                f = group.field(name)
-                if f is None or not isinstance(f.dist, Normal):
-                    continue
-                last = self.head.heads[group.name][name][-1]
-                if mean is None:
-                    mean = math.log(config.scale_prior / (1 - config.scale_prior + 1e-5) + 1e-5)
-                nn.init.zeros_(last.weight[: f.dim] if name == "position" else last.weight)
-                last.bias.data = torch.cat([torch.full((f.dim,), mean), torch.full((f.dim,), math.log(variance))])
+        self.head.start_from(config.scale_prior)
 
     def embed(self, z: Latent) -> Tensor:
         return self.embed_latent(z, mark_views=False)

@@ -6,12 +6,13 @@ no dynamics and no latent action knows whether its tokens are particles, patches
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..distributions import full_precision
+from ..distributions import Beta, full_precision
 from ..latents import Key, Latent, LatentDist, LatentSpec, TokenGroup
 from .attention import RMSNorm
 from .conv import mlp
@@ -152,6 +153,19 @@ class LatentHead(nn.Module):
         self.register_buffer(
             "anchors", None if position is None else position.repeat(spec.views, 1), persistent=False
         )
+
+    def start_from(self, scale: float) -> None:
+        """Initialise: positions at their anchors (variance 0.01), boxes of side ``scale`` (of 1; variance 0.04)."""
+        logit = math.log(scale / (1 - scale + 1e-5) + 1e-5)
+        for group in self.spec.groups:
+            for name, mean, variance in (("position", 0.0, 0.01), ("scale", logit, 0.04)):
+                f = group.field(name)
+                if f is None or isinstance(f.dist, Beta):
+                    continue
+                last = self.heads[group.name][name][-1]
+                nn.init.zeros_(last.weight[: f.dim] if name == "position" else last.weight)
+                nn.init.constant_(last.bias[: f.dim], mean)
+                nn.init.constant_(last.bias[f.dim :], math.log(variance))  # nothing, if the field is a point
 
     def forward(self, tokens: Tensor) -> LatentDist:
         params: dict[Key, Tensor] = {}
