@@ -1,6 +1,8 @@
 """Fixtures shared by the tests: models small enough to train in seconds, and clips to train them on."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,36 @@ def balls():
         return ClipDataset(source, num_frames=num_frames, mode=mode)
 
     return clips
+
+
+@pytest.fixture(scope="session")
+def build_wheel(tmp_path_factory):
+    """build_wheel(folder, *names) -> a wheel of the folder's files below these names that git does not ignore.
+
+    It is built from a copy: building in place would litter the checkout.
+    """
+
+    def build(folder, *names):
+        work = tmp_path_factory.mktemp("wheel")
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *names]
+        files = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if files.returncode:
+            pytest.skip("not a git checkout")
+        for name in filter(None, files.stdout.split("\0")):
+            (work / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / "src" / name).write_bytes((folder / name).read_bytes())
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", work, work / "src"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return next(work.glob("*.whl"))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def wheel(build_wheel):
+    """The wheel of worldkit."""
+    return build_wheel(Path(__file__).parents[1], "worldkit", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture

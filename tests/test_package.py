@@ -5,27 +5,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel built from a copy of the tracked sources (building in place would litter the checkout)."""
-    work = tmp_path_factory.mktemp("wheel")
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if files.returncode:
-        pytest.skip("not a git checkout")
-    for name in filter(None, files.stdout.split("\0")):
-        if name.startswith("worldkit/") or name in ("pyproject.toml", "README.md", "LICENSE"):
-            (work / "src" / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / "src" / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", work, work / "src"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next(work.glob("*.whl"))
-
 
 def run(wheel, tmp_path, code):
     target = tmp_path / "site"
