@@ -11,7 +11,7 @@ NAMES = """
     Batch CheckpointError ConditionError ConfigError DataError Decoded DuplicateComponentError
     IncompatibleComponentsError Latent Loss MissingExtraError NoDecoderError NoPretrainedWeightsError Particles Rollout
     ShapeError TrainingError UnknownComponentError WorldModel WorldModelConfig WorldkitError
-    __version__ convert create_config create_model data get_model_spec
+    __version__ ablation convert create_config create_model data get_model_spec
     list_conditioners list_decoders list_dynamics list_encoders list_latent_actions list_models list_objectives
     metrics model_info plugin_errors
     register_conditioner register_decoder register_dynamics register_encoder register_latent_action register_model

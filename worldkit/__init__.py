@@ -31,7 +31,7 @@ _EXPORTS = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
-_SUBMODULES = ("convert", "data", "metrics", "testing", "training", "viz")
+_SUBMODULES = ("ablation", "convert", "data", "metrics", "testing", "training", "viz")
 
 __all__ = [*_MODULE_OF, *_SUBMODULES, "__version__"]
 

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   worldkit train lpwm-sketchy --data PATH -o dynamics.num_layers=4 -o train.lr=1e-4
   worldkit rollout runs/lpwm-mini --data my_video.mp4        predict, as GIF and latents
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
+  worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
   worldkit convert lpwm best.pth --hparams hparams.json --out my-model
 """
 
@@ -77,6 +78,26 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--lpips-heads", metavar="FILE", help="LPIPS linear heads")
     p.add_argument("--out", help="folder for results as JSON and Markdown (default: next to the model)")
 
+    p = add("ablate", "Train combinations of parts and options alike, and compare their predictions in one table.",
+            _ABLATE_HELP)
+    p.add_argument("preset", help="the baseline, see worldkit list")
+    p.add_argument("--data", help="data source as for worldkit train (default: the preset's own, if it names one)")
+    p.add_argument("--swap", action="append", default=[], metavar="PART=NAME,...",
+                   help="components to compare; repeatable; none removes a part. PART: encoder, decoder, dynamics, "
+                        "latent_action, objective, conditioners.FIELD")
+    p.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE,...", dest="settings",
+                   help="values to compare of a model option or of train.OPTION; repeatable")
+    p.add_argument("--seeds", type=int, default=2, help="trainings of each combination (default: 2)")
+    p.add_argument("--budget", required=True, metavar="AMOUNT",
+                   help="training of each cell: 120 (seconds), 10min, 2h, 500steps or 8000samples (training clips)")
+    p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
+                   help="option of all cells, the baseline included: model option, train.OPTION or data.OPTION")
+    _protocol_arguments(p, window=False)
+    p.add_argument("--clips", type=int, default=100, help="clips that are scored at most (default: 100)")
+    p.add_argument("--out", help="folder (default: runs/ablations/PRESET)")
+    p.add_argument("--retry", action="store_true", help="try failed cells again")
+    p.add_argument("--quiet", action="store_true", help="only the table")
+
     p = add("convert", "Turn an official checkpoint into a worldkit model folder.")
     p.add_argument("kind", choices=("lpwm",), help="which project the checkpoint comes from")
     p.add_argument("checkpoint", help="the .pth file")
@@ -97,16 +118,29 @@ The run folder holds run.json, log.jsonl, checkpoints/, best/ and figures/. The 
 interrupted run stopped, to the same numbers."""
 
 
+_ABLATE_HELP = """All values of all --swap and --set are combined; the unchanged preset is always among the rows.
+The same command goes on where an interrupted one stopped; more values or seeds only add cells.
+
+examples:
+  worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
+  worldkit ablate lpwm-balls-mini --swap encoder=particle,patch,slot --swap dynamics=pint,gru,diffusion --budget 120
+  worldkit ablate lpwm-balls-mini --set dynamics.num_layers=2,4 --set train.lr=6e-4,2e-4 --seeds 3 --budget 1000steps
+  worldkit ablate lpwm-mini --data my_video.mp4 --swap 'encoder=particle,{"name":"slot","num_slots":4}' --budget 10min
+
+The folder then holds table.md, table.json and report.html (with example rollouts)."""
+
+
 def _data_argument(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", required=True, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
 
 
-def _protocol_arguments(p: argparse.ArgumentParser) -> None:
+def _protocol_arguments(p: argparse.ArgumentParser, *, window: bool = True) -> None:
     p.add_argument("--context", type=int, help="frames given (default: the preset's)")
     p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
     p.add_argument("--split", default="test", choices=("train", "val", "test"))
-    p.add_argument("--window", default="exact", choices=("exact", "streaming"),
-                   help="beyond the training window; streaming is faster and approximate")
+    if window:
+        p.add_argument("--window", default="exact", choices=("exact", "streaming"),
+                       help="beyond the training window; streaming is faster and approximate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

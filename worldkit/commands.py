@@ -175,6 +175,21 @@ def run_eval(options: Namespace) -> None:
     console.print(f"written: {out}/eval-{options.split}-*.json")
 
 
+def run_ablate(options: Namespace) -> None:
+    """``worldkit ablate``."""
+    from .ablation import run
+    from .ablation.grid import parse_axes
+
+    result = run(
+        options.preset, options.data, swaps=parse_axes(options.swap, "--swap"), budget=options.budget,
+        settings=parse_axes(options.settings, "--set"), seeds=options.seeds, out=options.out, retry=options.retry,
+        overrides=parse_assignments(options.override), context_frames=options.context, horizon=options.horizon,
+        split=options.split, clips=options.clips, show_progress=not options.quiet,
+    )
+    result.print()
+    console.print(f"written: {result.folder}/table.md, table.json, report.html", soft_wrap=True)
+
+
 def run_convert(options: Namespace) -> None:
     """``worldkit convert``."""
     from .convert import from_lpwm

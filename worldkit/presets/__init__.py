@@ -1,9 +1,9 @@
 """Presets: named models as data. One TOML file per family; a number's source stands beside it as a comment.
 
 A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
-sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol) and
-``alternatives``: sizes of parts one may swap in (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far
-from the parts' own defaults.
+sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data``
+is what ``worldkit ablate`` takes without ``--data``) and ``alternatives``: sizes of parts one may swap in
+(``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far from the parts' own defaults.
 """
 
 from __future__ import annotations

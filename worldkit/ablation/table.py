@@ -1,0 +1,237 @@
+"""`Ablation`: the table of an ablation, as text, Markdown, JSON and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..metrics import confidence_interval
+from ..metrics.report import Interval
+from ..viz.images import write_atomically
+from .cell import write_json
+from .grid import Variant, shown
+from .page import draw_page
+from .study import Study
+
+METRICS = {
+    "psnr": "PSNR ↑", "ssim": "SSIM ↑", "loss": "loss", "parameters": "parameters", "steps": "steps",
+    "time_per_step": "s / step", "peak_memory": "peak MB",
+}
+"""Key in the JSON -> column."""
+REFERENCES = ("copy last frame", "mean training frame")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        variant: The model; None for a prediction without a model.
+        name: Name of such a prediction, else the variant's label.
+        numbers: Metric -> one number per finished seed.
+        seeds: Seeds that were asked for.
+        errors: Seed -> error.
+        gif: Example rollouts of the first finished seed.
+        curves: PSNR per predicted frame, one list per finished seed.
+    """
+
+    variant: Variant | None
+    name: str
+    numbers: Mapping[str, Sequence[float]]
+    seeds: int
+    errors: Mapping[int, str]
+    gif: Path | None = None
+    curves: Sequence[Sequence[float]] = ()
+
+    def interval(self, metric: str) -> Interval | None:
+        """Mean and 95% Student t interval over the finished seeds; None without a number."""
+        values = self.numbers.get(metric, ())
+        return confidence_interval(torch.tensor(values, dtype=torch.float64)) if values else None
+
+    @property
+    def note(self) -> str:
+        """What else is to say: which row is the baseline, what failed, what is missing."""
+        done = len(self.numbers.get("psnr", ()))
+        parts = ["baseline"] if self.variant is not None and self.variant.baseline else []
+        if self.errors:
+            first = next(iter(self.errors.values()))
+            all_of_them = len(self.errors) == self.seeds
+            who = "failed" if all_of_them else f"{len(self.errors)} of {self.seeds} seeds failed"
+            parts.append(f"{who}: {' '.join(first.split())}")
+        if self.variant is not None and done + len(self.errors) < self.seeds:
+            parts.append(f"{done} of {self.seeds} seeds done")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Results of an ablation; what `worldkit.ablation.run` returns.
+
+    Attributes:
+        study: Data, budget and protocol, the same for all rows.
+        rows: The baseline first, then the other combinations, then the predictions without a model.
+        folder: Where everything is stored.
+        seeds: Seeds of every row.
+        command: How to make the table again.
+    """
+
+    study: Study
+    rows: Sequence[Row]
+    folder: Path
+    seeds: int
+    command: str
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """What was varied: parts and options."""
+        return list(self.rows[0].variant.values) if self.rows[0].variant else []
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """(header, rows) of text: the combination, the numbers, a note."""
+        header = [*self.axes, *METRICS.values(), "note"]
+        lines = []
+        for row in self.rows:
+            named = [row.name, *[""] * (len(self.axes) - 1)]
+            start = [shown(v) for v in row.variant.values.values()] if row.variant else named
+            lines.append([*start, *(_text(metric, row.interval(metric)) for metric in METRICS), row.note])
+        return header, lines
+
+    def notes(self) -> list[str]:
+        """What the numbers mean, and what they do not."""
+        s, finished = self.study, [r for r in self.rows if r.variant is not None and r.interval("psnr")]
+        spread = f"Mean over {self.seeds} seeds ± half of its 95% Student t interval." if self.seeds > 1 else (
+            "One seed: there is no interval, and a difference may be chance. Use two seeds or more.")
+        whose = "of the process that trains a cell (Python and PyTorch included), or of the GPU where there is one"
+        notes = [
+            f"Every cell: {s.budget} of training on {s.data}"
+            + (" (forward, backward and update; reading data, scoring and saving are not counted)."
+               if s.budget.unit == "seconds" else "."),
+            f"PSNR and SSIM: mean over {s.horizon} predicted frames after {s.context_frames} given ones, driven by the "
+            f"deterministic prior, of the same clips of split '{s.split}' (at most {s.clips}) for every row. {spread}",
+            "Loss: the training loss on the scored split, latents at their means. It may be compared only between rows "
+            "with the same parts and loss weights: other parts sum other terms.",
+            f"Peak MB: memory {whose}; '-' where cells share a process.",
+        ]
+        partly = [r.name for r in finished if 0 < len(r.errors)]
+        if partly:
+            notes.append(f"Means over the seeds that did not fail only: {'; '.join(partly)}.")
+        if any(r.errors for r in self.rows):
+            notes.append("Failed cells are tried again with --retry (retry=True).")
+        return notes
+
+    def print(self) -> None:
+        """Show the table on the terminal."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console()
+        console = console if console.is_terminal else Console(width=max(console.width, 160))
+        header, lines = self.table()
+        table = Table(box=box.SIMPLE_HEAD)
+        for column, name in enumerate(header):
+            is_note, is_number = name == "note", column >= len(self.axes)
+            table.add_column(name, justify="right" if is_number and not is_note else "left", no_wrap=not is_note,
+                             overflow="fold")
+        for line in lines:
+            table.add_row(*map(Text, line))
+        console.print(table)
+        for note in self.notes():
+            console.print(Text(note))
+
+    def to_markdown(self) -> str:
+        """Title, table and notes in GitHub's Markdown."""
+        header, rows = self.table()
+        lines = [header, ["---" if name in (*self.axes, "note") else "---:" for name in header], *rows]
+        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        notes = "\n".join(f"- {note}" for note in self.notes())
+        return f"# Ablation of {self.study.preset}\n\n{text}\n\n{notes}\n\n    {self.command}\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values: per row and metric the mean, the interval and the number of each seed."""
+        rows = [{
+            "name": row.name,
+            "values": row.variant.values if row.variant else None,
+            "baseline": bool(row.variant and row.variant.baseline),
+            "note": row.note,
+            "errors": {str(seed): error for seed, error in row.errors.items()},
+            "metrics": {m: _plain(row.interval(m), values) for m, values in row.numbers.items() if values},
+            "psnr_per_frame": [list(c) for c in row.curves],
+        } for row in self.rows]
+        s = self.study
+        return {
+            "preset": s.preset, "data": s.data, "budget": {"amount": s.budget.amount, "unit": s.budget.unit},
+            "seeds": self.seeds, "options": dict(s.common), "data_options": dict(s.data_options),
+            "protocol": {"context_frames": s.context_frames, "horizon": s.horizon, "split": s.split,
+                         "clips_at_most": s.clips, "driven_by": "deterministic prior"},
+            "interval": "95% Student t over seeds", "rows": rows, "notes": self.notes(), "command": self.command,
+        }
+
+    def write(self) -> None:
+        """Write ``table.md``, ``table.json`` and ``report.html`` into the folder."""
+        write_json(self.folder / "table.json", self.to_dict())
+        markdown = self.to_markdown()
+        write_atomically(self.folder / "table.md", lambda temporary: temporary.write_text(markdown, "utf-8"))
+        draw_page(self).write(self.folder / "report.html")
+
+
+def _text(metric: str, interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    if metric in ("parameters", "steps") and interval.low == interval.high or interval.n < 2 and metric in (
+            "parameters", "steps"):
+        return f"{interval.mean:,.0f}"
+    if metric == "peak_memory":
+        interval = Interval(*(value / 1e6 for value in (interval.mean, interval.low, interval.high)), interval.n)
+    digits = {"psnr": 2, "ssim": 4, "loss": 2, "time_per_step": 3, "peak_memory": 0}.get(metric, 0)
+    half = "" if interval.n < 2 else f" ± {(interval.high - interval.low) / 2:,.{digits}f}"
+    return f"{interval.mean:,.{digits}f}{half}"
+
+
+def _plain(interval: Interval | None, values: Sequence[float]) -> dict[str, Any]:
+    assert interval is not None
+    known = interval.n > 1
+    return {"mean": interval.mean, "low": interval.low if known else None, "high": interval.high if known else None,
+            "n": interval.n, "values": list(values)}
+
+
+def make_rows(variants: Sequence[Variant], results: Mapping[tuple[int, int], Mapping[str, Any]],
+              folders: Mapping[tuple[int, int], Path], seeds: int) -> list[Row]:
+    """Rows of the table.
+
+    Args:
+        variants: The combinations.
+        results: (variant, seed) -> result of the cell, where there is one.
+        folders: (variant, seed) -> folder of the cell.
+        seeds: Seeds that were asked for.
+    """
+    rows = [_row(i, variant, results, folders, seeds) for i, variant in enumerate(variants)]
+    finished = [r for r in results.values() if r["status"] == "finished"]
+    for name in REFERENCES if finished else ():
+        scores = finished[0]["report"]["results"][name]
+        numbers = {metric: [scores[metric]["mean"]] for metric in ("psnr", "ssim")}
+        curve = [frame["mean"] for frame in scores["psnr"]["per_frame"]]
+        rows.append(Row(None, name, numbers, 1, {}, curves=[curve]))
+    return rows
+
+
+def _row(index: int, variant: Variant, results: Mapping[tuple[int, int], Mapping[str, Any]],
+         folders: Mapping[tuple[int, int], Path], seeds: int) -> Row:
+    own = {seed: results[index, seed] for seed in range(seeds) if (index, seed) in results}
+    finished = {seed: r for seed, r in own.items() if r["status"] == "finished"}
+    errors = {seed: r["error"] for seed, r in own.items() if r["status"] == "failed"}
+    numbers: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for result in finished.values():
+        known = {**result, "time_per_step": result["seconds"] / max(1, result["steps"])}
+        for metric, values in numbers.items():
+            if known[metric] is not None:
+                values.append(known[metric])
+    curves = [[f["mean"] for f in r["report"]["results"]["model"]["psnr"]["per_frame"]] for r in finished.values()]
+    gif = folders[index, min(finished)] / "rollout.gif" if finished else None
+    return Row(variant, variant.label, numbers, seeds, errors, gif, curves)
