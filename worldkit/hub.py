@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from . import registry as registries
 from .config import WorldModelConfig
 from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
 from .factory import build, create_config
-from .model import WorldModel
+from .model import ComposedWorldModel, WorldModel
 from .presets import ModelSpec
 from .registry import Registry, plugin_errors, plugins_enabled
 
@@ -134,11 +134,16 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> World
     Raises:
         CheckpointError: nothing there, a damaged file, or weights that do not fit the configuration.
     """
+    return load_folder(_locate(source, revision))
+
+
+def _locate(source: str | Path, revision: str | None = None) -> Path:
+    """Model folder that a name means; see `from_pretrained`."""
     text = str(source)
     if text.startswith("hub:"):
         name, _, tag = text.removeprefix("hub:").partition("@")
-        return load_folder(_download(name, revision or tag or None))
-    return load_folder(find_model(text.removeprefix("dir:")))
+        return _download(name, revision or tag or None)
+    return find_model(text.removeprefix("dir:"))
 
 
 def find_model(path: str | Path) -> Path:
@@ -259,6 +264,73 @@ def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) 
             + "\n  Were config.json and model.safetensors taken from the same model?"
         )
     model.load_state_dict({name: tensor for name, tensor in state.items()})
+
+
+def load_parts(model: ComposedWorldModel, source: str | Path, parts: Sequence[str] | None = None) -> list[str]:
+    """Take over the weights of the parts that a trained model has in common with this one.
+
+    A part fits if both configurations give it the same options, and its tensors have the same names and sizes.
+
+    Args:
+        model: Changed in place, or, if something is wrong, not at all.
+        source: As for `from_pretrained`.
+        parts: What to take, all of it: ``["encoder", "conditioners.action"]``. None takes whatever fits; what the
+            model's objective does not train must.
+    Returns:
+        Names of the parts taken.
+    Raises:
+        CheckpointError: a part that must fit does not, with the options that differ; or nothing fits.
+    """
+    folder = _locate(source)
+    ours, theirs = _parts(model.config), _parts(read_config(folder))
+    own, state = model.state_dict(), read_weights(folder / WEIGHTS_FILE)
+    taken: dict[str, Tensor] = {}
+    names, problems = [], {}
+    for part in ours if parts is None else parts:
+        mine, other = ({k: v for k, v in s.items() if k.startswith(f"{part}.")} for s in (own, state))
+        different = _differences(ours.get(part), theirs.get(part), part) or _other_tensors(mine, other)
+        if part not in ours:
+            problems[part] = [f"this model has no part '{part}'; it has {', '.join(ours)}"]
+        elif different:
+            problems[part] = different
+        else:
+            names.append(part)
+            taken |= other
+    missing = [part for part in (sorted(model.objective.frozen) if parts is None else parts) if part in problems]
+    if missing or not names:
+        lines = [f"\n  {line}" for part in missing or problems for line in problems[part]]
+        raise CheckpointError(
+            f"{folder} cannot give this model its {' and '.join(missing) or 'weights: no part fits'}.{''.join(lines)}\n"
+            "Create the model with the options of the trained one, or train that one with these"
+        )
+    model.load_state_dict(taken, strict=False)
+    return names
+
+
+def _parts(config: WorldModelConfig) -> dict[str, Any]:
+    """Path -> options of every part that has weights to share."""
+    data = config.to_dict()
+    parts = {kind: data[kind] for kind in ("encoder", "decoder", "dynamics", "latent_action") if kind in data}
+    return parts | {f"conditioners.{name}": value for name, value in data.get("conditioners", {}).items()}
+
+
+def _differences(here: Any, there: Any, path: str) -> list[str]:
+    """A line for every option that differs; one for the whole part if it is another component, or missing."""
+    both = isinstance(here, Mapping) and isinstance(there, Mapping)
+    if both and here.get("name") == there.get("name"):
+        return [line for key in sorted(here.keys() | there.keys())
+                for line in _differences(here.get(key), there.get(key), f"{path}.{key}")]
+    if here == there:
+        return []
+    here, there = (x.get("name") if isinstance(x, Mapping) else x for x in (here, there))
+    return [f"{path} is {there!r} there, {here!r} here"]
+
+
+def _other_tensors(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
+    """A line for every tensor that is missing or of another size: the same part between other neighbours."""
+    sizes = [{name: list(x.shape) for name, x in tensors.items()} for tensors in (here, there)]
+    return [f"{name} has size {sizes[1].get(name)} there, {sizes[0].get(name)} here"
+            for name in sorted(here.keys() | there.keys()) if sizes[0].get(name) != sizes[1].get(name)][:5]
 
 
 def load_packaged(spec: ModelSpec) -> WorldModel:

@@ -30,6 +30,8 @@ class TrainConfig(Config):
         checkpointing: What to recompute in the backward pass to save memory; ``"cnn"`` costs no time on a CPU.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast.
         compile: Use torch.compile.
+        init_from: Trained model (run or model folder, ``"hub:org/name"``) that gives its weights to all parts it has in
+            common with this one, before a run starts; see `worldkit.hub.load_parts`.
         vgg_backbone, lpips_heads: Weight files of the perceptual loss; without them torch's cache or the hub is asked.
     """
 
@@ -52,5 +54,6 @@ class TrainConfig(Config):
     checkpointing: Literal["off", "cnn", "all"] = "cnn"
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
+    init_from: str | None = None
     vgg_backbone: str | None = None
     lpips_heads: str | None = None

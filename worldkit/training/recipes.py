@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
+from .. import registry as registries
 from ..data import ClipDataset, open_dataset
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec
+from ..hub import load_parts
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
+from ..presets import resolve_preset
+from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .trainer import Trainer, TrainResult
 
@@ -70,6 +74,7 @@ def train(
     model = create_model(preset, **(overrides or {}))
     if not isinstance(model, ComposedWorldModel):
         raise ConfigError(f"'{preset}' is a model family with a training of its own")
+    facts = {"preset": preset, "data": data} | _initialise(model, preset, data, config, Path(run))
     if config.vgg_backbone or config.lpips_heads:
         model.use_perceptual(load_lpips(config.vgg_backbone, config.lpips_heads))
     clips = {
@@ -78,11 +83,42 @@ def train(
     }
     trainer = Trainer(
         model, clips["train"], clips["val"], config, run=run, rollouts=_rollout_clips(preset, model, data, options),
-        facts={"preset": preset, "data": data, "synthetic data": clips["train"].summary.get("synthetic", False)},
-        show_progress=show_progress,
+        facts=facts | {"synthetic data": clips["train"].summary.get("synthetic", False)}, show_progress=show_progress,
     )
     result = trainer.fit()
     return model.eval(), result
+
+
+def _initialise(model: ComposedWorldModel, preset: str, data: str, config: TrainConfig, run: Path) -> dict[str, str]:
+    """Give a new run the weights of ``init_from``; returns what the run should say about it.
+
+    Raises:
+        TrainingError: the objective needs trained parts, and nothing gives them.
+    """
+    source = config.init_from
+    if latest_checkpoint(run) is not None:  # which holds all weights
+        return {} if source is None else {"weights from": source}
+    if source is not None:
+        return {"weights from": f"{source} ({', '.join(load_parts(model, source))})"}
+    untrained = [part for part in sorted(model.objective.frozen) if getattr(model.config, part).name != "pretrained"]
+    if untrained:
+        raise TrainingError(_first_stage_missing(model, preset, data, untrained))
+    return {}
+
+
+def _first_stage_missing(model: ComposedWorldModel, preset: str, data: str, frozen: list[str]) -> str:
+    """The error's text: two commands that train first the frozen parts, then the rest."""
+    first: str | None = resolve_preset(preset)
+    while first and registries.objectives.get(get_model_spec(first).config["objective"]["name"]).frozen:
+        first = get_model_spec(first).extends
+    objective = model.config.objective.name
+    again = f" --run runs/{preset}-{objective} -o objective={objective}" if first == resolve_preset(preset) else ""
+    first = first or "FIRST_STAGE"
+    return (
+        f"objective '{objective}' trains nothing in {' and '.join(frozen)}, which must come trained. Train them first, "
+        f"with the same options for both:\n  worldkit train {first} --data {data}\n"
+        f"  worldkit train {preset} --data {data}{again} -o train.init_from=runs/{first}"
+    )
 
 
 def _rollout_clips(
