@@ -25,7 +25,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "compat": {"errors"},
     "presets": {"config", "registry", "errors"},
     "nn": {"config", "errors", "distributions"},  # distributions know no latents
-    **{kind: BASICS | {"nn"} for kind in COMPONENTS},
+    **{kind: BASICS | {"nn", "compat"} for kind in COMPONENTS},
     "objectives": BASICS,
     "model": BASICS | COMPONENTS | {"objectives"},
     "factory": {"model", "config", "registry", "presets", "errors"},

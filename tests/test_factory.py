@@ -133,8 +133,8 @@ def test_none_removes_a_component_or_a_condition():
 def test_conditioner_aliases_are_no_swap():
     changes = {"action": {"name": "Actions", "null_embedding": True}}
     config = wk.create_config("lpwm-sketchy-action", conditioners=changes)
-    assert config.conditioners["action"].model_dump() == {
-        "name": "action", "to": "auto", "dim": 7, "null_embedding": True,
+    assert config.conditioners["action"].to_dict() == {
+        "name": "action", "to": "auto", "dropout": 0.0, "dim": 7, "null_embedding": True,
     }
 
 

@@ -67,7 +67,7 @@ def test_unknown_names(call, message):
     ({"timestep_horizn": 8}, "unknown option 'timestep_horizn'. Did you mean 'timestep_horizon'?"),
     ({"obs__heigth": 8}, "obs: unknown option 'heigth'. Did you mean 'height'?"),
     ({"encoder__glimpse_cnn__base_channels": 6}, "encoder.glimpse_cnn.base_channels: "),  # GroupNorm has 4 groups
-    ({"conditioners": {"action": {"name": "action"}}}, "conditioners.action.dim: Field required"),
+    ({"conditioners": {"action": {"name": "action"}}}, "conditioners.action: give either dim (numbers per continuous"),
 ])
 def test_misspelt_and_missing_options(overrides, message):
     refuse(ConfigError, message, lambda: wk.create_model("lpwm-balls-mini", **overrides))
@@ -124,7 +124,6 @@ LANGUAGE, GOAL = torch.zeros(1, 4, 8), torch.zeros(1, 3, 32, 32, dtype=torch.uin
     ("action", torch.zeros(4, 2), "condition 'action' must have 3 axes [b t a=2], got 2: [4, 2]"),
     ("language", torch.zeros(1, 5, 8), "condition 'language' must be [b l=4 e=8], got [1, 5, 8]: axis l is 5, not 4"),
     ("language", torch.zeros(1, 4, 9), "axis e is 9, not 8"),
-    ("language", ["push the block"], "condition 'language' must be a tensor [b l=4 e=8], got list"),
     ("goal", GOAL[:, :, :16], "condition 'goal_image' must be [b c=3 h=32 w=32], got [1, 3, 16, 32]: axis h is 16"),
     ("goal", GOAL[:, None], "condition 'goal_image' must have 4 axes"),
     ("goal", GOAL.float() + 9, "must lie in [0, 1], got values from 9 to 9"),

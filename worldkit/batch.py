@@ -27,8 +27,10 @@ class Batch:
     Attributes:
         video: uint8 in [0, 255] or float in [0, 1]; ``[B, T, C, H, W]`` or ``[B, V, T, C, H, W]``.
         conditions: Condition name -> value: ``"action"`` ``[B, T, A]`` (with views: the same for every view, or
-            ``[B, V, T, A]``), ``"language"`` ``[B, L, E]``, ``"goal_image"`` ``[B, C, H, W]`` (``[B, V, C, H, W]``).
-        masks: Condition name -> bool tensor, True where the condition is given (``"action"``: ``[B, T]``).
+            ``[B, V, T, A]``; discrete: int64 ``[B, T]``), ``"language"`` ``[B, L, E]`` or a list of B strings,
+            ``"goal_image"`` ``[B, C, H, W]`` (``[B, V, C, H, W]``).
+        masks: Condition name -> bool tensor, True where the condition is given: ``[B]``, or finer (``"action"``:
+            ``[B, T]``, ``"language"``: ``[B, L]``).
         done_mask: ``[B, T]``, 1 while the frame is inside the episode; ``None`` if every frame is.
     Example:
         >>> Batch(video=torch.zeros(2, 5, 3, 32, 32, dtype=torch.uint8)).batch_size

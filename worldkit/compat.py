@@ -9,13 +9,14 @@ again. An installation that works is never touched.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from types import ModuleType
 
 import torch
 
-from .errors import MissingExtraError
+from .errors import MissingExtraError, require_extra
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _MISSING = "operator torchvision::nms does not exist"
@@ -59,6 +60,20 @@ def import_piqa() -> ModuleType:
     """
     import_torchvision()
     return _import("piqa")
+
+
+def import_transformers(extra: str, purpose: str) -> ModuleType:
+    """Import transformers, after repairing a torchvision that would break it (it does without one, too).
+
+    Args:
+        extra: worldkit extra that installs it: ``"language"``.
+        purpose: What needs it; starts the error message.
+    Raises:
+        MissingExtraError: if transformers is not installed.
+    """
+    with contextlib.suppress(MissingExtraError):
+        import_torchvision()
+    return require_extra("transformers", extra, purpose)
 
 
 def _import(name: str) -> ModuleType:

@@ -386,6 +386,7 @@ class ComposedWorldModel(WorldModel):
         total = {"latent_action": EMPTY, "dynamics": EMPTY}
         for name, conditioner in self.conditioners.items():
             raw, mask = self._raw_condition(name, conditioner, conditions, masks, frames)
+            mask = conditioner.hide_clips(raw, mask, sampler, name=name)
             target = self.receivers[name]
             for receiver in total if target == "both" else [target]:
                 module = getattr(self, receiver)
@@ -426,10 +427,14 @@ class ComposedWorldModel(WorldModel):
                 f'the model with conditioners={{"{name}": {{"null_embedding": True}}}}'
             )
         if conditioner.per_frame:
-            if raw.shape[-2] < frames:
+            covered = raw.shape[conditioner.time_axis]
+            if covered < frames:
                 raise ConditionError(
-                    f"condition '{name}' covers {raw.shape[-2]} frames, but {frames} are needed (context and horizon)"
+                    f"condition '{name}' covers {covered} frames, but {frames} are needed (context and horizon)"
                 )
-            raw = raw[..., :frames, :]
-            mask = None if mask is None else mask[..., :frames]
+            raw = raw.narrow(conditioner.time_axis, 0, frames)
+            if torch.is_tensor(mask) and mask.ndim > 1:
+                mask = mask[..., :frames]
+        if mask is not None:
+            conditioner.check_mask(mask, raw, name=name)
         return raw, mask

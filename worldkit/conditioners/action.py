@@ -1,41 +1,59 @@
-"""Continuous actions, one vector per transition.
+"""Actions, one per transition: vectors of numbers, or one of a few choices.
 
-Source: upstream lpwm modules/modules.py @ 4cf53c4 (action_proj, null_action_embeddings), written from its description.
+Source of the continuous form: upstream lpwm modules/modules.py @ 4cf53c4 (action_proj, null_action_embeddings), written
+from its description. The discrete form puts an embedding table in the place of the linear layer.
 """
 
 from __future__ import annotations
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..batch import check_shape
 from ..conditions import Condition
 from ..config import ObsSpec
+from ..errors import ShapeError
 from ..nn.attention import RMSNorm
 from ..registry import register_conditioner
-from .base import Conditioner, ConditionerConfig, ModelView
+from .base import Conditioner, ConditionerConfig, ModelView, stand_in
 
 
 class ActionConfig(ConditionerConfig):
-    """Options of the action conditioner.
+    """Options of the action conditioner; exactly one of ``dim`` and ``num_actions`` is given.
 
     Attributes:
-        dim: Numbers per action.
+        dim: Numbers per continuous action.
+        num_actions: Choices of discrete actions, numbered from 0.
         null_embedding: Learn a stand-in for actions that are not given (mask False).
+    Example:
+        >>> ActionConfig(num_actions=4).num_actions
+        4
     """
 
     name: str = "action"
-    dim: int = Field(gt=0)
+    dim: int | None = Field(default=None, gt=0)
+    num_actions: int | None = Field(default=None, gt=0)
     null_embedding: bool = False
+
+    @model_validator(mode="after")
+    def _continuous_or_discrete(self) -> ActionConfig:
+        if (self.dim is None) == (self.num_actions is None):
+            given = "neither was given" if self.dim is None else f"both were, {self.dim} and {self.num_actions}"
+            raise ValueError(
+                "give either dim (numbers per continuous action) or num_actions (choices of discrete actions) and "
+                f"leave the other out; {given}"
+            )
+        return self
 
 
 @register_conditioner("action", aliases=("actions",))
 class ActionConditioner(Conditioner):
-    """Actions ``[B, T, A]`` -> one vector per transition: Linear, RMSNorm, GELU.
+    """Actions -> one vector per transition: Linear (continuous) or a table (discrete), then RMSNorm, GELU.
 
-    With several views, actions may also be given per view, ``[B, V, T, A]``; then the condition is one vector per token
-    group of that view.
+    Continuous actions are float ``[B, T, A]``, discrete ones whole numbers ``[B, T]``. With several views, actions may
+    also be given per view, ``[B, V, T, A]`` or ``[B, V, T]``; then the condition is one vector per token of that view.
+    A mask is ``[B]`` or has one entry per action.
     """
 
     Config = ActionConfig
@@ -43,18 +61,47 @@ class ActionConditioner(Conditioner):
 
     def __init__(self, config: ActionConfig, *, dim: int, obs: ObsSpec):
         super().__init__(config, dim=dim, obs=obs)
-        self.project = nn.Sequential(nn.Linear(config.dim, dim), RMSNorm(dim), nn.GELU())
+        self.discrete = config.num_actions is not None
+        self.time_axis = -1 if self.discrete else -2
+        first = nn.Embedding(config.num_actions, dim) if self.discrete else nn.Linear(config.dim, dim)
+        self.project = nn.Sequential(first, RMSNorm(dim), nn.GELU())
         self.takes_mask = config.null_embedding
-        self.null = nn.Parameter(0.02 * torch.randn(config.dim)) if config.null_embedding else None
+        width = dim if self.discrete else config.dim  # a number has no stand-in, its row of the table has
+        self.null = nn.Parameter(0.02 * torch.randn(width)) if config.null_embedding else None
 
     def check(self, raw: Tensor, *, name: str) -> None:
-        per_view = self.obs.views > 1 and raw.ndim == 4
-        sizes = {"a": self.config.dim} | ({"v": self.obs.views} if per_view else {})
-        check_shape(raw, "b v t a" if per_view else "b t a", name=f"condition '{name}'", **sizes)
+        what = f"condition '{name}'"
+        if torch.is_tensor(raw):
+            self._check_dtype(raw, what)
+        axes = "b t" if self.discrete else "b t a"
+        sizes = {} if self.discrete else {"a": self.config.dim}
+        if self.obs.views > 1 and torch.is_tensor(raw) and raw.ndim == len(axes.split()) + 1:
+            axes, sizes = axes.replace("b", "b v"), sizes | {"v": self.obs.views}
+        check_shape(raw, axes, name=what, **sizes)
+        if self.discrete and raw.numel():
+            low, high = (int(x) for x in torch.aminmax(raw))
+            if low < 0 or high >= self.config.num_actions:
+                raise ShapeError(
+                    f"{what} must hold action numbers from 0 to {self.config.num_actions - 1}, got {low} to {high}; "
+                    "number the actions from 0, or create the model with a larger num_actions"
+                )
+
+    def _check_dtype(self, raw: Tensor, what: str) -> None:
+        whole = not raw.is_floating_point() and not raw.is_complex() and raw.dtype != torch.bool
+        if self.discrete and not whole:
+            raise ShapeError(
+                f"{what} must hold action numbers [B, T] of dtype int64, got {raw.dtype} {list(raw.shape)}; convert "
+                "them with .long(), or create the model with dim=... instead of num_actions for continuous actions"
+            )
+        if not self.discrete and not raw.is_floating_point():
+            raise ShapeError(
+                f"{what} must hold float vectors [B, T, {self.config.dim}], got {raw.dtype} {list(raw.shape)}; convert "
+                "them with .float(), or create the model with num_actions=... instead of dim for discrete actions"
+            )
 
     def forward(self, raw: Tensor, mask: Tensor | None, *, view: ModelView) -> Condition:
-        if mask is not None:
-            given = mask[..., None].to(raw.dtype)
-            raw = raw * given + self.null * (1 - given)
-        out = self.project(raw)
+        if self.discrete:
+            out = self.project[1:](stand_in(self.project[0](raw.long()), mask, self.null))
+        else:
+            out = self.project(stand_in(raw, mask, self.null))
         return Condition(frame=out) if out.ndim == 3 else Condition(token=view.spread(out))

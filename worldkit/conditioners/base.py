@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig, ObsSpec
+from ..distributions import Sampler
+from ..errors import ShapeError
 from ..latents import Latent
 
 
@@ -19,9 +23,18 @@ class ConditionerConfig(ComponentConfig):
 
     Attributes:
         to: Who receives the condition. ``"auto"``: the latent action if the model has one, else the dynamics.
+        dropout: Probability in [0, 1) of hiding the condition of a whole clip in training, so that the model learns to
+            do without, too. What stands in for it is the null embedding, which must be switched on.
     """
 
     to: Literal["auto", "latent_action", "dynamics", "both"] = "auto"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _dropout_needs_a_stand_in(self) -> ConditionerConfig:
+        if self.dropout > 0 and not getattr(self, "null_embedding", False):
+            raise ValueError("dropout hides conditions behind a null embedding; set null_embedding=True")
+        return self
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,13 @@ class Conditioner(nn.Module, ABC):
 
     Attributes:
         per_frame: True if the raw value has a time axis.
+        time_axis: Which axis that is, counted from the end.
         takes_mask: True if a mask may say where the condition is absent.
     """
 
     Config: ClassVar[type[ConditionerConfig]]
     per_frame: ClassVar[bool] = False
+    time_axis: int = -2
     takes_mask: bool = False
 
     def __init__(self, config: ConditionerConfig, *, dim: int, obs: ObsSpec):
@@ -61,9 +76,51 @@ class Conditioner(nn.Module, ABC):
         return 0
 
     @abstractmethod
-    def check(self, raw: Tensor, *, name: str) -> None:
+    def check(self, raw: Any, *, name: str) -> None:
         """Raise `ShapeError` if the raw value does not fit the config; ``name`` is the batch field."""
 
+    def mask_shapes(self, raw: Any) -> list[tuple[int, ...]]:
+        """Shapes a mask may have: one entry per clip, or, with a time axis, one per vector."""
+        shapes: list[tuple[int, ...]] = [(len(raw),)]
+        return shapes + [tuple(raw.shape[: raw.ndim + self.time_axis + 1])] if self.per_frame else shapes
+
+    def check_mask(self, mask: Tensor, raw: Any, *, name: str) -> None:
+        """Raise `ShapeError` if a mask is not bool or does not fit the raw value."""
+        if not torch.is_tensor(mask) or mask.dtype != torch.bool:
+            kind = mask.dtype if torch.is_tensor(mask) else type(mask).__name__
+            raise ShapeError(f"the mask of condition '{name}' must be a bool tensor (True = given), got {kind}")
+        shapes = self.mask_shapes(raw)
+        if tuple(mask.shape) not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in shapes)
+            raise ShapeError(f"the mask of condition '{name}' must be {wanted}, got {list(mask.shape)}")
+
+    def hide_clips(self, raw: Any, mask: Tensor | None, sampler: Sampler, *, name: str) -> Tensor | None:
+        """The mask with whole clips hidden as ``config.dropout`` asks; unchanged outside training."""
+        if self.config.dropout == 0 or not self.training or sampler.deterministic:
+            return mask
+        like = torch.empty(len(raw), device=next(self.parameters()).device)
+        keep = sampler.uniform(f"conditioners.{name}.dropout", like) >= self.config.dropout
+        return keep if mask is None else mask & keep.reshape(-1, *[1] * (mask.ndim - 1))
+
     @abstractmethod
-    def forward(self, raw: Tensor, mask: Tensor | None, *, view: ModelView) -> Condition:
-        """Condition for all transitions. ``mask`` is True where the condition is given."""
+    def forward(self, raw: Any, mask: Tensor | None, *, view: ModelView) -> Condition:
+        """Condition for all transitions.
+
+        Args:
+            raw: What `check` has let pass.
+            mask: True where the condition is given; ``[B]`` (whole clips) or another of `mask_shapes`.
+            view: What may be used of the model.
+        """
+
+
+def stand_in(x: Tensor, mask: Tensor | None, null: Tensor | None) -> Tensor:
+    """``x`` where the mask is True, the null embedding elsewhere, so that not even a NaN hidden there gets through.
+
+    Args:
+        x: ``[*mask axes, ..., D]``.
+        mask: Bool; None = everything is given.
+        null: ``[D]``.
+    """
+    if mask is None or null is None:
+        return x
+    return torch.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, null.to(x.dtype))

@@ -19,6 +19,7 @@ from .examples import (
     SECOND,
     SIDE,
     WINDOW,
+    alternating,
     changed,
     example_anchors,
     example_condition,
@@ -26,6 +27,7 @@ from .examples import (
     example_latent,
     example_spec,
     example_video,
+    last_time,
 )
 from .report import Reporter, prepare, score, shake, tensors
 
@@ -292,18 +294,20 @@ def check_conditioner(
     length = 0 if cond.memory is None else cond.memory.shape[1]
     report.require(length == cls.memory_tokens(config), "memory_tokens",
                    f"promises {cls.memory_tokens(config)} tokens, gives {length}")
-    mask = torch.arange(raw.shape[-2]).expand(raw.shape[:-1]) % 2 == 0 if module.takes_mask else None
-    report.gradients(module, score(run(module, raw, mask)))
+    masks = [alternating(shape) for shape in module.mask_shapes(raw)] if module.takes_mask else []
+    report.gradients(module, score(run(module, raw, masks[-1] if masks else None)))
     with torch.no_grad():
         base = run(module, raw)
         for a, b in zip(run(module, changed(raw, SECOND)), base, strict=True):
             report.independent(a, b, "the condition")
         if module.per_frame:
-            other = run(module, changed(raw, (..., slice(-1, None), slice(None))))
+            other = run(module, changed(raw, last_time(module.time_axis)))
             for a, b in zip(other, base, strict=True):
                 report.equal(a[:, :-1], b[:, :-1], "causality", "an earlier condition, when the last one changes,")
-        if mask is not None:
-            hidden = torch.where(mask[..., None], raw, raw + 1)
+        for mask in masks:
+            module.check_mask(mask, raw, name="example")
+            given = mask.reshape(*mask.shape, *[1] * (raw.ndim - mask.ndim))
+            hidden = torch.where(given, raw, changed(raw, ...))
             for a, b in zip(run(module, hidden, mask), run(module, raw, mask), strict=True):
                 report.equal(a, b, "masks", "the condition, when only masked values change,", 0.0)
         report.reload(module, make, lambda m: run(m, raw))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,6 +75,8 @@ def example_video(obs: ObsSpec, frames: int, batch: int = BATCH, *, seed: int = 
 def example_condition(config: Any, obs: ObsSpec, frames: int, batch: int = BATCH) -> Tensor:
     """Random raw value for one of our own conditioners."""
     generator = torch.Generator().manual_seed(1)
+    if config.name == "action" and config.num_actions is not None:
+        return torch.randint(config.num_actions, (batch, frames), generator=generator)
     if config.name == "action":
         return torch.randn(batch, frames, config.dim, generator=generator)
     if config.name == "language":
@@ -81,6 +84,18 @@ def example_condition(config: Any, obs: ObsSpec, frames: int, batch: int = BATCH
     if config.name == "goal-image":
         return example_video(obs, 1, batch, seed=1).squeeze(-4)
     raise ValueError(f"no example for conditioner '{config.name}'; pass raw=... (or batch=... to check_model)")
+
+
+def example_mask(config: Any, frames: int, batch: int = BATCH) -> Tensor:
+    """A mask that hides some of the value of one of our own conditioners, in its finest form."""
+    if config.name == "action":
+        return alternating((batch, frames))
+    return alternating((batch, config.max_length) if config.name == "language" else (batch,))
+
+
+def alternating(shape: Sequence[int]) -> Tensor:
+    """A mask that is True and False by turns along its last axis."""
+    return (torch.arange(shape[-1]) % 2 == 0).expand(tuple(shape))
 
 
 def example_anchors(spec: LatentSpec) -> dict[str, Tensor]:
@@ -102,11 +117,19 @@ def example_conditioning(dim: int, spec: LatentSpec, time: int, memory_length: i
     return Condition(frame=draw(time), token=draw(time, spec.num_tokens), memory=memory)
 
 
+def last_time(axis: int) -> tuple[Any, ...]:
+    """Index of the last time step of a tensor whose time axis, counted from the end, is given."""
+    return (..., slice(-1, None), *[slice(None)] * (-1 - axis))
+
+
 def changed(x: Any, index: Any) -> Any:
-    """A copy with other values at an index; Beta fields and video stay in (0, 1)."""
+    """A copy with other values at an index; Beta fields and video stay in (0, 1), whole numbers in their range."""
     def change(t: Tensor) -> Tensor:
         t = t.clone()
         part = t[index]
+        if not t.is_floating_point():
+            t[index] = (part + 1) % (t.max() + 1)
+            return t
         t[index] = 1 - part if part.numel() and part.min() >= 0 and part.max() <= 1 else part + 0.7
         return t
 
@@ -155,7 +178,7 @@ def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch:
     frames = config.clip_length if frames is None else frames
     conditions = {name: example_condition(c, config.obs, frames, batch) for name, c in config.conditioners.items()}
     masks = {
-        name: torch.arange(frames).expand(batch, frames) % 2 == 0
+        name: example_mask(c, frames, batch)
         for name, c in config.conditioners.items() if getattr(c, "null_embedding", False)
     }
     return Batch(example_video(config.obs, frames, batch), conditions, masks)

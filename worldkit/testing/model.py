@@ -17,7 +17,7 @@ from ..config import WorldModelConfig
 from ..distributions import MEANS
 from ..factory import build, create_config
 from ..model import Rollout, WorldModel
-from .examples import BATCH, SECOND, changed, example_batch, small_config
+from .examples import BATCH, SECOND, changed, example_batch, last_time, small_config
 from .report import Reporter, prepare, shake, tensors
 
 
@@ -128,7 +128,7 @@ def _check_priors(report: Reporter, model: Any, batch: Batch) -> None:
     changes = {"frame": replace(plain, video=changed(batch.video, frame))}
     for name, conditioner in getattr(model, "conditioners", {}).items():
         if conditioner.per_frame:
-            value = changed(batch.conditions[name], (..., slice(-1, None), slice(None)))
+            value = changed(batch.conditions[name], last_time(conditioner.time_axis))
             changes[name] = replace(plain, conditions={**batch.conditions, name: value})
     for what, other in changes.items():
         for a, b in zip(_priors(model, other), base, strict=True):
