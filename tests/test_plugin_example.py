@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -14,26 +16,27 @@ import worldkit as wk
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = "worldkit-example-plugin 0.1.0"
+SHORT = "--budget 1steps --seeds 1 --clips 1 --horizon 1 -o data.num_episodes=2"
 
 
 class Environment:
-    """A virtual environment with some wheels of its own, and the packages of the running one behind them."""
+    """A virtual environment with packages of its own, and those of the running one behind them."""
 
-    def __init__(self, folder, *wheels):
+    def __init__(self, folder, *, wheels=(), behind=()):
         venv.create(folder)
         self.bin, self.folder = folder / "bin", folder
-        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--no-index", "--no-deps"]
-        done = subprocess.run([*pip, *wheels], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        outside = [path for path in sys.path if path.endswith("-packages")]
-        site = next(folder.glob("lib/python*/site-packages"))
-        (site / "outside.pth").write_text("\n".join(outside) + "\n", encoding="utf-8")
+        self.site = next(folder.glob("lib/python*/site-packages"))
+        if wheels:
+            pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--no-index", "--no-deps"]
+            done = subprocess.run([*pip, *wheels], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+        outside = [*map(str, behind), *(path for path in sys.path if path.endswith("-packages"))]
+        (self.site / "outside.pth").write_text("\n".join(outside) + "\n", encoding="utf-8")
 
     def run(self, program, *arguments, cwd, **variables):
         """Standard output and standard error of a program in ``bin``."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "WORLDKIT"))}
         env |= {"COLUMNS": "200", "WORLDKIT_CACHE": str(self.folder / "cache"), **variables}
-        env["PATH"] = f"{self.bin}{os.pathsep}{env['PATH']}"
         done = subprocess.run([self.bin / program, *map(str, arguments)], cwd=cwd, env=env, capture_output=True,
                               text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -49,7 +52,7 @@ class Environment:
 def environment(tmp_path_factory, wheel, build_wheel):
     """worldkit and the example plugin, installed from wheels."""
     plugin = build_wheel(ROOT / "examples" / "plugin", ".")
-    return Environment(tmp_path_factory.mktemp("environment"), wheel, plugin)
+    return Environment(tmp_path_factory.mktemp("environment"), wheels=(wheel, plugin))
 
 
 USE = """
@@ -132,12 +135,40 @@ def test_passes_the_checks_for_plugins(environment, tmp_path):
     assert "passed" in out and "failed" not in out
 
 
-def test_on_the_command_line(environment, tmp_path):
-    out, _ = environment.run("worldkit", "info", "mosaic-balls-mini", cwd=tmp_path)
+TRAIN = """
+import worldkit as wk
+from worldkit.cli import main
+
+assert main(["info", "mosaic-balls-mini"]) == 0
+options = ["-o", "data.num_episodes=2", "-o", "train.batch_size=2"]
+assert main(["train", "mosaic-balls-mini", "--data", "balls-32", "--steps", "2", "--quiet", *options]) == 0
+wk.ablation.run("mosaic-balls-mini", swaps={"dynamics": ["pint"]}, budget="1steps", seeds=1, clips=1, horizon=1,
+                overrides={"data.num_episodes": 2, "train.batch_size": 2}, out="table", isolate=False)
+"""
+
+
+def check_table(folder):
+    rows = {row["name"]: row for row in json.loads((folder / "table.json").read_text(encoding="utf-8"))["rows"]}
+    for name in ("dynamics=token-mlp", "dynamics=pint"):
+        assert rows[name]["errors"] == {} and rows[name]["metrics"]["psnr"]["mean"] > 0
+    assert rows["dynamics=token-mlp"]["baseline"]
+
+
+def test_described_trained_and_compared(environment, tmp_path):
+    out, _ = environment.run("python", "-c", TRAIN, cwd=tmp_path)
     assert "worldkit-example-plugin" in out and "parameters: encoder" in out and '"token-mlp"' in out
-    out, _ = environment.run("worldkit", "train", "mosaic-balls-mini", "--data", "balls-32", "--steps", "2", "--quiet",
-                             "-o", "data.num_episodes=2", "-o", "train.batch_size=2", cwd=tmp_path)
     assert "at step 2" in out and (tmp_path / "runs/mosaic-balls-mini/best/config.json").exists()
+    check_table(tmp_path / "table")
+
+
+@pytest.mark.slow
+def test_on_the_command_line(environment, tmp_path):
+    environment.run("worldkit", "train", "mosaic-balls-mini", "--data", "balls-32", "--steps", "2", "--quiet", "-o",
+                    "data.num_episodes=2", cwd=tmp_path)
+    environment.run("worldkit", "rollout", "runs/mosaic-balls-mini", "--data", "balls-32", "--clips", "1", cwd=tmp_path)
+    environment.run("worldkit", "ablate", "mosaic-balls-mini", "--swap", "dynamics=token-mlp,pint", *SHORT.split(),
+                    "--out", "table", cwd=tmp_path)
+    check_table(tmp_path / "table")
 
 
 def distribution(folder, name, code):
@@ -206,3 +237,47 @@ def test_the_command_line_lists_plugins_that_failed(environment, strangers):
     assert "encoders: mosaic" in out and "mosaic-balls-mini" in out
     for plugin in ("wk-broken", "wk-quitter", "wk-thief", "xx-rival"):
         assert f"plugin {plugin} 0.1 failed to load" in out
+
+
+OFFLINE = {  # what the page says -> what a test can do, without a network and in seconds
+    "--budget 120": SHORT,
+    "python -m pip install -e .": "python -m pip install --no-index --no-deps --no-build-isolation -e .",
+}
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The page's blocks in order, as (language, code); blocks with a title are written to files of that name."""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90
+    blocks = re.findall(r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == text.count("```") // 2
+    for _, title, code in blocks:
+        if title:
+            (tmp_path / title).write_text(code, encoding="utf-8")
+    return [(language, code) for language, title, code in blocks if not title]
+
+
+@pytest.fixture
+def own(environment, tmp_path):
+    """An environment to install into, without changing the one that other tests share."""
+    return Environment(tmp_path / "own", behind=[environment.site])
+
+
+def test_the_page_s_python_runs(own, page, tmp_path):
+    (_, code), _ = page
+    check = "import pytest; assert pytest.main(['-q', 'test_my_plugin.py']) == 0"
+    own.run("python", "-c", f"{code}\nassert type(model.dynamics).__name__ == 'Solo'\n{check}", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_page_s_commands_run(own, page, tmp_path):
+    _, (_, commands) = page
+    for command in commands.splitlines():
+        for said, done in OFFLINE.items():
+            command = command.replace(said, done)
+        _, *arguments = shlex.split(command.replace("worldkit", "python -m worldkit", 1))
+        out, _ = own.run("python", *arguments, cwd=tmp_path)
+        if "list" in arguments:
+            assert "dynamics: solo" in out
+    assert "ablate" in command and "solo" in out
