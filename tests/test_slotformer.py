@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import worldkit as wk
 from worldkit.conditions import EMPTY, Condition
-from worldkit.distributions import Delta
+from worldkit.distributions import Delta, Sampler
 from worldkit.dynamics.slotformer import SlotFormer, SlotFormerConfig, age_encoding
 from worldkit.latents import Field, Latent, LatentSpec, TokenGroup
 from worldkit.testing import check_dynamics, check_model, example_spec
@@ -131,6 +131,19 @@ def test_tokens_of_a_frame_are_told_apart_only_by_their_values():
     model, z = dynamics(), slots(4).map(lambda x: x[:, :, :1].expand_as(x))
     predicted = model.prior(z, EMPTY).params["slots", "features"]
     torch.testing.assert_close(predicted, predicted[:, :, :1].expand_as(predicted))
+
+
+@torch.no_grad()
+def test_sampled_rollouts_of_untrained_weights_stay_finite():
+    """Variances do not grow with the sampled values that a rollout feeds back."""
+    spec, sampler = example_spec(), Sampler(generator=torch.Generator().manual_seed(0))
+    model = dynamics(spec)
+    state = model.start(example_latent(spec, time=1), EMPTY)
+    for _ in range(30):
+        z = model.predict(state, EMPTY, sampler, mean=False)
+        model.observe(state, z)
+    assert all(torch.isfinite(x).all() and x.abs().max() < 100 for x in z.values.values())
+    assert isinstance(dynamics(SLOTS).norm, torch.nn.Identity)  # points have no variance: as upstream
 
 
 def test_conformance():

@@ -10,7 +10,7 @@ every rollout step recomputes its window, so that ``"streaming"`` rollouts are e
 
 Source: SlotFormer (arXiv:2210.05861); upstream slotformer/video_prediction/models/slotformer.py @ 10a6d9b, written from
 its description. Differences: conditions, shorter histories, several groups of tokens and distributions other than
-points are ours; layers start from weights of their own (upstream's are copies of one).
+points (with a last layer norm) are ours; layers start from weights of their own (upstream's are copies of one).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import full_precision
+from ..distributions import Delta, full_precision
 from ..latents import Key, Latent, LatentDist, LatentSpec
 from ..registry import register_dynamics
 from .base import Carry, Dynamics
@@ -83,6 +83,9 @@ class SlotFormer(Dynamics):
                                        norm_first=True)
             for _ in range(config.num_layers)
         )
+        # Upstream ends without a norm. Variances must not grow with what a rollout feeds back: they would explode.
+        points = all(isinstance(spec.field(key).dist, Delta) for key in spec.keys())
+        self.norm = nn.Identity() if points else nn.LayerNorm(dim)
 
     def embed(self, z: Latent) -> Tensor:
         groups = ((g.name, [z.values[g.name, f.name] for f in g.fields]) for g in self.spec.groups)
@@ -114,7 +117,7 @@ class SlotFormer(Dynamics):
             absent = None if absent is None else F.pad(absent, (memory.shape[1], 0), value=False)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=absent)
-        return x[:, -count:]
+        return self.norm(x[:, -count:])
 
     def _predict(self, tokens: Tensor) -> LatentDist:
         params: dict[Key, Tensor] = {}
