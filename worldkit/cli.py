@@ -49,13 +49,16 @@ def parser() -> argparse.ArgumentParser:
     p = add("train", "Train a model, or go on with an interrupted run.", _TRAIN_HELP)
     p.add_argument("preset", help="model to train, see worldkit list")
     _data_argument(p)
-    p.add_argument("--run", help="run folder (default: runs/PRESET)")
+    p.add_argument("--run", "--out", dest="run",
+                   help="run folder (default: runs/PRESET); under torchrun, whose own options begin with --run, say --out")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
                    help="model option (dynamics.num_layers=4, encoder=slot), train.OPTION or data.OPTION")
     p.add_argument("--steps", type=int, help="stop after so many steps (short for -o train.steps=N)")
     p.add_argument("--seconds", type=float, help="stop after so much training time (short for -o train.seconds=S)")
     p.add_argument("--seed", type=int, help="short for -o train.seed=N")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.add_argument("--dry-run", action="store_true",
+                   help="print the plan (parameters, memory, steps, shapes of the first batch) and stop")
 
     p = add("rollout", "Predict clips: writes GIF or MP4 pictures and the latents.")
     p.add_argument("model", help="preset with weights, model folder or run folder")
@@ -113,6 +116,8 @@ def parser() -> argparse.ArgumentParser:
 
 _TRAIN_HELP = """DATA is recognised: a video file, a folder of videos or of frame folders, an HDF5 file of the Balls
 layout, or generated data by name: balls (64 px), balls-32, shapes.
+
+Several processes: torchrun --nproc-per-node 2 -m worldkit train ... --out RUN  (-o train.strategy=fsdp shards the weights)
 
 The run folder holds run.json, log.jsonl, checkpoints/, best/ and figures/. The same command goes on where an
 interrupted run stopped, to the same numbers."""

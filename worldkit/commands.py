@@ -15,7 +15,8 @@ console = Console()
 
 def run_train(options: Namespace) -> None:
     """``worldkit train``."""
-    from .training.recipes import train
+    from .training.plan import plan
+    from .training.recipes import make_trainer
 
     overrides = parse_assignments(options.override)
     training, data = overrides.pop("train", {}), overrides.pop("data", {})
@@ -23,8 +24,16 @@ def run_train(options: Namespace) -> None:
         if getattr(options, name) is not None:
             training[name] = getattr(options, name)
     run = Path(options.run or Path("runs") / options.preset)
-    _, result = train(options.preset, options.data, run=run, overrides=overrides, train_overrides=training,
-                      data_options=data, show_progress=not options.quiet)
+    trainer = make_trainer(options.preset, options.data, run=run, overrides=overrides, train_overrides=training,
+                           data_options=data, show_progress=not options.quiet)
+    if options.dry_run:
+        table = _table(f"plan: worldkit train {options.preset} (nothing was trained or written)", "", "")
+        for name, text in plan(trainer).items():
+            table.add_row(name, text)
+        return console.print(table)
+    result = trainer.fit()
+    if not trainer.is_main:
+        return
     state = "finished" if result.finished else "stopped; the same command goes on"
     console.print(f"{state} at step {result.step} after {result.seconds:.0f} s of training: {result.run}")
     console.print(f"pictures: {result.run / 'figures'}   best model: {result.run / 'best'}")

@@ -51,11 +51,11 @@ def test_a_crash_costs_only_the_steps_since_the_last_checkpoint(tiny_model, ball
     crashing = tiny_model()
     original, calls = crashing.forward, []
 
-    def forward(batch, step=0):
+    def forward(batch, step=0, **noise):
         calls.append(step)
         if step == 5:
             raise RuntimeError("power cut")
-        return original(batch, step)
+        return original(batch, step, **noise)
 
     crashing.forward = forward
     with pytest.raises(RuntimeError, match="power cut"):
@@ -80,12 +80,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, balls, tmp_path):
                       show_progress=False)
     original, step_of = model.forward, []
 
-    def forward(batch, step=0):
+    def forward(batch, step=0, **noise):
         if step == 3:
             with torch.no_grad():
                 model.decoder.to_background_map.project[0].weight.fill_(float("nan"))
         step_of.append(step)
-        return original(batch, step)
+        return original(batch, step, **noise)
 
     model.forward = forward
     with pytest.raises(TrainingError, match=r"step 3; terms that are not finite: .*reconstruction.*step-00000002"):

@@ -20,24 +20,23 @@ from ..model import WorldModel
 STATE_FILE = "state.pt"
 
 
-def save_checkpoint(run: Path, model: WorldModel, optimizer: torch.optim.Optimizer, progress: dict[str, Any], *,
-                    keep: int, facts: dict[str, Any]) -> Path:
+def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep: int, facts: dict[str, Any]) -> Path:
     """Write ``run/checkpoints/step-N`` and remove older ones.
 
     Args:
         run: Run folder.
-        model, optimizer: What is trained.
-        progress: ``step``, ``epoch``, ``batch`` (batches of the epoch already used), ``seconds``, ``best``.
+        model: What is trained.
+        state: ``optimizer``, ``rng`` (one `random_state` per process), ``ema`` if there is one, and ``progress``:
+            ``step``, ``epoch``, ``batch`` (steps made in this epoch), ``seconds``, ``best``.
         keep: How many checkpoints stay.
         facts: For the model card.
     """
-    state = {"optimizer": optimizer.state_dict(), "progress": progress, "rng": random_state()}
 
     def fill(folder: Path) -> None:
         write_model(model, folder, facts=facts)
         torch.save(state, folder / STATE_FILE)
 
-    folder = write_folder(run / "checkpoints" / f"step-{progress['step']:08d}", fill)
+    folder = write_folder(run / "checkpoints" / f"step-{state['progress']['step']:08d}", fill)
     for old in sorted((run / "checkpoints").glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -57,8 +56,8 @@ def latest_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(folder: Path, model: WorldModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore model, optimiser and random state; returns ``progress``.
+def load_checkpoint(folder: Path, model: WorldModel, *, rank: int = 0) -> dict[str, Any]:
+    """Restore the model and this process's random state; returns the rest of `save_checkpoint`'s ``state``.
 
     Raises:
         CheckpointError: if the weights do not fit the model.
@@ -68,9 +67,9 @@ def load_checkpoint(folder: Path, model: WorldModel, optimizer: torch.optim.Opti
     except Exception as error:
         raise CheckpointError(f"cannot read {folder / STATE_FILE}: {type(error).__name__}: {error}") from error
     load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
-    optimizer.load_state_dict(state["optimizer"])
-    set_random_state(state["rng"])
-    return state["progress"]
+    states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # 0.1 stored the one state itself
+    set_random_state(states[rank % len(states)])
+    return state
 
 
 def random_state() -> dict[str, Any]:

@@ -17,9 +17,15 @@ class TrainConfig(Config):
         steps: Stop after this many optimiser steps instead.
         seconds: Stop after this much training time instead (whatever comes first).
         batch_size: Clips per step and process.
-        lr: Learning rate of Adam, constant.
+        gradient_accumulation: Batches per step and process; the effective batch is batch_size x this x processes.
+        lr: Learning rate of Adam.
+        schedule: ``"constant"``; ``"cosine"``, down to ``final_lr`` at the last step (of ``steps`` or ``num_epochs``,
+            not of ``seconds``); ``"step"``: times ``decay_factor`` every ``decay_every`` steps.
+        warmup_steps: Steps over which the learning rate rises linearly, before the schedule.
+        final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of Adam.
         max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
+        ema: Decay of a moving average of the weights; evaluations and ``best/`` then use the average.
         seed: Of initial weights, data order and noise.
         num_workers: Processes that read clips.
         log_every: Steps between lines of the log.
@@ -30,6 +36,8 @@ class TrainConfig(Config):
         checkpointing: What to recompute in the backward pass to save memory; ``"cnn"`` costs no time on a CPU.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast.
         compile: Use torch.compile.
+        strategy: With several processes: ``"ddp"`` replicates the weights, ``"fsdp"`` shards them.
+        loggers: ``"tensorboard"``, ``"wandb"``, besides log.jsonl (extra ``logging``).
         init_from: Trained model (run or model folder, ``"hub:org/name"``) that gives its weights to all parts it has in
             common with this one, before a run starts; see `worldkit.hub.load_parts`.
         vgg_backbone, lpips_heads: Weight files of the perceptual loss; without them torch's cache or the hub is asked.
@@ -39,11 +47,18 @@ class TrainConfig(Config):
     steps: int | None = Field(default=None, gt=0)
     seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=5, gt=0)
+    gradient_accumulation: int = Field(default=1, gt=0)
     lr: float = Field(default=8e-5, gt=0)
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    final_lr: float = Field(default=0.0, ge=0)
+    decay_every: int = Field(default=10_000, gt=0)
+    decay_factor: float = Field(default=0.5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
     num_workers: int = Field(default=0, ge=0)
     log_every: int = Field(default=10, gt=0)
@@ -54,6 +69,8 @@ class TrainConfig(Config):
     checkpointing: Literal["off", "cnn", "all"] = "cnn"
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     init_from: str | None = None
     vgg_backbone: str | None = None
     lpips_heads: str | None = None

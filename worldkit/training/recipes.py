@@ -18,6 +18,7 @@ from ..model import ComposedWorldModel
 from ..presets import resolve_preset
 from .checkpoint import latest_checkpoint
 from .config import TrainConfig
+from .processes import main_process_first
 from .trainer import Trainer, TrainResult
 
 
@@ -68,6 +69,23 @@ def train(
     Returns:
         The trained model and where the run ended.
     """
+    trainer = make_trainer(preset, data, run=run, overrides=overrides, train_overrides=train_overrides,
+                           data_options=data_options, show_progress=show_progress)
+    result = trainer.fit()
+    return trainer.model.eval(), result
+
+
+def make_trainer(
+    preset: str,
+    data: str,
+    *,
+    run: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    train_overrides: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> Trainer:
+    """What `train` trains with; arguments as there. Nothing is written before ``fit()``."""
     config = train_config(preset, train_overrides or {})
     options = dict(data_options or {})
     torch.manual_seed(config.seed)
@@ -77,16 +95,16 @@ def train(
     facts = {"preset": preset, "data": data} | _initialise(model, preset, data, config, Path(run))
     if config.vgg_backbone or config.lpips_heads:
         model.use_perceptual(load_lpips(config.vgg_backbone, config.lpips_heads))
-    clips = {
-        "train": open_clips(model, data, split="train", num_frames=model.clip_length, mode="slide", **options),
-        "val": open_clips(model, data, split="val", num_frames=model.clip_length, mode="slide", **options),
-    }
-    trainer = Trainer(
-        model, clips["train"], clips["val"], config, run=run, rollouts=_rollout_clips(preset, model, data, options),
+    with main_process_first():  # it makes or decodes what the others then find in the cache
+        clips = {
+            split: open_clips(model, data, split=split, num_frames=model.clip_length, mode="slide", **options)
+            for split in ("train", "val")
+        }
+        rollouts = _rollout_clips(preset, model, data, options)
+    return Trainer(
+        model, clips["train"], clips["val"], config, run=run, rollouts=rollouts,
         facts=facts | {"synthetic data": clips["train"].summary.get("synthetic", False)}, show_progress=show_progress,
     )
-    result = trainer.fit()
-    return model.eval(), result
 
 
 def _initialise(model: ComposedWorldModel, preset: str, data: str, config: TrainConfig, run: Path) -> dict[str, str]:

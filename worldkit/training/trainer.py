@@ -1,7 +1,11 @@
-"""The training loop: one readable loop on accelerate, with exact resume.
+"""The training loop: one readable loop on accelerate, with exact resume, in one process or several.
 
 It calls ``model(batch, step)`` and knows no term of any loss. A run folder holds ``run.json`` (model, training, data,
 command, versions), ``log.jsonl``, ``checkpoints/``, ``best/`` (the model that predicted best so far) and ``figures/``.
+
+The noise of every clip comes from a generator of its own (`ClipSampler`), so two processes with half the batch each
+take the same step as one with the whole batch, to float rounding (dropout apart). The main process alone evaluates
+and writes.
 """
 
 from __future__ import annotations
@@ -12,8 +16,8 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,21 +27,27 @@ import torch
 from .. import __version__
 from ..batch import Batch
 from ..data import ClipDataset, collate, make_loader
-from ..errors import TrainingError, require_extra
+from ..distributions import ClipSampler
+from ..errors import TrainingError
 from ..hub import save_pretrained
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
-from .checkpoint import RunLog, latest_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import RunLog, latest_checkpoint, load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
+from .ema import EMA
 from .evaluate import evaluate, mean_image, validation_loss
 from .figures import animation, panel
+from .loggers import open_loggers
+from .processes import STRATEGIES, make_accelerator, whole_tensor
 from .progress import ProgressBar
+from .schedule import learning_rate
+from .watch import Watch
 
 
 @dataclass
 class Progress:
-    """Where a run is. ``seconds`` counts optimiser steps only, not evaluations."""
+    """Where a run is. ``batch``: steps made in this epoch. ``seconds`` counts steps only, not evaluations."""
 
     step: int = 0
     epoch: int = 0
@@ -86,28 +96,38 @@ class Trainer:
         facts: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ):
-        accelerate = require_extra("accelerate", "train", "training")
-        accelerate.state.AcceleratorState._reset_state()  # a process may train in one precision after the other
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
-        self.accelerator = accelerate.Accelerator(mixed_precision=config.precision)
-        self.device = self.accelerator.device
+        self.accelerator = make_accelerator(config.precision)
+        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = make_loader(
             train, config.batch_size, shuffle=True, num_workers=config.num_workers, seed=config.seed, drop_last=True,
-            device=self.device,
+            device=self.device, rank=self.rank, world=self.world,
         )
         self.sampler = self.loader.batch_sampler
+        self.steps_per_epoch = len(self.loader) // config.gradient_accumulation
+        if not self.steps_per_epoch:
+            raise TrainingError(
+                f"an epoch has {len(self.loader)} batches per process, too few for gradient_accumulation="
+                f"{config.gradient_accumulation}"
+            )
+        self.limit = config.steps or config.num_epochs * self.steps_per_epoch
         self.model = model.to(self.device)
         set_checkpointing(model, config.checkpointing)
-        model.objective.steps_per_epoch = len(self.loader)
-        fused = self.device.type in ("cpu", "cuda")
+        model.objective.steps_per_epoch = self.steps_per_epoch
+        if config.strategy == "fsdp" and self.world == 1:
+            raise TrainingError("strategy 'fsdp' shards over processes: start several with torchrun, or use 'ddp'")
+        self.strategy = STRATEGIES[config.strategy](self.accelerator, model)
         self.optimizer = torch.optim.Adam(
             [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas, eps=config.eps,
-            weight_decay=config.weight_decay, fused=fused,
+            weight_decay=config.weight_decay, fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
         )
+        self.ema = EMA(model, config.ema) if config.ema is not None else None
         self.facts = dict(facts or {})
         self.progress = Progress()
-        self.show_progress = show_progress
-        self._mean_image = mean_image(train) if rollouts is not None else None
+        self.watch = Watch(_num_particles(model))
+        self.show_progress = show_progress and self.is_main
+        self._mean_image = mean_image(train) if rollouts is not None and self.is_main else None
         self._stop = False
 
     # -- the loop
@@ -119,67 +139,124 @@ class Trainer:
             TrainingError: a loss became NaN or infinite, or the run folder belongs to another model.
         """
         self._open_run()
-        engine = self.accelerator.prepare(self.model)
-        optimizer = self.accelerator.prepare(self.optimizer)
+        engine = self.strategy.wrap()
         if self.config.compile:
             engine = torch.compile(engine)
-        limit = self.config.steps or self.config.num_epochs * len(self.loader)
-        with _graceful_stop(self), ProgressBar(self.progress.step, limit, self.config.seconds,
+        optimizer = self.accelerator.prepare(self.optimizer) if self.config.strategy == "ddp" else self.optimizer
+        with _graceful_stop(self), ProgressBar(self.progress.step, self.limit, self.config.seconds,
                                                enabled=self.show_progress) as bar:
             for note in self.model.objective.notes(self.model):
                 bar.say(note)
-            while not self._done(limit):
-                self.sampler.set_state(self.progress.epoch, self.progress.batch)
-                for batch in self.loader:
-                    terms = self._step(engine, optimizer, batch.to(self.device, non_blocking=True))
+            ended = self._done()
+            while not ended:
+                self.sampler.set_state(self.progress.epoch, self.progress.batch * self.config.gradient_accumulation)
+                for batches in _grouped(self.loader, self.config.gradient_accumulation):
+                    terms = self._step(engine, optimizer, batches)
                     bar.update(self.progress, terms)
-                    self._after_step(terms, bar, ended=self._done(limit))
-                    if self._done(limit):
+                    ended = self._done()
+                    self._after_step(terms, bar, ended=ended)
+                    if ended:
                         break
-                if self.progress.batch >= len(self.loader):
+                if self.progress.batch >= self.steps_per_epoch:
                     self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
         if not self._saved_now():
             self._save()
-        finished = not self._stop
-        return TrainResult(self.run, self.progress.step, self.progress.seconds, finished, self.log.read())
+        for logger in self.loggers:
+            logger.close()
+        log = self.log.read() if self.is_main else []
+        return TrainResult(self.run, self.progress.step, self.progress.seconds, not self._stop, log)
 
-    def _step(self, engine: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
-        started = time.perf_counter()
+    def _step(self, engine: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> dict[str, Any]:
+        started, config = time.perf_counter(), self.config
         self.model.train()
-        loss = engine(batch, self.progress.step)
-        if not torch.isfinite(loss.total):
-            raise TrainingError(self._not_finite(loss))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.progress.step, self.limit)
         optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss.total)
-        terms = {"loss": loss.total.detach(), **loss.terms}
-        if self.config.max_grad_norm is not None:
-            terms["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        losses = []
+        for number, batch in enumerate(batches):
+            batch = batch.to(self.device, non_blocking=True)
+            first = (number * self.world + self.rank) * config.batch_size
+            noise = ClipSampler(config.seed, self.progress.step, range(first, first + batch.batch_size), self.device)
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.strategy.no_sync(engine):
+                loss = engine(batch, self.progress.step, sampler=noise)
+                if not torch.isfinite(loss.total):
+                    raise TrainingError(self._not_finite(loss))
+                self.accelerator.backward(loss.total / len(batches))
+            losses.append({"loss": loss.total.detach(), **loss.terms})
+        terms = self._mean(losses)
+        if config.max_grad_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+            terms["grad_norm"] = whole_tensor(norm)
         optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
         self.progress.step += 1
         self.progress.batch += 1
         self.progress.seconds += time.perf_counter() - started
         return terms
 
-    def _done(self, limit: int) -> bool:
+    def _mean(self, losses: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Terms averaged over micro-batches and processes."""
+        names = list(losses[0])
+        values = torch.stack([torch.stack([loss[name].float() for name in names]) for loss in losses]).mean(0)
+        if self.world > 1:
+            values = self.accelerator.reduce(values, "mean")
+        return dict(zip(names, values, strict=True))
+
+    def _done(self) -> bool:
+        """Whether to stop now; all processes agree."""
         over = self.config.seconds is not None and self.progress.seconds >= self.config.seconds
-        return self._stop or over or self.progress.step >= limit
+        if self.world > 1:
+            flags = torch.tensor([float(self._stop), float(over)], device=self.device)
+            self._stop, over = (self.accelerator.reduce(flags, "sum") > 0).tolist()
+        return self._stop or over or self.progress.step >= self.limit
 
     def _after_step(self, terms: dict[str, Any], bar: ProgressBar, *, ended: bool) -> None:
         step, config = self.progress.step, self.config
-        every = config.eval_every or len(self.loader)
+        every = config.eval_every or self.steps_per_epoch
         evaluating = step % every == 0 or ended
         if step % config.log_every == 0 or step == 1 or evaluating:
-            entry = {name: float(value) for name, value in terms.items()}
-            self.log.write({"step": step, "epoch": self.progress.epoch, "seconds": round(self.progress.seconds, 3)}
-                           | entry)
+            values = {name: float(value) for name, value in terms.items()}
+            self._write(values | {"lr": self.optimizer.param_groups[0]["lr"]})
+            self._warn(self.watch.look(step, values), bar)
         if evaluating and not self._stop:
             with bar.paused("evaluating"):
-                self.evaluate()
+                self.evaluate(bar)
         if evaluating or (config.save_every and step % config.save_every == 0):
             self._save()
 
-    def evaluate(self) -> dict[str, float]:
-        """Validation loss, predictions and pictures at the present step; random state is left untouched."""
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.is_main:
+            head = {"step": self.progress.step, "epoch": self.progress.epoch,
+                    "seconds": round(self.progress.seconds, 3)}
+            self.log.write(head | values)
+            numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+            for logger in self.loggers:
+                logger.write(self.progress.step, numbers)
+
+    def _warn(self, warnings: list[str], bar: ProgressBar | None) -> None:
+        for text in warnings:
+            newest = latest_checkpoint(self.run)
+            text = f"step {self.progress.step}: {text}. Last checkpoint: {newest or 'none yet'}"
+            self._write({"warning": text})
+            if bar is not None:
+                bar.say(text)
+
+    def evaluate(self, bar: ProgressBar | None = None) -> dict[str, float]:
+        """Validation loss, predictions and pictures at the present step; random state is left untouched.
+
+        Only the main process computes (and gets an answer); weights are the moving average, if there is one.
+        """
+        entry: dict[str, float] = {}
+        averaged = nullcontext() if self.ema is None else self.ema.weights_in(self.model)
+        with averaged, self.strategy.whole():
+            if self.is_main:
+                entry = self._evaluate(bar)
+            self.accelerator.wait_for_everyone()
+        return entry
+
+    def _evaluate(self, bar: ProgressBar | None) -> dict[str, float]:
         step, config = self.progress.step, self.config
         cuda = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices=cuda), torch.no_grad():
@@ -191,15 +268,24 @@ class Trainer:
             figures = self.run / "figures"
             clip = torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device)
             save_png(panel(self.model, clip), figures / f"step-{step:08d}-panel.png")
+            self._warn(self.watch.look_at_masks(self._masks()), bar)
             if self.rollouts is not None:
                 entry |= self._predictions(figures)
             self.model.train()
-        self.log.write({"step": step, "epoch": self.progress.epoch, "seconds": round(self.progress.seconds, 3)} | entry)
+        self._write(entry)
         score = entry.get("psnr_prediction", -entry["valid_loss"])
         if score > self.progress.best:
             self.progress.best = score
             save_pretrained(self.model, self.run / "best", facts=self._card())
         return entry
+
+    def _masks(self) -> torch.Tensor | None:
+        """Masks of slots in some validation clips; particles may rightly be idle, their transparency is watched."""
+        if self.model.encoder.spec.kind != "slots":
+            return None
+        indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
+        video = collate([self.valid[i] for i in indices]).to(self.device).video
+        return self.model.decode(self.model.encode(video), masks=True).masks
 
     def _predictions(self, figures: Path) -> dict[str, float]:
         dataset, context = self.rollouts  # type: ignore[misc]
@@ -227,13 +313,39 @@ class Trainer:
                 )
         newest = latest_checkpoint(self.run)
         if newest is None:
-            torch.manual_seed(self.config.seed)  # the noise of a run depends on its seed alone
+            torch.manual_seed(self.config.seed + 1_000_003 * self.rank)  # of dropout; noise has its own generators
         else:
-            self.progress = Progress(**load_checkpoint(newest, self.model, self.optimizer))
+            self._resume(newest)
+        self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
+        self.loggers: list = []
+        if not self.is_main:
+            return
         self.log = RunLog(self.run / "log.jsonl", step=self.progress.step)
+        description = self._describe(model)
         temporary = self.run / ".run.json.tmp"
-        temporary.write_text(json.dumps(self._describe(model), indent=2, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(description, indent=2, default=str) + "\n", encoding="utf-8")
         temporary.replace(described)
+        self.loggers = open_loggers(self.config.loggers, self.run, description, self.progress.step)
+
+    def _resume(self, folder: Path) -> None:
+        with self.strategy.whole():
+            state = load_checkpoint(folder, self.model, rank=self.rank)
+        self.strategy.load_optimizer(self.optimizer, state["optimizer"])
+        if self.ema is not None:
+            if state.get("ema") is None:
+                raise TrainingError(f"checkpoint {folder} has no moving average; it was made without train.ema")
+            self.ema.load_state_dict(state["ema"])
+        made_with = state["progress"].pop("clips_per_step", self._clips_per_step)
+        if made_with != self._clips_per_step:
+            raise TrainingError(
+                f"checkpoint {folder} was made with {made_with} clips per step, this run has {self._clips_per_step} "
+                "(batch_size x gradient_accumulation x processes): make them equal, or give a new folder"
+            )
+        self.progress = Progress(**state["progress"])
+
+    @property
+    def _clips_per_step(self) -> int:
+        return self.config.batch_size * self.config.gradient_accumulation * self.world
 
     def _describe(self, model: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -241,18 +353,31 @@ class Trainer:
             "notes": self.model.objective.notes(self.model),
             "command": " ".join(sys.argv), "worldkit": __version__, "torch": torch.__version__,
             "python": platform.python_version(), "machine": platform.machine(), "device": str(self.device),
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads(), "processes": self.world,
         }
 
     def _card(self) -> dict[str, Any]:
         return self.facts | {
             "step": self.progress.step, "training seconds": round(self.progress.seconds, 1), "seed": self.config.seed,
-            "batch size": self.config.batch_size, "learning rate": self.config.lr, "device": str(self.device),
+            "batch size": self._clips_per_step, "learning rate": self.config.lr, "device": str(self.device),
         }
 
     def _save(self) -> None:
-        save_checkpoint(self.run, self.model, self.optimizer, dict(vars(self.progress)), keep=self.config.keep,
-                        facts=self._card())
+        state = {
+            "optimizer": self.strategy.optimizer_state(self.optimizer),
+            "progress": vars(self.progress) | {"clips_per_step": self._clips_per_step},
+            "rng": [random_state()],
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        if self.world > 1:
+            from accelerate.utils import gather_object
+
+            state["rng"] = gather_object(state["rng"])
+        with self.strategy.whole():
+            if self.is_main:
+                save_checkpoint(self.run, self.model, state, keep=self.config.keep, facts=self._card())
+            self.accelerator.wait_for_everyone()
 
     def _saved_now(self) -> bool:
         return (self.run / "checkpoints" / f"step-{self.progress.step:08d}").exists()
@@ -262,9 +387,22 @@ class Trainer:
         newest = latest_checkpoint(self.run)
         where = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
         return (
-            f"the loss became {float(loss.total)} at step {self.progress.step}; terms that are not finite: "
+            f"the loss became {float(loss.total.detach())} at step {self.progress.step}; terms that are not finite: "
             f"{', '.join(bad) or 'none by itself'}; {where}. A lower lr is the usual cure: -o train.lr=..."
         )
+
+
+def _grouped(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches in groups of ``size``; a rest is left out."""
+    batches = iter(loader)
+    return (list(group) for group in zip(*[batches] * size, strict=False))
+
+
+def _num_particles(model: ComposedWorldModel) -> int | None:
+    """Tokens with a transparency, per view."""
+    spec = model.encoder.spec
+    key = spec.find("transparency")
+    return None if key is None else spec.group(key[0]).size // spec.views
 
 
 @contextmanager

@@ -1,0 +1,101 @@
+"""Two processes on one CPU: the same step as one process, and an exact resume after SIGKILL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TINY = [
+    "encoder.num_particles=4", "encoder.hidden_dim=16", "decoder.hidden_dim=16", "dynamics.dim=16",
+    "dynamics.num_layers=1", "dynamics.num_heads=2", "latent_action.dim=16", "latent_action.num_layers=1",
+    "latent_action.num_heads=2", "timestep_horizon=3", "data.num_episodes=3", "train.eval_clips=2", "train.log_every=1",
+    "train.lr=1e-3", "train.ema=0.9", "train.save_every=2",
+]
+
+
+def command(folder, processes, steps, *options):
+    program = [sys.executable, "-m"]
+    if processes > 1:
+        program += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    overrides = [word for option in (*TINY, *options) for word in ("-o", option)]
+    return [*program, "worldkit", "train", "lpwm-balls-mini", "--data", "balls-32", "--out", str(folder), "--steps",
+            str(steps), "--quiet", *overrides]
+
+
+def train(folder, processes, steps, *options):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
+    done = subprocess.run(command(folder, processes, steps, *options), env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def weights(folder, step):
+    return load_file(folder / f"checkpoints/step-{step:08d}/model.safetensors")
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "one", 1, 4, "train.batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def two(one):
+    return train(one.parent / "two", 2, 4, "train.batch_size=2")
+
+
+def test_two_processes_take_the_steps_of_one(one, two):
+    assert losses(two) == pytest.approx(losses(one), rel=2e-4)
+    start, after, other = weights(one, 2), weights(one, 4), weights(two, 4)
+    moved, apart = (sum((b[n] - a[n]).square().sum() for n in a).sqrt() for a, b in ((start, after), (after, other)))
+    assert apart < 0.01 * moved  # Adam makes whole steps of gradients that are zero but for rounding
+    state = torch.load(two / "checkpoints/step-00000004/state.pt", weights_only=True)
+    assert len(state["rng"]) == 2 and state["progress"]["clips_per_step"] == 4
+
+
+def test_accumulated_batches_take_the_steps_of_whole_ones(one):
+    parts = train(one.parent / "parts", 1, 2, "train.batch_size=2", "train.gradient_accumulation=2")
+    assert losses(parts) == pytest.approx(losses(one)[:2], rel=2e-4)
+
+
+def test_killed_processes_go_on_to_the_same_weights(two):
+    folder = two.parent / "killed"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
+    run = subprocess.Popen(command(folder, 2, 4, "train.batch_size=2"), env=env, start_new_session=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (folder / "checkpoints/step-00000002/state.pt").exists():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    train(folder, 2, 4, "train.batch_size=2")
+    expected, found = weights(two, 4), weights(folder, 4)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert losses(folder) == losses(two)
+    a, b = (torch.load(f / "checkpoints/step-00000004/state.pt", weights_only=True) for f in (two, folder))
+    assert all(torch.equal(a["ema"]["average"][n], v) for n, v in b["ema"]["average"].items())
+
+
+def test_sharded_weights_take_the_same_steps(two):
+    sharded = train(two.parent / "sharded", 2, 2, "train.batch_size=2", "train.strategy=fsdp")
+    assert losses(sharded) == pytest.approx(losses(two)[:2], rel=2e-4)
+    whole = weights(two, 2)
+    assert {n: v.shape for n, v in weights(sharded, 2).items()} == {n: v.shape for n, v in whole.items()}
+    train(sharded, 2, 4, "train.batch_size=2", "train.strategy=fsdp")  # goes on from its own checkpoint
+    assert losses(sharded) == pytest.approx(losses(two), rel=2e-3)
+
+
+def test_another_number_of_clips_per_step_is_refused(two):
+    done = subprocess.run(command(two, 1, 6, "train.batch_size=2"), capture_output=True, text=True)
+    assert done.returncode == 2 and "was made with 4 clips per step, this run has 2" in done.stderr

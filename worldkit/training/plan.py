@@ -1,0 +1,81 @@
+"""What a training run would do, before it does it: ``worldkit train --dry-run``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..distributions import MEANS
+from .trainer import Trainer
+
+MB = 2**20
+
+
+def plan(trainer: Trainer) -> dict[str, str]:
+    """The plan of a run, as text by heading.
+
+    Runs one forward pass on the first batch to count what it keeps for the backward pass; trains and writes nothing.
+
+    Args:
+        trainer: A trainer that has not started.
+    """
+    model, config = trainer.model, trainer.config
+    counts = model.parameter_report()
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines = {f"parameters: {part}": f"{count:,}" for part, count in counts.items()}
+    lines["parameters: trained"] = f"{trainable:,}"
+    batch = next(iter(trainer.loader)).to(trainer.device)
+    kept = _kept_bytes(trainer, batch)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    copies = 3 + (config.ema is not None)  # gradient, two moments of Adam, moving average
+    lines["memory estimate"] = (
+        f"{(weights + copies * trained + kept) / MB:,.0f} MB per process: weights {weights / MB:,.0f}, gradients, Adam"
+        f"{' and average' if copies > 3 else ''} {copies * trained / MB:,.0f}, kept for the backward pass "
+        f"{kept / MB:,.0f} (a lower bound: temporary tensors come on top)"
+    )
+    lines["clips"] = f"{len(trainer.loader.dataset):,} to train on, {len(trainer.valid):,} to validate on"
+    lines["steps per epoch"] = f"{trainer.steps_per_epoch:,}"
+    until = f"or {config.seconds:g} s, whatever comes first" if config.seconds else ""
+    lines["steps"] = f"{trainer.limit:,} {until}".strip()
+    lines["clips per step"] = (
+        f"{config.batch_size} x {config.gradient_accumulation} accumulated x {trainer.world} process(es)"
+    )
+    lines |= {f"first batch: {name}": shape for name, shape in _shapes(batch).items()}
+    lines["device"] = f"{trainer.device}, precision {config.precision if config.precision != 'no' else 'float32'}"
+    for number, note in enumerate(model.objective.notes(model), 1):
+        lines[f"note {number}"] = note
+    return lines
+
+
+def _shapes(batch: Batch) -> dict[str, str]:
+    def describe(value: Any) -> str:
+        return f"{value.dtype} {list(value.shape)}" if torch.is_tensor(value) else f"{len(value)} x {value[0]!r}"
+
+    shapes = {"video": describe(batch.video)}
+    shapes |= {f"condition {k}": describe(v) for k, v in batch.conditions.items()}
+    shapes |= {f"mask {k}": describe(v) for k, v in batch.masks.items()}
+    return shapes if batch.done_mask is None else shapes | {"done mask": describe(batch.done_mask)}
+
+
+def _kept_bytes(trainer: Trainer, batch: Batch) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass of one batch, parameters not counted."""
+    seen = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    kept = 0
+
+    def pack(x: Tensor) -> Tensor:
+        nonlocal kept
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept += storage.nbytes()
+        return x
+
+    trainer.model.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = trainer.model.loss(batch, 0, sampler=MEANS)
+    del loss
+    return kept

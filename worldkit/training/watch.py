@@ -1,0 +1,85 @@
+"""Signs that a run has gone wrong: a diverging KL, all particles gone or all saturated, dead tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+DIVERGED = 20.0
+"""A KL is called diverging when its running mean exceeds its lowest running mean this many times."""
+PATIENCE = 300
+"""Steps for which particles must be gone or saturated before it is called a fault; early on both pass by themselves."""
+DEAD = 0.002
+"""A token that covers less than this share of the pixels of every clip is called dead."""
+
+
+class Watch:
+    """Looks at the logged terms of a run and says once, in words, when something is wrong.
+
+    Args:
+        num_particles: Tokens that have a transparency, if any.
+    """
+
+    def __init__(self, num_particles: int | None = None):
+        self.num_particles = num_particles
+        self.mean: dict[str, float] = {}
+        self.lowest: dict[str, float] = {}
+        self.since: dict[str, int] = {}
+        self.said: set[str] = set()
+
+    def look(self, step: int, terms: Mapping[str, float]) -> list[str]:
+        """New warnings, given the terms of a step's loss."""
+        return [text for text in (*self._diverging(terms), self._particles(step, terms)) if text]
+
+    def _diverging(self, terms: Mapping[str, float]) -> list[str]:
+        found = []
+        for name, value in terms.items():
+            if not name.startswith("kl") or "/" in name:
+                continue
+            mean = self.mean[name] = 0.8 * self.mean.get(name, value) + 0.2 * value
+            lowest = self.lowest[name] = min(self.lowest.get(name, mean), mean)
+            if mean > DIVERGED * max(lowest, 1.0):
+                found.append(self._once(name, f"{name} diverges: {mean:.4g}, {mean / max(lowest, 1e-9):.3g} times its "
+                                              f"lowest ({lowest:.4g}); a lower train.lr or train.max_grad_norm helps"))
+            else:
+                self.said.discard(name)
+        return [text for text in found if text]
+
+    def _particles(self, step: int, terms: Mapping[str, float]) -> str | None:
+        visible = terms.get("visible_particles")
+        if visible is None or self.num_particles is None:
+            return None
+        states = {
+            "gone": (visible < 0.02, "all particles are gone (transparent): the background draws everything; lower "
+                                     "objective.weights.transparency or kl, or lower train.lr"),
+            "saturated": (visible > 0.995 * self.num_particles,
+                          "all particles are saturated (opaque), so none stands for an object; raise "
+                          "objective.weights.transparency or kl, or use fewer particles"),
+        }
+        for name, (is_so, text) in states.items():
+            if not is_so:
+                self.since.pop(name, None)
+                self.said.discard(name)
+            elif step - self.since.setdefault(name, step) >= PATIENCE:
+                return self._once(name, f"{text} (mean visible: {visible:.3g} of {self.num_particles})")
+        return None
+
+    def look_at_masks(self, masks: Tensor | None) -> list[str]:
+        """New warnings, given what share of every pixel the tokens drew, ``[B, T, K, 1, H, W]``."""
+        if masks is None:
+            return []
+        largest = masks.detach().float().mean((1, 3, 4, 5)).amax(0)  # share of each token in its best clip
+        dead = (largest < DEAD).nonzero().flatten().tolist()
+        if not dead:
+            self.said.discard("dead")
+            return []
+        text = self._once("dead", f"{len(dead)} of {len(largest)} drawn tokens are dead, they draw nothing anywhere: "
+                                  f"{', '.join(map(str, dead[:12]))}")
+        return [text] if text else []
+
+    def _once(self, name: str, text: str) -> str | None:
+        if name in self.said:
+            return None
+        self.said.add(name)
+        return text
