@@ -5,13 +5,20 @@
 
 from .balls import BallEpisodes, generate_balls
 from .base import ArraySource, ClipDataset, EpisodeSource, collate
+from .clip_writers import FramesWriter, VideoWriter
+from .columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
 from .generated import is_generated, open_balls, open_shapes
 from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
+from .lerobot import is_lerobot, open_lerobot
+from .lerobot_write import LeRobotWriter
 from .loader import ResumableSampler, make_loader
+from .npz import NpzWriter, is_npz, open_npz
 from .registry import list_formats, open_dataset, register_format
 from .shapes import generate_shapes
+from .statistics import ActionStatistics, action_statistics
 from .video import is_clip_path, open_video
 from .video_io import write_video
+from .writers import list_writers, register_writer, write_dataset
 
 register_format(
     "video",
@@ -26,6 +33,24 @@ register_format(
     description="an HDF5 file (*.hdf5, *.h5) with imgs [N, T, H, W, 3], or a folder with train.hdf5 and so on",
 )
 register_format(
+    "columns",
+    matches=is_columns,
+    opener=open_columns,
+    description="an HDF5 file of columns with ep_len and ep_offset (stable-worldmodel)",
+)
+register_format(
+    "npz",
+    matches=is_npz,
+    opener=open_npz,
+    description="an .npz episode, or a folder of them, with video [T, H, W, 3], action [T, A] and so on",
+)
+register_format(
+    "lerobot",
+    matches=is_lerobot,
+    opener=open_lerobot,
+    description="a LeRobot data set, v2.0, v2.1 or v3.0: a folder with meta/info.json",
+)
+register_format(
     "shapes",
     matches=lambda target: is_generated(target, "shapes"),
     opener=open_shapes,
@@ -38,19 +63,46 @@ register_format(
     description="'balls': generated bouncing balls (Balls-Interaction); 'balls-32' for another size",
 )
 
+
+register_writer(
+    "lerobot", LeRobotWriter, joint=True, description="a LeRobot v3.0 data set; lossless=True keeps PNGs, not H.264"
+)
+register_writer("npz", NpzWriter, description="a folder of .npz episodes, bit for bit")
+register_writer(
+    "hdf5",
+    hdf5_writer,
+    suffixes=(".hdf5", ".h5"),
+    description="an HDF5 file: the Balls layout for episodes of one length with positions, else columns",
+)
+register_writer(
+    "columns",
+    ColumnsWriter,
+    suffixes=(".hdf5", ".h5"),
+    description="an HDF5 file of columns with ep_len and ep_offset (stable-worldmodel), bit for bit",
+)
+register_writer(
+    "video", VideoWriter, description="a folder of mp4 files, and .npz beside them; lossless=True writes FFV1 (.mkv)"
+)
+register_writer("frames", FramesWriter, description="a folder of folders of PNG images, and entries.npz in them")
+
 __all__ = [
+    "ActionStatistics",
     "ArraySource",
     "BallEpisodes",
     "ClipDataset",
     "EpisodeSource",
     "ResumableSampler",
+    "action_statistics",
     "collate",
     "generate_balls",
     "generate_shapes",
     "list_formats",
+    "list_writers",
     "make_loader",
     "open_dataset",
     "register_format",
+    "register_writer",
     "write_balls_hdf5",
+    "write_dataset",
     "write_video",
 ]

@@ -50,6 +50,10 @@ class EpisodeSource(ABC):
             ``"goal_image"`` ``[C, H, W]``.
         """
 
+    def read_entry(self, episode: int, name: str) -> Any:
+        """One entry of a whole episode, ``None`` if there is none; sources that can, do it without reading frames."""
+        return self.read(episode, 0, self.length(episode)).get(name)
+
     @property
     @abstractmethod
     def summary(self) -> dict[str, Any]:

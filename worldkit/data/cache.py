@@ -166,6 +166,11 @@ def _maps(folder: Path) -> dict[str, np.ndarray]:
     return _open(folder)
 
 
+def cached_video(folder: Path) -> np.ndarray:
+    """The frames of an entry ``[T, C, H, W]``, mapped into memory."""
+    return _maps(folder)["video"]
+
+
 @dataclass(frozen=True)
 class Span:
     """An episode inside a cache entry: frames ``start .. stop - 1`` of ``folder``."""

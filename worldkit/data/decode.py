@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import DataError, require_extra
 
@@ -39,6 +41,23 @@ def _center(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """Centre of ``[H, W, C]``."""
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return frame[top : top + height, left : left + width]
+
+
+def fit_video(video: Tensor, size: tuple[int, int], resize: str = "crop") -> Tensor:
+    """``[T, C, H, W]`` uint8 at another size: scaled (area average, upwards bicubic), then the centre cut.
+
+    Example:
+        >>> fit_video(torch.zeros(2, 3, 8, 16, dtype=torch.uint8), (4, 4)).shape
+        torch.Size([2, 3, 4, 4])
+    """
+    if tuple(video.shape[-2:]) == size:
+        return video.contiguous()
+    scaled = scaled_size(*size, tuple(video.shape[-2:]), resize)
+    mode = "area" if scaled[0] <= video.shape[-2] and scaled[1] <= video.shape[-1] else "bicubic"
+    resized = torch.nn.functional.interpolate(video.float(), size=scaled, mode=mode)
+    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
+    cut = resized[..., top : top + size[0], left : left + size[1]]
+    return cut.add(0.5).clamp(0, 255).to(torch.uint8)
 
 
 def decode_video(
@@ -84,6 +103,62 @@ def decode_video(
             f"{path} cannot be read as a video ({type(error).__name__}): it is truncated, damaged or not a video. "
             "Give a whole video file (mp4, webm, avi, gif, ...) or a folder of images; in a folder of videos, "
             "on_error='skip' leaves such clips out"
+        ) from error
+
+
+def decode_at(
+    path: Path,
+    times: Sequence[float],
+    height: int,
+    width: int,
+    *,
+    resize: str = "crop",
+    tolerance: float = 1e-4,
+) -> Iterator[np.ndarray]:
+    """The frames of a video file shown at given times, uint8 ``[H, W, 3]`` RGB each.
+
+    One seek to the key frame before the first time, then forward; files with a short distance between key frames are
+    quick to enter anywhere.
+
+    Args:
+        path: Any container and codec of FFmpeg.
+        times: Ascending presentation times in seconds.
+        height, width: Target size in pixels.
+        resize: ``"crop"`` or ``"stretch"``, see `scaled_size`.
+        tolerance: A frame this many seconds from a wanted time counts as the frame of that time.
+    Raises:
+        DataError: if the file is not a video, is damaged, or has no frame at one of the times; names the frame.
+        MissingExtraError: without PyAV.
+    """
+    av = require_extra("av", "video", f"reading {path.name}")
+    number, last, frame = 0, None, None
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(path, container)
+            stream.thread_type = "AUTO"
+            container.seek(int(times[0] / stream.time_base), stream=stream)
+            frames = container.decode(stream)
+            for number, time in enumerate(times):
+                while frame is None or frame.time < time - tolerance:
+                    last, frame = frame, next(frames, None)
+                    if frame is None:
+                        end = "has none" if last is None else f"ends with the frame at {last.time:.4f} s"
+                        raise DataError(f"{path}: frame {number} of the episode, at {time:.4f} s, is missing: it {end}")
+                    if frame.is_corrupt:
+                        raise DataError(f"{path}: frame {number} of the episode, at {time:.4f} s, is damaged")
+                if frame.time > time + tolerance:
+                    nearest = min((f for f in (last, frame) if f), key=lambda f: abs(f.time - time))
+                    raise DataError(
+                        f"{path}: frame {number} of the episode should be at {time:.4f} s, but the nearest frame is at "
+                        f"{nearest.time:.4f} s, more than {tolerance:g} s away"
+                    )
+                yield _resized(frame, height, width, resize)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} cannot be read as a video, frame {number} of the episode ({error}): it is missing, truncated, "
+            "damaged or not a video"
         ) from error
 
 

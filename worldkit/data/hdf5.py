@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
 
 from ..errors import DataError, require_extra
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .base import EpisodeSource
-from .decode import scaled_size
-from .splits import SPLIT_FOLDERS, split_clips, split_folder, split_time
+from .decode import fit_video
+from .splits import SPLIT_FOLDERS, split_episodes, split_folder
 
 SUFFIXES = (".hdf5", ".h5")
 _READ = ("imgs", "actions", "positions", "velocities", "in_camera")
@@ -103,7 +102,7 @@ class HDF5Source(EpisodeSource):
         try:
             images = data["imgs"][part]
             item: dict[str, Any] = {
-                "video": _fit(rearrange(torch.from_numpy(images), "t h w c -> t c h w"), self._size)
+                "video": fit_video(rearrange(torch.from_numpy(images), "t h w c -> t c h w"), self._size)
             }
             if "actions" in data:
                 item["action"] = data["actions"][part].astype(np.float32)
@@ -113,6 +112,13 @@ class HDF5Source(EpisodeSource):
                 f"{self._path}: frames {part[1].start}..{part[1].stop - 1} of episode {number}: {error}"
             ) from error
         return {**item, "state": state} if state else item
+
+    def read_entry(self, episode: int, name: str) -> Any:
+        if name != "action":
+            return super().read_entry(episode, name)
+        number, first, last = self._spans[episode]
+        data = self._open()
+        return data["actions"][number, first:last].astype(np.float32) if "actions" in data else None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -148,18 +154,6 @@ def _state(data: dict[str, Any], part: tuple[int, slice], size: tuple[int, int])
     return state
 
 
-def _fit(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[T, C, H, W]`` uint8 at another size: scaled (area average, upwards bicubic) to cover, then the centre cut."""
-    if tuple(video.shape[-2:]) == size:
-        return video.contiguous()
-    scaled = scaled_size(*size, tuple(video.shape[-2:]), "crop")
-    mode = "area" if scaled[0] <= video.shape[-2] and scaled[1] <= video.shape[-1] else "bicubic"
-    resized = torch.nn.functional.interpolate(video.float(), size=scaled, mode=mode)
-    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    cut = resized[..., top : top + size[0], left : left + size[1]]
-    return cut.add(0.5).clamp(0, 255).to(torch.uint8)
-
-
 def open_hdf5(target: str, *, split: str, height: int | None = None, width: int | None = None) -> EpisodeSource:
     """An HDF5 file, or a folder with ``train.hdf5``, ``val.hdf5``, ``test.hdf5``; see the module docstring.
 
@@ -181,11 +175,60 @@ def open_hdf5(target: str, *, split: str, height: int | None = None, width: int 
     if named:
         return whole
     lengths = [whole.length(i) for i in range(whole.num_episodes)]
-    if len(lengths) < 3:
-        spans = [(i, *split_time(length, split)) for i, length in enumerate(lengths)]
-    else:
-        spans = [(i, 0, lengths[i]) for i in split_clips([str(i) for i in range(len(lengths))])[split]]
+    spans = split_episodes([str(i) for i in range(len(lengths))], lengths, split)
     return HDF5Source(path, split=split, spans=spans, **size)
+
+
+class BallsWriter:
+    """Writes one file of the Balls layout: ``imgs``, and ``positions``, ``velocities``, ``in_camera``, ``actions``.
+
+    Args:
+        path: The file.
+        plan: What will be written; see `worldkit.data.writers.Plan`, and `fits_balls_layout`.
+    """
+
+    def __init__(self, path: Path, *, plan: Any):
+        h5py = require_extra("h5py", "data", "writing HDF5")
+        self._file, self._plan, self._written = h5py.File(path, "w"), plan, 0
+
+    def write(self, episode: Mapping[str, Any]) -> None:
+        """Add an episode, entries as `EpisodeSource.read` gives them."""
+        video = np.asarray(episode["video"])
+        half = np.array(video.shape[-2:]) / 2
+        columns = {"imgs": rearrange(video, "t c h w -> t h w c")}
+        if "action" in episode:
+            columns["actions"] = episode["action"]
+        for name, array in episode.get("state", {}).items():
+            values = np.asarray(array, np.float64)
+            if name != "in_camera":  # (y, x) in [-1, 1] -> (x, y) in pixels
+                values = ((values + (name == "position")) * half)[..., ::-1]
+            columns[_STATE[name]] = values
+        for name, array in columns.items():
+            data = self._file.require_dataset(name, (self._plan.num_episodes, *array.shape), array.dtype)
+            data[self._written] = array
+        self._written += 1
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
+
+
+_STATE = {"position": "positions", "velocity": "velocities", "in_camera": "in_camera"}
+
+
+def fits_balls_layout(plan: Any) -> bool:
+    """Whether the Balls layout has a place for everything: one view, one length, no state or condition it lacks."""
+    sample = plan.sample
+    state = sample.get("state", {})
+    continuous = np.asarray(sample.get("action", 0.0)).dtype == np.float32
+    return (
+        len(set(plan.lengths)) == 1
+        and np.ndim(sample["video"]) == 4
+        and "position" in state
+        and set(state) <= set(_STATE)
+        and set(sample) <= {"video", "state", "action"}
+        and ("action" not in sample or continuous)
+    )
 
 
 def write_balls_hdf5(

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DuplicateComponentError
@@ -89,7 +91,8 @@ def open_dataset(
 
     Args:
         source: ``"balls"``, ``"balls-32"``, ``"shapes"``, a video file, a folder of videos, of images or of image
-            folders, an HDF5 file, a folder with ``train.hdf5`` and so on, or what a plugin recognises.
+            folders, an HDF5 file, a folder with ``train.hdf5`` and so on, ``.npz`` episodes, a LeRobot data set, or
+            what a plugin recognises.
         split: ``"train"``, ``"val"`` or ``"test"``; see `worldkit.data.splits` for data that is not split yet.
         num_frames: Frames per clip; 1 gives still images.
         height: Frame height in pixels. Default: what the name says, the HDF5 file's own, or 64.
@@ -128,6 +131,8 @@ def open_dataset(
 
 def _find(target: str, name: str | None) -> Format:
     load_plugins()
+    if any(re.fullmatch(r"\..+\.partial-(old-)?\d+", part) for part in Path(target).parts):
+        raise DataError(f"{target} is what an interrupted conversion left: delete it, and convert again")
     if name is not None:
         if name not in _formats:
             raise DataError(

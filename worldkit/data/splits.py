@@ -68,6 +68,28 @@ def split_time(num_frames: int, split: str) -> tuple[int, int]:
     return {"train": (0, first), "val": (first, second), "test": (second, num_frames)}[split]
 
 
+def split_episodes(
+    names: Sequence[str], lengths: Sequence[int], split: str, *, seed: int = 0
+) -> list[tuple[int, int, int]]:
+    """The part of a data set that is not split yet: by episode where there are three or more, else by time.
+
+    Args:
+        names: Distinct names of the episodes.
+        lengths: Frames of each.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        seed: Another seed, another split by episode.
+    Returns:
+        ``(episode, first frame, one past the last frame)`` of each episode or block.
+    Example:
+        >>> split_episodes(["a"], [10], "val"), split_episodes(["a", "b", "c"], [5, 6, 7], "val")
+        ([(0, 8, 9)], [(0, 0, 5)])
+    """
+    check_split(split)
+    if len(names) < len(SPLITS):
+        return [(i, *split_time(length, split)) for i, length in enumerate(lengths)]
+    return [(i, 0, lengths[i]) for i in split_clips(names, seed=seed)[split]]
+
+
 def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> Path | None:
     """The sub-folder that holds a split, or the file, given suffixes; ``None`` if the folder is not split at all.
 

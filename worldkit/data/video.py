@@ -2,7 +2,8 @@
 
 Each clip becomes one cache entry named by its path, modification time, size and the target size; training reads that. A
 folder is searched with its sub-folders: every video file is a clip, and so is every folder that holds image files (in
-natural order: ``frame2`` before ``frame10``). How clips are split is told in `worldkit.data.splits`.
+natural order: ``frame2`` before ``frame10``). How clips are split is told in `worldkit.data.splits`. Actions and the
+like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder of images (see `worldkit.data.npz`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import numpy as np
 
 from ..errors import DataError
 from .base import EpisodeSource
-from .cache import CacheSource, Span, cache_key, cached
+from .cache import Span, cache_key, cached
 from .decode import decode_images, decode_video
+from .entries import IMAGES_SIDECAR, read_entries
 from .progress import track
+from .recording import Recording, RecordingSource
 from .splits import SPLITS, split_clips, split_folder, split_time
 
 VIDEO_SUFFIXES = (
@@ -55,6 +58,11 @@ class Clip:
     @property
     def is_video(self) -> bool:
         return self.files[0].suffix.lower() not in IMAGE_SUFFIXES
+
+    @property
+    def sidecar(self) -> Path:
+        """The file with actions and the like, if there is one."""
+        return self.files[0].with_suffix(".npz") if self.is_video else self.files[0].parent / IMAGES_SIDECAR
 
 
 def natural_key(name: str) -> list[Any]:
@@ -141,22 +149,30 @@ def open_video(
     decode = partial(_decode, size=size, resize=resize, max_frames=max_frames)
     path = Path(target).expanduser()
     clips, cut_in_time = _choose(path, split, split_seed)
-    spans, skipped = [], 0
+    recordings, skipped = [], 0
     for clip in track(clips, f"Decoding {path.name}"):
         try:
-            spans.append(Span.whole(decode(clip)))
+            recordings.append(_recording(clip, Span.whole(decode(clip)), size, resize, max_frames))
         except DataError as error:
             if on_error == "raise":
                 raise
             warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
             skipped += 1
-    if not spans:
+    if not recordings:
         raise DataError(f"{path}: none of the {skipped} clip(s) of split '{split}' could be decoded")
     if cut_in_time:
-        spans = [Span(s.folder, *split_time(s.stop, split)) for s in spans]
+        recordings = [r.cut(*split_time(r.views[0].stop, split)) for r in recordings]
     kind = "video" if clips[0].is_video else "images"
     facts = {"name": path.name, "kind": kind, "split": split, "split_by": "time" if cut_in_time else "clip"}
-    return CacheSource(spans, skipped=skipped, **facts, synthetic=False)
+    return RecordingSource(recordings, skipped=skipped, **facts, synthetic=False)
+
+
+def _recording(clip: Clip, span: Span, size: tuple[int, int], resize: str, max_frames: int | None) -> Recording:
+    """A decoded clip with what its sidecar knows."""
+    if not clip.sidecar.is_file():
+        return Recording(clip.name, (span,))
+    entries = read_entries(clip.sidecar, span.stop, size, resize, max_frames=max_frames)
+    return Recording(clip.name, (span,), *entries)
 
 
 def _choose(path: Path, split: str, seed: int) -> tuple[list[Clip], bool]:

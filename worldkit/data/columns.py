@@ -1,0 +1,350 @@
+"""HDF5 with one dataset per column and all episodes behind one another, as stable-worldmodel has it. Reader and writer.
+
+``ep_len`` and ``ep_offset`` say where each episode lies; every other dataset has one row per step. Cameras are the
+uint8 columns ``[N, H, W, 3]`` whose names start with ``pixels``; ``action`` is the condition (row ``t`` acts between
+frames ``t`` and ``t + 1``, the last row of an episode may be NaN); a uint8 image column ``goal`` (or ``goal_image``) is
+the goal, ``language``, ``task`` or ``instruction`` the instruction: the first step of a clip counts. ``done_mask`` and
+``masks.action`` are what they are called; other numbers are ``state``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import DataError, require_extra
+from .base import EpisodeSource
+from .decode import fit_video
+from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
+from .recording import as_action, flat_entries, put
+from .splits import SPLIT_FOLDERS, split_episodes, split_folder
+
+INDEX = ("ep_len", "ep_offset")
+_GOALS = ("goal_image", "goal")
+_TEXTS = ("language", "instruction", "task")
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, the files of the splits, or the only HDF5 file of a folder."""
+    if path.suffix in SUFFIXES:
+        return [path]
+    names = [name for spellings in SPLIT_FOLDERS.values() for name in spellings]
+    found = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    there = [file for file in found if file.is_file()]
+    if there or not path.is_dir():
+        return there
+    single = [file for suffix in SUFFIXES for file in path.glob(f"[!.]*{suffix}")]
+    return single if len(single) == 1 else []
+
+
+def is_columns(target: str) -> bool:
+    """Whether a target is an HDF5 file (or a folder with one, or with one per split) that has ``ep_len``."""
+    files = _files(Path(target).expanduser())
+    with contextlib.suppress(ImportError, OSError):
+        if files and files[0].is_file():
+            h5py = importlib.import_module("h5py")
+            with h5py.File(files[0], "r") as file:
+                return all(name in file for name in INDEX)
+    return False
+
+
+class ColumnsSource(EpisodeSource):
+    """Episodes of one file. The file is opened at the first read, once in every process.
+
+    Args:
+        path: The file.
+        split: ``"train"``, ``"val"`` or ``"test"``, for the summary and for a file that is not split.
+        whole: The file is one split; else it is split here.
+        cameras: Columns to show; see `choose_cameras`.
+        height, width: Frame size; default: that of the first camera.
+        resize: ``"crop"`` or ``"stretch"``.
+        split_seed: Another seed, another split.
+    Raises:
+        DataError: if the file cannot be read, or its columns do not fit its index.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        split: str,
+        whole: bool,
+        cameras: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        resize: str = "crop",
+        split_seed: int = 0,
+    ):
+        self._path, self._split, self._resize = path, split, resize
+        self._file, self._pid = None, None
+        file = self._open()
+        shapes = {
+            name: tuple(data.shape[1:3])
+            for name, data in file.items()
+            if name.startswith("pixels") and data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3)
+        }
+        self.cameras = choose_cameras(path, shapes, cameras, resized=height is not None)
+        native = shapes[self.cameras[0]]
+        self._size = (height or native[0], width or height or native[1])
+        lengths = [int(n) for n in file["ep_len"][:]]
+        self._offsets = [int(n) for n in file["ep_offset"][:]]
+        self._columns = self._check(file, lengths)
+        names = [str(i) for i in range(len(lengths))]
+        self._spans = (
+            [(i, 0, length) for i, length in enumerate(lengths)]
+            if whole
+            else split_episodes(names, lengths, split, seed=split_seed)
+        )
+        self._close()  # a handle must not cross a fork
+
+    def _check(self, file: Any, lengths: list[int]) -> list[str]:
+        """Columns to read besides cameras, after a check that every one reaches to the end of every episode."""
+        columns = [n for n, data in file.items() if n not in INDEX and not n.startswith("pixels") and data.ndim]
+        for name in (*self.cameras, *columns):
+            for i, (offset, length) in enumerate(zip(self._offsets, lengths, strict=True)):
+                if offset < 0 or length < 1 or offset + length > len(file[name]):
+                    raise DataError(
+                        f"{self._path}: episode {i} should lie at rows {offset}..{offset + length - 1} "
+                        f"(ep_offset, ep_len), but column '{name}' has {len(file[name])} rows"
+                    )
+        return columns
+
+    def _open(self) -> Any:
+        if self._pid != os.getpid():
+            h5py = require_extra("h5py", "data", f"reading {self._path.name}")
+            with contextlib.suppress(ImportError):
+                importlib.import_module("hdf5plugin")  # files may be compressed with its filters
+            try:
+                self._file = h5py.File(self._path, "r")
+            except OSError as error:
+                raise DataError(
+                    f"{self._path} cannot be read as HDF5: it is missing, truncated or of another format ({error})"
+                ) from error
+            missing = [name for name in INDEX if name not in self._file]
+            if missing:
+                raise DataError(f"{self._path} has no '{missing[0]}'; it has {', '.join(self._file) or 'nothing'}")
+            self._pid = os.getpid()
+        return self._file
+
+    def _close(self) -> None:
+        self._file.close()
+        self._file, self._pid = None, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pid": None}
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._spans)
+
+    def length(self, episode: int) -> int:
+        _, first, last = self._spans[episode]
+        return last - first
+
+    def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
+        number, first, _ = self._spans[episode]
+        rows = slice(self._offsets[number] + first + start, self._offsets[number] + first + stop)
+        views = [self._frames(name, rows, number) for name in self.cameras]
+        item: dict[str, Any] = {"video": views[0] if len(views) == 1 else np.stack(views)}
+        for name in self._columns:
+            self._put(item, name, rows, number)
+        return item
+
+    def _rows(self, name: str, rows: slice, number: int) -> np.ndarray:
+        try:
+            return self._open()[name][rows]
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: column '{name}', rows {rows.start}..{rows.stop - 1} (episode {number}) cannot be read: "
+                f"{error}. If it is compressed with a plugin's filter: pip install hdf5plugin"
+            ) from error
+
+    def _frames(self, name: str, rows: slice, number: int) -> np.ndarray:
+        frames = np.moveaxis(self._rows(name, rows, number), -1, 1)
+        fitted = fit_video(torch.from_numpy(np.ascontiguousarray(frames)), self._size, self._resize)
+        return np.repeat(fitted.numpy(), 3 // fitted.shape[1], axis=1)
+
+    def _put(self, item: dict[str, Any], name: str, rows: slice, number: int) -> None:
+        data = self._open()[name]
+        if data.dtype.kind in "OS":
+            if name in _TEXTS and "language" not in item:
+                text = self._rows(name, slice(rows.start, rows.start + 1), number)[0]
+                item["language"] = text.decode() if isinstance(text, bytes) else str(text)
+        elif name in _GOALS and data.ndim == 4 and data.dtype == np.uint8:
+            item["goal_image"] = self._frames(name, slice(rows.start, rows.start + 1), number)[0]
+        elif name == "action":
+            item["action"] = self._action(rows, number)
+        elif name == "done_mask" or name.startswith(("masks.", "state.")):
+            put(item, name, self._rows(name, rows, number))
+        elif data.dtype.kind in "fiub" and data.ndim < 4:
+            put(item, f"state.{name}", self._rows(name, rows, number))
+
+    def _action(self, rows: slice, number: int) -> np.ndarray:
+        values = self._rows("action", rows, number)
+        last = self._offsets[number] + int(self._open()["ep_len"][number]) - 1
+        if rows.stop - 1 == last:
+            return as_action(values, f"{self._path}, episode {number}")
+        # one row more, so that a NaN at the end of the clip is not taken for the end of the episode
+        more = np.concatenate([values, values[-1:] * 0]) if values.dtype.kind == "f" else values
+        return as_action(more, f"{self._path}, episode {number}, from row {rows.start}")[: len(values)]
+
+    def read_entry(self, episode: int, name: str) -> Any:
+        if name != "action":
+            return super().read_entry(episode, name)
+        number, first, last = self._spans[episode]
+        begin = self._offsets[number]
+        return self._action(slice(begin + first, begin + last), number) if "action" in self._columns else None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {
+            "name": self._path.name,
+            "kind": "columns",
+            "split": self._split,
+            "cameras": self.cameras,
+            "resolution": list(self._size),
+            "synthetic": False,
+        }
+
+
+def choose_cameras(
+    where: Path, shapes: Mapping[str, tuple[int, int]], cameras: str | Sequence[str] | None, *, resized: bool = False
+) -> list[str]:
+    """The cameras to show.
+
+    Args:
+        where: For messages.
+        shapes: Camera -> height and width.
+        cameras: Names, or a string with commas between them; the last part of a dotted name will do. ``None``: the only
+            camera, or all, if they have one frame size.
+        resized: A frame size was asked for, so chosen cameras may differ in theirs.
+    Returns:
+        Names as in ``shapes``.
+    Raises:
+        DataError: if there is no camera, a name is unknown, or the sizes differ.
+    Example:
+        >>> choose_cameras(Path("a"), {"images.front": (8, 8), "images.wrist": (4, 4)}, "front")
+        ['images.front']
+    """
+    known = ", ".join(f"{name} {height}x{width}" for name, (height, width) in shapes.items()) or "none"
+    if not shapes:
+        raise DataError(f"{where} has no camera: no column of uint8 images (or video) to show")
+    wanted = cameras.split(",") if isinstance(cameras, str) else list(shapes if cameras is None else cameras)
+    chosen = []
+    for name in wanted:
+        matches = [full for full in shapes if full == name] or [
+            full for full in shapes if full.endswith((f".{name}", f"_{name}"))
+        ]
+        if len(matches) != 1:
+            raise DataError(f"{where} has no single camera '{name}'; its cameras: {known}")
+        chosen += matches
+    if not chosen:
+        raise DataError(f"{where}: cameras= names no camera; its cameras: {known}")
+    if len({shapes[name] for name in chosen}) > 1 and (cameras is None or not resized):
+        short = chosen[0].rpartition(".")[2]
+        advice = f"cameras='{short}'" if cameras is None else "height= and width="
+        raise DataError(f"{where}: cameras of different sizes make no views: {known}. Choose with {advice}")
+    return chosen
+
+
+def open_columns(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    cameras: str | Sequence[str] | None = None,
+    resize: str = "crop",
+    split_seed: int = 0,
+) -> EpisodeSource:
+    """An HDF5 file with ``ep_len`` and ``ep_offset``; see the module docstring and `ColumnsSource`.
+
+    Raises:
+        DataError: if the file is missing or damaged, does not hold the split, or its columns do not fit its index.
+    """
+    if resize not in ("crop", "stretch"):
+        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+    path = Path(target).expanduser()
+    part = split_folder(path, split, SUFFIXES) if path.is_dir() else None
+    files = [part] if part else _files(path)
+    if not files:
+        raise DataError(f"{path} does not exist or holds no single HDF5 file: give the file")
+    named = [name for name, spellings in SPLIT_FOLDERS.items() if files[0].stem in spellings]
+    if named and named[0] != split:
+        raise DataError(f"{files[0]} holds split '{named[0]}', not '{split}': give its folder, or ask for it")
+    options = {"cameras": cameras, "height": height, "width": width, "resize": resize, "split_seed": split_seed}
+    return ColumnsSource(files[0], split=split, whole=bool(named), **options)
+
+
+class ColumnsWriter:
+    """Writes one HDF5 file of columns: ``pixels`` (``pixels.0`` and so on with several views), ``action``, ...
+
+    Args:
+        path: The file.
+        plan: What will be written; see `worldkit.data.writers.Plan`.
+    """
+
+    def __init__(self, path: Path, *, plan: Any):
+        self._h5py = require_extra("h5py", "data", "writing HDF5")
+        self._file = self._h5py.File(path, "w")
+        self._plan, self._lengths = plan, []
+
+    def write(self, episode: Mapping[str, Any]) -> None:
+        """Add an episode, entries as `EpisodeSource.read` gives them.
+
+        Raises:
+            DataError: for language embeddings, which would be repeated in every row.
+        """
+        video = np.moveaxis(np.asarray(episode["video"]), -3, -1)
+        views = [video] if video.ndim == 4 else list(video)
+        names = ["pixels"] if len(views) == 1 else [f"pixels.{i}" for i in range(len(views))]
+        columns = dict(zip(names, views, strict=True))
+        timed, constant = flat_entries(episode)
+        for name, value in constant.items():
+            if not isinstance(value, str) and name != "goal_image":
+                raise DataError(f"the columns format has no place for '{name}' {list(value.shape)}: write npz")
+            row = value if isinstance(value, str) else np.moveaxis(value, -3, -1)
+            columns[name] = np.array([row] * len(views[0]), dtype=object if isinstance(value, str) else np.uint8)
+        names = {name.removeprefix("state."): name for name in timed}
+        plain = {**columns, "goal": None, **dict.fromkeys(_TEXTS), **dict.fromkeys(INDEX)}
+        # a state keeps its prefix only where the plain name would mean something else
+        for short, name in names.items():
+            taken = short in plain or short.startswith(("pixels", "masks.")) or (short in timed and short != name)
+            columns[name if taken else short] = timed[name]
+        for name, values in columns.items():
+            self._append(name, values)
+        self._lengths.append(len(views[0]))
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        if name not in self._file:
+            text = values.dtype == object
+            tail = values.shape[1:]
+            rows = max(1, min(len(values), 2**18 // max(1, int(np.prod(tail)))))  # chunks of about 256 kB
+            self._file.create_dataset(
+                name,
+                (0, *tail),
+                maxshape=(None, *tail),
+                chunks=(rows, *tail),
+                dtype=self._h5py.string_dtype() if text else values.dtype,
+            )
+        data = self._file[name]
+        data.resize(len(data) + len(values), axis=0)
+        data[-len(values) :] = values
+
+    def close(self) -> None:
+        """Write the index."""
+        self._file["ep_len"] = np.array(self._lengths, np.int32)
+        self._file["ep_offset"] = np.concatenate([[0], np.cumsum(self._lengths)[:-1]]).astype(np.int64)
+        self._file.close()
+
+
+def hdf5_writer(path: Path, *, plan: Any) -> BallsWriter | ColumnsWriter:
+    """A writer of the Balls layout where that has a place for everything, else of columns."""
+    return (BallsWriter if fits_balls_layout(plan) else ColumnsWriter)(path, plan=plan)

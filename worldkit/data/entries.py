@@ -1,0 +1,107 @@
+"""What an ``.npz`` file holds besides frames: actions, masks, instruction, goal, state.
+
+Such a file is an episode of its own (`worldkit.data.npz`) or lies beside a clip.
+
+Nothing is ever unpickled. The names are told in `worldkit.data.npz`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from .decode import fit_video
+from .recording import as_action, flat_entries
+
+VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
+_ACTION_NAMES = ("action", "actions")
+_CONSTANT = ("language", "goal_image")
+IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CLIP.npz
+
+
+def fit_frames(frames: np.ndarray, channels_last: bool, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Frames of any layout as ``[T, H, W, 3]`` of a size; grey ones get three equal channels."""
+    frames = frames if not channels_last else np.moveaxis(frames, -1, -3)
+    fitted = fit_video(torch.from_numpy(np.ascontiguousarray(frames)), size, resize).numpy()
+    return np.moveaxis(np.repeat(fitted, 3 // fitted.shape[-3], axis=-3), -3, -1)
+
+
+def load_arrays(
+    path: Path, names: list[str] | None = None, *, max_frames: int | None = None
+) -> dict[str, np.ndarray]:
+    """Arrays of a file, those with a time axis up to ``max_frames``; default: all but the video."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [n for n in archive.files if n not in VIDEO_NAMES] if names is None else names
+            arrays = {name: archive[name] for name in wanted}
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}. It is damaged, or holds pickled objects, which are never loaded: store "
+            "plain arrays and strings"
+        ) from error
+    return {n: a if n in _CONSTANT or not a.ndim or not max_frames else a[:max_frames] for n, a in arrays.items()}
+
+
+def read_entries(
+    path: Path, length: int, size: tuple[int, int], resize: str = "crop", *, max_frames: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What a file holds besides its video, under flat names: with a time axis, and for the whole episode.
+
+    Args:
+        path: The file.
+        length: Frames of the episode.
+        size: Height and width for a goal image.
+        resize: How the goal image gets that size.
+        max_frames: Use only the first steps.
+    Raises:
+        DataError: if an action, mask or goal has another layout or length.
+    """
+    timed: dict[str, np.ndarray] = {}
+    constant: dict[str, Any] = {}
+    for name, array in load_arrays(path, max_frames=max_frames).items():
+        if name in _ACTION_NAMES:
+            timed["action"] = as_action(array, str(path))
+        elif name in _CONSTANT:
+            constant[name] = _constant(path, name, array, size, resize)
+        elif name == "done":
+            ended = np.cumsum(array.reshape(-1) != 0)
+            timed["done_mask"] = (np.concatenate([[0], ended[:-1]]) == 0).astype(np.float32)
+        elif name == "done_mask" or name.partition(".")[0] == "masks":
+            timed[name] = array
+        elif array.ndim and len(array) == length and array.dtype.kind in "fiub":
+            timed[name if name.startswith("state.") else f"state.{name}"] = array
+    for name, array in timed.items():
+        if len(array) != length:
+            raise DataError(f"{path}: '{name}' has {len(array)} steps, the video has {length} frames")
+    return timed, constant
+
+
+def _constant(path: Path, name: str, array: np.ndarray, size: tuple[int, int], resize: str) -> Any:
+    if name == "language":
+        if array.dtype.kind == "U" and array.size == 1:
+            return str(array.reshape(-1)[0])
+        if array.dtype.kind == "f" and array.ndim == 2:
+            return array.astype(np.float32)
+        got = f"{array.dtype} {list(array.shape)}"
+        raise DataError(f"{path}: language must be a string or embeddings [L, E], got {got}")
+    last = array.ndim >= 3 and array.shape[-1] in (1, 3)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not (last or array.shape[-3] in (1, 3)):
+        raise DataError(f"{path}: {name} must be uint8 [H, W, 3] or [3, H, W], got {array.dtype} {list(array.shape)}")
+    frames = array[None] if array.ndim == 3 else array
+    fitted = np.ascontiguousarray(np.moveaxis(fit_frames(frames, last, size, resize), -1, -3))
+    return fitted[0] if array.ndim == 3 else fitted
+
+
+def save_entries(file: Any, episode: Mapping[str, Any], **arrays: np.ndarray) -> bool:
+    """Write the entries of an episode besides its video, and ``arrays``, as ``.npz``; False if there was nothing."""
+    timed, constant = flat_entries(episode)
+    arrays |= {**timed, **{name: np.asarray(value) for name, value in constant.items()}}
+    if arrays:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return bool(arrays)
