@@ -128,7 +128,7 @@ def _score(model: ComposedWorldModel, cell: Mapping[str, Any], folder: Path) -> 
         predicted = torch.cat([_one_picture(rollout.context_video), _one_picture(rollout.video)]).clamp(0, 1)
         truth = _one_picture(to_float_video(batch.video))
         strips.append(animate_rollout(truth, {"prediction": predicted}, context_frames=context, cell=96))
-    save_gif(torch.cat(strips, -2), folder / GIF_FILE, fps=4)
+    save_gif(torch.cat(strips, -1), folder / GIF_FILE, fps=4)
     return {"psnr": report.summary("model", "psnr").mean, "ssim": report.summary("model", "ssim").mean,
             "report": report.to_dict()}
 

@@ -79,11 +79,11 @@ def shown(value: Any) -> str:
 def parse_axes(texts: Sequence[str], option: str) -> dict[str, list[Any]]:
     """``["dynamics.num_layers=2,4", "encoder.glimpse_cnn.channel_multipliers=[1,2],[1,4]"]`` -> axis -> values.
 
+    Raises:
+        ConfigError: for a text without ``=``, without values, or an axis that is given twice.
     Example:
         >>> parse_axes(["dynamics.num_layers=2,4", "train.max_grad_norm=none,1"], "--set")
         {'dynamics.num_layers': [2, 4], 'train.max_grad_norm': [None, 1]}
-    Raises:
-        ConfigError: for a text without ``=``, without values, or an axis that is given twice.
     """
     axes: dict[str, list[Any]] = {}
     for text in texts:

@@ -39,11 +39,11 @@ class Budget:
     def parse(cls, value: str | float) -> Budget:
         """A number of seconds, or a text with a unit.
 
+        Raises:
+            ConfigError: for anything else.
         Example:
             >>> [str(Budget.parse(b)) for b in (120, "2min", "500steps", "8000 samples")]
             ['120 seconds', '120 seconds', '500 steps', '8000 samples']
-        Raises:
-            ConfigError: for anything else.
         """
         match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([a-z]*?)s?", str(value).strip().lower())
         unit = _UNITS.get(match[2]) if match else None
