@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .processes import distribute_like, whole_tensor
+
 
 class EMA:
     """Moving average of a model's trainable parameters: ``average = decay * average + (1 - decay) * weight``.
@@ -50,13 +52,14 @@ class EMA:
 
     def state_dict(self) -> dict[str, object]:
         """Everything `load_state_dict` needs."""
-        return {"updates": self.updates, "average": self.average}
+        return {"updates": self.updates, "average": {n: whole_tensor(x).clone() for n, x in self.average.items()}}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Go on from `state_dict`'s answer."""
         self.updates = state["updates"]
         for name, value in state["average"].items():
-            self.average[name].copy_(value)
+            own = self.average[name]
+            own.copy_(distribute_like(value, own))
 
 
 @torch.no_grad()

@@ -1,11 +1,12 @@
 """Training in several processes: replicated weights (DDP) or sharded ones (FSDP), behind one small interface.
 
-Processes are started by ``torchrun``; accelerate finds out about them. Evaluation and files need whole weights:
-`Replicated.whole` and `Sharded.whole` give them for a while.
+Processes are started by ``torchrun``; accelerate finds out about them. Evaluation and files need a
+model with whole weights: ``whole()`` gives one.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,9 +51,9 @@ class Replicated:
         return self.accelerator.prepare(self.model)
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Whole weights in this process."""
-        yield
+    def whole(self) -> Iterator[nn.Module]:
+        """The model with whole weights (in the main process), to evaluate or save it; call it in every process."""
+        yield self.model
 
     def no_sync(self, engine: nn.Module) -> Any:
         """Context of a backward pass whose gradients are not yet exchanged."""
@@ -62,29 +63,40 @@ class Replicated:
         """State of the optimiser for a file; call it in every process."""
         return optimizer.state_dict()
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Go on from `optimizer_state`'s answer."""
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Go on from the weights of `whole`'s model and from `optimizer_state`'s answer."""
         optimizer.load_state_dict(state)
 
 
 class Sharded:
-    """Every process holds a share of weights, gradients and optimiser state (FSDP); weights meet for each step."""
+    """Every process holds a share of weights, gradients and optimiser state (FSDP); weights meet for each step.
+
+    A copy of the model in main memory serves evaluation and files.
+    """
 
     def __init__(self, accelerator: Any, model: nn.Module):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions
         from torch.distributed.fsdp import fully_shard
 
-        self.accelerator, self.model = accelerator, fully_shard(model)
+        self.accelerator, self.copy = accelerator, copy.deepcopy(model).cpu()
+        for parameter in model.parameters():  # weights of convolutions are kept channels last; FSDP takes no strides
+            parameter.data = parameter.data.contiguous()
+        self.model = fully_shard(model)
+        self.options = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
     def wrap(self) -> nn.Module:
         return self.model
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        self.model.unshard()
-        try:
-            yield
-        finally:
-            self.model.reshard()
+    def whole(self) -> Iterator[nn.Module]:
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+        state = get_model_state_dict(self.model, options=self.options)
+        if self.accelerator.is_main_process:  # the others get nothing
+            self.copy.load_state_dict(state)
+            self.copy.to(self.accelerator.device)
+        yield self.copy
+        self.copy.cpu()
 
     @contextmanager
     def no_sync(self, engine: nn.Module) -> Iterator[None]:
@@ -95,16 +107,15 @@ class Sharded:
             self.model.set_requires_gradient_sync(True)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_optimizer_state_dict(self.model, optimizer, options=options)
+        return get_optimizer_state_dict(self.model, optimizer, options=self.options)
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        from torch.distributed.checkpoint.state_dict import set_state_dict
 
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False)
-        set_optimizer_state_dict(self.model, optimizer, state, options=options)
+        set_state_dict(self.model, optimizer, model_state_dict=model.state_dict(), optim_state_dict=state,
+                       options=self.options)
 
 
 STRATEGIES = {"ddp": Replicated, "fsdp": Sharded}
@@ -113,3 +124,12 @@ STRATEGIES = {"ddp": Replicated, "fsdp": Sharded}
 def whole_tensor(x: Tensor) -> Tensor:
     """A sharded tensor put together (call it in every process); any other as it is."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def distribute_like(x: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, the same in every process, sharded as ``like`` is."""
+    if not hasattr(like, "full_tensor"):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)

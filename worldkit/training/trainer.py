@@ -250,51 +250,51 @@ class Trainer:
         """
         entry: dict[str, float] = {}
         averaged = nullcontext() if self.ema is None else self.ema.weights_in(self.model)
-        with averaged, self.strategy.whole():
+        with averaged, self.strategy.whole() as model:
             if self.is_main:
-                entry = self._evaluate(bar)
+                entry = self._evaluate(model, bar)
             self.accelerator.wait_for_everyone()
         return entry
 
-    def _evaluate(self, bar: ProgressBar | None) -> dict[str, float]:
+    def _evaluate(self, model: ComposedWorldModel, bar: ProgressBar | None) -> dict[str, float]:
         step, config = self.progress.step, self.config
         cuda = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices=cuda), torch.no_grad():
             torch.manual_seed(config.seed)
             entry: dict[str, float] = {"valid_loss": validation_loss(
-                self.model, self.valid, max_clips=config.eval_clips, batch_size=config.batch_size, step=step,
+                model, self.valid, max_clips=config.eval_clips, batch_size=config.batch_size, step=step,
                 device=self.device)}
-            self.model.eval()
+            model.eval()
             figures = self.run / "figures"
             clip = torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device)
-            save_png(panel(self.model, clip), figures / f"step-{step:08d}-panel.png")
-            self._warn(self.watch.look_at_masks(self._masks()), bar)
+            save_png(panel(model, clip), figures / f"step-{step:08d}-panel.png")
+            self._warn(self.watch.look_at_masks(self._masks(model)), bar)
             if self.rollouts is not None:
-                entry |= self._predictions(figures)
-            self.model.train()
+                entry |= self._predictions(model, figures)
+            model.train()
         self._write(entry)
         score = entry.get("psnr_prediction", -entry["valid_loss"])
         if score > self.progress.best:
             self.progress.best = score
-            save_pretrained(self.model, self.run / "best", facts=self._card())
+            save_pretrained(model, self.run / "best", facts=self._card())
         return entry
 
-    def _masks(self) -> torch.Tensor | None:
+    def _masks(self, model: ComposedWorldModel) -> torch.Tensor | None:
         """Masks of slots in some validation clips; particles may rightly be idle, their transparency is watched."""
-        if self.model.encoder.spec.kind != "slots":
+        if model.encoder.spec.kind != "slots":
             return None
         indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
         video = collate([self.valid[i] for i in indices]).to(self.device).video
-        return self.model.decode(self.model.encode(video), masks=True).masks
+        return model.decode(model.encode(video), masks=True).masks
 
-    def _predictions(self, figures: Path) -> dict[str, float]:
+    def _predictions(self, model: ComposedWorldModel, figures: Path) -> dict[str, float]:
         dataset, context = self.rollouts  # type: ignore[misc]
         report = evaluate(
-            self.model, dataset, context_frames=context, driven_by=("prior",), training_mean=self._mean_image,
+            model, dataset, context_frames=context, driven_by=("prior",), training_mean=self._mean_image,
             max_clips=self.config.eval_clips, batch_size=self.config.batch_size, device=self.device, split="val",
         )["prior"]
         batch = collate([dataset[len(dataset) // 2]]).to(self.device)
-        frames = animation(self.model, batch, context_frames=context)
+        frames = animation(model, batch, context_frames=context)
         save_animation(frames, figures / f"step-{self.progress.step:08d}-rollout.gif")
         names = {"model": "prediction", "copy last frame": "copy_last", "mean training frame": "mean_frame"}
         return {f"psnr_{short}": report.summary(name, "psnr").mean for name, short in names.items()}
@@ -328,9 +328,9 @@ class Trainer:
         self.loggers = open_loggers(self.config.loggers, self.run, description, self.progress.step)
 
     def _resume(self, folder: Path) -> None:
-        with self.strategy.whole():
-            state = load_checkpoint(folder, self.model, rank=self.rank)
-        self.strategy.load_optimizer(self.optimizer, state["optimizer"])
+        with self.strategy.whole() as model:
+            state = load_checkpoint(folder, model, rank=self.rank)
+            self.strategy.load(model, self.optimizer, state["optimizer"])
         if self.ema is not None:
             if state.get("ema") is None:
                 raise TrainingError(f"checkpoint {folder} has no moving average; it was made without train.ema")
@@ -374,9 +374,9 @@ class Trainer:
             from accelerate.utils import gather_object
 
             state["rng"] = gather_object(state["rng"])
-        with self.strategy.whole():
+        with self.strategy.whole() as model:
             if self.is_main:
-                save_checkpoint(self.run, self.model, state, keep=self.config.keep, facts=self._card())
+                save_checkpoint(self.run, model, state, keep=self.config.keep, facts=self._card())
             self.accelerator.wait_for_everyone()
 
     def _saved_now(self) -> bool:
