@@ -40,7 +40,7 @@ class SlotEncoderConfig(ComponentConfig):
     """Options of the slot encoder; defaults are SlotFormer's for OBJ3D.
 
     Attributes:
-        num_slots: Slots; upstream takes the most objects of a scene and one for the background.
+        num_slots: Slots, at least two; upstream takes the most objects of a scene and one for the background.
         slot_dim: Width of a slot, and of the pixels' features.
         hidden_dim: Width of the slots' MLP and of the predictor's LSTM.
         num_iterations: Rounds of slot attention per frame.
@@ -57,7 +57,7 @@ class SlotEncoderConfig(ComponentConfig):
     """
 
     name: str = "slot"
-    num_slots: int = Field(default=6, gt=0)
+    num_slots: int = Field(default=6, ge=2)
     slot_dim: int = Field(default=128, gt=0)
     hidden_dim: int = Field(default=256, gt=0)
     num_iterations: int = Field(default=2, gt=0)
