@@ -1,0 +1,159 @@
+"""Learning-rate schedules, the moving average, warnings, loggers, and the plan of a dry run."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from worldkit.errors import ConfigError, MissingExtraError, TrainingError
+from worldkit.training import TrainConfig, Trainer
+from worldkit.training.ema import EMA
+from worldkit.training.plan import plan
+from worldkit.training.schedule import learning_rate
+from worldkit.training.watch import PATIENCE, Watch
+
+
+def rates(steps, **options):
+    config = TrainConfig(lr=1.0, **options)
+    return [round(learning_rate(config, step, steps), 4) for step in range(steps)]
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({}, [1, 1, 1, 1]),
+    ({"warmup_steps": 2}, [0.5, 1, 1, 1]),
+    ({"schedule": "step", "decay_every": 2, "decay_factor": 0.1}, [1, 1, 0.1, 0.1]),
+    ({"schedule": "cosine", "final_lr": 0.2}, [1, 0.8828, 0.6, 0.3172]),
+])
+def test_schedules(options, expected):
+    assert rates(4, **options) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_average_follows_the_weights_and_gives_them_back():
+    model = nn.Linear(2, 1)
+    ema, seen = EMA(model, 0.5), []
+    average = model.weight.detach().clone()
+    for n in range(1, 4):
+        with torch.no_grad():
+            model.weight += 1
+        ema.update(model)
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * model.weight.detach()
+        seen.append(torch.allclose(ema.average["weight"], average))
+    own = model.weight.detach().clone()
+    with ema.weights_in(model):
+        assert torch.allclose(model.weight, average) and not torch.allclose(model.weight, own)
+    assert all(seen) and torch.equal(model.weight, own)
+    other = EMA(model, 0.5)
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.average["weight"], ema.average["weight"]) and other.updates == 3
+
+
+def test_a_diverging_kl_is_named_once():
+    watch = Watch()
+    quiet = [watch.look(step, {"kl_dynamics": 5.0, "kl_dynamics/position": 1e9}) for step in range(20)]
+    loud = [watch.look(step, {"kl_dynamics": 1000.0}) for step in range(20, 30)]
+    assert not any(quiet) and sum(map(len, loud)) == 1
+    assert "kl_dynamics diverges" in sum(loud, [])[0]
+
+
+@pytest.mark.parametrize("visible, word", [(0.0, "gone"), (12.0, "saturated"), (6.0, None)])
+def test_particles_that_stay_gone_or_saturated_are_named(visible, word):
+    watch = Watch(num_particles=12)
+    early = watch.look(0, {"visible_particles": visible}) + watch.look(PATIENCE - 1, {"visible_particles": visible})
+    late = watch.look(PATIENCE, {"visible_particles": visible})
+    assert early == [] and ([word in text for text in late] == [True] if word else late == [])
+
+
+def test_dead_slots_are_named():
+    masks = torch.full((3, 2, 4, 1, 8, 8), 0.25)
+    assert Watch().look_at_masks(masks) == [] and Watch().look_at_masks(None) == []
+    masks[:, :, 2], masks[:, :, 1] = 0.0, 0.5
+    warned = Watch().look_at_masks(masks)
+    assert "1 of 4 drawn tokens are dead" in warned[0] and warned[0].endswith(": 2")
+
+
+def trainer(model, balls, folder, **options):
+    options = dict(batch_size=4, steps=2, eval_every=100, eval_clips=2, log_every=1) | options
+    return Trainer(model, balls(4), balls(4, "val"), TrainConfig(**options), run=folder, show_progress=False)
+
+
+def test_warnings_reach_the_log_with_step_and_checkpoint(tiny_model, balls, tmp_path):
+    run = trainer(tiny_model(), balls, tmp_path)
+    run.watch.look = lambda step, terms: ["something is wrong"] if step == 2 else []
+    warned = [line["warning"] for line in run.fit().log if "warning" in line]
+    assert warned == ["step 2: something is wrong. Last checkpoint: none yet"]
+
+
+def test_tensorboard(tiny_model, balls, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = trainer(tiny_model(), balls, tmp_path, loggers=("tensorboard",)).fit().log
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = [event.value for event in events.Scalars("loss")]
+    assert found == pytest.approx([line["loss"] for line in log if "loss" in line])
+
+
+def test_weights_and_biases_offline(tiny_model, balls, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trainer(tiny_model(), balls, tmp_path, loggers=("wandb",)).fit()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_logger_that_is_not_installed_is_named(tiny_model, balls, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "worldkit\[logging\]"'):
+        trainer(tiny_model(), balls, tmp_path, loggers=("tensorboard",)).fit()
+
+
+def test_the_plan_trains_and_writes_nothing(tiny_model, balls, tmp_path):
+    run = trainer(tiny_model(), balls, tmp_path / "run", gradient_accumulation=2)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    lines = plan(run)
+    assert not (tmp_path / "run").exists()
+    assert all(torch.equal(before[name], value) for name, value in run.model.state_dict().items())
+    assert lines["parameters: total"] == f"{sum(p.numel() for p in run.model.parameters()):,}"
+    assert lines["clips per step"] == "4 x 2 accumulated x 1 process(es)" and lines["steps"] == "2"
+    assert lines["first batch: video"] == "torch.uint8 [4, 4, 3, 32, 32]" and "MB per process" in lines["memory estimate"]
+
+
+def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(tiny_model, balls, tmp_path):
+    run = trainer(tiny_model(), balls, tmp_path, ema=0.5, steps=3)
+    run.fit()
+    from worldkit import WorldModel
+
+    best = dict(WorldModel.from_pretrained(tmp_path / "best").named_parameters())
+    assert all(torch.equal(best[name], value) for name, value in run.ema.average.items())
+    assert not torch.equal(best["decoder.to_background_map.project.0.weight"],
+                           run.model.decoder.to_background_map.project[0].weight)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"gradient_accumulation": 10_000}, "too few for gradient_accumulation=10000"),
+    ({"strategy": "fsdp"}, "start several with torchrun"),
+])
+def test_options_that_cannot_work(tiny_model, balls, tmp_path, options, message):
+    with pytest.raises(TrainingError, match=message):
+        trainer(tiny_model(), balls, tmp_path, **options)
+
+
+def test_a_checkpoint_without_the_average_is_not_resumed_with_one(tiny_model, balls, tmp_path):
+    trainer(tiny_model(), balls, tmp_path).fit()
+    with pytest.raises(TrainingError, match="has no moving average"):
+        trainer(tiny_model(), balls, tmp_path, ema=0.9, steps=3).fit()
+
+
+def test_the_learning_rate_is_logged_and_survives_a_stop(tiny_model, balls, tmp_path):
+    options = dict(schedule="cosine", warmup_steps=1, lr=1e-3)
+    whole = trainer(tiny_model(), balls, tmp_path / "whole", steps=3, **options).fit()
+    found = [line["lr"] for line in whole.log if "lr" in line]
+    assert found == pytest.approx([learning_rate(TrainConfig(**options), step, 3) for step in range(3)])
+    assert json.loads((tmp_path / "whole/run.json").read_text())["train"]["schedule"] == "cosine"
+
+
+def test_a_misspelt_schedule_is_refused():
+    with pytest.raises(ConfigError, match="schedule"):
+        TrainConfig.parse({"schedule": "cosin"})
