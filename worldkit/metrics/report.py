@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,29 @@ PROTOCOL_KEYS = ("context_frames", "horizon", "split", "resolution", "decoding",
 """What every protocol must state; other keys (dataset, checkpoint, command, hardware) may be added."""
 
 DECODING = ("stochastic", "deterministic")
-DRIVEN_BY = ("sampled", "deterministic prior", "inferred latent actions")
-"""What drives a rollout. ``"inferred latent actions"`` have seen the true future: not a prediction score."""
+DRIVEN_BY = ("sampled", "deterministic prior", "inferred latent actions", "sampled, best of n")
+"""What drives a rollout. ``"inferred latent actions"`` have seen the true future, and the best of n samples was chosen
+with its help: not prediction scores."""
 
-DIRECTIONS = {"psnr": "↑", "ssim": "↑", "lpips": "↓"}
+TITLES = {
+    "psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓", "med10": "MED10 ↓",
+    "tracking_error": "distance ↓", "pck": "PCK@0.1 ↑", "paired": "paired ↑", "ari": "ARI ↑", "fg_ari": "FG-ARI ↑",
+    "miou": "mIoU ↑",
+}
+"""Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
+
+INCOMPLETE = ("tracking_error", "pck", "miou")
+"""Metrics that some frames do not have (no object there, prediction gone): NaN, left out of means."""
+
+
+def title(metric: str) -> str:
+    """Heading of a metric's column."""
+    return TITLES.get(metric, metric.upper())
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95% confidence interval. ``low`` and ``high`` are NaN if ``n`` is 1."""
+    """A mean and its 95% confidence interval. ``low`` and ``high`` are NaN if ``n`` is 1, all numbers if it is 0."""
 
     mean: float
     low: float
@@ -39,6 +53,8 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
+        if self.n == 0:
+            return "-"
         return f"{self.mean:.4g}" if self.n < 2 else f"{self.mean:.4g} ± {(self.high - self.low) / 2:.2g}"
 
 
@@ -76,11 +92,14 @@ class Report:
             them; the model first, then baselines. All tensors have the same shape.
         protocol: How the numbers came about. Required: ``context_frames``, ``horizon`` (= H), ``split``,
             ``resolution``, ``decoding`` ("stochastic" or "deterministic"), ``seed``, ``driven_by`` ("sampled",
-            "deterministic prior" or "inferred latent actions"). More entries are kept and shown. ``n`` is added.
+            "deterministic prior", "inferred latent actions" or "sampled, best of n"). More entries are kept and shown.
+            ``n`` is added.
+        totals: Method name -> metric name -> one number of the whole set (FVD, MED10), which has no interval.
+        clips: Which clips were scored, (episode, first frame), in order; `paired_difference` compares them.
     Raises:
         ConfigError: if the protocol lacks an entry, has an unknown value, or contradicts the scores.
         ShapeError: if the scores are empty or differ in shape.
-        DataError: if a score is NaN or infinite; names the method, metric and first such clip.
+        DataError: if a score is NaN or infinite (NaN is allowed in `INCOMPLETE`); names the method, metric and clip.
     Example:
         >>> import torch
         >>> protocol = dict(context_frames=4, horizon=2, split="test", resolution="64x64", decoding="stochastic",
@@ -90,29 +109,45 @@ class Report:
         30.0
     """
 
-    def __init__(self, scores: Mapping[str, Mapping[str, Tensor]], protocol: Mapping[str, Any]):
+    def __init__(
+        self, scores: Mapping[str, Mapping[str, Tensor]], protocol: Mapping[str, Any], *,
+        totals: Mapping[str, Mapping[str, float]] | None = None, clips: Sequence[tuple[int, int]] | None = None,
+    ):
+        self.totals = {method: dict(values) for method, values in (totals or {}).items()}
+        self.clips = None if clips is None else [tuple(clip) for clip in clips]
         self.scores = {m: {k: v.detach().cpu().double() for k, v in s.items()} for m, s in scores.items()}
         shape = _check_scores(self.scores)
         self.protocol: dict[str, Any] = dict(protocol) | {"n": shape[0]}
         _check_protocol(protocol, *shape)
 
     def summary(self, method: str, metric: str) -> Interval:
-        """Mean over clips and frames, with its interval over clips."""
-        return confidence_interval(self.scores[method][metric].mean(1))
+        """Mean over clips and frames, with its interval over clips; clips without a number are left out."""
+        return _interval(self.per_clip(method, metric))
+
+    def per_clip(self, method: str, metric: str) -> Tensor:
+        """Mean over the frames of every clip, ``[n]``; NaN for a clip without a number."""
+        return self.scores[method][metric].nanmean(1)
 
     def curve(self, method: str, metric: str) -> list[Interval]:
         """The same for every predicted frame alone, from the first to the last."""
-        return [confidence_interval(column) for column in self.scores[method][metric].unbind(1)]
+        return [_interval(column) for column in self.scores[method][metric].unbind(1)]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """(header, rows) of text: one row per method, one column per metric."""
-        metrics = list(dict.fromkeys(metric for values in self.scores.values() for metric in values))
-        header = ["method", *(f"{m.upper()} {DIRECTIONS.get(m, '')}".strip() for m in metrics)]
-        rows = [
-            [method, *(str(self.summary(method, m)) if m in values else "-" for m in metrics)]
-            for method, values in self.scores.items()
-        ]
-        return header, rows
+        metrics = self.metrics
+        return ["method", *map(title, metrics)], [[method, *self.cells(method, metrics)] for method in self.scores]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics, those of the whole set last."""
+        tables = (*self.scores.values(), *self.totals.values())
+        return list(dict.fromkeys(metric for values in tables for metric in values))
+
+    def cells(self, method: str, metrics: Sequence[str]) -> list[str]:
+        """Numbers of a method as text; ``-`` for those it does not have."""
+        scores, totals = self.scores.get(method, {}), self.totals.get(method, {})
+        return [str(self.summary(method, m)) if m in scores else f"{totals[m]:.4g}" if m in totals else "-"
+                for m in metrics]
 
     def print(self) -> None:
         """Show the table and the protocol on the terminal."""
@@ -142,14 +177,18 @@ class Report:
         """Everything as plain values: protocol, and mean, interval and curve of each method and metric."""
 
         def plain(interval: Interval) -> dict[str, Any]:
-            low, high = (None if math.isnan(v) else v for v in (interval.low, interval.high))
-            return {"mean": interval.mean, "low": low, "high": high, "n": interval.n}
+            numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            return {name: None if math.isnan(v) else v for name, v in numbers.items()} | {"n": interval.n}
 
         def entry(method: str, metric: str) -> dict[str, Any]:
             return plain(self.summary(method, metric)) | {"per_frame": [plain(i) for i in self.curve(method, metric)]}
 
         results = {method: {m: entry(method, m) for m in values} for method, values in self.scores.items()}
-        return {"protocol": self.protocol, "interval": "95% Student t over clips", "results": results}
+        for method, values in self.totals.items():
+            whole = {m: {"total": None if math.isnan(v) else v} for m, v in values.items()}
+            results[method] = results.get(method, {}) | whole
+        plain_values = {"protocol": self.protocol, "interval": "95% Student t over clips", "results": results}
+        return plain_values if self.clips is None else plain_values | {"clips": [list(c) for c in self.clips]}
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; replaces the file in one step."""
@@ -164,7 +203,40 @@ class Report:
         note = f"Mean over predicted frames and clips ± half of the 95% Student t interval over n clips. {facts}."
         if self.protocol["driven_by"] == "inferred latent actions":
             note += " The latent actions were inferred from the true future: reconstruction scores, not predictions."
+        if self.protocol["driven_by"] == "sampled, best of n":
+            note += " The sample nearest to the truth (PSNR) was chosen for every clip: not what one sample scores."
         return note
+
+
+def paired_difference(report: Report, other: Report, metric: str, *, method: str = "model") -> Interval:
+    """Mean of (other - report) over the same clips, with its 95% interval: a paired t interval.
+
+    What makes a clip hard is the same for both, so this interval is far narrower than those of the two means. One that
+    does not hold 0 is a difference beyond chance of the clips; other training seeds it says nothing about.
+
+    Args:
+        report, other: Reports of the same clips.
+        metric: A metric both have per clip.
+        method: Row of both.
+    Raises:
+        DataError: if the clips are not the same.
+    Example:
+        >>> import torch
+        >>> protocol = dict(context_frames=4, horizon=1, split="test", resolution="64x64", decoding="deterministic",
+        ...                 seed=0, driven_by="deterministic prior")
+        >>> a, b = (Report({"model": {"psnr": torch.tensor([[20.0], [30.0]]) + d}}, protocol) for d in (0, 1))
+        >>> print(paired_difference(a, b, "psnr"))
+        1 ± 0
+    """
+    if report.clips != other.clips or report.protocol["n"] != other.protocol["n"]:
+        raise DataError("the reports scored different clips, so they cannot be compared in pairs")
+    return _interval(other.per_clip(method, metric) - report.per_clip(method, metric))
+
+
+def _interval(values: Tensor) -> Interval:
+    """`confidence_interval` of those numbers that are there."""
+    values = values[~values.isnan()]
+    return confidence_interval(values) if len(values) else Interval(math.nan, math.nan, math.nan, 0)
 
 
 def _check_scores(scores: Mapping[str, Mapping[str, Tensor]]) -> tuple[int, int]:
@@ -176,7 +248,8 @@ def _check_scores(scores: Mapping[str, Mapping[str, Tensor]]) -> tuple[int, int]
             sizes = check_shape(value, "n h", name=f"scores of {method}, {metric}", **sizes)
             if value.numel() == 0:
                 raise ShapeError(f"scores of {method}, {metric} are empty: {list(value.shape)}")
-            bad = (~value.isfinite()).any(1).nonzero()
+            wrong = value.isinf() if metric in INCOMPLETE else ~value.isfinite()
+            bad = wrong.any(1).nonzero()
             if len(bad):
                 first = int(bad[0])
                 raise DataError(f"{metric} of {method} is NaN or infinite for {len(bad)} clips, first clip {first}")
