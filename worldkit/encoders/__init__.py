@@ -2,6 +2,7 @@
 
 from . import particle as particle
 from . import patch as patch
+from . import pretrained as pretrained
 from . import slot as slot
 from .base import Encoder, Encoding
 

@@ -77,8 +77,8 @@ class PatchEncoder(Encoder):
             nn.Conv2d(cnn.latent_channels, config.hidden_dim, cells, stride=cells), nn.GELU(),
             nn.Conv2d(config.hidden_dim, 2 * config.feature_dim, 1),
         )
-        # Little noise at first (deviation 0.1): with deviation 1 the decoder learns to ignore the latent.
-        nn.init.constant_(self.head[-1].bias[config.feature_dim :], math.log(0.01))
+        # Little noise at first (deviation 0.01, a quarter of the means'): with more the decoder ignores the latent.
+        nn.init.constant_(self.head[-1].bias[config.feature_dim :], math.log(1e-4))
 
     @staticmethod
     def _check_sizes(config: PatchEncoderConfig, obs: ObsSpec) -> None:
