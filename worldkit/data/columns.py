@@ -312,12 +312,12 @@ class ColumnsWriter:
                 raise DataError(f"the columns format has no place for '{name}' {list(value.shape)}: write npz")
             row = value if isinstance(value, str) else np.moveaxis(value, -3, -1)
             columns[name] = np.array([row] * len(views[0]), dtype=object if isinstance(value, str) else np.uint8)
-        names = {name.removeprefix("state."): name for name in timed}
-        plain = {**columns, "goal": None, **dict.fromkeys(_TEXTS), **dict.fromkeys(INDEX)}
         # a state keeps its prefix only where the plain name would mean something else
-        for short, name in names.items():
-            taken = short in plain or short.startswith(("pixels", "masks.")) or (short in timed and short != name)
-            columns[name if taken else short] = timed[name]
+        meaning = {"action", "done_mask", *INDEX, *_GOALS, *_TEXTS}
+        for name, array in timed.items():
+            short = name.removeprefix("state.")
+            clear = short not in meaning and not short.startswith(("pixels", "masks.", "state.")) and array.ndim < 4
+            columns[short if clear else name] = array
         for name, values in columns.items():
             self._append(name, values)
         self._lengths.append(len(views[0]))

@@ -1,0 +1,183 @@
+"""HDF5 columns with ep_len and ep_offset: laid out by hand as stable-worldmodel does, broken ones, round trips."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from worldkit.data import ArraySource, make_loader, open_dataset, write_balls_hdf5, write_dataset
+from worldkit.data import action_statistics as statistics_of
+from worldkit.data.columns import choose_cameras, is_columns, open_columns
+from worldkit.errors import DataError
+
+h5py = pytest.importorskip("h5py")
+
+LENGTHS = (5, 7, 6, 4)
+
+
+def by_hand(path, lengths=LENGTHS, size=(8, 10), **columns):
+    """What stable-worldmodel records of PushT: growing datasets, one chunk per step, the last action NaN."""
+    n, offsets = sum(lengths), np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    rng = np.random.default_rng(0)
+    action = rng.normal(size=(n, 2)).astype(np.float32)
+    action[offsets + np.array(lengths) - 1] = np.nan
+    step = np.concatenate([np.arange(k) for k in lengths])
+    data = {
+        "pixels": rng.integers(0, 255, (n, *size, 3), np.uint8),
+        "goal": rng.integers(0, 255, (n, *size, 3), np.uint8),
+        "action": action,
+        "proprio": rng.normal(size=(n, 4)),
+        "reward": rng.normal(size=n),
+        "step_idx": step,
+        "terminated": step < 0,
+        **columns,
+    }
+    with h5py.File(path, "w", libver="latest") as file:
+        for name, values in data.items():
+            text = values.dtype.kind == "O"
+            file.create_dataset(
+                name, data=values, maxshape=(None, *values.shape[1:]), chunks=(1, *values.shape[1:]),
+                dtype=h5py.string_dtype() if text else None,
+            )
+        file["ep_len"], file["ep_offset"] = np.array(lengths, np.int32), offsets.astype(np.int64)
+    return data
+
+
+def test_laid_out_by_hand(tmp_path):
+    path = tmp_path / "pusht.h5"
+    texts = np.array([f"task {i}" for i, n in enumerate(LENGTHS) for _ in range(n)], object)
+    data = by_hand(path, instruction=texts)
+    assert is_columns(str(path)) and is_columns(str(tmp_path))  # also as the only file of a folder
+    found = []
+    for split in ("train", "val", "test"):
+        source = open_columns(str(path), split=split)
+        for i in range(source.num_episodes):
+            item = source.read(i, 0, source.length(i))
+            e = int(item["language"][-1])
+            rows = slice(sum(LENGTHS[:e]), sum(LENGTHS[: e + 1]))
+            assert (item["video"] == data["pixels"][rows].transpose(0, 3, 1, 2)).all()
+            assert (item["goal_image"] == data["goal"][rows.start].transpose(2, 0, 1)).all()
+            assert (item["action"][:-1] == data["action"][rows][:-1]).all() and (item["action"][-1] == 0).all()
+            assert (item["state"]["proprio"] == data["proprio"][rows]).all()
+            assert item["state"]["step_idx"].tolist() == list(range(LENGTHS[e]))
+            found.append(e)
+    assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_it_reaches_a_batch(tmp_path):
+    by_hand(tmp_path / "train.h5")
+    by_hand(tmp_path / "val.h5", lengths=(9,))
+    assert len(open_dataset(tmp_path, split="val", num_frames=9)) == 1
+    with pytest.raises(DataError, match="nothing for split 'test'"):
+        open_dataset(tmp_path, split="test", num_frames=9)
+    dataset = open_dataset(tmp_path, num_frames=4, height=4)
+    assert dataset.summary["kind"] == "columns" and dataset.summary["episodes"] == 4
+    batches = list(make_loader(dataset, 3, num_workers=2))  # the handle is opened again in every process
+    assert batches[0].video.shape == (3, 4, 3, 4, 4) and batches[0].video.dtype == torch.uint8
+    assert set(batches[0].conditions) == {"action", "goal_image"}
+    assert all(torch.isfinite(batch.conditions["action"]).all() for batch in batches)
+    assert pickle.loads(pickle.dumps(dataset))[0]["video"].shape == (4, 3, 4, 4)
+
+
+def test_statistics_need_no_frame(tmp_path, monkeypatch):
+    data = by_hand(tmp_path / "train.h5")
+    source = open_columns(str(tmp_path), split="train")
+    monkeypatch.setattr(type(source), "_frames", None)  # would fail if called
+    found = statistics_of(source)
+    actions = data["action"][np.isfinite(data["action"]).all(1)]
+    assert found.count == len(actions) == sum(LENGTHS) - len(LENGTHS)
+    assert np.allclose(found.mean, actions.mean(0)) and np.allclose(found.std, actions.std(0))
+
+
+def test_balls_files_are_still_balls(tmp_path):
+    write_balls_hdf5(tmp_path, splits={"train": 3}, image_size=16, num_frames=4)
+    assert not is_columns(str(tmp_path)) and not is_columns(str(tmp_path / "train.hdf5"))
+    assert open_dataset(tmp_path, num_frames=2).summary["kind"] == "hdf5"
+    (tmp_path / "b.h5").write_bytes(b"no HDF5")
+    assert not is_columns(str(tmp_path / "b.h5")) and not is_columns(str(tmp_path / "missing.h5"))
+
+
+def test_cameras(tmp_path):
+    wrist = np.zeros((sum(LENGTHS), 8, 10, 3), np.uint8)
+    by_hand(tmp_path / "train.h5", **{"pixels.wrist": wrist})
+    both = open_columns(str(tmp_path), split="train")
+    assert both.read(0, 0, 2)["video"].shape == (2, 2, 3, 8, 10)
+    one = open_columns(str(tmp_path), split="train", cameras="wrist").read(0, 0, 2)["video"]
+    assert one.shape == (2, 3, 8, 10) and one.max() == 0
+    with pytest.raises(DataError, match="cameras: pixels 8x10, pixels.wrist 8x10"):
+        open_columns(str(tmp_path), split="train", cameras="top")
+    with pytest.raises(DataError, match="has no camera"):
+        choose_cameras(tmp_path, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"action": np.zeros((5, 2), np.float32)}, r"episode 1 should lie at rows 5..11 .* column 'action' has 5 rows"),
+        ({"pixels": np.zeros((22, 8, 10), np.uint8)}, "has no camera"),
+        ({"action": np.full((22, 2), np.nan, np.float32)}, r"train.h5, episode 0: the action at frame 0 is not finite"),
+    ],
+)
+def test_faults_are_named(tmp_path, columns, message):
+    by_hand(tmp_path / "train.h5", **columns)
+    with pytest.raises(DataError, match=message):
+        source = open_columns(str(tmp_path), split="train")
+        source.read(0, 0, source.length(0))
+
+
+def test_a_nan_inside_is_found_wherever_the_clip_ends(tmp_path):
+    data = by_hand(tmp_path / "train.h5")
+    data["action"][2] = np.nan
+    by_hand(tmp_path / "train.h5", action=data["action"])
+    source = open_columns(str(tmp_path), split="train")
+    with pytest.raises(DataError, match="frame 2 is not finite"):
+        source.read(0, 0, 3)
+    assert source.read(0, 3, 5)["action"].shape == (2, 2)
+
+
+def test_missing_truncated_and_without_index(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        open_columns(str(tmp_path / "a"), split="train")
+    path = tmp_path / "train.h5"
+    by_hand(path)
+    with pytest.raises(DataError, match="holds split 'train', not 'val'"):
+        open_columns(str(path), split="val")
+    with h5py.File(path, "a") as file:
+        del file["ep_offset"]
+    with pytest.raises(DataError, match="has no 'ep_offset'; it has action"):
+        open_columns(str(path), split="train")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="cannot be read as HDF5"):
+        open_columns(str(path), split="train")
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_what_is_written_reads_back_equal(tmp_path, views):
+    rng = np.random.default_rng(0)
+
+    def episode(n):
+        return {
+            "video": rng.integers(0, 255, (*((views,) if views else ()), n, 3, 8, 10), np.uint8),
+            "action": rng.normal(size=(n, 2)).astype(np.float32),
+            "state": {"proprio": rng.normal(size=(n, 3)), "action": np.arange(n), "pixels": np.arange(n)},
+            "language": f"task {n}",
+            "goal_image": rng.integers(0, 255, (3, 8, 10), np.uint8),
+            "done_mask": np.ones(n, np.float32),
+            "masks": {"action": np.arange(n) % 2 == 0},
+        }
+
+    before = [episode(n) for n in (5, 3, 6)]
+    root = write_dataset({"train": ArraySource(before)}, tmp_path / "set", "columns")
+    with h5py.File(root / "train.hdf5") as file:
+        assert file["ep_len"][:].tolist() == [5, 3, 6] and file["ep_offset"][:].tolist() == [0, 5, 8]
+        assert "proprio" in file and "state.action" in file and len(file["action"]) == 14
+    source = open_columns(str(root), split="train")
+    for i, expected in enumerate(before):
+        found = source.read(i, 0, source.length(i))
+        assert set(found) == set(expected) and found["language"] == expected["language"]
+        for name in ("video", "action", "goal_image", "done_mask"):
+            assert (found[name] == expected[name]).all() and found[name].dtype == expected[name].dtype, name
+        assert set(found["state"]) == set(expected["state"])
+        assert all((found["state"][k] == expected["state"][k]).all() for k in expected["state"])
+        assert (found["masks"]["action"] == expected["masks"]["action"]).all()

@@ -1,0 +1,196 @@
+"""Episodes as .npz: what is read, what is refused, and round trips."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from worldkit.data import ArraySource, collate, list_formats, open_dataset, write_dataset
+from worldkit.data.npz import is_npz, open_npz
+from worldkit.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLDKIT_CACHE", str(tmp_path / "cache"))
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
+
+
+def one(path, split="train", **options):
+    """All that is read of the only episode of a split folder."""
+    source = open_npz(str(path), split=split, **options)
+    return source.read(0, 0, source.length(0))
+
+
+def save(tmp_path, **arrays):
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "a.npz", **arrays)
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("name", ["video", "frames", "observations", "image"])
+@pytest.mark.parametrize("first", [True, False])
+def test_layouts(tmp_path, name, first):
+    video = noise(6, 3, 8, 10)
+    stored = video if first else video.transpose(0, 2, 3, 1)
+    found = one(save(tmp_path, **{name: stored}))["video"]
+    assert found.dtype == np.uint8 and (found == video).all()
+
+
+def test_views_grey_and_size(tmp_path):
+    views = noise(2, 6, 8, 10, 3)
+    assert (one(save(tmp_path, video=views))["video"] == views.transpose(0, 1, 4, 2, 3)).all()
+    small = one(save(tmp_path, video=views), height=4, width=4)["video"]
+    assert small.shape == (2, 6, 3, 4, 4)
+    grey = noise(6, 8, 10, 1)
+    found = one(save(tmp_path, video=grey))["video"]
+    assert found.shape == (6, 3, 8, 10) and (found == grey.transpose(0, 3, 1, 2)).all()
+
+
+def test_everything_arrives_in_the_batch(tmp_path):
+    root = save(
+        tmp_path,
+        observations=noise(6, 8, 8, 3),
+        actions=np.arange(12.0).reshape(6, 2),
+        state=np.arange(6),
+        done=np.array([0, 0, 0, 1, 0, 0]),
+        language="push",
+        goal_image=noise(8, 8, 3),
+        fps=10,
+        **{"masks.action": np.ones(6, bool), "state.position": np.zeros((6, 3, 2))},
+    )
+    dataset = open_dataset(root, num_frames=5)
+    assert set(dataset[0]["state"]) == {"state", "position"}
+    batch = collate([dataset[0], dataset[1]])
+    assert set(batch.conditions) == {"action", "language", "goal_image"}
+    assert batch.conditions["action"].dtype == torch.float32 and batch.conditions["action"][1, 0].tolist() == [2, 3]
+    assert batch.conditions["language"] == ["push", "push"]
+    assert batch.conditions["goal_image"].shape == (2, 3, 8, 8) and batch.conditions["goal_image"].dtype == torch.uint8
+    assert batch.done_mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]  # the last frame still belongs to it
+    assert batch.masks["action"].shape == (2, 5)
+
+
+def test_discrete_actions_and_embeddings(tmp_path):
+    actions = np.array([[3], [1], [0], [2]])
+    found = one(save(tmp_path, video=noise(4, 8, 8, 3), action=actions, language=np.ones((5, 7))))
+    assert found["action"].dtype == np.int64 and found["action"].tolist() == [3, 1, 0, 2]
+    assert found["language"].shape == (5, 7) and found["language"].dtype == np.float32
+
+
+def test_an_action_that_leads_nowhere_may_be_nan(tmp_path):
+    actions = np.ones((4, 2), np.float32)
+    actions[3] = np.nan
+    assert one(save(tmp_path, video=noise(4, 8, 8, 3), action=actions))["action"][3].tolist() == [0, 0]
+    actions[1] = np.nan
+    with pytest.raises(DataError, match="a.npz: the action at frame 1 is not finite"):
+        one(save(tmp_path, video=noise(4, 8, 8, 3), action=actions))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros(3)}, "has no video: expected uint8 frames under video, frames.*it has x"),
+        ({"video": np.zeros((4, 8, 8, 3), np.float32)}, "must be uint8"),
+        ({"video": noise(4, 8, 8)}, "must be uint8"),
+        ({"video": noise(4, 8, 8, 4)}, "neither 1 nor 3 channels"),
+        ({"video": noise(4, 3, 8, 3)}, "first or last"),
+        ({"video": noise(4, 8, 8, 3), "action": np.zeros((3, 2))}, "'action' has 3 steps, the video has 4 frames"),
+        ({"video": noise(4, 8, 8, 3), "action": np.array(["a"] * 4)}, "actions must be numbers"),
+        ({"video": noise(4, 8, 8, 3), "language": np.zeros(3)}, "language must be a string or embeddings"),
+        ({"video": noise(4, 8, 8, 3), "goal_image": np.zeros((8, 8, 3))}, "goal_image must be uint8"),
+        ({"video": noise(4, 8, 8, 3), "action": np.array([{}] * 4, object)}, "never loaded"),
+    ],
+)
+def test_faults_are_named(tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message):
+        one(save(tmp_path, **arrays))
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_pickles_are_not_run(tmp_path, capsys):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.npz").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(DataError, match="a.npz cannot be read"):
+        open_dataset(folder, num_frames=1)
+    root = save(tmp_path, video=noise(4, 8, 8, 3), x=np.array([Evil()], object))
+    with pytest.raises(DataError, match="pickled"):
+        one(root)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_damaged_and_missing(tmp_path):
+    root = save(tmp_path, video=noise(20, 8, 8, 3))
+    path = root / "train" / "a.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="a.npz cannot be read as .npz"):
+        one(root)
+    with pytest.raises(DataError, match="does not exist"):
+        open_dataset(tmp_path / "b.npz", num_frames=1)
+
+
+def test_recognition(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp4", "a.npz"):  # a clip with a sidecar
+        (tmp_path / "clips" / name).write_bytes(b"")
+    assert not is_npz(str(tmp_path / "clips")) and not is_npz(str(tmp_path / "missing"))
+    assert is_npz(str(save(tmp_path, video=noise(2, 8, 8, 3)))) and is_npz("a.npz")
+    assert "npz" in list_formats()
+
+
+def test_splits(tmp_path):
+    for i in range(12):
+        np.savez(tmp_path / f"{i}.npz", video=np.full((3, 4, 4, 3), i, np.uint8))
+    seen = []
+    for split in ("train", "val", "test"):
+        source = open_npz(str(tmp_path), split=split)
+        seen += [int(source.read(i, 0, 1)["video"].max()) for i in range(source.num_episodes)]
+    assert sorted(seen) == list(range(12))
+    np.savez(tmp_path / "one.npz", video=noise(20, 4, 4, 3), action=np.arange(20.0)[:, None])
+    val = open_npz(str(tmp_path / "one.npz"), split="val")  # one episode: in time
+    assert val.summary["split_by"] == "time" and val.read(0, 0, 2)["action"].tolist() == [[16], [17]]
+    val.read(0, 0, 2)["action"][:] = 0
+    assert val.read(0, 0, 2)["action"].tolist() == [[16], [17]]  # an item is the caller's own
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_what_is_written_reads_back_equal(tmp_path, views):
+    def episode(n, seed):
+        rng = np.random.default_rng(seed)
+        return {
+            "video": noise(*((views, n) if views else (n,)), 3, 8, 10, seed=seed),
+            "action": rng.normal(size=(n, 2)).astype(np.float32),
+            "state": {"x": rng.normal(size=(n, 3)), "y": np.arange(n)},
+            "language": rng.normal(size=(4, 6)).astype(np.float32),
+            "goal_image": noise(*((views,) if views else ()), 3, 8, 10, seed=seed + 1),
+            "done_mask": np.ones(n, np.float32),
+            "masks": {"action": np.arange(n) % 2 == 0},
+        }
+
+    episodes = [episode(n, n) for n in (5, 3, 6)]
+    sources = {"train": ArraySource(episodes[:2]), "test": ArraySource(episodes[2:])}
+    root = write_dataset(sources, tmp_path / "set", "npz")
+    assert sorted(p.relative_to(root).as_posix() for p in root.rglob("*.npz")) == [
+        "test/episode_000000.npz", "train/episode_000000.npz", "train/episode_000001.npz",
+    ]
+    found = [open_npz(str(root), split="train").read(i, 0, n) for i, n in enumerate((5, 3))]
+    for before, after in zip(episodes, [*found, one(root, "test")], strict=True):
+        assert set(before) == set(after)
+        for name in ("video", "action", "language", "goal_image", "done_mask"):
+            assert (before[name] == after[name]).all() and before[name].dtype == after[name].dtype, name
+        assert all((before["state"][k] == after["state"][k]).all() for k in "xy")
+        assert (before["masks"]["action"] == after["masks"]["action"]).all()
+    single = write_dataset(ArraySource(episodes[:1]), tmp_path / "a.npz", "npz")
+    assert single.is_file() and open_npz(str(single), split="train").read(0, 0, 4)["video"].shape[-4] == 4
+    with pytest.raises(DataError, match="a.npz can hold one episode, not 2"):
+        write_dataset(ArraySource(episodes[:2]), single, "npz", overwrite=True)
+    assert single.is_file()
