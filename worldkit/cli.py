@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   worldkit train lpwm-sketchy --data PATH -o dynamics.num_layers=4 -o train.lr=1e-4
   worldkit rollout runs/lpwm-mini --data my_video.mp4        predict, as GIF and latents
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
+  worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
   worldkit convert lpwm best.pth --hparams hparams.json --out my-model
 """
@@ -69,17 +70,29 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--format", choices=("gif", "mp4"), default="gif")
     p.add_argument("--seed", type=int, default=0)
 
-    p = add("eval", "Score predictions: PSNR, SSIM (LPIPS with weights) beside copy-last-frame and mean frame.")
-    p.add_argument("model", help="preset with weights, model folder or run folder")
+    p = add("eval", "Score predictions, of one model or of several side by side, and draw them.", _EVAL_HELP)
+    p.add_argument("model", nargs="+", help="preset with weights, model folder or run folder; several are compared")
     _data_argument(p)
-    _protocol_arguments(p)
+    p.add_argument("--protocol", metavar="NAME", help="a paper's or a preset's (default: the first model's preset)")
+    p.add_argument("--context", type=int, help="frames given (default: the protocol's)")
+    p.add_argument("--horizon", type=int, help="frames to predict (default: the protocol's)")
+    p.add_argument("--split", choices=("train", "val", "test"), help="default: the protocol's, which is test")
     p.add_argument("--driven-by", action="append", choices=("prior", "sampled", "inferred"),
                    help="what drives the rollout; repeatable (default: prior). 'inferred' saw the true future")
-    p.add_argument("--max-clips", type=int, default=100)
+    p.add_argument("--samples", type=int, help="rollouts per clip, with --driven-by sampled; the best gets its own table")
+    p.add_argument("--metrics", metavar="NAME,...",
+                   help="psnr, ssim, lpips, fvd, fid, med10, pck, ari, fg_ari, fg_ari_video, miou")
+    p.add_argument("--max-clips", type=int, help="clips scored at most (default: the protocol's, or 100)")
+    p.add_argument("-o", "--override", action="append", default=[], metavar="data.OPTION=VALUE",
+                   help="option of the data, for example data.num_episodes=50")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     p.add_argument("--lpips-backbone", metavar="FILE", help="VGG16 weights, for LPIPS")
     p.add_argument("--lpips-heads", metavar="FILE", help="LPIPS linear heads")
-    p.add_argument("--out", help="folder for results as JSON and Markdown (default: next to the model)")
+    p.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
+    p.add_argument("--inception", metavar="FILE", help="inception-2015-12-05.pt, for FID")
+    p.add_argument("--pictures", type=int, default=2, help="clips drawn in the HTML file (default: 2)")
+    p.add_argument("--out", help="folder for JSON, Markdown and HTML (default: next to the model; several: evaluation)")
 
     p = add("ablate", "Train combinations of parts and options alike, and compare their predictions in one table.",
             _ABLATE_HELP)
@@ -121,6 +134,17 @@ Several processes: torchrun --nproc-per-node 2 -m worldkit train ... --out RUN  
 
 The run folder holds run.json, log.jsonl, checkpoints/, best/ and figures/. The same command goes on where an
 interrupted run stopped, to the same numbers."""
+
+
+_EVAL_HELP = """Given frames, horizon, split, metrics and more come from a protocol, which is stored in the result.
+Options change single entries of it, and the result says so. worldkit list shows the protocols of papers.
+
+examples:
+  worldkit eval runs/lpwm-mini --data my_video.mp4
+  worldkit eval lpwm-balls-mini --data balls-32 --protocol balls-med10 -o data.num_episodes=50
+  worldkit eval runs/a runs/b --data PATH --driven-by prior --driven-by inferred      paired intervals of b - a
+  worldkit eval runs/a --data PATH --driven-by sampled --samples 20                   and the best of 20
+  worldkit eval runs/a --data PATH --protocol lpwm-sketchy-fvd --i3d i3d_torchscript.pt"""
 
 
 _ABLATE_HELP = """All values of all --swap and --set are combined; the unchanged preset is always among the rows.

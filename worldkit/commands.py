@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .config import parse_assignments
+from .errors import ConfigError
 
 console = Console()
 
@@ -54,6 +55,8 @@ def run_list(options: Namespace) -> None:
     for kind, names in kinds.items():
         if found := names(options.pattern):
             console.print(f"[bold]{kind}[/]: {', '.join(found)}")
+    if found := wk.training.list_protocols(options.pattern):
+        console.print(f"[bold]evaluation protocols[/]: {', '.join(found)}")
     for broken in wk.plugin_errors():
         console.print(f"[red]plugin {broken.plugin} failed to load[/]: {broken.error}")
 
@@ -156,32 +159,73 @@ def run_rollout(options: Namespace) -> None:
 
 def run_eval(options: Namespace) -> None:
     """``worldkit eval``."""
-    from .errors import DataError
-    from .metrics import load_lpips
-    from .training import evaluate, mean_image
-    from .training.recipes import open_clips
+    from .training import compare
 
-    model, preset = _load(options.model)
-    context, horizon = _protocol(options, model, preset)
-    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon)
-    try:
-        training = mean_image(open_clips(model, options.data, split="train", num_frames=1))
-    except DataError:
-        training = None  # a test set alone: no mean training frame
-    perceptual = None
-    if options.lpips_backbone or options.lpips_heads:
-        perceptual = load_lpips(options.lpips_backbone, options.lpips_heads)
-    reports = evaluate(
-        model, clips, context_frames=context, driven_by=options.driven_by or ["prior"], training_mean=training,
-        perceptual=perceptual, max_clips=options.max_clips, seed=options.seed, split=options.split,
-        data=options.data, weights=options.model,
+    loaded = {_short(name, options.model): _load(name) for name in options.model}
+    if len(loaded) < len(options.model):
+        raise ConfigError("a model is given twice: name each once")
+    protocol, changed = _eval_protocol(options, *next(iter(loaded.values())))
+    overrides = parse_assignments(options.override)
+    if unknown := [name for name in overrides if name != "data"]:
+        raise ConfigError(f"-o of eval takes data.OPTION=VALUE only, got {', '.join(unknown)}")
+    perceptual, networks = _eval_networks(options, protocol)
+    result = compare(
+        {name: model for name, (model, _) in loaded.items()}, options.data, protocol, changed=changed,
+        data_options=overrides.get("data"), perceptual=perceptual, networks=networks, seed=options.seed,
+        device=options.device, pictures=options.pictures,
     )
-    out = Path(options.out or (options.model if Path(options.model).is_dir() else "."))
-    out.mkdir(parents=True, exist_ok=True)
-    for driver, report in reports.items():
-        report.print()
-        report.to_json(out / f"eval-{options.split}-{driver}.json")
-    console.print(f"written: {out}/eval-{options.split}-*.json")
+    result.print()
+    one = options.model[0]
+    out = Path(options.out or ("evaluation" if len(loaded) > 1 else one if Path(one).is_dir() else "."))
+    paths = result.write(out)
+    console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True)
+
+
+def _short(source: str, sources: list[str]) -> str:
+    """The last part of a path, where that tells the models apart."""
+    names = [Path(s).name or s for s in sources]
+    return Path(source).name if len(sources) > 1 and len(set(names)) == len(names) else source
+
+
+def _eval_protocol(options: Namespace, model, preset: str | None):
+    """What to do, and where it departs from the protocol that was named."""
+    from .metrics import Protocol
+    from .training import find_protocol
+    from .training.protocols import MAX_CLIPS
+
+    if options.protocol is not None:
+        base = find_protocol(options.protocol)
+    else:  # the preset's own, by hand where there is none
+        context, horizon = _protocol(Namespace(context=None, horizon=None), model, preset)
+        base = Protocol(preset or "by hand", "frames of the preset" if preset else "half a window given, one predicted",
+                        "worldkit", context, horizon, max_clips=MAX_CLIPS)
+    metrics = tuple(options.metrics.split(",")) if options.metrics else None
+    if options.protocol is None and metrics is None:  # metrics whose networks are given
+        given = {"lpips": options.lpips_backbone or options.lpips_heads, "fvd": options.i3d, "fid": options.inception}
+        metrics = (*base.metrics, *(name for name, files in given.items() if files))
+    protocol, changed = base.changed(
+        context_frames=options.context, horizon=options.horizon, split=options.split, max_clips=options.max_clips,
+        driven_by=tuple(options.driven_by) if options.driven_by else None, samples=options.samples, metrics=metrics,
+    )
+    return protocol, changed if options.protocol is not None else {}
+
+
+def _eval_networks(options: Namespace, protocol) -> tuple:
+    """(LPIPS network, networks of FVD and FID) of a protocol."""
+    from .errors import CheckpointError
+    from .metrics import ImageFeatures, VideoFeatures, load_i3d, load_inception, load_lpips
+
+    perceptual, networks, device = None, {}, options.device
+    try:
+        if "lpips" in protocol.metrics:
+            perceptual = load_lpips(options.lpips_backbone, options.lpips_heads).to(device)
+        if "fvd" in protocol.metrics:
+            networks["fvd"] = VideoFeatures(load_i3d(options.i3d, device=device), variant=protocol.fvd)
+        if "fid" in protocol.metrics:
+            networks["fid"] = ImageFeatures(load_inception(options.inception, device=device))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Or leave it out: --metrics psnr,ssim") from error
+    return perceptual, networks
 
 
 def run_ablate(options: Namespace) -> None:

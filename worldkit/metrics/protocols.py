@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 
-METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "pck", "ari", "fg_ari", "miou")
+METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "pck", "ari", "fg_ari", "fg_ari_video", "miou")
 DRIVERS = ("prior", "sampled", "inferred")
 WINDOWS = ("tile", "start", "slide")
 
@@ -88,7 +88,7 @@ class Protocol:
 
 
 _LPWM = (
-    "LPWM paper (arXiv 2603.04553), Table 2: frames given and predicted; resolution of the official configuration. That "
+    "LPWM paper (arXiv 2603.04553), Table 2: frames given and predicted; resolution: the official configuration. That "
     "its image metrics are driven by inferred latent actions is a guess from the official code: both rows are made"
 )
 _LPWM_FVD = (

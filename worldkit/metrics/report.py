@@ -30,7 +30,7 @@ with its help: not prediction scores."""
 TITLES = {
     "psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓", "med10": "MED10 ↓",
     "tracking_error": "distance ↓", "pck": "PCK@0.1 ↑", "paired": "paired ↑", "ari": "ARI ↑", "fg_ari": "FG-ARI ↑",
-    "miou": "mIoU ↑",
+    "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
 
@@ -164,14 +164,14 @@ class Report:
             table.add_row(*map(Text, row))
         console = Console()
         console.print(table)
-        console.print(Text(self._footer()), soft_wrap=True)
+        console.print(Text(self.footer()), soft_wrap=True)
 
     def to_markdown(self) -> str:
         """A table in GitHub's Markdown with the protocol below it."""
         header, rows = self.table()
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"{text}\n\n{self._footer()}\n"
+        return f"{text}\n\n{self.footer()}\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values: protocol, and mean, interval and curve of each method and metric."""
@@ -198,7 +198,8 @@ class Report:
         temporary.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
         temporary.replace(path)
 
-    def _footer(self) -> str:
+    def footer(self) -> str:
+        """What the numbers are, and the protocol, in a line."""
         facts = "; ".join(f"{key} {value}" for key, value in self.protocol.items())
         note = f"Mean over predicted frames and clips ± half of the 95% Student t interval over n clips. {facts}."
         if self.protocol["driven_by"] == "inferred latent actions":

@@ -1,7 +1,7 @@
 """Frechet distances between sets of videos (FVD) and images (FID), on the feature networks the field uses.
 
-Both networks are TorchScript files that worldkit neither ships nor downloads by itself. Without them there is no FVD and
-no FID, and nothing is put in their place: a distance on other features is another number. A TorchScript file is a
+Both networks are TorchScript files that worldkit neither ships nor downloads by itself. Without them there is no FVD
+and no FID, and nothing is put in their place: a distance on other features is another number. A TorchScript file is a
 program. It runs no Python, but its operations run in this process, on data it is given: take the files from the
 addresses below, or from somebody you trust.
 

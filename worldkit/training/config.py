@@ -31,6 +31,10 @@ class TrainConfig(Config):
         log_every: Steps between lines of the log.
         eval_every: Steps between evaluations (pictures, validation loss, predictions); 0 = once per epoch.
         eval_clips: Validation clips that are scored at an evaluation.
+        select_by: What makes a model the ``best/`` one: ``"prior"``, PSNR of predictions driven by the mean of the
+            policy; ``"inferred"``, PSNR of rollouts driven by latent actions read off the true future (upstream's rule,
+            by LPIPS there): a reconstruction score; ``"loss"``, the validation loss. Models that predict nothing are
+            selected by the loss.
         save_every: Steps between checkpoints; 0 = at every evaluation.
         keep: Newest checkpoints that are kept.
         checkpointing: What to recompute in the backward pass to save memory; ``"cnn"`` costs no time on a CPU.
@@ -64,6 +68,7 @@ class TrainConfig(Config):
     log_every: int = Field(default=10, gt=0)
     eval_every: int = Field(default=0, ge=0)
     eval_clips: int = Field(default=16, gt=0)
+    select_by: Literal["prior", "inferred", "loss"] = "prior"
     save_every: int = Field(default=0, ge=0)
     keep: int = Field(default=2, gt=0)
     checkpointing: Literal["off", "cnn", "all"] = "cnn"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor
 from ..batch import Batch, to_float_video
 from ..data import ClipDataset, collate
 from ..distributions import MEANS
-from ..errors import DataError
-from ..metrics import Report, copy_last_frame, mean_frame, score_predictions
+from ..errors import ConfigError, DataError
+from ..metrics import ImageFeatures, Report, VideoFeatures, copy_last_frame, mean_frame
+from ..metrics.tracking import MED_STEPS
 from ..model import ComposedWorldModel, Rollout
+from .rows import Rows
+from .scores import Scorer, Truth, flat
 
-DRIVERS = {"prior": "deterministic prior", "sampled": "sampled", "inferred": "inferred latent actions"}
+DRIVERS = {"prior": "deterministic prior", "sampled": "sampled", "inferred": "inferred latent actions",
+           "best of n": "sampled, best of n"}
 """What may drive a rollout -> how a report calls it."""
 
 
@@ -51,6 +55,13 @@ def predict(
     )
 
 
+def choose_clips(dataset: ClipDataset, max_clips: int | None, *, starts: bool = False) -> list[int]:
+    """Indices of evenly spaced clips; ``starts``: only clips that begin with their episode."""
+    found = [i for i in range(len(dataset)) if dataset.window(i)[1] == 0] if starts else range(len(dataset))
+    count = len(found) if max_clips is None else min(max_clips, len(found))
+    return [found[i] for i in torch.linspace(0, len(found) - 1, count).long().unique().tolist()]
+
+
 @torch.no_grad()
 def evaluate(
     model: ComposedWorldModel,
@@ -60,13 +71,17 @@ def evaluate(
     driven_by: Sequence[str] = ("prior",),
     training_mean: Tensor | None = None,
     perceptual: Any = None,
-    max_clips: int = 100,
+    max_clips: int | None = 100,
     batch_size: int = 8,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    samples: int = 1,
+    metrics: Sequence[str] = ("psnr", "ssim"),
+    networks: Mapping[str, VideoFeatures | ImageFeatures] | None = None,
+    starts: bool = False,
     **facts: Any,
 ) -> dict[str, Report]:
-    """Score predictions per frame: PSNR, SSIM (and LPIPS with weights), as the LPWM paper does.
+    """Score predictions per frame: PSNR, SSIM (and LPIPS with weights) as the LPWM paper does, and more if asked for.
 
     Args:
         model: The model.
@@ -75,47 +90,68 @@ def evaluate(
         driven_by: Any of ``"prior"``, ``"sampled"``, ``"inferred"``; one report each.
         training_mean: Mean frame of the TRAINING data for the second baseline.
         perceptual: LPIPS network of `worldkit.metrics.load_lpips`.
-        max_clips: Clips scored at most.
+        max_clips: Clips scored at most; None: all.
         batch_size: Clips at a time.
         seed: Of sampled rollouts.
         device: Where to compute.
+        samples: Rollouts per clip of ``"sampled"``. Its report then has the mean over them, and a report
+            ``"best of n"`` has, for every clip, the sample with the highest PSNR.
+        metrics: More numbers: ``"med10"``, ``"pck"`` (positions in the data's state), ``"ari"``, ``"fg_ari"``,
+            ``"miou"`` (state "segmentation"), ``"fvd"``, ``"fid"`` (with ``networks``).
+        networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`.
+        starts: Only clips that begin with their episode.
         **facts: Stored with the protocol.
     Returns:
-        ``driven_by`` -> report with the rows "model", "copy last frame" and "mean training frame".
+        What drives the rollouts -> report with the rows "model", "copy last frame" and "mean training frame".
+    Raises:
+        ConfigError, DataError: the model or the data lack what a metric needs.
     """
-    indices = torch.linspace(0, len(dataset) - 1, min(max_clips, len(dataset))).long().unique().tolist()
+    indices = choose_clips(dataset, max_clips, starts=starts)
+    scorer = Scorer(model, metrics, perceptual, networks or {})
+    obs, horizon = model.config.obs, dataset.num_frames - context_frames
+    if "med10" in metrics and horizon < MED_STEPS:
+        raise ConfigError(f"MED10 needs {MED_STEPS} predicted frames, got {horizon}: predict at least {MED_STEPS}")
+    protocol = {"context_frames": context_frames, "horizon": horizon, "split": "?",
+                "resolution": f"{obs.height}x{obs.width}"}
     reports = {}
     for driver in driven_by:
+        count = samples if driver == "sampled" else 1
         generator = torch.Generator(device=device).manual_seed(seed)
-        scores: dict[str, list[dict[str, Tensor]]] = {}
+        rows = Rows()
         for first in range(0, len(indices), batch_size):
-            batch = collate([dataset[i] for i in indices[first:first + batch_size]]).to(device)
-            rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
-            context, truth = (_flat(part) for part in _split(batch.video, context_frames))
-            predictions = {"model": _flat(rollout.video), "copy last frame": copy_last_frame(context, truth.shape[1])}
-            if training_mean is not None:
-                predictions["mean training frame"] = _mean_prediction(training_mean.to(device), truth)
-            for name, video in predictions.items():
-                scores.setdefault(name, []).append(score_predictions(video, truth, perceptual=perceptual))
-        joined = {name: {m: torch.cat([p[m] for p in parts]) for m in parts[0]} for name, parts in scores.items()}
-        obs, horizon = model.config.obs, dataset.num_frames - context_frames
-        protocol = {
-            "context_frames": context_frames, "horizon": horizon, "split": "?",
-            "resolution": f"{obs.height}x{obs.width}",
-            "decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
-            "driven_by": DRIVERS[driver],
-        }
-        reports[driver] = Report(joined, protocol | facts)
+            items = [dataset[i] for i in indices[first:first + batch_size]]
+            batch = collate(items).to(device)
+            truth = Truth.of(items, batch, context_frames)
+            rows.add_clips([(item["episode"], item["start"]) for item in items], len(truth.video))
+            rows.add_truth(scorer.features(truth.context, truth.video), count)
+            drawn = []
+            for _ in range(count):
+                rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
+                drawn.append(scorer.model_scores(rollout, truth))
+                if scorer.networks:
+                    rows.add_features("model", scorer.features(flat(rollout.context_video), flat(rollout.video)))
+            rows.add_samples(drawn)
+            _add_baselines(rows, scorer, truth, training_mean)
+        stated = protocol | {"decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
+                             "driven_by": DRIVERS[driver]} | facts
+        stated |= {"samples": count} if count > 1 else {}
+        reports[driver] = rows.report(stated, scorer)
+        if count > 1:
+            reports["best of n"] = rows.best_report(stated | {"driven_by": DRIVERS["best of n"]}, scorer)
     return reports
 
 
-def _split(video: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    return video[..., :frames, :, :, :], video[..., frames:, :, :, :]
-
-
-def _flat(video: Tensor) -> Tensor:
-    """Views as further clips: ``[(B V), T, C, H, W]``."""
-    return video if video.ndim == 5 else video.flatten(0, 1)
+def _add_baselines(rows: Rows, scorer: Scorer, truth: Truth, training_mean: Tensor | None) -> None:
+    frames = truth.video.shape[1]
+    rows.add_scores("copy last frame", scorer.still_scores(truth))
+    predictions = {"copy last frame": copy_last_frame(truth.context, frames)}
+    if training_mean is not None:
+        mean = _mean_prediction(training_mean.to(truth.video.device), truth.video)
+        rows.add_scores("mean training frame", scorer.image_scores(mean, truth))
+        predictions["mean training frame"] = mean
+    if scorer.networks:
+        for name, video in predictions.items():
+            rows.add_features(name, scorer.features(truth.context, video))
 
 
 def _mean_prediction(mean: Tensor, truth: Tensor) -> Tensor:

@@ -117,6 +117,8 @@ class Trainer:
         model.objective.steps_per_epoch = self.steps_per_epoch
         if config.strategy == "fsdp" and self.world == 1:
             raise TrainingError("strategy 'fsdp' shards over processes: start several with torchrun, or use 'ddp'")
+        if config.select_by == "inferred" and model.latent_action is None:
+            raise TrainingError("select_by='inferred' needs a model with latent actions; use 'prior' or 'loss'")
         self.strategy = STRATEGIES[config.strategy](self.accelerator, model)
         self.optimizer = torch.optim.Adam(
             [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas, eps=config.eps,
@@ -273,7 +275,8 @@ class Trainer:
                 entry |= self._predictions(model, figures)
             model.train()
         self._write(entry)
-        score = entry.get("psnr_prediction", -entry["valid_loss"])
+        chosen = {"prior": "psnr_prediction", "inferred": "psnr_inferred", "loss": ""}[config.select_by]
+        score = entry.get(chosen, -entry["valid_loss"])
         if score > self.progress.best:
             self.progress.best = score
             save_pretrained(model, self.run / "best", facts=self._card())
@@ -289,15 +292,19 @@ class Trainer:
 
     def _predictions(self, model: ComposedWorldModel, figures: Path) -> dict[str, float]:
         dataset, context = self.rollouts  # type: ignore[misc]
-        report = evaluate(
-            model, dataset, context_frames=context, driven_by=("prior",), training_mean=self._mean_image,
+        drivers = ("prior", "inferred") if self.config.select_by == "inferred" else ("prior",)
+        reports = evaluate(
+            model, dataset, context_frames=context, driven_by=drivers, training_mean=self._mean_image,
             max_clips=self.config.eval_clips, batch_size=self.config.batch_size, device=self.device, split="val",
-        )["prior"]
+        )
+        report = reports["prior"]
         batch = collate([dataset[len(dataset) // 2]]).to(self.device)
         frames = animation(model, batch, context_frames=context)
         save_animation(frames, figures / f"step-{self.progress.step:08d}-rollout.gif")
         names = {"model": "prediction", "copy last frame": "copy_last", "mean training frame": "mean_frame"}
-        return {f"psnr_{short}": report.summary(name, "psnr").mean for name, short in names.items()}
+        scores = {f"psnr_{short}": report.summary(name, "psnr").mean for name, short in names.items()}
+        inferred = reports.get("inferred")
+        return scores if inferred is None else scores | {"psnr_inferred": inferred.summary("model", "psnr").mean}
 
     # -- the run folder
 

@@ -1,0 +1,290 @@
+"""Several models side by side: the same clips, one protocol, paired intervals, rollouts to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..batch import to_float_video
+from ..data import ClipDataset, collate
+from ..errors import ConfigError, DataError
+from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
+from ..metrics.report import title
+from ..model import ComposedWorldModel
+from ..viz import HtmlReport, animate_rollout
+from ..viz.images import write_atomically
+from .evaluate import DRIVERS, choose_clips, evaluate, mean_image, predict
+from .recipes import open_clips
+
+CONSTANT = ("paired", "fg_ari_video")
+"""Metrics of a whole clip, which have no curve."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of one or several models; what `compare` returns.
+
+    Attributes:
+        protocol: What was asked for.
+        changed: Where it departs from the protocol of that name.
+        reports: What drives the rollouts -> model -> report. These are never mixed in one table.
+        notes: What else is to say.
+        pictures: Caption and animation ``[T, 3, h, w]``: the truth beside every model.
+    """
+
+    protocol: Protocol
+    changed: Mapping[str, Any]
+    reports: Mapping[str, Mapping[str, Report]]
+    notes: Sequence[str] = ()
+    pictures: Sequence[tuple[str, Tensor]] = field(default=(), repr=False)
+
+    def table(self, driver: str) -> tuple[list[str], list[list[str]]]:
+        """(header, rows) of text: every model, differences to the first one (paired), the baselines."""
+        reports = self.reports[driver]
+        first, *others = reports
+        metrics = list(dict.fromkeys(metric for report in reports.values() for metric in report.metrics))
+        rows = [[name, *report.cells("model", metrics)] for name, report in reports.items()]
+        for name in others:
+            rows.append([f"{name} − {first}", *(self._difference(driver, name, metric) for metric in metrics)])
+        rows += [[name, *reports[first].cells(name, metrics)] for name in reports[first].scores if name != "model"]
+        return ["model" if others else "method", *map(title, metrics)], rows
+
+    def _difference(self, driver: str, name: str, metric: str) -> str:
+        first, other = next(iter(self.reports[driver].values())), self.reports[driver][name]
+        if any(metric not in report.scores["model"] for report in (first, other)):
+            return "-"
+        interval = paired_difference(first, other, metric)
+        beyond_chance = interval.low > 0 or interval.high < 0  # False for NaN
+        return f"{interval}{' *' if beyond_chance else ''}"
+
+    def legend(self, driver: str) -> str:
+        """What the numbers of a table mean."""
+        report = next(iter(self.reports[driver].values()))
+        text = report.footer()
+        if len(self.reports[driver]) > 1:
+            text += (" Differences: paired over the same clips; * = the 95% interval does not hold 0 (one metric at a "
+                     "time, chance of the clips only: other training seeds may differ).")
+        return text
+
+    def heading(self, driver: str) -> str:
+        """Name of what drives the rollouts."""
+        return f"driven by: {DRIVERS[driver]}"
+
+    def print(self) -> None:
+        """Show the tables on the terminal."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console()
+        for driver in self.reports:
+            header, rows = self.table(driver)
+            table = Table(box=box.SIMPLE_HEAD, title=self.heading(driver), title_justify="left")
+            for column, name in enumerate(header):
+                table.add_column(name, justify="right" if column else "left", no_wrap=True)
+            for row in rows:
+                table.add_row(*map(Text, row))
+            console.print(table)
+            console.print(Text(self.legend(driver)), soft_wrap=True)
+        for line in self.notes:
+            console.print(Text(line), soft_wrap=True)
+
+    def to_markdown(self) -> str:
+        """Tables in GitHub's Markdown."""
+        parts = [f"# Evaluation: {self.protocol.name}", self._about()]
+        for driver in self.reports:
+            header, rows = self.table(driver)
+            lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+            table = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
+            parts += [f"## {self.heading(driver)}", table, self.legend(driver)]
+        return "\n\n".join([*parts, *self.notes]) + "\n"
+
+    def to_dict(self, driver: str) -> dict[str, Any]:
+        """Everything about one kind of rollout as plain values; of a single model, its report."""
+        stored = {"evaluation": {"protocol": self.protocol.to_dict(), "changed": dict(self.changed)},
+                  "notes": list(self.notes)}
+        reports = self.reports[driver]
+        first, *others = reports
+        if not others:
+            return reports[first].to_dict() | stored
+        shared = [m for m in reports[first].scores["model"]
+                  if all(m in report.scores["model"] for report in reports.values())]
+        differences = {
+            f"{name} - {first}": {m: vars(paired_difference(reports[first], reports[name], m)) for m in shared}
+            for name in others
+        }
+        return {"models": {name: report.to_dict() for name, report in reports.items()},
+                "paired differences": differences} | stored
+
+    def page(self) -> HtmlReport:
+        """Tables, curves over the predicted frames, and rollouts, in one file."""
+        page = HtmlReport(f"Evaluation: {self.protocol.name}").text(self._about())
+        for driver, reports in self.reports.items():
+            page.heading(self.heading(driver)).table(*self.table(driver)).text(self.legend(driver))
+            for metric in next(iter(reports.values())).metrics:
+                series = _curves(reports, metric)
+                if series and metric not in CONSTANT:
+                    page.curve(series, x_label="predicted frame", y_label=title(metric),
+                               caption="mean over clips and its 95% interval")
+        for line in self.notes:
+            page.text(line)
+        if self.pictures:
+            page.heading("Rollouts").text("Red: the truth; blue: given frames, reconstructed; green: predicted.")
+        for caption, frames in self.pictures:
+            page.gif(frames, fps=4, caption=caption)
+        return page
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write ``eval-SPLIT-DRIVER.json``, ``eval-SPLIT.md`` and ``eval-SPLIT.html``; returns the paths."""
+        folder, split = Path(folder), self.protocol.split
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {f"eval-{split}.md": self.to_markdown(), f"eval-{split}.html": self.page().to_html()}
+        for driver in self.reports:
+            content = json.dumps(_finite(self.to_dict(driver)), indent=2, ensure_ascii=False, default=str)
+            texts[f"eval-{split}-{driver.replace(' ', '-')}.json"] = content + "\n"
+        for name, text in texts.items():
+            write_atomically(folder / name, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
+        return [folder / name for name in texts]
+
+    def _about(self) -> str:
+        text = f"Protocol {self.protocol.name}: {self.protocol.summary}. Source: {self.protocol.source}."
+        if self.changed:
+            changes = ", ".join(f"{name} = {value}" for name, value in self.changed.items())
+            text += f"\n\nNot as the protocol says: {changes}."
+        return text
+
+
+def compare(
+    models: Mapping[str, ComposedWorldModel],
+    data: str,
+    protocol: Protocol,
+    *,
+    changed: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    perceptual: Any = None,
+    networks: Mapping[str, VideoFeatures | ImageFeatures] | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    pictures: int = 2,
+) -> Comparison:
+    """Evaluate models on the same clips.
+
+    Args:
+        models: Name -> model; differences are to the first one.
+        data: What `worldkit.data.open_dataset` recognises.
+        protocol: What to do; `find_protocol` finds one by name.
+        changed: What of it is not as the protocol of that name says, for the record.
+        data_options: Options of the data format.
+        perceptual: LPIPS network, needed if the protocol has LPIPS.
+        networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`, likewise.
+        seed: Of sampled rollouts.
+        batch_size: Clips at a time.
+        device: Where to compute.
+        pictures: Clips to draw.
+    Raises:
+        ConfigError: the models have images of different sizes, or lack what a metric needs.
+        DataError: the data lack what a metric needs, or have no clip that is long enough.
+    """
+    sizes = {name: f"{m.config.obs.height}x{m.config.obs.width}" for name, m in models.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ConfigError(f"models of different image sizes cannot be compared by these metrics: {found}")
+    resolution = next(iter(sizes.values()))
+    if protocol.resolution not in (None, resolution):
+        changed = {**(changed or {}), "resolution": resolution}
+    protocol, _ = protocol.changed(resolution=resolution)
+    if "lpips" in protocol.metrics and perceptual is None:
+        raise ConfigError("the protocol has LPIPS: pass perceptual=load_lpips(...), or leave it out of the metrics")
+    first, options = next(iter(models.values())), dict(data_options or {})
+    mode = "slide" if protocol.windows == "slide" else "tile"
+    clips = open_clips(first, data, split=protocol.split, num_frames=protocol.context_frames + protocol.horizon,
+                       mode=mode, frame_skip=protocol.frame_skip, **options)
+    try:
+        training = mean_image(open_clips(first, data, split="train", num_frames=1, **options))
+    except DataError:
+        training = None  # a test set alone: no mean training frame
+    reports: dict[str, dict[str, Report]] = {}
+    notes = []
+    for name, model in models.items():
+        drivers = [d for d in protocol.driven_by if d != "inferred" or model.latent_action is not None]
+        if len(drivers) < len(protocol.driven_by):
+            notes.append(f"{name} has no latent actions to infer: no row for it there.")
+        found = evaluate(
+            model.to(device), clips, context_frames=protocol.context_frames, driven_by=drivers,
+            training_mean=training, perceptual=perceptual, max_clips=protocol.max_clips, batch_size=batch_size,
+            seed=seed, device=device, samples=protocol.samples, metrics=protocol.metrics, networks=networks,
+            starts=protocol.windows == "start", split=protocol.split, data=data, weights=name, evaluation=protocol.name,
+        )
+        for driver, report in found.items():
+            reports.setdefault(driver, {})[name] = report
+    if not reports:
+        raise ConfigError(f"nothing can be evaluated: {' '.join(notes)}")
+    order = [driver for driver in (*protocol.driven_by, "best of n") if driver in reports]
+    return Comparison(
+        protocol, dict(changed or {}), {driver: reports[driver] for driver in order}, notes,
+        _pictures(models, clips, protocol, order[0], seed, device, pictures),
+    )
+
+
+@torch.no_grad()
+def _pictures(
+    models: Mapping[str, ComposedWorldModel], clips: ClipDataset, protocol: Protocol, driver: str, seed: int,
+    device: torch.device | str, count: int,
+) -> list[tuple[str, Tensor]]:
+    drawn = []
+    for index in choose_clips(clips, count, starts=protocol.windows == "start") if count else []:
+        item = clips[index]
+        batch = collate([item]).to(device)
+        rollouts = {}
+        for name, model in models.items():
+            if driver == "inferred" and model.latent_action is None:
+                continue
+            rollout = predict(model, batch, context_frames=protocol.context_frames, driven_by=driver,
+                              generator=torch.Generator(device=device).manual_seed(seed))
+            both = torch.cat([rollout.context_video, rollout.video], -4)
+            rollouts[f"{name}, {DRIVERS[driver]}"] = _one_picture(both).clamp(0, 1).cpu()
+        truth = _one_picture(to_float_video(batch.video)).cpu()
+        frames = animate_rollout(truth, rollouts, context_frames=protocol.context_frames, cell=128)
+        drawn.append((f"episode {item['episode']}, from frame {item['start']}", frames))
+    return drawn
+
+
+def _one_picture(video: Tensor) -> Tensor:
+    """``[1, (V,) T, C, H, W]`` -> ``[T, C, (V) H, W]``: views below one another."""
+    return video[0] if video.ndim == 5 else rearrange(video[0], "v t c h w -> t c (v h) w")
+
+
+def _curves(reports: Mapping[str, Report], metric: str) -> dict[str, Any]:
+    """Name -> (frame, mean, low, high) of the models and, once, of the baselines."""
+    first = next(iter(reports.values()))
+    rows = {name: (report, "model") for name, report in reports.items()}
+    rows |= {name: (first, name) for name in first.scores if name != "model"}
+    series = {}
+    for name, (report, method) in rows.items():
+        if metric not in report.scores[method]:
+            continue
+        points = [(t, i) for t, i in enumerate(report.curve(method, metric), 1) if i.n]
+        if points:
+            known = all(i.n > 1 for _, i in points)
+            columns = [[t for t, _ in points], [i.mean for _, i in points]]
+            bounds = [[i.low for _, i in points], [i.high for _, i in points]] if known else []
+            series[name] = (*columns, *bounds)
+    return series
+
+
+def _finite(value: Any) -> Any:
+    """NaN as None, at any depth: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,193 @@
+"""The numbers of one batch of rollouts: image, object and tracking metrics beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ..batch import Batch, to_float_video
+from ..errors import ConfigError, DataError
+from ..latents import Latent
+from ..metrics import (
+    ImageFeatures,
+    VideoFeatures,
+    adjusted_rand_index,
+    labels_from_masks,
+    mean_iou,
+    score_predictions,
+    to_unit_xy,
+    track,
+    tracked_pck,
+    tracking_error,
+)
+from ..model import ComposedWorldModel
+
+TRACKING, OBJECTS = ("med10", "pck"), ("ari", "fg_ari", "fg_ari_video", "miou")
+SETS = ("fvd", "fid")
+Scores = dict[str, Tensor]
+"""Metric -> ``[B, H]``."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What really happened, views as further clips.
+
+    Attributes:
+        context: Given frames, ``[B, T0, C, H, W]`` in [0, 1].
+        video: True frames behind the predicted ones, ``[B, H, C, H, W]``.
+        position: ``[B, T0 + H, M, 2]`` in (x, y), [0, 1], if known.
+        visible: bool ``[B, T0 + H, M]``, likewise.
+        segmentation: Labels ``[B, T0 + H, H, W]``, 0 = background, likewise.
+    """
+
+    context: Tensor
+    video: Tensor
+    position: Tensor | None = None
+    visible: Tensor | None = None
+    segmentation: Tensor | None = None
+
+    @classmethod
+    def of(cls, items: Sequence[Mapping[str, Any]], batch: Batch, context_frames: int) -> Truth:
+        """The truth of the items of a batch."""
+
+        def known(name: str) -> Tensor | None:
+            values = [item.get("state", {}).get(name) for item in items]
+            return None if any(v is None for v in values) else torch.stack(values)
+
+        video, position, visible = flat(to_float_video(batch.video)), known("position"), known("in_camera")
+        return cls(
+            video[:, :context_frames], video[:, context_frames:],
+            None if position is None else to_unit_xy(position.double()),
+            None if visible is None else visible.bool(), known("segmentation"),
+        )
+
+
+class Scorer:
+    """Scores rollouts of a model.
+
+    Args:
+        model: The model.
+        metrics: Names of `worldkit.metrics.protocols.METRICS`. PSNR and SSIM always come along.
+        perceptual: LPIPS network; LPIPS is scored if there is one.
+        networks: ``"fvd"`` and ``"fid"`` -> features.
+    Raises:
+        ConfigError: the model has no tokens with positions or masks that the metrics need, or a network is missing.
+    """
+
+    def __init__(
+        self, model: ComposedWorldModel, metrics: Sequence[str], perceptual: Any,
+        networks: Mapping[str, VideoFeatures | ImageFeatures],
+    ):
+        self.model, self.perceptual = model, perceptual
+        self.track = any(name in TRACKING for name in metrics)
+        self.segment = any(name in OBJECTS for name in metrics)
+        self.networks = {name: networks[name] for name in SETS if name in networks}
+        self.metrics = tuple(metrics)
+        for name in SETS:
+            if name in metrics and name not in networks:
+                raise ConfigError(f"{name.upper()} needs networks={{'{name}': ...}}; see worldkit.metrics.video")
+        if (self.track or self.segment) and model.config.obs.views > 1:
+            raise ConfigError("tracking and object metrics are for one camera view; leave them out")
+        if self.track and model.encoder.spec.find("position") is None:
+            raise ConfigError(
+                f"MED10 and PCK need tokens with positions, and encoder '{model.config.encoder.name}' has none: leave "
+                "them out, for example --metrics psnr,ssim"
+            )
+
+    def model_scores(self, rollout: Any, truth: Truth) -> Scores:
+        """Scores of a rollout of the model."""
+        scores = self.image_scores(flat(rollout.video), truth)
+        if self.track:
+            scores |= self._tracking(*_tokens(rollout.latents), truth)
+        if self.segment:
+            decoded = self.model.decode(rollout.latents, masks=True)
+            scores |= self._objects(decoded.masks, decoded.background_mask, truth)
+        return scores
+
+    def still_scores(self, truth: Truth) -> Scores:
+        """Scores of predicting that nothing moves; its objects stay where they truly were in the last given frame."""
+        frames = truth.video.shape[1]
+        scores = self.image_scores(repeat(truth.context[:, -1], "b c h w -> b t c h w", t=frames), truth)
+        if self.track and truth.position is not None:
+            last = truth.context.shape[1] - 1
+            still = repeat(truth.position[:, last], "b m xy -> b t m xy", t=frames)
+            scores |= self._tracking(still, torch.ones_like(still[..., 0]), truth)
+        if self.segment and truth.segmentation is not None:
+            last = truth.segmentation[:, truth.context.shape[1] - 1]
+            scores |= _object_scores(repeat(last, "b h w -> b t h w", t=frames), truth, self.metrics)
+        return scores
+
+    def image_scores(self, video: Tensor, truth: Truth) -> Scores:
+        """PSNR, SSIM and (with a network) LPIPS."""
+        return score_predictions(video, truth.video, perceptual=self.perceptual)
+
+    def features(self, context: Tensor, video: Tensor) -> dict[str, Tensor]:
+        """Features for FVD (of whole clips, given frames included) and FID (of predicted frames)."""
+        found, video = {}, video.clamp(0, 1)
+        if "fvd" in self.networks:
+            found["fvd"] = self.networks["fvd"](torch.cat([context.clamp(0, 1), video], 1))
+        if "fid" in self.networks:
+            found["fid"] = self.networks["fid"](rearrange(video, "b t c h w -> (b t) c h w"))
+        return found
+
+    def _tracking(self, position: Tensor, presence: Tensor, truth: Truth) -> Scores:
+        if truth.position is None:
+            raise DataError("MED10 and PCK need true positions, and this data has no state 'position': leave them out")
+        context = truth.context.shape[1]
+        visible = None if truth.visible is None else truth.visible[:, context:]
+        facts = {"visible": visible, "presence": presence}
+        target = truth.position[:, context:]
+        distance, paired = track(target, position, **facts)
+        scores = {"tracking_error": tracking_error(target, position, **facts)}
+        if "pck" in self.metrics:
+            scores["pck"] = tracked_pck(distance, visible=visible)
+        seen = torch.ones_like(paired) if visible is None else visible[:, 0]
+        return scores | {"paired": _over_time((paired & seen).sum(-1) / seen.sum(-1).clamp(min=1), target.shape[1])}
+
+    def _objects(self, masks: Tensor | None, background: Tensor | None, truth: Truth) -> Scores:
+        if masks is None:
+            raise ConfigError(
+                f"ARI and mIoU need masks, and decoder '{self.model.config.decoder.name}' draws none: leave them out"
+            )
+        masks = masks[..., 0, :, :]
+        if background is None:
+            labels = labels_from_masks(masks)
+        else:  # it competes with the objects
+            labels = labels_from_masks(torch.cat([background, masks], 2), background_below=None)
+        return _object_scores(labels.cpu(), truth, self.metrics)
+
+
+def _object_scores(labels: Tensor, truth: Truth, metrics: Sequence[str]) -> Scores:
+    if truth.segmentation is None:
+        raise DataError("ARI and mIoU need true segments, and this data has no state 'segmentation': leave them out")
+    target = truth.segmentation[:, truth.context.shape[1]:]
+    functions = {
+        "ari": lambda: adjusted_rand_index(target, labels),
+        "fg_ari": lambda: adjusted_rand_index(target, labels, foreground=True),
+        "miou": lambda: mean_iou(target, labels),
+        "fg_ari_video": lambda: _over_time(
+            adjusted_rand_index(target, labels, foreground=True, level="video"), labels.shape[1]),
+    }
+    return {name: function() for name, function in functions.items() if name in metrics}
+
+
+def _tokens(z: Latent) -> tuple[Tensor, Tensor]:
+    """Positions in (x, y), [0, 1], and presence of the tokens that have a position."""
+    position, transparency = z.positions, z.get("transparency")
+    assert position is not None
+    presence = torch.ones_like(position[..., 0]) if transparency is None else transparency[..., 0]
+    return to_unit_xy(position.cpu().double()), presence
+
+
+def _over_time(value: Tensor, frames: int) -> Tensor:
+    return repeat(value.double(), "b -> b t", t=frames)
+
+
+def flat(video: Tensor) -> Tensor:
+    """Views as further clips: ``[(B V), T, C, H, W]``."""
+    return video if video.ndim == 5 else video.flatten(0, 1)
