@@ -9,6 +9,7 @@ from .clip_writers import FramesWriter, VideoWriter
 from .columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
 from .generated import is_generated, open_balls, open_shapes
 from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
+from .layouts import register_layouts
 from .lerobot import is_lerobot, open_lerobot
 from .lerobot_write import LeRobotWriter
 from .loader import ResumableSampler, make_loader
@@ -50,6 +51,7 @@ register_format(
     opener=open_lerobot,
     description="a LeRobot data set, v2.0, v2.1 or v3.0: a folder with meta/info.json",
 )
+register_layouts()
 register_format(
     "shapes",
     matches=lambda target: is_generated(target, "shapes"),

@@ -50,6 +50,13 @@ class EpisodeSource(ABC):
             ``"goal_image"`` ``[C, H, W]``.
         """
 
+    def last_start(self, episode: int, span: int) -> int:
+        """Last frame at which a window of ``span`` frames may start; below 0: the episode is too short.
+
+        A source that pads short episodes may allow windows that pass the end; its `read` then repeats the last frame.
+        """
+        return self.length(episode) - span
+
     def read_entry(self, episode: int, name: str) -> Any:
         """One entry of a whole episode, ``None`` if there is none; sources that can, do it without reading frames."""
         return self.read(episode, 0, self.length(episode)).get(name)
@@ -144,15 +151,16 @@ class ClipDataset(torch.utils.data.Dataset):
         self.source, self.num_frames, self.frame_skip, self.mode = source, num_frames, frame_skip, mode
         self._span = (num_frames - 1) * frame_skip + 1
         self._stride = stride_between_windows if mode == "slide" else self._span
-        lengths = np.array([source.length(i) for i in range(source.num_episodes)])
-        windows = np.where(lengths >= self._span, (lengths - self._span) // self._stride + 1, 0)
+        last = np.array([source.last_start(i, self._span) for i in range(source.num_episodes)], dtype=np.int64)
+        windows = np.where(last >= 0, last // self._stride + 1, 0)
         self._last = np.cumsum(windows)  # one past the last window of each episode
         self.skipped = source.skipped + int((windows == 0).sum())
         if not windows.sum():
-            raise DataError(self._too_short(lengths))
+            raise DataError(self._too_short())
 
-    def _too_short(self, lengths: np.ndarray) -> str:
+    def _too_short(self) -> str:
         summary = self.source.summary
+        lengths = np.array([self.source.length(i) for i in range(self.source.num_episodes)])
         name = summary.get("name", "data")
         if "split" in summary:
             name += f", split '{summary['split']}'" + (" (by time)" if summary.get("split_by") == "time" else "")

@@ -162,13 +162,14 @@ def _open(folder: Path) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=128)  # every file map holds a file descriptor; kept here, a source stays small to pickle
-def _maps(folder: Path) -> dict[str, np.ndarray]:
+def cached_maps(folder: Path) -> dict[str, np.ndarray]:
+    """All fields of an entry, mapped into memory."""
     return _open(folder)
 
 
 def cached_video(folder: Path) -> np.ndarray:
     """The frames of an entry ``[T, C, H, W]``, mapped into memory."""
-    return _maps(folder)["video"]
+    return cached_maps(folder)["video"]
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class CacheSource(EpisodeSource):
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         span = self._spans[episode]
         item: dict[str, Any] = {}
-        for field, array in _maps(span.folder).items():
+        for field, array in cached_maps(span.folder).items():
             frames = np.array(array[span.start + start : span.start + stop])  # a copy, off the file map
             group, _, name = field.rpartition(".")
             (item.setdefault(group, {}) if group else item)[name] = frames

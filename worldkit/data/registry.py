@@ -116,7 +116,7 @@ def open_dataset(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
     target = os.fspath(source)
-    found = _find(target, format)
+    found = find_format(target, format)
     unknown = [name for name in options if name not in found.options()]
     if unknown:
         raise DataError(
@@ -129,7 +129,12 @@ def open_dataset(
     return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode)
 
 
-def _find(target: str, name: str | None) -> Format:
+def find_format(target: str, name: str | None = None) -> Format:
+    """The format of a data set: the one named, or the one that recognises it.
+
+    Raises:
+        DataError: for a name that is not registered, or a target nobody recognises.
+    """
     load_plugins()
     if any(re.fullmatch(r"\..+\.partial-(old-)?\d+", part) for part in Path(target).parts):
         raise DataError(f"{target} is what an interrupted conversion left: delete it, and convert again")

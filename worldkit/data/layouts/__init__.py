@@ -1,0 +1,38 @@
+"""The layouts of the official LPWM loaders, read as they are: one module per family.
+
+`register_layouts` adds them to the formats of `open_dataset`. What arrives, and where it differs from upstream, is told
+in each module.
+
+Source: github.com/taldatech/lpwm, ``datasets/*_ds.py`` @ 4cf53c4, written from their description.
+"""
+
+from __future__ import annotations
+
+from ..registry import register_format
+from .bair import is_bair, is_bair64, open_bair, open_bair64
+from .images import never, open_mario, open_obj3d, open_phyre
+from .language import is_bridge, is_langtable, open_bridge, open_langtable
+from .ogbench import is_ogbench, open_ogbench
+from .panda import is_panda, open_panda
+from .sketchy import is_sketchy, open_sketchy
+from .traffic import is_traffic, open_traffic
+
+_LAYOUTS = {
+    "sketchy": (is_sketchy, open_sketchy, "Sketchy as LPWM lays it out: train/demos, train/rollouts"),
+    "bridge": (is_bridge, open_bridge, "Bridge as LPWM lays it out: train/EPISODE/instruction.pt with T5 embeddings"),
+    "langtable": (is_langtable, open_langtable, "LanguageTable as LPWM lays it out: train/EPISODE/instruction.pt"),
+    "bair": (is_bair, open_bair, "BAIR as LPWM lays it out: train/NUMBER/actions.pkl"),
+    "bair64": (is_bair64, open_bair64, "BAIR at 64 px as LPWM lays it out: train/traj_X_to_Y/NUMBER"),
+    "panda": (is_panda, open_panda, "PandaPush as LPWM lays it out: 1C/view1, 1C/view2, ..."),
+    "ogbench": (is_ogbench, open_ogbench, "OGBench as LPWM lays it out: cube/train, scene/train"),
+    "mario": (never, open_mario, "Mario as LPWM lays it out; only by format='mario'"),
+    "obj3d": (never, open_obj3d, "OBJ3D as LPWM lays it out; only by format='obj3d'"),
+    "phyre": (never, open_phyre, "PHYRE as LPWM lays it out, colours inverted; only by format='phyre'"),
+    "traffic": (is_traffic, open_traffic, "an .npy file of frames, uint8 [N, H, W, 3], one recording"),
+}
+
+
+def register_layouts() -> None:
+    """Add all layouts to the registry of formats."""
+    for name, (matches, opener, description) in _LAYOUTS.items():
+        register_format(name, matches=matches, opener=opener, description=description)
