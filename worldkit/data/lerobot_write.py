@@ -41,7 +41,8 @@ class LeRobotWriter:
         path: Folder.
         plan: What will be written; see `worldkit.data.writers.Plan`.
         lossless: Keep frames as PNG inside the parquet files, bit for bit, instead of H.264 (crf 18, a key frame every
-            8 frames; about 40 dB on recordings).
+            8 frames; PSNR 39 dB on street footage at 128 px, 29 dB on Balls, whose flat saturated colours suffer from
+            the halved colour resolution).
         robot_type: For ``meta/info.json``.
     Raises:
         DataError: for an entry the format has no place for.
