@@ -62,7 +62,7 @@ class PretrainedEncoderConfig(ComponentConfig):
 
 @register_encoder("pretrained", extra="vision")
 class PretrainedEncoder(Encoder):
-    """Frame -> frozen features on a grid. Views are put side by side in one group, view-major.
+    r"""Frame -> frozen features on a grid. Views are put side by side in one group, view-major.
 
     Example::
 
