@@ -40,7 +40,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("WORLDKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model():
     """tiny_model(seed=0, **overrides) -> a 32-pixel LPWM with a few thousand parameters."""
 

@@ -29,7 +29,9 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "objectives": BASICS,
     "model": BASICS | COMPONENTS | {"objectives"},
     "factory": {"model", "config", "registry", "presets", "errors"},
-    "hub": {"", "factory", "model", "config", "presets", "registry", "errors"},
+    "hub": {"", "model_card", "factory", "model", "config", "presets", "registry", "errors"},
+    "model_card": {"", "model"},
+    "sharing": {"hub", "model", "model_card", "errors"},
     "convert": {"factory", "model", "config", "errors"},
     "data": {"batch", "errors", "compat", "registry"},
     "metrics": {"batch", "errors", "compat"},
@@ -37,7 +39,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "training": BASICS | {"", "data", "metrics", "viz", "model", "hub", "factory", "presets", "nn"},
 }
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
-LAZY = {"model": {"hub", "metrics"}, "factory": {"hub"}}  # inside a function, for what few calls need
+LAZY = {"model": {"hub", "sharing", "metrics"}, "factory": {"hub"}}  # inside a function, for what few calls need
 TYPES = {"objectives": {"model"} | COMPONENTS}  # for annotations only
 TOP = {"ablation", "agents", "cli", "commands", "demo", "envs", "planning", "testing", "__main__"}
 """May import everything; nothing else may import them."""

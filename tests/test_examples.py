@@ -21,6 +21,12 @@ def test_first_steps(tmp_path):
     assert "reconstruction:" in out and (tmp_path / "first_steps.png").exists()
 
 
+def test_swap_a_component(tmp_path):
+    out = run("02_swap_a_component.py", "--steps", "1", cwd=tmp_path)
+    assert "a GRU instead of PINT" in out and "Dynamics that fit: slotformer" in out
+    assert (tmp_path / "runs/swap-a-component/report.html").exists()
+
+
 def test_your_own_video(tmp_path):
     pytest.importorskip("av")
     from worldkit.data import write_video
@@ -33,7 +39,9 @@ def test_your_own_video(tmp_path):
 
 
 def test_no_example_is_forgotten():
-    assert {p.name for p in EXAMPLES.glob("*.py")} == {"01_first_steps.py", "03_your_own_video.py"}
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {
+        "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",
+    }
 
 
 def test_the_readme_runs():

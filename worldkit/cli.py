@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("preset", help="model to train, see worldkit list")
     _data_argument(p)
     p.add_argument("--run", "--out", dest="run",
-                   help="run folder (default: runs/PRESET); under torchrun, whose own options begin with --run, say --out")
+                   help="run folder (default: runs/PRESET); say --out under torchrun, whose options begin with --run")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
                    help="model option (dynamics.num_layers=4, encoder=slot), train.OPTION or data.OPTION")
     p.add_argument("--steps", type=int, help="stop after so many steps (short for -o train.steps=N)")
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--split", choices=("train", "val", "test"), help="default: the protocol's, which is test")
     p.add_argument("--driven-by", action="append", choices=("prior", "sampled", "inferred"),
                    help="what drives the rollout; repeatable (default: prior). 'inferred' saw the true future")
-    p.add_argument("--samples", type=int, help="rollouts per clip, with --driven-by sampled; the best gets its own table")
+    p.add_argument("--samples", type=int, help="rollouts per clip with --driven-by sampled; the best have a table")
     p.add_argument("--metrics", metavar="NAME,...",
                    help="psnr, ssim, lpips, fvd, fid, med10, pck, ari, fg_ari, fg_ari_video, miou")
     p.add_argument("--max-clips", type=int, help="clips scored at most (default: the protocol's, or 100)")
@@ -120,6 +120,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--hparams", required=True, help="hparams.json of the same run")
     p.add_argument("--out", required=True, help="folder to write")
 
+    p = add("push", "Share a model: upload it to the Hugging Face hub, or write a folder ready to be shared.",
+            "A run folder brings its best model, newest pictures and the results of worldkit eval into the model card.")
+    p.add_argument("model", help="run folder or model folder")
+    p.add_argument("target", help="hub:org/name[@branch], or dir:/path")
+    p.add_argument("--licence", help="of the weights, as the hub spells it, for example mit")
+    p.add_argument("--private", action="store_true", help="if the repository has to be made")
+
     p = add("demo", "Make data, train a small LPWM from scratch, evaluate it, write report.html. No GPU, no download.")
     p.add_argument("--seconds", type=float, default=240, help="training time (default: 240)")
     p.add_argument("--out", default="worldkit-demo", help="folder to write (default: worldkit-demo)")
@@ -130,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
 _TRAIN_HELP = """DATA is recognised: a video file, a folder of videos or of frame folders, an HDF5 file of the Balls
 layout, or generated data by name: balls (64 px), balls-32, shapes.
 
-Several processes: torchrun --nproc-per-node 2 -m worldkit train ... --out RUN  (-o train.strategy=fsdp shards the weights)
+Several processes: torchrun --nproc-per-node 2 -m worldkit train ... --out RUN   (-o train.strategy=fsdp shards weights)
 
 The run folder holds run.json, log.jsonl, checkpoints/, best/ and figures/. The same command goes on where an
 interrupted run stopped, to the same numbers."""

@@ -252,6 +252,22 @@ def run_convert(options: Namespace) -> None:
     console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
 
 
+def run_push(options: Namespace) -> None:
+    """``worldkit push``."""
+    from .sharing import export_model, push_to_hub
+
+    kind, _, place = options.target.partition(":")
+    if kind == "dir" and place:
+        folder = export_model(options.model, place, licence=options.licence)
+        return console.print(f"written: {folder}; load it with worldkit.create_model('dir:{folder}')", soft_wrap=True)
+    if kind != "hub" or not place:
+        raise ConfigError(f"the target reads hub:org/name or dir:/path, got '{options.target}'")
+    repo, _, branch = place.partition("@")
+    address = push_to_hub(options.model, repo, licence=options.licence, private=options.private,
+                          revision=branch or None)
+    console.print(f"uploaded: {address}; load it with worldkit.create_model('{options.target}')", soft_wrap=True)
+
+
 def run_demo(options: Namespace) -> None:
     """``worldkit demo``."""
     from .demo import demo

@@ -87,7 +87,8 @@ class ClipSampler(Sampler):
         rows, rest = divmod(x.shape[0], len(self.generators))
         if rest:
             raise ShapeError(
-                f"the first axis of a draw must start with the batch: {x.shape[0]} rows for {len(self.generators)} clips"
+                f"the first axis of a draw must start with the batch: {x.shape[0]} rows for "
+                f"{len(self.generators)} clips"
             )
         return torch.cat([draw(part, g) for part, g in zip(x.split(rows), self.generators, strict=True)])
 

@@ -24,6 +24,7 @@ from .config import WorldModelConfig
 from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
 from .factory import build, create_config
 from .model import ComposedWorldModel, WorldModel
+from .model_card import model_card
 from .presets import ModelSpec
 from .registry import Registry, plugin_errors, plugins_enabled
 
@@ -86,7 +87,7 @@ def write_model(model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | N
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt", "worldkit_version": __version__})
-    (folder / "README.md").write_text(_model_card(model, facts or {}), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, facts), encoding="utf-8")
     if facts:
         (folder / "train.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -112,16 +113,6 @@ def _components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]
     for path, registry, value in parts:
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
             yield path, registry, value["name"]
-
-
-def _model_card(model: WorldModel, facts: Mapping[str, Any]) -> str:
-    rows = "\n".join(f"| {name} | {count:,} |" for name, count in model.parameter_report().items())
-    about = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    return (
-        "---\nlibrary_name: worldkit\ntags: [world-model, video-prediction]\n---\n\n# A worldkit model\n\n"
-        f'```python\nimport worldkit\nmodel = worldkit.WorldModel.from_pretrained("this folder")\n```\n\n'
-        f"{about}\n\n| part | parameters |\n| --- | ---: |\n{rows}\n"
-    )
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> WorldModel:

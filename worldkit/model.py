@@ -96,6 +96,12 @@ class WorldModel(nn.Module, ABC):
 
         return save_pretrained(self, folder)
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Upload the model to the hub; see `worldkit.sharing.push_to_hub`."""
+        from .sharing import push_to_hub
+
+        return push_to_hub(self, repo, **options)
+
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> WorldModel:
         """Load a model from a folder or a hub id; see `worldkit.hub.from_pretrained`."""

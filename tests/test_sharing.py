@@ -1,0 +1,129 @@
+"""Model cards, folders to share, and uploads (to a stand-in for the hub: nothing here uses a network)."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.cli import main
+from worldkit.errors import CheckpointError
+from worldkit.sharing import export_model, push_to_hub
+from worldkit.training import TrainConfig, Trainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model, balls):
+    folder = tmp_path_factory.mktemp("sharing") / "run"
+    config = TrainConfig(batch_size=4, steps=1, eval_clips=2)
+    Trainer(tiny_model(), balls(4), balls(4, "val"), config, run=folder, show_progress=False,
+            facts={"preset": "lpwm-balls-mini", "data": "/home/somebody/secret/balls"}).fit()
+    (folder / "eval-test.md").write_text("| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n")
+    (folder / "eval-test-prior.json").write_text('{"protocol": {"context_frames": 5}}')
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Branches of repositories as folders."""
+    import huggingface_hub
+
+    place = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, token=None):
+            self.token = token
+
+        def create_repo(self, repo, private, exist_ok):
+            (place / repo / "main").mkdir(parents=True, exist_ok=True)
+
+        def create_branch(self, repo, branch, exist_ok):
+            (place / repo / branch).mkdir(exist_ok=True)
+
+        def upload_folder(self, repo_id, folder_path, revision, commit_message):
+            shutil.copytree(folder_path, place / repo_id / (revision or "main"), dirs_exist_ok=True)
+            return f"https://hub/{repo_id}/commit/1"
+
+    def download(name, revision=None, allow_patterns=None):
+        return str(place / name / (revision or "main"))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return place
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_a_run_becomes_a_folder_to_share(run, tmp_path):
+    folder = export_model(run, tmp_path / "balls-model", licence="mit")
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: worldkit\n") and "license: mit" in card.split("---")[1]
+    for text in ("# balls-model", "encoder `particle`", "preset: lpwm-balls-mini", "seed: 0", "| ours | 12.3 |",
+                 "![panel.png](panel.png)", f"torch {torch.__version__}", f"worldkit {wk.__version__}",
+                 f'create_model("dir:{folder}")'):
+        assert text in card, text
+    assert (folder / "panel.png").stat().st_size > 100 and (folder / "eval-test-prior.json").exists()
+    assert same(wk.create_model(f"dir:{folder}"), wk.WorldModel.from_pretrained(run / "best"))
+
+
+def test_folders_of_the_machine_are_not_published(run, tmp_path):
+    folder = export_model(run, tmp_path / "m")
+    assert not any("somebody" in f.read_text() for f in folder.glob("*") if f.suffix in (".md", ".json"))
+    assert json.loads((folder / "train.json").read_text())["data"] == "balls"
+
+
+def test_what_nobody_stated_is_said_to_be_missing(tiny_model, tmp_path):
+    card = (export_model(tiny_model(), tmp_path / "m") / "README.md").read_text()
+    assert "No evaluation was stored" in card and "Not stated. Ask" in card and "license:" not in card
+
+
+def test_upload_and_load_again(run, hub):
+    address = push_to_hub(run, "lab/balls", licence="mit", revision="v2")
+    assert address == "https://hub/lab/balls/commit/1"
+    model = wk.create_model("hub:lab/balls@v2")
+    assert same(model, wk.WorldModel.from_pretrained(run / "best"))
+    assert 'create_model("hub:lab/balls")' in (hub / "lab/balls/v2/README.md").read_text()
+    assert same(wk.WorldModel.from_pretrained("hub:lab/balls", revision="v2"), model)
+
+
+def test_a_model_uploads_itself(tiny_model, hub):
+    model = tiny_model()
+    model.push_to_hub("lab/direct")
+    assert same(wk.create_model("hub:lab/direct"), model)
+
+
+def test_on_the_command_line(run, hub, tmp_path, capsys):
+    assert main(["push", str(run), f"dir:{tmp_path / 'shared'}", "--licence", "mit"]) == 0
+    assert main(["push", str(run), "hub:lab/cli@v1"]) == 0
+    assert "worldkit.create_model('hub:lab/cli@v1')" in capsys.readouterr().out
+    assert (tmp_path / "shared/model.safetensors").exists() and (hub / "lab/cli/v1/model.safetensors").exists()
+    assert main(["push", str(run), "lab/cli"]) == 2
+    assert "the target reads hub:org/name or dir:/path" in capsys.readouterr().err
+
+
+def test_offline_says_what_to_do(run, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
+    with pytest.raises(CheckpointError, match="cannot upload to 'lab/x': OSError: no net(.|\n)*dir:/path"):
+        push_to_hub(run, "lab/x")
+
+
+def test_a_checkpoint_of_the_first_version_still_loads(run, tiny_model, balls, tmp_path):
+    """0.1 stored no providers' versions, one random state, and no count of clips per step."""
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    folder = old / "checkpoints/step-00000001"
+    state = torch.load(folder / "state.pt", weights_only=True)
+    state["rng"] = state["rng"][0]
+    del state["progress"]["clips_per_step"]
+    torch.save(state, folder / "state.pt")
+    config = json.loads((folder / "config.json").read_text())
+    del config["providers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert same(wk.WorldModel.from_pretrained(folder), wk.WorldModel.from_pretrained(run / "checkpoints/step-00000001"))
+    result = Trainer(tiny_model(), balls(4), balls(4, "val"), TrainConfig(batch_size=4, steps=2, eval_clips=2), run=old,
+                     show_progress=False).fit()
+    assert result.step == 2

@@ -1,0 +1,113 @@
+"""Sharing models: a folder with everything that belongs to a model, and uploading it to the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+from .hub import find_model, load_folder, write_folder, write_model
+from .model import WorldModel
+from .model_card import model_card
+
+TRAIN_FILE = "train.json"
+
+
+def export_model(
+    source: WorldModel | str | Path, folder: str | Path, *, title: str | None = None, name: str | None = None,
+    licence: str | None = None,
+) -> Path:
+    """Write a folder that is ready to be shared: weights, full config, model card, evaluations, pictures.
+
+    Args:
+        source: A model, a model folder, or a run folder: its ``best/`` model (else the newest checkpoint), its newest
+            pictures and the results (``eval-*.md``, ``.json``) that ``worldkit eval`` left in it.
+        folder: Where to write; replaced in one step.
+        title: Heading of the card.
+        name: What the card tells readers to load; default: the folder.
+        licence: Of the weights, as the hub spells it: ``"mit"``.
+    Returns:
+        The folder.
+    Raises:
+        CheckpointError: there is no model.
+    """
+    run = None if isinstance(source, WorldModel) else Path(source)
+    place = None if run is None else find_model(run / "best" if (run / "best").exists() else run)
+    model = source if isinstance(source, WorldModel) else load_folder(place)
+    facts = _facts(place) if place is not None else {}
+    evaluations = sorted(run.glob("eval-*.md")) if run is not None else []
+    pictures = _pictures(run) if run is not None else {}
+
+    def fill(new: Path) -> None:
+        write_model(model, new, facts=facts)
+        for name_, file in pictures.items():
+            shutil.copyfile(file, new / name_)
+        for file in [*evaluations, *(f for e in evaluations for f in run.glob(f"{e.stem}-*.json"))]:
+            shutil.copyfile(file, new / file.name)
+        card = model_card(
+            model, facts, title=title or Path(folder).name, source=name or f"dir:{folder}", licence=licence,
+            evaluations={_heading(file): file.read_text("utf-8") for file in evaluations},
+            pictures=list(pictures),
+        )
+        (new / "README.md").write_text(card, encoding="utf-8")
+
+    return write_folder(folder, fill)
+
+
+def push_to_hub(
+    source: WorldModel | str | Path, repo: str, *, licence: str | None = None, private: bool = False,
+    revision: str | None = None, message: str = "Upload a worldkit model", token: str | None = None,
+) -> str:
+    """Upload a model to the Hugging Face hub, with a model card.
+
+    Args:
+        source: As in `export_model`.
+        repo: ``"org/name"``; made if need be.
+        licence: Of the weights.
+        private: Of a repository that is made.
+        revision: Branch.
+        message: Of the commit.
+        token: Default: the one of ``hf auth login``.
+    Returns:
+        Address of the commit. Others then load ``"hub:org/name"``, or ``"hub:org/name@revision"``.
+    Raises:
+        CheckpointError: nothing to upload, or the hub refused or was not reached.
+    """
+    from huggingface_hub import HfApi
+
+    repo = repo.removeprefix("hub:")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = export_model(source, Path(temporary) / "model", title=repo, name=f"hub:{repo}", licence=licence)
+        try:
+            api = HfApi(token=token)
+            api.create_repo(repo, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo, branch=revision, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message))
+        except Exception as error:  # many kinds: offline, no token, no such organisation
+            raise CheckpointError(
+                f"cannot upload to '{repo}': {type(error).__name__}: {error}\nLogged in? Run hf auth login. Offline? "
+                "Write a folder, worldkit push MODEL dir:/path/to/folder, and upload it elsewhere"
+            ) from error
+
+
+def _facts(place: Path) -> Mapping[str, Any]:
+    """What ``train.json`` says, without the folders of the machine it was written on."""
+    file = place / TRAIN_FILE
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in facts.items()}
+
+
+def _heading(file: Path) -> str:
+    return f"Evaluation on split {file.stem.removeprefix('eval-')}"
+
+
+def _pictures(run: Path) -> dict[str, Path]:
+    """The newest decomposition panel and rollout of a run, under short names."""
+    found = {"panel.png": "step-*-panel.png", "rollout.gif": "step-*-rollout.gif"}
+    newest = {name: sorted((run / "figures").glob(pattern)) for name, pattern in found.items()}
+    return {name: files[-1] for name, files in newest.items() if files}
