@@ -1,9 +1,14 @@
-"""Diffusion dynamics: the next frame's tokens are denoised, given the history and the condition of the transition.
+"""Diffusion dynamics: the change to the next frame is denoised, given the history and the condition of the transition.
 
 Three separate objects: a network (`worldkit.nn.dit`), a noise schedule and a sampler (`worldkit.nn.diffusion`). A
-causal transformer turns the frames so far into one context vector per token; the network denoises the packed,
-standardised latent of ONE next frame. So training runs all transitions of a clip in parallel, and a rollout runs the
-history once per frame, however many denoising steps it takes.
+causal transformer turns the frames so far into one context vector per token; the network denoises the packed latent of
+ONE next frame. So training runs all transitions of a clip in parallel, and a rollout runs the history once per frame,
+however many denoising steps it takes.
+
+What is denoised is the CHANGE from the newest frame, standardised, and the network also sees the newest frame itself:
+most numbers of a latent hardly change, and a network that must first reproduce them from tokens learns that slowly.
+Frozen latents of Balls, one minute on a CPU, one run each: after 5 predicted frames positions are 0.098 off with both,
+0.101 without the newest frame, 0.146 with absolute values in place of changes (last frame copied: 0.122).
 
 The history knows no conditions: they steer the network alone, so that classifier-free guidance (arXiv:2207.12598) can
 leave them out at no cost to the history.
@@ -119,9 +124,10 @@ class Diffusion(Dynamics):
                   "dropout": config.dropout}
         self.embed_latent = LatentEmbed(spec, config.dim, anchors=anchors)
         self.history = SpatioTemporalTransformer(num_layers=config.history_layers, max_frames=window, **shared)
-        self.standardize = RunningStandardizer(
-            [(group.size, sum(f.dim for f in group.fields)) for group in spec.groups], spec.packed_dim
-        )
+        columns = [(group.size, sum(f.dim for f in group.fields)) for group in spec.groups]
+        self.newest_scale = RunningStandardizer(columns, spec.packed_dim)
+        self.change_scale = RunningStandardizer(columns, spec.packed_dim)
+        self.newest = nn.Linear(spec.packed_dim, config.dim)
         self.network = DiT(width=spec.packed_dim, num_layers=config.num_layers, **shared)
         # always added, so that it learns from clips with and without their conditions; alone it stands for "not told"
         self.null_memory = nn.Parameter(0.02 * torch.randn(memory_length, config.dim)) if memory_length else None
@@ -136,11 +142,13 @@ class Diffusion(Dynamics):
         z = z.detach()
         if sampler.deterministic:  # a loss needs noise: the same every time, so that losses can be compared
             sampler = Sampler(generator=torch.Generator(z.presence.device).manual_seed(0))
-        context = self.history(self.embed_latent(z[:, :-1]))
         packed = full_precision(z.pack())
+        newest, change = packed[:, :-1], packed.diff(dim=1)
         if self.training:
-            self.standardize.update(packed)
-        data = self.standardize(packed[:, 1:])
+            self.newest_scale.update(newest)
+            self.change_scale.update(change)
+        context = self._context(self.history(self.embed_latent(z[:, :-1])), newest)
+        data = self.change_scale(change)
         level = sampler.uniform("diffusion.level", data[:, :, 0, 0])
         noise = self._noise(data, sampler)
         noisy = self.schedule.mix(data, noise, level[..., None, None])
@@ -148,9 +156,12 @@ class Diffusion(Dynamics):
         target = target_value(self.config.target, self.schedule, data, noise, level[..., None, None])
         return {"denoising": 0.5 * (answer - target).square().sum((2, 3))}
 
+    def _context(self, history: Tensor, newest: Tensor) -> Tensor:
+        return history + self.newest(self.newest_scale(newest))
+
     def _noise(self, like: Tensor, sampler: Sampler) -> Tensor:
         zero = torch.zeros_like(like)
-        return sampler.normal("diffusion.noise", zero, zero) * self.standardize.used
+        return sampler.normal("diffusion.noise", zero, zero) * self.change_scale.used
 
     def _kept(self, data: Tensor, cond: Condition, sampler: Sampler) -> Tensor | None:
         """1 where a clip's conditions are shown, 0 where they are hidden, ``[B]``; None: show all."""
@@ -169,7 +180,7 @@ class Diffusion(Dynamics):
             memory = None if memory is None else memory * kept[:, None, None]
         if self.null_memory is not None:
             memory = self.null_memory.expand(len(noisy), -1, -1) + (0 if memory is None else memory)
-        return full_precision(self.network(noisy, level, context, steer, memory)) * self.standardize.used
+        return full_precision(self.network(noisy, level, context, steer, memory)) * self.change_scale.used
 
     def _guided(self, noisy: Tensor, level: Tensor, context: Tensor, cond: Condition) -> Tensor:
         """``without + guidance * (with - without)`` the condition; both in one call of the network."""
@@ -192,17 +203,17 @@ class Diffusion(Dynamics):
 
     def predict(self, carry: _Carry, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:
         """One frame. A deterministic sampler asks for the path that starts at zero noise and adds none."""
-        context = carry.rolling.append(self.embed_latent(carry.pending), None)[:, -1:]
-        choice = self.sampling
+        newest, choice = full_precision(carry.pending.pack()), self.sampling
+        context = self._context(carry.rolling.append(self.embed_latent(carry.pending), None)[:, -1:], newest)
         check_combination(self.config.schedule, self.config.target, choice.sampler)
 
         def denoiser(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             answer = self._guided(noisy, t.to(noisy).expand(noisy.shape[:2]), context, cond)
             return denoise(self.config.target, self.schedule, noisy, answer, t)
 
-        noise = self._noise(full_precision(carry.pending.pack()), sampler)
-        packed = SAMPLERS[choice.sampler](self.schedule).sample(denoiser, noise, choice.steps, sampler)
-        return self._valid(Latent.unpack(self.spec, self.standardize.inverse(packed)))
+        noise = self._noise(newest, sampler)
+        change = SAMPLERS[choice.sampler](self.schedule).sample(denoiser, noise, choice.steps, sampler)
+        return self._valid(Latent.unpack(self.spec, newest + self.change_scale.inverse(change)))
 
     def _valid(self, z: Latent) -> Latent:
         """The same latent with Beta fields inside (0, 1)."""

@@ -1,8 +1,9 @@
 """A recurrent dynamics: one GRU along time, its weights shared by all tokens.
 
-In every frame the tokens first exchange what they know (attention among them and the memory, weights shared over time),
-then each goes on with its own hidden state. A rollout carries the hidden states, so one more frame costs one frame
-however long the history is: there is no window to slide, and ``"exact"`` and ``"streaming"`` rollouts are the same.
+In every frame the tokens exchange what they know twice (attention, weights shared over time): before the GRU they see
+where the others are and read the memory, after it they see how the others move, which collisions depend on. A rollout
+carries the hidden states, so one more frame costs one frame however long the history is: there is no window to slide,
+and ``"exact"`` and ``"streaming"`` rollouts are the same.
 
 The cell is that of Cho et al. (2014, arXiv:1406.1078), as in `torch.nn.GRU`.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig
+from ..distributions import Beta
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.attention import Block, RMSNorm
 from ..nn.spec import LatentEmbed, LatentHead
@@ -35,7 +38,10 @@ class GRUConfig(ComponentConfig):
         num_heads: Heads of the attention among tokens.
         interaction: Let the tokens of a frame attend to one another (and to the memory). Without it every token moves
             alone, and a memory is averaged and added to every token.
-        scale_prior: Initial mean of predicted scale logits, as a box side over image side in (0, 1).
+        predict_delta: Predict how unbounded fields change (a model without training then repeats the last frame).
+            Otherwise predict their values, positions relative to their anchors.
+        scale_prior: Initial mean of predicted scale logits, as a box side over image side in (0, 1); only without
+            ``predict_delta``.
     """
 
     name: str = "gru"
@@ -43,7 +49,13 @@ class GRUConfig(ComponentConfig):
     num_layers: int = Field(default=1, gt=0)
     num_heads: int = Field(default=8, gt=0)
     interaction: bool = True
+    predict_delta: bool = True
     scale_prior: float = Field(default=0.1875, gt=0, lt=1)
+
+
+def _per_frame(block: Block, tokens: Tensor) -> Tensor:
+    """A block over the tokens of every frame, ``[B, T, N, D]``."""
+    return rearrange(block(rearrange(tokens, "b t n d -> (b t) n d")), "(b t) n d -> b t n d", t=tokens.shape[1])
 
 
 @dataclass
@@ -74,11 +86,16 @@ class GRU(Dynamics):
         super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
         self.cond_dim = config.dim
         self.embed_latent = LatentEmbed(spec, config.dim, anchors=anchors)
-        self.interaction = Block(config.dim, config.num_heads) if config.interaction else None
+        self.interactions = nn.ModuleList(
+            Block(config.dim, config.num_heads) for _ in range(2 if config.interaction else 0)
+        )
         self.recurrent = nn.GRU(config.dim, config.dim, config.num_layers, batch_first=True)
         self.norm = RMSNorm(config.dim)
-        self.head = LatentHead(spec, config.dim, anchors=anchors)
-        self.head.start_from(config.scale_prior)
+        self.head = LatentHead(spec, config.dim, anchors=None if config.predict_delta else anchors)
+        if config.predict_delta:
+            self.head.start_at_rest()
+        else:
+            self.head.start_from(config.scale_prior)
 
     def embed(self, z: Latent) -> Tensor:
         return self.embed_latent(z, mark_views=False)
@@ -88,18 +105,29 @@ class GRU(Dynamics):
         tokens, steer = self.embed_latent(z), cond.adaln()
         if steer is not None:
             tokens = tokens + steer
-        if self.interaction is None:
+        if not self.interactions:
             return tokens if cond.memory is None else tokens + cond.memory.mean(1)[:, None, None]
         joined, _ = join_tokens(tokens, [] if cond.memory is None else [cond.memory], None)
-        mixed = self.interaction(rearrange(joined, "b t n d -> (b t) n d"))
-        return rearrange(mixed, "(b t) n d -> b t n d", t=z.shape[1])[:, :, : self.spec.num_tokens]
+        return _per_frame(self.interactions[0], joined)[:, :, : self.spec.num_tokens]
 
     def _advance(self, z: Latent, cond: Condition, hidden: Tensor | None) -> tuple[LatentDist, Tensor]:
         """Predictions for the frames after those of ``z``, and the hidden states after its last one."""
         tokens = self._inputs(z, cond)
         out, hidden = self.recurrent(rearrange(tokens, "b t n d -> (b n) t d"), hidden)
-        out = rearrange(out, "(b n) t d -> b t n d", n=self.spec.num_tokens)
-        return self.head(self.norm(tokens + out)), hidden
+        tokens = tokens + rearrange(out, "(b n) t d -> b t n d", n=self.spec.num_tokens)
+        if self.interactions:
+            tokens = _per_frame(self.interactions[1], tokens)
+        return self._predict(tokens, z), hidden
+
+    def _predict(self, tokens: Tensor, z: Latent) -> LatentDist:
+        out = self.head(self.norm(tokens))
+        if not self.config.predict_delta:
+            return out
+        return LatentDist(self.spec, {  # the mean of a Normal, and the value of a point, are the leading columns
+            key: params if isinstance(self.spec.field(key).dist, Beta)
+            else params + F.pad(z.values[key], (0, params.shape[-1] - z.values[key].shape[-1]))
+            for key, params in out.params.items()
+        })
 
     def prior(self, z: Latent, cond: Condition) -> LatentDist:
         return self._advance(z, cond, None)[0]

@@ -167,6 +167,17 @@ class LatentHead(nn.Module):
                 nn.init.constant_(last.bias[: f.dim], mean)
                 nn.init.constant_(last.bias[f.dim :], math.log(variance))  # nothing, if the field is a point
 
+    def start_at_rest(self) -> None:
+        """Initialise for predicting changes: means of unbounded fields at zero (variance 0.01)."""
+        for group in self.spec.groups:
+            for f in group.fields:
+                if isinstance(f.dist, Beta):
+                    continue
+                last = self.heads[group.name][f.name][-1]
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias[: f.dim])
+                nn.init.constant_(last.bias[f.dim :], math.log(0.01))
+
     def forward(self, tokens: Tensor) -> LatentDist:
         params: dict[Key, Tensor] = {}
         for group, part in zip(self.spec.groups, tokens.split([g.size for g in self.spec.groups], 2), strict=True):

@@ -34,7 +34,7 @@ class RunningStandardizer(nn.Module):
         return torch.cat([row.expand(size, -1) for row, size in zip(rows, self.sizes, strict=True)])
 
     def _deviation(self) -> Tensor:
-        return self._spread((self.variance + 1e-4).sqrt())  # columns that hardly vary must not become large
+        return self._spread((self.variance + 1e-6).sqrt())  # columns that never vary stay finite
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
