@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
+  worldkit data validate recordings/                         what is wrong with my data
   worldkit convert lpwm best.pth --hparams hparams.json --out my-model
 """
 
@@ -114,6 +115,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--retry", action="store_true", help="try failed cells again")
     p.add_argument("--quiet", action="store_true", help="only the table")
 
+    _data_commands(add("data", "Look at data, check it, convert it.", _DATA_HELP))
+
     p = add("convert", "Turn an official checkpoint into a worldkit model folder.")
     p.add_argument("kind", choices=("lpwm",), help="which project the checkpoint comes from")
     p.add_argument("checkpoint", help="the .pth file")
@@ -166,6 +169,46 @@ examples:
 The folder then holds table.md, table.json and report.html (with example rollouts)."""
 
 
+_DATA_HELP = """examples:
+  worldkit data inspect recordings/                          episodes, lengths, frame size, actions, splits
+  worldkit data validate recordings/                         every fault with its path and frame; exit code 1 if any
+  worldkit data convert recordings/ out/ --to lerobot        keeps the splits; nothing half-written
+  worldkit data convert my.mp4 small.hdf5 --size 64 --split train
+  worldkit data preview recordings/                          preview.png and preview.gif"""
+
+
+def _data_commands(p: argparse.ArgumentParser) -> None:
+    """``worldkit data inspect | validate | convert | preview``."""
+    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        p = actions.add_parser(name, help=summary, description=summary)
+        p.add_argument("path", help="video file, folder, HDF5 file, LeRobot data set, ..., or balls, shapes")
+        p.add_argument("--format", help="name of the format, if it should not be recognised")
+        p.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE",
+                       help="option of the format, for example cameras=front")
+        p.add_argument("--json", action="store_true", help="print JSON")
+        return p
+
+    add("inspect", "What is in a data set.")
+    add("validate", "Read all of a data set and tell every fault with its path and frame.")
+    convert = add("convert", "Write a data set in another format.")
+    convert.add_argument("out", help="folder or file to write")
+    convert.add_argument("--to", metavar="FORMAT",
+                         help="video, frames, npz, hdf5, columns, lerobot (default: told by the suffix of OUT)")
+    convert.add_argument("-w", "--write", action="append", default=[], metavar="OPTION=VALUE",
+                         help="option of the written format, for example lossless=true")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT")
+    preview = add("preview", "Draw a contact sheet (PNG) and an animation (GIF).")
+    preview.add_argument("--out", default="preview", help="name of the pictures, without suffix (default: preview)")
+    preview.add_argument("--clips", type=int, default=6, help="episodes to show (default: 6)")
+    preview.add_argument("--frames", type=int, default=8, help="frames per episode (default: 8)")
+    for p in (convert, preview):
+        p.add_argument("--split", choices=("train", "val", "test"), help="only this split (preview: default train)")
+        p.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: as they are)")
+        p.add_argument("--fps", type=float, help="frames per second (default: the data's, or 10)")
+
+
 def _data_argument(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", required=True, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
 
@@ -187,14 +230,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from . import commands
 
     try:
-        getattr(commands, f"run_{options.command}")(options)
+        status = getattr(commands, f"run_{options.command}")(options)
     except WorldkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worldkit.errors import ConfigError, DataError, ShapeError
-from worldkit.metrics import Report, confidence_interval
+from worldkit.metrics import Report, confidence_interval, paired_difference
 from worldkit.metrics.report import _t_quantile
 
 PROTOCOL = {
@@ -103,3 +103,34 @@ def test_bad_scores_are_named():
         Report({"model": SCORES["model"], "copy": {"psnr": torch.zeros(2, 2)}}, PROTOCOL)
     with pytest.raises(ShapeError, match="at least one method"):
         Report({}, PROTOCOL)
+
+
+def test_a_paired_interval_is_that_of_the_differences():
+    draws = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)) * 5
+    better = draws + 0.5 + 0.1 * torch.randn(12, 2, generator=torch.Generator().manual_seed(1))
+    clips = [(i, 0) for i in range(12)]
+    a, b = (Report({"model": {"psnr": x}}, PROTOCOL, clips=clips) for x in (draws, better))
+    found = paired_difference(a, b, "psnr")
+    assert found == confidence_interval((better.double() - draws.double()).mean(1))
+    assert found.low > 0 and a.summary("model", "psnr").high > b.summary("model", "psnr").low  # unpaired: no answer
+    other = Report({"model": {"psnr": better}}, PROTOCOL, clips=clips[::-1])
+    with pytest.raises(DataError, match="different clips"):
+        paired_difference(a, other, "psnr")
+
+
+def test_frames_without_a_number_are_left_out(tmp_path):
+    values = torch.tensor([[0.1, math.nan], [0.3, 0.5], [math.nan, math.nan]])
+    report = Report({"model": {"tracking_error": values}}, PROTOCOL, totals={"model": {"med10": 1.25}})
+    assert report.summary("model", "tracking_error") == confidence_interval(torch.tensor([0.1, 0.4]).double())
+    assert [i.n for i in report.curve("model", "tracking_error")] == [2, 1]
+    assert report.table()[0] == ["method", "distance ↓", "MED10 ↓"] and report.table()[1][0][2] == "1.25"
+    report.to_json(tmp_path / "r.json")
+    results = json.loads((tmp_path / "r.json").read_text())["results"]["model"]
+    assert results["med10"] == {"total": 1.25} and results["tracking_error"]["n"] == 2
+    with pytest.raises(DataError, match="infinite"):
+        Report({"model": {"tracking_error": values.nan_to_num(math.inf)}}, PROTOCOL)
+
+
+def test_the_best_of_n_carries_a_warning():
+    protocol = PROTOCOL | {"driven_by": "sampled, best of n"}
+    assert "not what one sample scores" in Report(SCORES, protocol).to_markdown()

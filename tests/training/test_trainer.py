@@ -149,3 +149,20 @@ def test_a_cut_off_log_line_is_dropped(tmp_path):
     log = RunLog(file, step=2)
     log.write({"step": 3})
     assert log.read() == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+@pytest.mark.parametrize("rule, entry", [
+    ("prior", "psnr_prediction"), ("inferred", "psnr_inferred"), ("loss", "valid_loss")])
+def test_the_best_model_is_selected_by_a_rule(rule, entry, tiny_model, balls, tmp_path):
+    config = TrainConfig(**(OPTIONS | {"select_by": rule, "steps": 1}))
+    trainer = Trainer(tiny_model(), balls(4), balls(4, "val"), config, run=tmp_path,
+                      rollouts=(balls(5, "val", "tile"), 2), show_progress=False)
+    line = next(line for line in trainer.fit().log if "valid_loss" in line)
+    assert trainer.progress.best == pytest.approx(line[entry] * (-1 if rule == "loss" else 1))
+    assert ("psnr_inferred" in line) == (rule == "inferred")
+
+
+def test_a_rule_the_model_cannot_follow_is_refused(tiny_model, balls, tmp_path):
+    with pytest.raises(TrainingError, match="needs a model with latent actions"):
+        Trainer(tiny_model(latent_action=None), balls(4), balls(4, "val"), TrainConfig(select_by="inferred"),
+                run=tmp_path, show_progress=False)

@@ -146,8 +146,8 @@ class Report:
     def cells(self, method: str, metrics: Sequence[str]) -> list[str]:
         """Numbers of a method as text; ``-`` for those it does not have."""
         scores, totals = self.scores.get(method, {}), self.totals.get(method, {})
-        return [str(self.summary(method, m)) if m in scores else f"{totals[m]:.4g}" if m in totals else "-"
-                for m in metrics]
+        return [str(self.summary(method, m)) if m in scores else
+                "-" if math.isnan(totals.get(m, math.nan)) else f"{totals[m]:.4g}" for m in metrics]
 
     def print(self) -> None:
         """Show the table and the protocol on the terminal."""

@@ -20,7 +20,7 @@ from ..metrics.report import title
 from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout
 from ..viz.images import write_atomically
-from .evaluate import DRIVERS, choose_clips, evaluate, mean_image, predict
+from .evaluate import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
 from .recipes import open_clips
 
 CONSTANT = ("paired", "fg_ari_video")
@@ -53,7 +53,7 @@ class Comparison:
         rows = [[name, *report.cells("model", metrics)] for name, report in reports.items()]
         for name in others:
             rows.append([f"{name} − {first}", *(self._difference(driver, name, metric) for metric in metrics)])
-        rows += [[name, *reports[first].cells(name, metrics)] for name in reports[first].scores if name != "model"]
+        rows += [[name, *report.cells(row, metrics)] for name, report, row in _baselines(reports)]
         return ["model" if others else "method", *map(title, metrics)], rows
 
     def _difference(self, driver: str, name: str, metric: str) -> str:
@@ -85,11 +85,12 @@ class Comparison:
         from rich.text import Text
 
         console = Console()
+        console = console if console.is_terminal else Console(width=max(console.width, 160))
         for driver in self.reports:
             header, rows = self.table(driver)
             table = Table(box=box.SIMPLE_HEAD, title=self.heading(driver), title_justify="left")
             for column, name in enumerate(header):
-                table.add_column(name, justify="right" if column else "left", no_wrap=True)
+                table.add_column(name, justify="right" if column else "left", overflow="fold")
             for row in rows:
                 table.add_row(*map(Text, row))
             console.print(table)
@@ -263,11 +264,21 @@ def _one_picture(video: Tensor) -> Tensor:
     return video[0] if video.ndim == 5 else rearrange(video[0], "v t c h w -> t c (v h) w")
 
 
+def _baselines(reports: Mapping[str, Report]) -> list[tuple[str, Report, str]]:
+    """(name, report, its row) of everything but the models; what a model has a share in once for each of them."""
+    several, first, found = len(reports) > 1, next(iter(reports)), []
+    for row in reports[first].scores:
+        if row == ENCODED and several:
+            found += [(f"{name}: {row}", report, row) for name, report in reports.items() if row in report.scores]
+        elif row != "model":
+            found.append((row, reports[first], row))
+    return found
+
+
 def _curves(reports: Mapping[str, Report], metric: str) -> dict[str, Any]:
     """Name -> (frame, mean, low, high) of the models and, once, of the baselines."""
-    first = next(iter(reports.values()))
     rows = {name: (report, "model") for name, report in reports.items()}
-    rows |= {name: (first, name) for name in first.scores if name != "model"}
+    rows |= {name: (report, row) for name, report, row in _baselines(reports)}
     series = {}
     for name, (report, method) in rows.items():
         if metric not in report.scores[method]:

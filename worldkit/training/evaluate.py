@@ -21,6 +21,8 @@ from .scores import Scorer, Truth, flat
 DRIVERS = {"prior": "deterministic prior", "sampled": "sampled", "inferred": "inferred latent actions",
            "best of n": "sampled, best of n"}
 """What may drive a rollout -> how a report calls it."""
+ENCODED = "true frames, encoded"
+"""Row with the tracking scores of the encoder alone."""
 
 
 def mean_image(dataset: ClipDataset, *, max_clips: int = 200) -> Tensor:
@@ -102,7 +104,8 @@ def evaluate(
         starts: Only clips that begin with their episode.
         **facts: Stored with the protocol.
     Returns:
-        What drives the rollouts -> report with the rows "model", "copy last frame" and "mean training frame".
+        What drives the rollouts -> report with the rows "model", "copy last frame" and "mean training frame"; with
+        tracking also "true frames, encoded".
     Raises:
         ConfigError, DataError: the model or the data lack what a metric needs.
     """
@@ -132,6 +135,8 @@ def evaluate(
                     rows.add_features("model", scorer.features(flat(rollout.context_video), flat(rollout.video)))
             rows.add_samples(drawn)
             _add_baselines(rows, scorer, truth, training_mean)
+            if scorer.track:
+                rows.add_scores(ENCODED, scorer.encoded_scores(batch.video, truth))
         stated = protocol | {"decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
                              "driven_by": DRIVERS[driver]} | facts
         stated |= {"samples": count} if count > 1 else {}

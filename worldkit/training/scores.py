@@ -122,6 +122,10 @@ class Scorer:
             scores |= _object_scores(repeat(last, "b h w -> b t h w", t=frames), truth, self.metrics)
         return scores
 
+    def encoded_scores(self, video: Tensor, truth: Truth) -> Scores:
+        """Tracking scores of the model's own perception of the true frames: what a perfect prediction would score."""
+        return self._tracking(*_tokens(self.model.encode(video)[:, truth.context.shape[1]:]), truth)
+
     def image_scores(self, video: Tensor, truth: Truth) -> Scores:
         """PSNR, SSIM and (with a network) LPIPS."""
         return score_predictions(video, truth.video, perceptual=self.perceptual)

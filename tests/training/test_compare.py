@@ -1,0 +1,172 @@
+"""Protocols by name, and models side by side on the same clips."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from worldkit.cli import main
+from worldkit.data import ArraySource, ClipDataset, generate_balls
+from worldkit.errors import ConfigError, DataError, UnknownComponentError
+from worldkit.metrics import PROTOCOLS, Protocol, VideoFeatures, med10
+from worldkit.training import compare, evaluate, find_protocol
+from worldkit.training.rows import Rows
+
+SMALL = ["-o", "data.num_episodes=4", "-o", "data.episode_length=20", "--pictures", "1"]
+
+
+@pytest.fixture(scope="module")
+def known_balls():
+    """Clips with true positions and segments."""
+    made = generate_balls("test", num_episodes=3, num_frames=16, image_size=32)
+    episodes = []
+    for video, position, seen in zip(made.video, made.positions, made.in_camera, strict=True):
+        segments = video.max(1) > 0
+        state = {"position": (position[..., ::-1] / 32 - 1).astype(np.float32), "in_camera": seen,
+                 "segmentation": segments.astype(np.int64)}
+        episodes.append({"video": video, "state": state})
+
+    def clips(num_frames, drop=()):
+        states = [{k: v for k, v in e["state"].items() if k not in drop} for e in episodes]
+        kept = [{"video": e["video"], "state": state} for e, state in zip(episodes, states, strict=True)]
+        return ClipDataset(ArraySource(kept, name="balls"), num_frames=num_frames, mode="tile")
+
+    return clips
+
+
+def test_object_and_tracking_metrics(tiny_model, known_balls):
+    model, clips = tiny_model().eval(), known_balls(12)
+    metrics = ("psnr", "med10", "pck", "ari", "fg_ari", "fg_ari_video", "miou")
+    report = evaluate(model, clips, context_frames=2, metrics=metrics, starts=True)["prior"]
+    assert set(report.metrics) == {"psnr", "ssim", "tracking_error", "pck", "paired", *metrics[3:], "med10"}
+    for row in ("model", "copy last frame"):
+        expected = med10(report.scores[row]["tracking_error"])  # NaN for a model that has no particle above 0.5
+        assert report.totals[row]["med10"] == pytest.approx(expected, nan_ok=True)
+    still = report.scores["copy last frame"]["tracking_error"]
+    assert (still[:, 0] < 3.01 / 64 * 1.74).all() and (still[:, 0] > 0).all()  # at most one frame of motion
+    assert "true frames, encoded" in report.scores
+    assert report.scores["model"]["miou"].shape == (3, 10)
+
+
+@pytest.mark.parametrize("metric, drop", [("med10", "position"), ("miou", "segmentation")])
+def test_data_without_the_truth_are_refused(tiny_model, known_balls, metric, drop):
+    with pytest.raises(DataError, match=drop):
+        evaluate(tiny_model(), known_balls(12, drop=(drop,)), context_frames=2, metrics=(metric,))
+
+
+def test_what_a_metric_needs_is_said_first(tiny_model, known_balls):
+    with pytest.raises(ConfigError, match="predict at least 10"):
+        evaluate(tiny_model(), known_balls(5), context_frames=2, metrics=("med10",))
+    with pytest.raises(ConfigError, match="networks="):
+        evaluate(tiny_model(), known_balls(5), context_frames=2, metrics=("fvd",))
+    slots = tiny_model(encoder={"name": "slot"}, decoder={"name": "slot"}, latent_action=None)
+    with pytest.raises(ConfigError, match="has none"):
+        evaluate(slots, known_balls(12), context_frames=2, metrics=("med10",))
+
+
+def test_the_best_sample_is_its_own_report(tiny_model, known_balls):
+    model, clips = tiny_model().eval(), known_balls(5)
+    reports = evaluate(model, clips, context_frames=2, driven_by=("prior", "sampled"), samples=3)
+    assert list(reports) == ["prior", "sampled", "best of n"]
+    mean, best = (reports[name].per_clip("model", "psnr") for name in ("sampled", "best of n"))
+    assert (best > mean - 1e-5).all()
+    assert reports["best of n"].protocol["samples"] == 3
+    once = evaluate(model, clips, context_frames=2, driven_by=("sampled",))
+    assert list(once) == ["sampled"] and "samples" not in once["sampled"].protocol
+
+
+def test_the_best_sample_is_chosen_by_psnr_per_clip():
+    rows = Rows()
+    psnr = torch.tensor([[[10.0, 10.0], [30.0, 30.0]], [[20.0, 22.0], [28.0, 30.0]]])  # [sample, clip, frame]
+    rows.add_clips([(0, 0), (1, 0)], 2)
+    rows.add_samples([{"psnr": values, "ssim": values / 100} for values in psnr])
+    scorer = SimpleNamespace(metrics=())
+    protocol = {"context_frames": 1, "horizon": 2, "split": "?", "resolution": "?", "decoding": "stochastic", "seed": 0,
+                "driven_by": "sampled"}
+    assert rows.report(protocol, scorer).scores["model"]["psnr"].tolist() == [[15, 16], [29, 30]]
+    best = rows.best_report(protocol | {"driven_by": "sampled, best of n"}, scorer)
+    assert best.scores["model"]["psnr"].tolist() == [[20, 22], [30, 30]]
+    assert best.scores["model"]["ssim"].flatten().tolist() == pytest.approx([0.2, 0.22, 0.3, 0.3])
+
+
+class Brightness(torch.nn.Module):
+    def forward(self, x, rescale=True, resize=True, return_features=True):
+        return x.float().mean((3, 4)).flatten(1)[:, :2]
+
+
+def test_fvd_takes_whole_clips_and_all_samples(tiny_model, known_balls):
+    networks = {"fvd": VideoFeatures(Brightness(), variant="lpwm")}
+    report = evaluate(tiny_model().eval(), known_balls(12), context_frames=2, driven_by=("sampled",), samples=2,
+                      metrics=("fvd",), networks=networks)["sampled"]
+    assert report.totals["model"]["fvd"] > 0 and "fvd" in report.table()[0][-1].lower()
+
+
+def test_protocols_are_complete_and_have_sources():
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name and protocol.source and protocol.summary
+    assert find_protocol("lpwm-sketchy").horizon == 44  # the paper's, not the preset's
+    preset = find_protocol("lpwm_balls_mini")
+    assert (preset.context_frames, preset.horizon, preset.resolution) == (5, 10, "32x32")
+    with pytest.raises(UnknownComponentError, match="Did you mean 'balls-med10'"):
+        find_protocol("balls-med1")
+    for wrong in ({"metrics": ("psrn",)}, {"driven_by": ()}, {"windows": "all"}, {"horizon": 0}):
+        with pytest.raises(ConfigError):
+            Protocol("x", **wrong)
+
+
+def test_differences_are_paired(tiny_model, tmp_path):
+    protocol = Protocol("short", context_frames=2, horizon=3, driven_by=("prior", "inferred"), max_clips=6)
+    models = {"a": tiny_model(), "b": tiny_model(seed=1), "plain": tiny_model(latent_action=None)}
+    options = {"num_episodes": 4, "episode_length": 20}
+    result = compare(models, "balls-32", protocol, data_options=options, pictures=1)
+    assert list(result.reports) == ["prior", "inferred"] and list(result.reports["inferred"]) == ["a", "b"]
+    assert result.notes == ["plain has no latent actions to infer: no row for it there."]
+    header, rows = result.table("prior")
+    assert header == ["model", "PSNR ↑", "SSIM ↑"]
+    assert [row[0] for row in rows] == ["a", "b", "plain", "b − a", "plain − a", "copy last frame",
+                                        "mean training frame"]
+    first, second = (result.reports["prior"][name].per_clip("model", "psnr") for name in "ab")
+    stored = result.to_dict("prior")
+    assert stored["paired differences"]["b - a"]["psnr"]["mean"] == pytest.approx((second - first).mean().item())
+    assert stored["evaluation"]["protocol"]["horizon"] == 3 and len(stored["models"]["a"]["clips"]) == 6
+    names = [path.name for path in result.write(tmp_path)]
+    assert names == ["eval-test.md", "eval-test.html", "eval-test-prior.json", "eval-test-inferred.json"]
+    page = (tmp_path / "eval-test.html").read_text()
+    assert page.count("<svg") == 4 and page.count("data:image/gif") == 1
+    assert "not predictions" in (tmp_path / "eval-test.md").read_text()
+
+
+def test_models_of_different_sizes_are_not_compared(tiny_model):
+    models = {"a": tiny_model(), "b": tiny_model(obs={"height": 16, "width": 16})}
+    with pytest.raises(ConfigError, match="a 32x32, b 16x16"):
+        compare(models, "balls-32", Protocol("short"))
+
+
+def test_command_line(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("one", 0), ("two", 1)):
+        tiny_model(seed=seed).save_pretrained(tmp_path / name)
+    command = ["eval", "./one", "./two", "--data", "balls-32", "--protocol", "balls-med10", "--context", "3", *SMALL]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "two − one" in out and "MED10" in out and "two: true frames, encoded" in out
+    stored = json.loads((tmp_path / "evaluation/eval-test-prior.json").read_text())
+    assert stored["evaluation"]["protocol"]["name"] == "balls-med10"
+    assert stored["evaluation"]["changed"] == {"context_frames": 3}
+    assert stored["models"]["one"]["results"]["copy last frame"]["med10"]["total"] > 0
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--protocol", "balls-med1"], "Did you mean 'balls-med10'?"),
+    (["--metrics", "psnr,fvd"], "i3d_torchscript.pt"),
+    (["--metrics", "fid"], "--metrics psnr,ssim"),
+    (["--metrics", "vmaf"], "vmaf unknown"),
+    (["-o", "dynamics.dim=3"], "takes data.OPTION"),
+])
+def test_errors_say_what_to_type(options, message, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save_pretrained(tmp_path / "one")
+    assert main(["eval", "./one", "--data", "balls-32", *options]) == 2
+    assert message in capsys.readouterr().err
