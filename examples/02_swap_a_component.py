@@ -41,7 +41,7 @@ except wk.IncompatibleComponentsError as error:
 
 print("\nThe question as a table (worldkit ablate lpwm-balls-mini --swap ... does the same):")
 table = wk.ablation.run(
-    "lpwm-balls-mini", "balls-32", swaps={"dynamics": ["pint", "gru", "diffusion"]}, seeds=1, budget=f"{options.steps}steps",
-    out="runs/swap-a-component",
+    "lpwm-balls-mini", "balls-32", swaps={"dynamics": ["pint", "gru", "diffusion"]}, seeds=1,
+    budget=f"{options.steps}steps", out="runs/swap-a-component",
 )
 table.print()

@@ -38,9 +38,17 @@ def test_your_own_video(tmp_path):
     assert "2 steps" in out and (tmp_path / "runs/my-video/prediction.gif").exists()
 
 
+def test_from_videos_to_a_shared_model(tmp_path):
+    pytest.importorskip("av")
+    out = run("04_from_videos_to_a_shared_model.py", "--steps", "2", cwd=tmp_path)
+    assert "copy last frame" in out and "loaded again" in out
+    assert "copy last frame" in (tmp_path / "my-model/README.md").read_text()
+
+
 def test_no_example_is_forgotten():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",
+        "04_from_videos_to_a_shared_model.py",
     }
 
 

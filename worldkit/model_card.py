@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def model_card(
     if facts:
         parts += ["## Training", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
     for heading, text in (evaluations or {}).items():
-        parts += [f"## {heading}", text]
+        parts += [f"## {heading}", re.sub("^#", "##", text, flags=re.MULTILINE)]
     if not evaluations:
         parts += ["## Evaluation", "No evaluation was stored with this model: `worldkit eval MODEL --data ...`."]
     rows = "\n".join(f"| {name} | {count:,} |" for name, count in model.parameter_report().items())
