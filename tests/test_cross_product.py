@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.compat import import_transformers
 from worldkit.config import WorldModelConfig
 from worldkit.errors import IncompatibleComponentsError
 from worldkit.factory import build
@@ -34,12 +35,14 @@ def encoder_options(tmp_path_factory):
     def options(name):
         if name != "pretrained":
             return {}
-        transformers = pytest.importorskip("transformers")
-        torch.manual_seed(0)
-        transformers.Dinov2Model(transformers.Dinov2Config(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
-            patch_size=8,
-        )).save_pretrained(folder)
+        if not any(folder.iterdir()):
+            pytest.importorskip("transformers")
+            transformers = import_transformers("vision", "the test")
+            torch.manual_seed(0)
+            transformers.Dinov2Model(transformers.Dinov2Config(
+                hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+                patch_size=8,
+            )).save_pretrained(folder)
         return {"model": str(folder)}
 
     return options
