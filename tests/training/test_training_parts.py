@@ -158,3 +158,21 @@ def test_the_learning_rate_is_logged_and_survives_a_stop(tiny_model, balls, tmp_
 def test_a_misspelt_schedule_is_refused():
     with pytest.raises(ConfigError, match="schedule"):
         TrainConfig.parse({"schedule": "cosin"})
+
+
+def test_action_statistics_are_saved_with_the_model(tmp_path):
+    import numpy as np
+
+    from worldkit.data import ArraySource, write_dataset
+    from worldkit.training.recipes import train
+
+    rng = np.random.default_rng(0)
+    episodes = [{"video": rng.integers(0, 255, (8, 3, 32, 32), np.uint8), "action": rng.normal(size=(8, 2)).astype("f")}
+                for _ in range(6)]
+    write_dataset(ArraySource(episodes), tmp_path / "set", "npz")
+    overrides = {"conditioners": {"action": {"name": "action", "dim": 2}}, "timestep_horizon": 3, "latent_action": None,
+                 "dynamics": {"dim": 16, "num_layers": 1, "num_heads": 2}}
+    train("lpwm-balls-mini", str(tmp_path / "set"), run=tmp_path / "run", overrides=overrides, show_progress=False,
+          train_overrides={"steps": 1, "batch_size": 2, "eval_clips": 1})
+    saved = json.loads((tmp_path / "run/best/train.json").read_text())["statistics of action"]
+    assert len(saved["mean"]) == 2 and saved["count"] > 0 and saved["min"] < saved["max"]

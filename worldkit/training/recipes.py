@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .. import registry as registries
-from ..data import ClipDataset, open_dataset
+from ..data import ClipDataset, action_statistics, open_dataset
 from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec
 from ..hub import load_parts
@@ -101,10 +101,18 @@ def make_trainer(
             for split in ("train", "val")
         }
         rollouts = _rollout_clips(preset, model, data, options)
+        facts |= {"synthetic data": clips["train"].summary.get("synthetic", False)}
+        facts |= _action_facts(model, clips["train"])
     return Trainer(
-        model, clips["train"], clips["val"], config, run=run, rollouts=rollouts,
-        facts=facts | {"synthetic data": clips["train"].summary.get("synthetic", False)}, show_progress=show_progress,
+        model, clips["train"], clips["val"], config, run=run, rollouts=rollouts, facts=facts,
+        show_progress=show_progress,
     )
+
+
+def _action_facts(model: ComposedWorldModel, clips: ClipDataset) -> dict[str, Any]:
+    """Statistics of the actions a model was trained on; they are saved with it, so that users know its units."""
+    names = [name for name, c in model.config.conditioners.items() if getattr(c, "dim", None) and c.name == "action"]
+    return {f"statistics of {name}": action_statistics(clips.source, name).to_dict() for name in names}
 
 
 def _initialise(model: ComposedWorldModel, preset: str, data: str, config: TrainConfig, run: Path) -> dict[str, str]:
