@@ -138,7 +138,8 @@ REFUSED = [
     (dict(), ConfigError, "nothing to compare"),
     (dict(swaps={"decoder": [None]}, budget="5 parsecs"), ConfigError, "8000samples, got '5 parsecs'"),
     (dict(swaps={"decoder": [None]}, budget="2.5steps"), ConfigError, "a whole number"),
-    (dict(swaps={"decoder": [None]}, seeds=0), ConfigError, "at least 1"),
+    (dict(swaps={"decoder": [None]}, seeds=0), ConfigError, "seeds must be a whole number"),
+    (dict(swaps={"decoder": [None]}, context_frames=0), ConfigError, "context must be a whole number"),
     (dict(swaps={"decoder": [None]}, overrides={"train.seconds": 3}), ConfigError, "--budget decides it"),
     (dict(swaps={"decoder": [None]}, overrides={"dynamics.dimm": 3}), ConfigError, "Did you mean 'dim'?"),
     (dict(swaps={"decoder": [None]}, data="bals-32"), wk.DataError, "bals-32"),
@@ -214,9 +215,11 @@ def test_what_fails_is_a_row_with_its_error(finished):
             assert "train.lr=1e+38" in name and error.startswith("TrainingError: the loss became")
     header, rows = finished.table()
     assert header[:3] == ["latent_action", "decoder", "train.lr"]
-    failed = [row for row in rows if "failed" in row[-1]]
-    assert len(failed) == 6 and all(row[3:-1] == ["-"] * 7 for row in failed)
-    assert "IncompatibleComponentsError" in finished.to_markdown() and any("--retry" in n for n in finished.notes())
+    failed = [row for row in rows if row[3].startswith("failed")]
+    assert len(failed) == 6 and all(row[4:] == ["-"] * 7 for row in failed)
+    assert [row[3] for row in rows if row[1] == "none"] == ["failed [2]"] * 4
+    assert "- [2] IncompatibleComponentsError: objective 'elbo' needs a decoder" in finished.to_markdown()
+    assert any("--retry" in note for note in finished.notes())
 
 
 def test_one_failed_seed_is_told(finished):
@@ -282,7 +285,7 @@ def test_failed_cells_are_kept_or_tried_again(tmp_path, monkeypatch):
     assert rows[0].errors == {0: "ZeroDivisionError: oh"} and len(calls) == 1
     again = wk.ablation.run(PRESET, retry=True, **arguments)
     assert again.rows[0].errors == {} and len(again.rows[0].numbers["psnr"]) == 1
-    assert "One seed: there is no interval" in again.to_markdown() and "±" not in again.table()[1][0][3]
+    assert "One seed: there is no interval" in again.to_markdown() and "±" not in again.table()[1][0][2]
 
 
 def test_an_interruption_leaves_a_table(tmp_path, monkeypatch):

@@ -9,8 +9,6 @@ from ..viz import HtmlReport
 if TYPE_CHECKING:
     from .table import Ablation, Row
 
-NOTE_LENGTH = 60
-
 
 def draw_page(ablation: Ablation) -> HtmlReport:
     """Everything in one file that needs no network."""
@@ -18,10 +16,9 @@ def draw_page(ablation: Ablation) -> HtmlReport:
     page = HtmlReport(f"Ablation of {study.preset}")
     page.text(f"{study.budget} of training for every cell, {ablation.seeds} seed(s), data {study.data}. "
               f"{study.context_frames} frames are given, {study.horizon} are predicted.")
-    header, lines = ablation.table()
-    page.table(header, [[*cells, _shortened(note)] for *cells, note in lines])
-    page.text("\n\n".join(ablation.notes()))
-    _add_errors(page, ablation)
+    page.table(*ablation.table())
+    page.text("\n\n".join([*(f"[{number}] {error}" for number, error in enumerate(ablation.errors(), 1)),
+                            *ablation.notes()]))
     models = [row for row in ablation.rows if row.curves]
     if models:
         page.heading("PSNR of each predicted frame")
@@ -37,22 +34,8 @@ def draw_page(ablation: Ablation) -> HtmlReport:
     return page.text(ablation.command)
 
 
-def _add_errors(page: HtmlReport, ablation: Ablation) -> None:
-    failed = [row for row in ablation.rows if row.errors]
-    if failed:
-        page.heading("What failed")
-    for row in failed:
-        for error in dict.fromkeys(row.errors.values()):
-            seeds = ", ".join(str(seed) for seed, e in row.errors.items() if e == error)
-            page.text(f"{row.name} (seed {seeds}): {error}")
-
-
 def _name(row: Row) -> str:
     return f"{row.name} (baseline)" if row.variant is not None and row.variant.baseline else row.name
-
-
-def _shortened(note: str) -> str:
-    return note if len(note) <= NOTE_LENGTH else f"{note[:NOTE_LENGTH]}… (see below)"
 
 
 def _mean_curve(row: Row) -> tuple[list[int], list[float]]:

@@ -83,8 +83,10 @@ def run(
     if not swaps and not settings:
         raise ConfigError("nothing to compare: give --swap PART=NAME,NAME (swaps=) or --set OPTION=VALUE,VALUE "
                           "(settings=)")
-    if not isinstance(seeds, int) or seeds < 1 or not isinstance(clips, int) or clips < 1:
-        raise ConfigError(f"seeds and clips are whole numbers of at least 1, got {seeds!r} and {clips!r}")
+    counts = {"seeds": seeds, "clips": clips, "context": context_frames, "horizon": horizon}
+    for name, count in counts.items():
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {count!r}")
     study = _study(resolve_preset(preset), data, Budget.parse(budget), flatten(overrides or {}), context_frames,
                    horizon, split, clips)
     variants = expand(study.preset, swaps or {}, settings or {}, study.common)
@@ -200,13 +202,12 @@ class _Work:
                 shutil.rmtree(self.folders[cell])
             elif stored is not None:
                 self.results[cell] = stored
+            self._inherit(cell)
 
     def _do_cell(self, cell: tuple[int, int], number: int, count: int, bar: Progress, lock: int | None) -> None:
         index, seed = cell
-        first = self.results.get((index, 0))
         name = f"[{number + 1}/{count}] {self.variants[index].label}, seed {seed}"
-        if seed and first and first["status"] == "failed" and first["stage"] == "building":
-            self.results[cell] = first  # what cannot be built with one seed cannot be built with another
+        if self._inherit(cell):
             return
         folder, started = self.folders[cell], time.monotonic()
         self._prepare(cell)
@@ -221,6 +222,13 @@ class _Work:
         self.durations.append(time.monotonic() - started)
         bar.console.print(f"{name}: {_verdict(self.results[cell])} ({self.durations[-1]:.0f} s)", markup=False,
                           highlight=False, soft_wrap=True)
+
+    def _inherit(self, cell: tuple[int, int]) -> bool:
+        """What cannot be built with the first seed cannot be built with another."""
+        first = self.results.get((cell[0], 0), {})
+        if first.get("stage") == "building":
+            self.results[cell] = first
+        return cell in self.results
 
     def _prepare(self, cell: tuple[int, int]) -> None:
         variant, study = self.variants[cell[0]], self.study

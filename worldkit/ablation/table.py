@@ -20,7 +20,7 @@ from .study import Study
 
 METRICS = {
     "psnr": "PSNR ↑", "ssim": "SSIM ↑", "loss": "loss", "parameters": "parameters", "steps": "steps",
-    "time_per_step": "s / step", "peak_memory": "peak MB",
+    "time_per_step": "ms / step", "peak_memory": "peak MB",
 }
 """Key in the JSON -> column."""
 REFERENCES = ("copy last frame", "mean training frame")
@@ -54,15 +54,19 @@ class Row:
         return confidence_interval(torch.tensor(values, dtype=torch.float64)) if values else None
 
     @property
+    def error(self) -> str:
+        """The first error in one line; empty without one."""
+        return " ".join(next(iter(self.errors.values()), "").split())
+
+    @property
     def note(self) -> str:
         """What else is to say: which row is the baseline, what failed, what is missing."""
         done = len(self.numbers.get("psnr", ()))
         parts = ["baseline"] if self.variant is not None and self.variant.baseline else []
         if self.errors:
-            first = next(iter(self.errors.values()))
             all_of_them = len(self.errors) == self.seeds
             who = "failed" if all_of_them else f"{len(self.errors)} of {self.seeds} seeds failed"
-            parts.append(f"{who}: {' '.join(first.split())}")
+            parts.append(f"{who}: {self.error}")
         if self.variant is not None and done + len(self.errors) < self.seeds:
             parts.append(f"{done} of {self.seeds} seeds done")
         return "; ".join(parts)
@@ -92,14 +96,19 @@ class Ablation:
         return list(self.rows[0].variant.values) if self.rows[0].variant else []
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """(header, rows) of text: the combination, the numbers, a note."""
-        header = [*self.axes, *METRICS.values(), "note"]
-        lines = []
+        """(header, rows) of text: the combination, a note, the numbers. Errors are numbered, as in `errors`."""
+        errors, lines = self.errors(), []
         for row in self.rows:
             named = [row.name, *[""] * (len(self.axes) - 1)]
             start = [shown(v) for v in row.variant.values.values()] if row.variant else named
-            lines.append([*start, *(_text(metric, row.interval(metric)) for metric in METRICS), row.note])
-        return header, lines
+            number = f" [{errors.index(row.error) + 1}]" if row.error else ""
+            note = row.note.replace(f": {row.error}", number) if row.error else row.note
+            lines.append([*start, note, *(_text(metric, row.interval(metric)) for metric in METRICS)])
+        return [*self.axes, "note", *METRICS.values()], lines
+
+    def errors(self) -> list[str]:
+        """What went wrong, each error once; the table refers to them as [1], [2], ..."""
+        return list(dict.fromkeys(row.error for row in self.rows if row.error))
 
     def notes(self) -> list[str]:
         """What the numbers mean, and what they do not."""
@@ -136,21 +145,20 @@ class Ablation:
         header, lines = self.table()
         table = Table(box=box.SIMPLE_HEAD)
         for column, name in enumerate(header):
-            is_note, is_number = name == "note", column >= len(self.axes)
-            table.add_column(name, justify="right" if is_number and not is_note else "left", no_wrap=not is_note,
-                             overflow="fold")
+            table.add_column(name, justify="right" if column > len(self.axes) else "left", overflow="fold")
         for line in lines:
             table.add_row(*map(Text, line))
         console.print(table)
-        for note in self.notes():
-            console.print(Text(note))
+        for text in [*(f"[{number}] {error}" for number, error in enumerate(self.errors(), 1)), *self.notes()]:
+            console.print(Text(text))
 
     def to_markdown(self) -> str:
         """Title, table and notes in GitHub's Markdown."""
         header, rows = self.table()
-        lines = [header, ["---" if name in (*self.axes, "note") else "---:" for name in header], *rows]
+        lines = [header, ["---" if column <= len(self.axes) else "---:" for column in range(len(header))], *rows]
         text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        notes = "\n".join(f"- {note}" for note in self.notes())
+        errors = "".join(f"- [{number}] {error}\n" for number, error in enumerate(self.errors(), 1))
+        notes = errors + "\n".join(f"- {note}" for note in self.notes())
         return f"# Ablation of {self.study.preset}\n\n{text}\n\n{notes}\n\n    {self.command}\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,14 +192,11 @@ class Ablation:
 def _text(metric: str, interval: Interval | None) -> str:
     if interval is None:
         return "-"
-    if metric in ("parameters", "steps") and interval.low == interval.high or interval.n < 2 and metric in (
-            "parameters", "steps"):
-        return f"{interval.mean:,.0f}"
-    if metric == "peak_memory":
-        interval = Interval(*(value / 1e6 for value in (interval.mean, interval.low, interval.high)), interval.n)
-    digits = {"psnr": 2, "ssim": 4, "loss": 2, "time_per_step": 3, "peak_memory": 0}.get(metric, 0)
-    half = "" if interval.n < 2 else f" ± {(interval.high - interval.low) / 2:,.{digits}f}"
-    return f"{interval.mean:,.{digits}f}{half}"
+    unit, digits = {"psnr": (1, 2), "ssim": (1, 4), "loss": (1, 2), "time_per_step": (1e-3, 0),
+                    "peak_memory": (1e6, 0)}.get(metric, (1, 0))
+    mean, half = interval.mean / unit, (interval.high - interval.low) / 2 / unit
+    exact = interval.n < 2 or (metric in ("parameters", "steps") and half == 0)
+    return f"{mean:,.{digits}f}" if exact else f"{mean:,.{digits}f} ± {half:,.{digits}f}"
 
 
 def _plain(interval: Interval | None, values: Sequence[float]) -> dict[str, Any]:
