@@ -41,7 +41,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
 LAZY = {"model": {"hub", "sharing", "metrics"}, "factory": {"hub"}}  # inside a function, for what few calls need
 TYPES = {"objectives": {"model"} | COMPONENTS}  # for annotations only
-TOP = {"ablation", "agents", "cli", "commands", "demo", "envs", "planning", "testing", "__main__"}
+TOP = {"ablation", "agents", "cli", "commands", "commands_data", "demo", "envs", "planning", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

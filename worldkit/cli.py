@@ -205,7 +205,8 @@ def _data_commands(p: argparse.ArgumentParser) -> None:
     preview.add_argument("--frames", type=int, default=8, help="frames per episode (default: 8)")
     for p in (convert, preview):
         p.add_argument("--split", choices=("train", "val", "test"), help="only this split (preview: default train)")
-        p.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: as they are)")
+        p.add_argument("--size", type=int, metavar="PIXELS",
+                       help="height and width (default: the data's; preview of videos: 64)")
         p.add_argument("--fps", type=float, help="frames per second (default: the data's, or 10)")
 
 

@@ -276,6 +276,13 @@ def run_demo(options: Namespace) -> None:
     console.print(f"\n[bold]open this in a browser:[/] {report.resolve()}")
 
 
+def run_data(options: Namespace) -> int:
+    """``worldkit data ...``."""
+    from . import commands_data
+
+    return getattr(commands_data, f"run_{options.action}")(options)
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", show_edge=False)
     for column in columns:

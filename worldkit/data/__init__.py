@@ -7,6 +7,7 @@ from .balls import BallEpisodes, generate_balls
 from .base import ArraySource, ClipDataset, EpisodeSource, collate
 from .clip_writers import FramesWriter, VideoWriter
 from .columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
+from .describe import describe, open_splits
 from .generated import is_generated, open_balls, open_shapes
 from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .layouts import register_layouts
@@ -17,6 +18,7 @@ from .npz import NpzWriter, is_npz, open_npz
 from .registry import list_formats, open_dataset, register_format
 from .shapes import generate_shapes
 from .statistics import ActionStatistics, action_statistics
+from .validate import Validation, validate
 from .video import is_clip_path, open_video
 from .video_io import write_video
 from .writers import list_writers, register_writer, write_dataset
@@ -94,16 +96,20 @@ __all__ = [
     "ClipDataset",
     "EpisodeSource",
     "ResumableSampler",
+    "Validation",
     "action_statistics",
     "collate",
+    "describe",
     "generate_balls",
     "generate_shapes",
     "list_formats",
     "list_writers",
     "make_loader",
     "open_dataset",
+    "open_splits",
     "register_format",
     "register_writer",
+    "validate",
     "write_balls_hdf5",
     "write_dataset",
     "write_video",

@@ -24,14 +24,14 @@ from .base import EpisodeSource
 from .decode import fit_video
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .recording import as_action, flat_entries, put
-from .splits import SPLIT_FOLDERS, split_episodes, split_folder
+from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 INDEX = ("ep_len", "ep_offset")
 _GOALS = ("goal_image", "goal")
 _TEXTS = ("language", "instruction", "task")
 
 
-def _files(path: Path) -> list[Path]:
+def column_files(path: Path) -> list[Path]:
     """The file, the files of the splits, or the only HDF5 file of a folder."""
     if path.suffix in SUFFIXES:
         return [path]
@@ -46,7 +46,7 @@ def _files(path: Path) -> list[Path]:
 
 def is_columns(target: str) -> bool:
     """Whether a target is an HDF5 file (or a folder with one, or with one per split) that has ``ep_len``."""
-    files = _files(Path(target).expanduser())
+    files = column_files(Path(target).expanduser())
     with contextlib.suppress(ImportError, OSError):
         if files and files[0].is_file():
             h5py = importlib.import_module("h5py")
@@ -273,12 +273,12 @@ def open_columns(
         raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
     path = Path(target).expanduser()
     part = split_folder(path, split, SUFFIXES) if path.is_dir() else None
-    files = [part] if part else _files(path)
+    files = [part] if part else column_files(path)
     if not files:
         raise DataError(f"{path} does not exist or holds no single HDF5 file: give the file")
     named = [name for name, spellings in SPLIT_FOLDERS.items() if files[0].stem in spellings]
     if named and named[0] != split:
-        raise DataError(f"{files[0]} holds split '{named[0]}', not '{split}': give its folder, or ask for it")
+        raise MissingSplitError(f"{files[0]} holds split '{named[0]}', not '{split}': give its folder, or ask for it")
     options = {"cameras": cameras, "height": height, "width": width, "resize": resize, "split_seed": split_seed}
     return ColumnsSource(files[0], split=split, whole=bool(named), **options)
 

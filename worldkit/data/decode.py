@@ -240,6 +240,40 @@ def _resized(frame: Any, height: int, width: int, resize: str) -> np.ndarray:
     return np.rot90(_center(image, height, width), turns)
 
 
+def video_size(path: Path) -> tuple[int, int]:
+    """Height and width of a video's frames as they are shown.
+
+    Raises:
+        DataError: if it cannot be read.
+        MissingExtraError: without PyAV.
+    """
+    av = require_extra("av", "video", f"reading {path.name}")
+    try:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(_video_stream(path, container)))
+    except (av.FFmpegError, OSError, ValueError, StopIteration) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(_damaged(path, "frame 0 is missing")) from error
+    size = (frame.height, frame.width)
+    return size[::-1] if round(frame.rotation / 90) % 2 else size
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, from its header.
+
+    Raises:
+        DataError: if it cannot be read.
+        MissingExtraError: without Pillow.
+    """
+    image = require_extra("PIL.Image", "video", "reading image files")
+    try:
+        with image.open(path) as opened:
+            return opened.height, opened.width
+    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+
+
 def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str = "crop") -> Iterator[np.ndarray]:
     """Image files as frames, uint8 ``[H, W, 3]`` RGB each (transparency is dropped, EXIF rotation is applied).
 

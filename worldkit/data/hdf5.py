@@ -22,7 +22,7 @@ from ..errors import DataError, require_extra
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .base import EpisodeSource
 from .decode import fit_video
-from .splits import SPLIT_FOLDERS, split_episodes, split_folder
+from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 SUFFIXES = (".hdf5", ".h5")
 _READ = ("imgs", "actions", "positions", "velocities", "in_camera")
@@ -168,7 +168,7 @@ def open_hdf5(target: str, *, split: str, height: int | None = None, width: int 
         return HDF5Source(split_folder(path, split, SUFFIXES), split=split, **size)
     named = [name for name, spellings in SPLIT_FOLDERS.items() if path.stem in spellings]
     if named and named[0] != split:
-        raise DataError(
+        raise MissingSplitError(
             f"{path} holds split '{named[0]}', not '{split}': give its folder, {path.parent}, or ask for it"
         )
     whole = HDF5Source(path, split=split, **size)

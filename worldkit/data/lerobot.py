@@ -28,7 +28,7 @@ from .decode import decode_at, fit_video
 from .lerobot_meta import DataSetInfo, EpisodeInfo, read_columns, read_episodes, read_info, read_tasks
 from .progress import track
 from .recording import Recording, RecordingSource, as_action, cached_frames
-from .splits import SPLIT_FOLDERS, split_episodes
+from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
 GOAL = "goal_image"
@@ -125,7 +125,7 @@ def _split(
     if set(given) <= {"train"} and given.get("train", (0, len(episodes))) == (0, len(episodes)):
         return split_episodes([f"episode_{e.index:06d}" for e in episodes], lengths, split, seed=seed)
     if split not in given:
-        raise DataError(f"{info.path} has splits {', '.join(info.splits)}, but not '{split}'")
+        raise MissingSplitError(f"{info.path} has splits {', '.join(info.splits)}, but not '{split}'")
     first, last = given[split]
     found = [(i, 0, episode.length) for i, episode in enumerate(episodes) if first <= episode.index < last]
     if not found:
@@ -144,7 +144,7 @@ def _recording(
     """One episode: its frames decoded into the cache, its columns under our names."""
     where = f"{episode.data}, episode {episode.index}"
     times = columns["timestamp"].reshape(-1).astype(np.float64)
-    views = [_camera(info, name, size, resize, episode, times) for name in cameras]
+    views = [read_camera(info, name, size, resize, episode, times) for name in cameras]
     timed: dict[str, np.ndarray] = {"task_index": columns["task_index"].reshape(-1)}
     for name, values in columns.items():
         if name in ("action", "actions"):
@@ -160,7 +160,7 @@ def _recording(
     return Recording(f"episode {episode.index}", tuple(views), timed, constant)
 
 
-def _camera(
+def read_camera(
     info: DataSetInfo, name: str, size: tuple[int, int], resize: str, episode: EpisodeInfo, times: np.ndarray
 ) -> Span:
     """The frames of one camera, decoded if they are not in the cache."""

@@ -73,9 +73,7 @@ def open_npz(
         raise DataError(f"{path} does not exist: give an .npz file or a folder of them")
     part = split_folder(path, split) if path.is_dir() else None
     folder = part or path
-    files = sorted(folder.glob("[!.]*.npz"), key=lambda f: natural_key(f.name)) if folder.is_dir() else [folder]
-    if not files:
-        raise DataError(f"{folder} holds no .npz file")
+    files = npz_files(folder)
     lengths = [_Video(file).length for file in files]
     whole = [(i, 0, length) for i, length in enumerate(lengths)]
     spans = whole if part else split_episodes([f.name for f in files], lengths, split, seed=split_seed)
@@ -86,6 +84,30 @@ def open_npz(
     recordings = [read_recording(files[i], size, resize).cut(first, last) for i, first, last in spans]
     split_by = "time" if cut_in_time else "clip"
     return RecordingSource(recordings, name=path.name, kind="npz", split=split, split_by=split_by, synthetic=False)
+
+
+def npz_files(path: Path) -> list[Path]:
+    """The files of a folder in natural order, or the file itself.
+
+    Raises:
+        DataError: if there is none.
+    """
+    files = sorted(path.glob("[!.]*.npz"), key=lambda f: natural_key(f.name)) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds no .npz file")
+    return files
+
+
+def stored_frames(path: Path) -> Iterator[np.ndarray]:
+    """Frames of a file in their own size, ``[H, W, 3]``, or ``[V, H, W, 3]`` with several cameras.
+
+    Raises:
+        DataError: see `open_npz`.
+    """
+    video = _Video(path)
+    views = [_frames(path, video, view, video.size, "crop") for view in range(video.views or 1)]
+    for frame in zip(*views, strict=True):
+        yield frame[0] if video.views is None else np.stack(frame)
 
 
 class _Video:

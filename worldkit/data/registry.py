@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,15 @@ class Format:
         """Names of the options of the opener."""
         parameters = list(inspect.signature(self.opener).parameters)
         return [name for name in parameters[1:] if name not in ("split", "height", "width")]
+
+    def check_options(self, target: str, options: Mapping[str, Any]) -> None:
+        """Raise DataError for an option the opener does not have."""
+        for name in options:
+            if name not in self.options():
+                raise DataError(
+                    f"format '{self.name}' ({target}) has no option '{name}'.{suggestion(name, self.options())} "
+                    f"It has: {', '.join(self.options()) or 'none'}"
+                )
 
 
 _formats: dict[str, Format] = {}
@@ -117,12 +126,7 @@ def open_dataset(
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
     target = os.fspath(source)
     found = find_format(target, format)
-    unknown = [name for name in options if name not in found.options()]
-    if unknown:
-        raise DataError(
-            f"format '{found.name}' ({target}) has no option '{unknown[0]}'."
-            f"{suggestion(unknown[0], found.options())} It has: {', '.join(found.options()) or 'none'}"
-        )
+    found.check_options(target, options)
     if width is None:
         width = height
     episodes = found.opener(target, split=split, height=height, width=width, **options)

@@ -20,6 +20,10 @@ FRACTIONS = (0.8, 0.1, 0.1)
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
+class MissingSplitError(DataError):
+    """The data set is split, but has no such split."""
+
+
 def check_split(split: str) -> None:
     """Raises DataError unless ``split`` is ``"train"``, ``"val"`` or ``"test"``."""
     if split not in SPLITS:
@@ -94,7 +98,7 @@ def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> P
     """The sub-folder that holds a split, or the file, given suffixes; ``None`` if the folder is not split at all.
 
     Raises:
-        DataError: if the folder is split, but not this split.
+        MissingSplitError: if the folder is split, but not this split.
     """
     check_split(split)
     found: dict[str, Path] = {}
@@ -106,7 +110,7 @@ def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> P
     if not found:
         return None
     if split not in found:
-        raise DataError(
+        raise MissingSplitError(
             f"{folder} has {', '.join(p.name for p in found.values())}, but nothing for split '{split}': "
             f"add {' or '.join(SPLIT_FOLDERS[split])}, or ask for {' or '.join(map(repr, found))}"
         )

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import DataError
 from .base import EpisodeSource
 from .cache import Span, cache_key, cached
-from .decode import decode_images, decode_video
+from .decode import decode_images, decode_video, image_size, video_size
 from .entries import IMAGES_SIDECAR, read_entries
 from .progress import track
 from .recording import Recording, RecordingSource
@@ -165,6 +165,19 @@ def open_video(
     kind = "video" if clips[0].is_video else "images"
     facts = {"name": path.name, "kind": kind, "split": split, "split_by": "time" if cut_in_time else "clip"}
     return RecordingSource(recordings, skipped=skipped, **facts, synthetic=False)
+
+
+def native_size(target: str) -> tuple[int, int]:
+    """Height and width of the frames of a video file, or of the first clip of a folder.
+
+    Raises:
+        DataError: if there is none, or it cannot be read.
+    """
+    path = Path(target).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a video file or a folder")
+    clip = find_clips(path)[0] if path.is_dir() else Clip(path.name, (path,))
+    return video_size(clip.files[0]) if clip.is_video else image_size(clip.files[0])
 
 
 def _recording(clip: Clip, span: Span, size: tuple[int, int], resize: str, max_frames: int | None) -> Recording:

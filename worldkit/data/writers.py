@@ -120,6 +120,17 @@ def list_writers() -> dict[str, str]:
     return {name: f.description for name, f in _writers.items()}
 
 
+def suffix_writers(suffix: str) -> list[str]:
+    """Names of the writers of files with a suffix, in the order of registration.
+
+    Example:
+        >>> suffix_writers(".h5")
+        ['hdf5', 'columns']
+    """
+    load_plugins()
+    return [name for name, f in _writers.items() if suffix in f.suffixes]
+
+
 def write_dataset(
     source: EpisodeSource | Mapping[str, EpisodeSource],
     path: str | os.PathLike[str],

@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import DataError, require_extra
+from ...errors import DataError
 from ..base import EpisodeSource
 from ..cache import cache_key, cached, cached_maps
-from ..decode import decode_images
+from ..decode import decode_images, image_size
 from ..recording import as_action, cached_frames, put
+from ..splits import MissingSplitError
 from .files import load_pt, numbers
 
 _VERSION = 1  # raise when decoding, resizing or reading changes, so that old cache entries are not used
@@ -94,7 +95,7 @@ class LayoutSource(EpisodeSource):
             raise DataError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.root, self.split, self.episodes = root, split, [e for e in episodes if e.length]
         if not self.episodes:
-            raise DataError(f"{root}: no episode of the layout '{self.kind}' in split '{split}'")
+            raise MissingSplitError(f"{root}: no episode of the layout '{self.kind}' in split '{split}'")
         self._resize, self._goal_seed = resize, goal_seed
         native = (1, 1) if height else image_size(self.episodes[0].views[0].image_paths()[0])
         self._size = (height or native[0], width or height or native[1])
@@ -220,20 +221,6 @@ class SparseSource(PaddedSource):
         if self.split != "train":
             return 0
         return length - span // 2 if span <= length else length - 1
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, from its header.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    image = require_extra("PIL.Image", "video", "reading image files")
-    try:
-        with image.open(path) as opened:
-            return opened.height, opened.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
 def read_metadata(paths: Sequence[Path], names: dict[str, str]) -> dict[str, np.ndarray]:

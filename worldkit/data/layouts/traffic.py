@@ -15,6 +15,7 @@ import torch
 from ...errors import DataError
 from ..base import EpisodeSource
 from ..decode import fit_video
+from ..splits import MissingSplitError
 
 
 class TrafficSource(EpisodeSource):
@@ -44,7 +45,7 @@ class TrafficSource(EpisodeSource):
             starts = range(first, last - episode_length + 1, episode_length)
             self._spans = [(start, start + episode_length) for start in starts]
         if not self._spans:
-            raise DataError(
+            raise MissingSplitError(
                 f"{path}: split '{split}' has {last - first} of the {shape[0]} frames, which make no episode of "
                 f"{episode_length}; use episode_length={max(1, last - first)} or less"
             )

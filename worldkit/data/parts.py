@@ -1,0 +1,232 @@
+"""A data set piece by piece, as it is on disk: what `worldkit.data.validate` looks at.
+
+Readers stop at the first fault, and pass on what models can take. Here every episode is read on its own, and numbers
+come unchecked, so that one fault does not hide the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, require_extra
+from .base import EpisodeSource
+from .cache import cached_video
+from .columns import INDEX, column_files
+from .decode import decode_video, video_size
+from .entries import load_arrays
+from .layouts.source import LayoutSource
+from .lerobot import read_camera
+from .lerobot_meta import read_columns, read_episodes, read_info
+from .npz import npz_files, stored_frames
+from .recording import flat_entries
+from .registry import find_format
+from .splits import SPLIT_FOLDERS, SPLITS, split_folder
+from .video import Clip, find_clips
+
+CHUNK = 32  # frames in memory at a time
+_ACTIONS = ("action", "actions")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One episode.
+
+    Attributes:
+        path: Its file or folder; where a file holds many episodes, also which one.
+        split: Split it belongs to, ``""`` if the data set is not split.
+        frames: Yields the frames one after the other, uint8 ``[H, W, 3]``, or ``[V, H, W, 3]``; raises DataError.
+        entries: What is there besides: name -> array with a time axis, and name -> value of the whole episode.
+        images: In place of ``frames``: the image files of each camera.
+    """
+
+    path: str
+    split: str
+    frames: Callable[[], Iterator[np.ndarray]] | None
+    entries: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]]
+    images: tuple[tuple[Path, ...], ...] = ()
+
+
+def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> tuple[str, list[Part], list[DataError]]:
+    """All episodes of a data set.
+
+    Args:
+        target: Name or path.
+        format: Name of the format; ``None``: it is recognised.
+        options: Options of the format, for formats that are read through their sources.
+    Returns:
+        Name of the format, its episodes, and what kept splits from being opened.
+    Raises:
+        DataError: if nothing can be opened.
+    """
+    found = find_format(target, format)
+    path = Path(target).expanduser()
+    finder = {"video": _clips, "npz": _npz, "lerobot": _lerobot, "columns": _columns}.get(found.name)
+    if finder is not None:
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
+        return found.name, list(finder(path)), []
+    parts, problems = [], []
+    for split in SPLITS:
+        try:
+            source = found.opener(target, split=split, height=None, width=None, **options)
+        except DataError as error:
+            problems.append(error)
+        else:
+            parts += _of_source(source, split)
+    if not parts:
+        raise problems[0]
+    return found.name, parts, problems
+
+
+def _split_folders(path: Path) -> list[tuple[str, Path]]:
+    """Split and folder of each split, or the folder alone."""
+    found = []
+    for split in SPLITS:
+        try:
+            part = split_folder(path, split)
+        except DataError:  # split, but not this one
+            continue
+        if part is not None:
+            found.append((split, part))
+    return found or [("", path)]
+
+
+def _clips(path: Path) -> Iterator[Part]:
+    if path.is_file():
+        yield _clip(Clip(path.name, (path,)), "")
+        return
+    for split, folder in _split_folders(path):
+        for clip in find_clips(folder):
+            yield _clip(clip, split)
+
+
+def _clip(clip: Clip, split: str) -> Part:
+    entries = partial(_sidecar, clip.sidecar)
+    if not clip.is_video:
+        return Part(str(clip.files[0].parent), split, None, entries, (clip.files,))
+    return Part(str(clip.files[0]), split, partial(_video, clip.files[0]), entries)
+
+
+def _video(path: Path) -> Iterator[np.ndarray]:
+    yield from decode_video(path, *video_size(path))
+
+
+def _sidecar(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    return _named(load_arrays(path)) if path.is_file() else ({}, {})
+
+
+def _named(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of an ``.npz`` file: actions and masks have a time axis; of others, it is not known."""
+    timed = {n: a for n, a in arrays.items() if n in (*_ACTIONS, "done", "done_mask") or n.startswith("masks.")}
+    constant = {n: str(a) if a.dtype.kind == "U" else a for n, a in arrays.items() if n not in timed}
+    return {"action" if n in _ACTIONS else n: a for n, a in timed.items()}, constant
+
+
+def _npz(path: Path) -> Iterator[Part]:
+    for split, folder in _split_folders(path) if path.is_dir() else [("", path)]:
+        for file in npz_files(folder):
+            yield Part(str(file), split, partial(stored_frames, file), partial(_sidecar, file))
+
+
+def _lerobot(path: Path) -> Iterator[Part]:
+    info = read_info(path)
+    cameras = info.cameras(without="goal_image")
+    spans = info.splits.items() if len(info.splits) > 1 else ()
+    for episode in read_episodes(info):
+        split = next((name for name, (first, last) in spans if first <= episode.index < last), "")
+
+        def entries(episode: Any = episode) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+            columns = read_columns(info, [episode])[episode.index]
+            return {"action" if n in _ACTIONS else n: a for n, a in columns.items()}, {}
+
+        def frames(episode: Any = episode) -> Iterator[np.ndarray]:
+            times = read_columns(info, [episode])[episode.index]["timestamp"].reshape(-1).astype(np.float64)
+            views = [cached_video(read_camera(info, n, s, "crop", episode, times).folder) for n, s in cameras.items()]
+            for frame in zip(*views, strict=True):
+                yield _joined([np.moveaxis(view, 0, -1) for view in frame])
+
+        yield Part(f"{path}, episode {episode.index}", split, frames, entries)
+
+
+def _columns(path: Path) -> Iterator[Part]:
+    h5py = require_extra("h5py", "data", f"reading {path.name}")
+    for file in column_files(path):
+        split = next((name for name, spellings in SPLIT_FOLDERS.items() if file.stem in spellings), "")
+        try:
+            with h5py.File(file, "r") as opened:
+                lengths, offsets = (opened[name][:].tolist() for name in INDEX)
+        except (OSError, KeyError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+        for i, (length, offset) in enumerate(zip(lengths, offsets, strict=True)):
+            read = partial(_rows, file, slice(int(offset), int(offset) + int(length)))
+            yield Part(f"{file}, episode {i}", split, partial(_row_frames, read), partial(read, images=False))
+
+
+def _rows(
+    file: Path, rows: slice, *, images: bool, part: slice = slice(None)
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Columns of one episode, cameras or all others; ``part`` of its rows."""
+    h5py = require_extra("h5py", "data", f"reading {file.name}")
+    chosen = range(rows.start, rows.stop)[part]
+    timed, constant = {}, {}
+    with h5py.File(file, "r") as opened:
+        for name, data in opened.items():
+            if name in INDEX or not data.ndim or name.startswith("pixels") != images:
+                continue
+            if rows.start < 0 or rows.stop > len(data):
+                place = f"rows {rows.start}..{rows.stop - 1}"
+                raise DataError(f"it should lie at {place} (ep_offset, ep_len), but '{name}' has {len(data)} rows")
+            if data.dtype.kind in "OS":
+                constant[name] = "text"
+            elif len(chosen):
+                timed[name] = data[chosen.start : chosen.stop]
+    return timed, constant
+
+
+def _row_frames(read: Callable[..., tuple[dict[str, np.ndarray], dict[str, Any]]]) -> Iterator[np.ndarray]:
+    start = 0
+    while views := list(read(images=True, part=slice(start, start + CHUNK))[0].values()):
+        for frame in zip(*views, strict=True):
+            yield _joined(list(frame))
+        start += CHUNK
+
+
+def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:
+    """Episodes of a format that is known by its source only."""
+    name = source.summary.get("name", "data")
+    for i in range(source.num_episodes):
+        if isinstance(source, LayoutSource):
+            episode = source.episodes[i]
+            images = tuple(tuple(view.image_paths()) for view in episode.views)
+            entries = partial(_layout_entries, source, i)
+            yield Part(str(source.root / split / episode.name), split, None, entries, images)
+        else:
+            frames = partial(_source_frames, source, i)
+            yield Part(f"{name}, split '{split}', episode {i}", split, frames, partial(_source_entries, source, i))
+
+
+def _layout_entries(source: LayoutSource, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    episode = source.episodes[number]
+    return source.columns(episode), source.constants(episode)
+
+
+def _source_frames(source: EpisodeSource, number: int) -> Iterator[np.ndarray]:
+    length = source.length(number)
+    for start in range(0, length, CHUNK):
+        video = np.asarray(source.read(number, start, min(start + CHUNK, length))["video"])
+        yield from np.moveaxis(np.moveaxis(video, -4, 0), -3, -1)
+
+
+def _source_entries(source: EpisodeSource, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    names = [n for n in source.read(number, 0, 1) if n not in ("video", "state", "masks", "goal_image")]
+    return flat_entries({n: source.read_entry(number, n) for n in names})
+
+
+def _joined(views: Sequence[np.ndarray]) -> np.ndarray:
+    return views[0] if len(views) == 1 else np.stack(views)

@@ -1,0 +1,314 @@
+"""`validate`: everything that is wrong with a data set, each fault with its path and frame."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .decode import decode_images, image_size
+from .parts import Part, find_parts
+from .splits import MissingSplitError
+
+FROZEN_FRAMES = 5  # so many equal frames in a row are worth a warning
+OUTLIER_SPREADS = 20  # interquartile ranges from the median; a normal distribution has one in 10^180 out there
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, or (a warning) suspicious.
+
+    Attributes:
+        path: File or folder, and where a file holds many episodes, which one.
+        problem: What is wrong.
+        frame: At which frame, where it is at one.
+        warning: The data can be used nevertheless.
+    """
+
+    path: str
+    problem: str
+    frame: int | None = None
+    warning: bool = False
+
+    def __str__(self) -> str:
+        place = self.path if self.frame is None else f"{self.path}, frame {self.frame}"
+        return f"{place}: {self.problem}"
+
+
+@dataclass
+class Validation:
+    """What `validate` found.
+
+    Attributes:
+        target: The data set.
+        format: Its format.
+        episodes, frames: How many were looked at.
+        findings: Faults and warnings, in the order of the episodes.
+    """
+
+    target: str
+    format: str
+    episodes: int = 0
+    frames: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Finding]:
+        """What makes the data wrong or unreadable."""
+        return [finding for finding in self.findings if not finding.warning]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What may be meant so."""
+        return [finding for finding in self.findings if finding.warning]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        counts = {"episodes": self.episodes, "frames": self.frames}
+        found = {"faults": [asdict(f) for f in self.faults], "warnings": [asdict(f) for f in self.warnings]}
+        return {"data": self.target, "format": self.format, **counts, **found}
+
+
+@dataclass
+class _Seen:
+    """What one episode holds, for the comparison with the others."""
+
+    part: Part
+    frames: int = 0
+    shape: tuple[int, ...] | None = None
+    digest: str = ""
+    timed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    constant: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = True  # frames and entries could be read
+
+
+def validate(
+    target: str,
+    *,
+    format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Validation:
+    """Read all of a data set and tell what is wrong with it.
+
+    Faults: frames that cannot be decoded, missing numbers in the names of images, episodes without frames, entries that
+    differ in length from the frames, actions that are not finite, episodes that differ in their entries or shapes.
+    Warnings: frozen video, equal episodes (a leak, if they lie in two splits), frame sizes that differ, actions far
+    from all others, constant action dimensions, arrays no reader takes.
+
+    Args:
+        target: Name or path, as for `open_dataset`.
+        format: Name of the format, if it should not be recognised.
+        progress: Called as ``progress(episodes looked at, episodes in all)``.
+        **options: Options of the format.
+    Raises:
+        DataError: if there is no data set, or not one episode can be found.
+    Example:
+        >>> validate("balls-32", num_episodes=3, episode_length=4).faults
+        []
+    """
+    name, parts, problems = find_parts(target, format, options)
+    found = Validation(target, name, findings=[_unopened(target, problem) for problem in problems])
+    seen = []
+    for number, part in enumerate(parts):
+        episode = _Seen(part)
+        found.findings += _check(episode)
+        seen.append(episode)
+        found.episodes, found.frames = found.episodes + 1, found.frames + episode.frames
+        if progress is not None:
+            progress(number + 1, len(parts))
+    found.findings += [*_compare(seen), *_twins(seen), *_outliers(seen)]
+    return found
+
+
+def _unopened(target: str, error: DataError) -> Finding:
+    """A split that could not be opened: suspicious if it is not there, else a fault."""
+    return Finding(target, _without(target, error), warning=isinstance(error, MissingSplitError))
+
+
+def _check(seen: _Seen) -> Iterator[Finding]:
+    """What is wrong inside one episode; fills in what it holds."""
+    part = seen.part
+    found = list(_look(seen, _images(seen) if part.images else _stream(seen)))
+    yield from found
+    try:
+        seen.timed, seen.constant = part.entries()
+    except DataError as error:
+        seen.whole = False
+        if _without(part.path, error) not in [finding.problem for finding in found]:
+            yield Finding(part.path, _without(part.path, error))
+        return
+    for name, array in seen.timed.items():
+        if seen.whole and len(array) != seen.frames:
+            yield Finding(part.path, f"'{name}' has {len(array)} steps, the video has {seen.frames} frames")
+        yield from _not_finite(part.path, name, array)
+    for name, array in seen.constant.items():
+        plain = isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub"
+        if plain and seen.whole and name not in ("language", "goal_image") and len(array) != seen.frames:
+            problem = f"'{name}' {list(array.shape)} fits neither the {seen.frames} frames nor a name that is known"
+            yield Finding(part.path, f"{problem}: it is not read", warning=True)
+
+
+def _look(seen: _Seen, frames: Iterator[np.ndarray | Finding]) -> Iterator[Finding]:
+    """Count frames, tell frozen stretches, and pass on what was found."""
+    digest, last, since = hashlib.sha256(), None, 0
+    broken = False
+    for frame in frames:
+        if isinstance(frame, Finding):
+            seen.whole, broken = seen.whole and frame.warning, broken or not frame.warning
+            yield frame
+            continue
+        digest.update(np.ascontiguousarray(frame).data)
+        if last is not None and not np.array_equal(frame, last):
+            yield from _frozen(seen.part.path, since, seen.frames)
+            since = seen.frames
+        last, seen.shape = frame, frame.shape
+        seen.frames += 1
+    yield from _frozen(seen.part.path, since, seen.frames)
+    seen.digest = digest.hexdigest()
+    if not seen.frames and not broken:
+        seen.whole = False
+        yield Finding(seen.part.path, "the episode has no frames")
+
+
+def _frozen(path: str, first: int, stop: int) -> Iterator[Finding]:
+    if stop - first >= FROZEN_FRAMES:
+        yield Finding(path, f"the video is frozen: frames {first} to {stop - 1} are equal", first, warning=True)
+
+
+def _stream(seen: _Seen) -> Iterator[np.ndarray | Finding]:
+    """Frames of a file; a fault ends them."""
+    try:
+        yield from seen.part.frames()
+    except DataError as error:
+        number = re.search(r"\bframe (\d+)", str(error))
+        frame = int(number[1]) if number else seen.frames or None
+        yield Finding(seen.part.path, _without(seen.part.path, error), frame)
+
+
+def _images(seen: _Seen) -> Iterator[np.ndarray | Finding]:
+    """Images one by one, so that a broken one does not hide the next; those of several cameras side by side."""
+    views = seen.part.images
+    for files in views:
+        yield from _gaps(files)
+    if len({len(files) for files in views}) > 1:
+        yield Finding(seen.part.path, f"cameras differ in frames: {', '.join(str(len(files)) for files in views)}")
+    sizes: Counter[tuple[int, int]] = Counter()
+    for number, files in enumerate(zip(*views, strict=False)):
+        pictures = []
+        for file in files:
+            try:
+                size = image_size(file)
+                pictures.append(next(iter(decode_images([file], *size))))
+                sizes[size] += 1
+                usual = sizes.most_common(1)[0][0]
+                if size != usual:
+                    problem = f"is {_times(size)} pixels, the images before it are {_times(usual)}"
+                    yield Finding(str(file), problem, number)
+            except DataError as error:
+                yield Finding(str(file), _without(str(file), error), number)
+        if len(pictures) == len(files) and len({picture.shape for picture in pictures}) == 1:
+            yield pictures[0] if len(pictures) == 1 else np.stack(pictures)
+
+
+def _gaps(files: Sequence[Path]) -> Iterator[Finding]:
+    """Numbers that are missing between the names of images."""
+    numbers = [int(found[-1]) for file in files if (found := re.findall(r"\d+", file.stem))]
+    steps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    if len(numbers) != len(files) or not steps or min(steps) < 1:
+        return  # names without numbers, or other numbers in them
+    usual = min(steps)
+    for before, step in zip(numbers, steps, strict=False):
+        if step != usual:
+            missing = list(range(before + usual, before + step, usual))
+            which = str(missing[0]) if len(missing) == 1 else f"{missing[0]} to {missing[-1]}"
+            yield Finding(str(files[0].parent), f"missing in the numbering of the images: {which}", missing[0])
+
+
+def _not_finite(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
+    """Rows with NaN or infinity; the last action of an episode leads nowhere and may be one."""
+    if array.dtype.kind != "f" or not len(array):
+        return
+    bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1)).tolist()
+    for row in bad:
+        if name == "action" and row == len(array) - 1:
+            continue
+        values = np.array2string(array[row].reshape(-1)[:8], precision=4, separator=", ")
+        yield Finding(path, f"'{name}' is not finite: {values}", row)
+
+
+def _compare(seen: Sequence[_Seen]) -> Iterator[Finding]:
+    """Episodes whose entries or shapes are not those of most."""
+    whole = [s for s in seen if s.whole]
+    layouts = [_layout(s) for s in whole]
+    for name in sorted({n for layout in layouts for n in layout}):
+        usual = Counter(layout.get(name) for layout in layouts).most_common(1)[0][0]
+        for s, layout in zip(whole, layouts, strict=True):
+            if layout.get(name) != usual:
+                told = {None: "is missing"}
+                got, most = (told.get(v, f"is {v}") for v in (layout.get(name), usual))
+                problem = f"'{name}' {got} here, but {most} in most episodes"
+                yield Finding(s.part.path, problem, warning=name == "frame size")
+
+
+def _layout(seen: _Seen) -> dict[str, str]:
+    found = {name: f"{a.dtype} {['T', *a.shape[1:]]}".replace("'", "") for name, a in seen.timed.items()}
+    for name, value in seen.constant.items():
+        array = isinstance(value, np.ndarray)
+        same = array and value.ndim and len(value) == seen.frames and name not in ("language", "goal_image")
+        shape = ["T", *value.shape[1:]] if same else list(value.shape) if array else []
+        found[name] = f"{value.dtype} {shape}".replace("'", "") if array else "text"
+    views = seen.shape[0] if len(seen.shape) == 4 else 1
+    return {**found, "cameras": str(views), "frame size": _times(seen.shape[-3:-1])}
+
+
+def _twins(seen: Sequence[_Seen]) -> Iterator[Finding]:
+    """Episodes with the same frames."""
+    first: dict[str, _Seen] = {}
+    for s in seen:
+        if not (s.whole and s.frames):
+            continue
+        twin = first.setdefault(s.digest, s)
+        if twin is not s:
+            apart = f" (split '{twin.part.split}')" if twin.part.split != s.part.split else ""
+            yield Finding(s.part.path, f"has the same frames as {twin.part.path}{apart}", warning=True)
+
+
+def _outliers(seen: Sequence[_Seen]) -> Iterator[Finding]:
+    """Actions far from all others, and dimensions that never change."""
+    rows = [(s, np.asarray(s.timed["action"], np.float64).reshape(len(s.timed["action"]), -1))
+            for s in seen if s.whole and "action" in s.timed and s.timed["action"].dtype.kind == "f"]
+    for width in sorted({values.shape[1] for _, values in rows}):
+        alike = [(s, values) for s, values in rows if values.shape[1] == width]
+        every = np.concatenate([values for _, values in alike])
+        every = every[np.isfinite(every).all(1)]
+        if len(every) < 8:
+            continue
+        low, middle, high = np.percentile(every, (25, 50, 75), axis=0)
+        spread = high - low
+        for dimension in np.flatnonzero(every.min(0) == every.max(0)):
+            problem = f"dimension {dimension} of 'action' is {every[0, dimension]:g} everywhere"
+            yield Finding(alike[0][0].part.path, f"{problem}, in all episodes", warning=True)
+        for s, values in alike:
+            away = np.abs(values - middle) > OUTLIER_SPREADS * spread
+            for row, dimension in np.argwhere(away & (spread > 0) & np.isfinite(values)).tolist():
+                value = f"{values[row, dimension]:g} in dimension {dimension}"
+                half = f"half of all lie in {low[dimension]:.3g} to {high[dimension]:.3g}"
+                yield Finding(s.part.path, f"'action' is {value}, but {half}", row, warning=True)
+
+
+def _times(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _without(path: str, error: DataError) -> str:
+    """The message without the path it begins with, and without advice for readers."""
+    text = str(error).removeprefix(path).lstrip(" :,")
+    return text.split(", or pass on_error=")[0]
