@@ -50,6 +50,10 @@ class EMA:
         finally:
             _copy(own, parameters)
 
+    def apply(self, model: nn.Module) -> None:
+        """Give the model the averaged weights for good."""
+        _copy(self.average, dict(model.named_parameters()))
+
     def state_dict(self) -> dict[str, object]:
         """Everything `load_state_dict` needs."""
         return {"updates": self.updates, "average": {n: whole_tensor(x).clone() for n, x in self.average.items()}}
@@ -64,5 +68,5 @@ class EMA:
 
 @torch.no_grad()
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    for name, parameter in target.items():
-        parameter.copy_(source[name])
+    for name, value in source.items():
+        target[name].copy_(value)

@@ -67,11 +67,13 @@ def train(
         data_options: Options of the data format.
         show_progress: Show a progress bar.
     Returns:
-        The trained model and where the run ended.
+        The trained model (with averaged weights, if ``train.ema`` is set) and where the run ended.
     """
     trainer = make_trainer(preset, data, run=run, overrides=overrides, train_overrides=train_overrides,
                            data_options=data_options, show_progress=show_progress)
     result = trainer.fit()
+    if trainer.ema is not None:
+        trainer.ema.apply(trainer.model)
     return trainer.model.eval(), result
 
 
