@@ -5,7 +5,7 @@ picture and one map of logits; a softmax over slots shares out every pixel. Noth
 permuted slots give the same picture.
 
 Source: spatial broadcast decoder (arXiv:1901.07017) in the sizes of github.com/Wuziyi616/SlotFormer @ 10a6d9b, written
-from its description. Pictures are in [-1, 1] inside, as upstream, and leave in [0, 1].
+from its description. Pictures are in [-1, 1] inside, as upstream, and leave in [0, 1]. Difference: initial weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..config import ComponentConfig, ObsSpec
 from ..errors import ConfigError
 from ..latents import Latent, LatentSpec, Slots
-from ..nn.slots import Chunked, GridEmbedding
+from ..nn.slots import Chunked, GridEmbedding, keep_signal
 from ..registry import register_decoder
 from .base import Decoded, Decoder
 
@@ -55,6 +55,7 @@ class SlotPainter(Chunked):
             layers += [nn.ConvTranspose2d(inputs, outputs, config.kernel_size, stride, config.kernel_size // 2,
                                           output_padding=stride - 1), nn.ReLU()]
         self.cnn = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1 + obs.channels, 1))
+        keep_signal(self)
         self.to(memory_format=torch.channels_last)
         sizes = [c * 4.0 ** min(i + 1 - doublings, 0) for i, c in enumerate(config.channels)]
         self._numbers = int(num_slots * max(*sizes, 1 + obs.channels) * obs.height * obs.width)

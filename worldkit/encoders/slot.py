@@ -11,7 +11,8 @@ The slots themselves are points in both variants: their distribution is a `Delta
 Source: SAVi (arXiv:2111.12594) in the sizes of github.com/Wuziyi616/SlotFormer (arXiv:2210.05861) @ 10a6d9b, written
 from its description. Reproduced quirk: the deterministic variant, too, sends the start through the network that would
 give mean and variance (there an MLP), and takes the mean.
-Differences: one width for features and slots (upstream's are equal, too); no checkpoint-only layers.
+Differences: initial weights (see `keep_signal`); one width for features and slots (upstream's are equal, too); no
+checkpoint-only layers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..distributions import Delta, Normal, Sampler, full_precision
 from ..errors import ConfigError
 from ..latents import Field as LatentField
 from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
-from ..nn.slots import Chunked, GridEmbedding, SlotAttention, Transition, make_transition
+from ..nn.slots import Chunked, GridEmbedding, SlotAttention, Transition, keep_signal, make_transition
 from ..registry import register_encoder
 from .base import Encoder, Encoding
 
@@ -154,6 +155,7 @@ class SlotEncoder(Encoder):
             config.predictor, dim, num_layers=config.num_layers, num_heads=config.num_heads,
             hidden_dim=config.hidden_dim, dropout=config.dropout,
         ) if config.recurrent else None
+        keep_signal(self)
 
     def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:
         frames = self.fold_frames(video)
