@@ -366,3 +366,10 @@ def test_presets_have_the_official_sizes():
     assert obj3d.encoder == SlotEncoderConfig() and obj3d.decoder == SlotDecoderConfig()  # the components' defaults
     assert (obj3d.clip_length, obj3d.dynamics, obj3d.objective.name) == (6, None, "reconstruction")
     assert wk.get_model_spec("savi-clevrer").train["max_grad_norm"] == 0.05
+
+
+def test_slots_swapped_into_the_small_model_are_those_of_its_slot_preset():
+    swapped, preset = wk.create_config("lpwm-balls-mini", encoder="slot"), wk.create_config("slots-balls-mini")
+    assert swapped == preset
+    alone = wk.create_config("savi-balls-mini")
+    assert (preset.encoder, preset.decoder) == (alone.encoder, alone.decoder)
