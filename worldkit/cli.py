@@ -65,7 +65,12 @@ def parser() -> argparse.ArgumentParser:
     p = add("rollout", "Predict clips: writes GIF or MP4 pictures and the latents.")
     p.add_argument("model", help="preset with weights, model folder or run folder")
     _data_argument(p)
-    _protocol_arguments(p)
+    _data_options(p)
+    p.add_argument("--context", type=int, help="frames given (default: the preset's)")
+    p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
+    p.add_argument("--split", default="test", choices=("train", "val", "test"))
+    p.add_argument("--window", default="exact", choices=("exact", "streaming"),
+                   help="beyond the training window; streaming is faster and approximate")
     p.add_argument("--out", default="rollouts", help="folder to write (default: rollouts)")
     p.add_argument("--clips", type=int, default=2, help="how many clips (default: 2)")
     p.add_argument("--format", choices=("gif", "mp4"), default="gif")
@@ -84,8 +89,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metrics", metavar="NAME,...",
                    help="psnr, ssim, lpips, fvd, fid, med10, pck, ari, fg_ari, fg_ari_video, miou")
     p.add_argument("--max-clips", type=int, help="clips scored at most (default: the protocol's, or 100)")
-    p.add_argument("-o", "--override", action="append", default=[], metavar="data.OPTION=VALUE",
-                   help="option of the data, for example data.num_episodes=50")
+    _data_options(p)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     p.add_argument("--lpips-backbone", metavar="FILE", help="VGG16 weights, for LPIPS")
@@ -214,13 +218,9 @@ def _data_argument(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", required=True, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
 
 
-def _protocol_arguments(p: argparse.ArgumentParser, *, window: bool = True) -> None:
-    p.add_argument("--context", type=int, help="frames given (default: the preset's)")
-    p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
-    p.add_argument("--split", default="test", choices=("train", "val", "test"))
-    if window:
-        p.add_argument("--window", default="exact", choices=("exact", "streaming"),
-                       help="beyond the training window; streaming is faster and approximate")
+def _data_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("-o", "--override", action="append", default=[], metavar="data.OPTION=VALUE",
+                   help="option of the data, for example data.num_episodes=50 or data.format=sketchy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -136,7 +137,8 @@ def run_rollout(options: Namespace) -> None:
 
     model, preset = _load(options.model)
     context, horizon = _protocol(options, model, preset)
-    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon)
+    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon,
+                       **_data_options(options))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     count = min(options.clips, len(clips))
@@ -157,6 +159,14 @@ def run_rollout(options: Namespace) -> None:
         console.print(f"{picture}: {context} frames given, {horizon} predicted; latents beside it")
 
 
+def _data_options(options: Namespace) -> dict[str, Any]:
+    """Options of the data format; a finished model takes no others."""
+    overrides = parse_assignments(options.override)
+    if unknown := [name for name in overrides if name != "data"]:
+        raise ConfigError(f"-o of {options.command} takes data.OPTION=VALUE only, got {', '.join(unknown)}")
+    return overrides.get("data", {})
+
+
 def run_eval(options: Namespace) -> None:
     """``worldkit eval``."""
     from .training import compare
@@ -165,13 +175,10 @@ def run_eval(options: Namespace) -> None:
     if len(loaded) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
     protocol, changed = _eval_protocol(options, *next(iter(loaded.values())))
-    overrides = parse_assignments(options.override)
-    if unknown := [name for name in overrides if name != "data"]:
-        raise ConfigError(f"-o of eval takes data.OPTION=VALUE only, got {', '.join(unknown)}")
     perceptual, networks = _eval_networks(options, protocol)
     result = compare(
         {name: model for name, (model, _) in loaded.items()}, options.data, protocol, changed=changed,
-        data_options=overrides.get("data"), perceptual=perceptual, networks=networks, seed=options.seed,
+        data_options=_data_options(options), perceptual=perceptual, networks=networks, seed=options.seed,
         device=options.device, pictures=options.pictures,
     )
     result.print()
