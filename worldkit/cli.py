@@ -66,9 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="preset with weights, model folder or run folder")
     _data_argument(p)
     _data_options(p)
-    p.add_argument("--context", type=int, help="frames given (default: the preset's)")
-    p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
-    p.add_argument("--split", default="test", choices=("train", "val", "test"))
+    _protocol_arguments(p)
     p.add_argument("--window", default="exact", choices=("exact", "streaming"),
                    help="beyond the training window; streaming is faster and approximate")
     p.add_argument("--out", default="rollouts", help="folder to write (default: rollouts)")
@@ -113,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
                    help="training of each cell: 120 (seconds), 10min, 2h, 500steps or 8000samples (training clips)")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
                    help="option of all cells, the baseline included: model option, train.OPTION or data.OPTION")
-    _protocol_arguments(p, window=False)
+    _protocol_arguments(p)
     p.add_argument("--clips", type=int, default=100, help="clips that are scored at most (default: 100)")
     p.add_argument("--out", help="folder (default: runs/ablations/PRESET)")
     p.add_argument("--retry", action="store_true", help="try failed cells again")
@@ -216,6 +214,12 @@ def _data_commands(p: argparse.ArgumentParser) -> None:
 
 def _data_argument(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", required=True, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
+
+
+def _protocol_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--context", type=int, help="frames given (default: the preset's)")
+    p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
+    p.add_argument("--split", default="test", choices=("train", "val", "test"))
 
 
 def _data_options(p: argparse.ArgumentParser) -> None:
