@@ -83,6 +83,10 @@ def components(monkeypatch):
             super().__init__(config, **wiring)
             self.cond_dim = config.dim
 
+    @registry.register_dynamics("test-grid")
+    class TestGrid(TestStill):
+        requires = frozenset({"grid"})
+
 
 # -- configurations
 
@@ -261,6 +265,11 @@ def test_components_that_do_not_fit_name_those_that_do(components):
         "without that. Dynamics that fit: .*test-still"
     )):
         wk.create_model("lpwm-balls-mini", encoder="test-patch")
+    with pytest.raises(IncompatibleComponentsError, match=(
+        "dynamics 'test-grid' needs a grid of tokens .* but encoder 'particle' gives 16 particles . 1 background "
+        "without that. Dynamics that fit: .*pint"
+    )):
+        wk.create_model("lpwm-balls-mini", dynamics="test-grid")
     with pytest.raises(IncompatibleComponentsError, match=(
         "decoder 'particle' draws particles, but encoder 'test-patch' gives latent. Decoders that fit: .*test-painter"
     )):

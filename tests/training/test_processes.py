@@ -96,6 +96,23 @@ def test_sharded_weights_take_the_same_steps(two):
     assert losses(sharded) == pytest.approx(losses(two), rel=2e-3)
 
 
+def test_sigterm_writes_a_checkpoint_and_leaves(one):
+    folder = one.parent / "stopped"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
+    run = subprocess.Popen(command(folder, 1, 4000, "train.batch_size=4", "train.save_every=0"), env=env,
+                           stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (folder / "log.jsonl").exists() or len(losses(folder)) < 3:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    assert "stopped; the same command goes on" in run.communicate(timeout=120)[0] and run.returncode == 0
+    steps = int(next(folder.glob("checkpoints/step-*")).name.removeprefix("step-"))
+    assert steps == len(losses(folder))  # nothing done was lost
+    again = train(folder, 1, steps + 1, "train.batch_size=4", "train.save_every=0")
+    assert len(losses(again)) == steps + 1
+
+
 def test_another_number_of_clips_per_step_is_refused(two):
     done = subprocess.run(command(two, 1, 6, "train.batch_size=2"), capture_output=True, text=True)
     assert done.returncode == 2 and "was made with 4 clips per step, this run has 2" in done.stderr

@@ -166,3 +166,11 @@ def test_a_rule_the_model_cannot_follow_is_refused(tiny_model, balls, tmp_path):
     with pytest.raises(TrainingError, match="needs a model with latent actions"):
         Trainer(tiny_model(latent_action=None), balls(4), balls(4, "val"), TrainConfig(select_by="inferred"),
                 run=tmp_path, show_progress=False)
+
+
+@pytest.mark.slow  # a minute or more of compilation
+def test_a_compiled_model_takes_the_same_steps(tiny_model, balls, tmp_path):
+    plain = run(tiny_model(), balls, tmp_path / "plain", steps=2, checkpointing="off").log
+    compiled = run(tiny_model(), balls, tmp_path / "compiled", steps=2, checkpointing="off", compile=True).log
+    losses = [[line["loss"] for line in log if "loss" in line] for log in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
