@@ -7,8 +7,6 @@ however many denoising steps it takes.
 
 What is denoised is the CHANGE from the newest frame, standardised, and the network also sees the newest frame itself:
 most numbers of a latent hardly change, and a network that must first reproduce them from tokens learns that slowly.
-Frozen latents of Balls, one minute on a CPU, one run each: after 5 predicted frames positions are 0.098 off with both,
-0.101 without the newest frame, 0.146 with absolute values in place of changes (last frame copied: 0.122).
 
 The history knows no conditions: they steer the network alone, so that classifier-free guidance (arXiv:2207.12598) can
 leave them out at no cost to the history.
