@@ -177,3 +177,15 @@ def test_action_statistics_are_saved_with_the_model(tmp_path):
           train_overrides={"steps": 1, "batch_size": 2, "eval_clips": 1})
     saved = json.loads((tmp_path / "run/best/train.json").read_text())["statistics of action"]
     assert len(saved["mean"]) == 2 and saved["count"] > 0 and saved["min"] < saved["max"]
+
+
+def test_denormal_numbers_count_as_zero_inside_only():
+    from worldkit.training.denormals import flush_denormals, flushing
+
+    assert not flushing()
+    with flush_denormals():
+        inside = flushing()
+        with flush_denormals():
+            pass
+        assert flushing() == inside
+    assert not flushing() and inside == torch.set_flush_denormal(False)

@@ -35,6 +35,7 @@ from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
 from .checkpoint import RunLog, latest_checkpoint, load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
+from .denormals import flush_denormals
 from .ema import EMA
 from .evaluate import evaluate, mean_image, validation_loss
 from .figures import animation, panel
@@ -145,7 +146,7 @@ class Trainer:
         if self.config.compile:
             engine = torch.compile(engine)
         optimizer = self.accelerator.prepare(self.optimizer) if self.config.strategy == "ddp" else self.optimizer
-        with _graceful_stop(self), ProgressBar(self.progress.step, self.limit, self.config.seconds,
+        with flush_denormals(), _graceful_stop(self), ProgressBar(self.progress.step, self.limit, self.config.seconds,
                                                enabled=self.show_progress) as bar:
             for note in self.model.objective.notes(self.model):
                 bar.say(note)
