@@ -44,3 +44,22 @@ def test_warmup_lasts_for_its_share_of_the_first_epochs(tiny_model):
     assert not objective.in_warmup(0), "without a trainer nobody knows how long an epoch is"
     objective.steps_per_epoch = 10
     assert objective.in_warmup(15) and not objective.in_warmup(16)
+
+
+@pytest.mark.parametrize("encoder, dynamics, reached", [
+    ("slot", "pint", False), ("slot", "diffusion", False), ("particle", "diffusion", False), ("particle", "pint", True),
+])
+def test_whether_the_dynamics_shapes_the_encoder(encoder, dynamics, reached):
+    """Only where latents have a density and the dynamics an explicit prior; else latents would shrink to please it."""
+    from worldkit.factory import build
+    from worldkit.testing import example_batch
+    from worldkit.testing.examples import small_config
+
+    model = build(small_config(
+        encoder=encoder, dynamics=dynamics,
+        objective={"name": "elbo", "weights": {"reconstruction": 0.0, "kl": 0.0, "transparency": 0.0}},
+    ))
+    model.loss(example_batch(model.config), generator=torch.Generator().manual_seed(0)).total.backward()
+    moved = any(p.grad is not None and p.grad.abs().max() > 0 for p in model.encoder.parameters())
+    assert moved == reached
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.dynamics.parameters())

@@ -9,8 +9,10 @@ Two kinds of parts have no such KL, and the objective says so (`ELBO.notes`):
 - An implicit dynamics (diffusion) has no prior to hold the posterior against. All frames are then static, and the
   dynamics learns from detached latents by its own loss, logged as ``dynamics/...``: a denoising loss that reached the
   encoder would be minimised by shrinking the latents.
-- A point-mass latent (slots) has no density. Its term is half the squared distance of the prediction to the DETACHED
-  latent, so that the encoder cannot make itself predictable by collapsing.
+- A point-mass latent (slots) has no density. Its term is half the squared distance of the prediction to the latent,
+  both of them DETACHED from the encoder, which reconstruction alone trains. With gradients through the latents that
+  predictions start from, the encoder makes itself predictable by forgetting: slots that drew Balls at 14.5 dB fell to
+  12.7 dB within 220 steps while their dynamics term fell from 100 to 29.
 
 Reductions, as upstream: sum over pixels, tokens and frames; mean over clips (and views); the total is divided by the
 number of frames and multiplied by 0.1 (MSE) or 0.01 (VGG).
@@ -22,7 +24,7 @@ the batch is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +186,7 @@ class ELBO(Objective):
         """Field -> KL of the dynamic frames ``[B, V, T - S]``, and the KL of their latent actions."""
         if model.dynamics is None or static >= z.shape[1]:
             return {}, None
-        prior, action_posterior, action_prior = model.predict_next(z, batch, sampler=sampler)
+        prior, action_posterior, action_prior = model.predict_next(_detach_points(z), batch, sampler=sampler)
         target = _detach_points(posterior[:, static:])
         terms = _by_field(target.kl(prior[:, static - 1:]), z[:, static:])
         return terms, _action_kl(action_posterior, action_prior, model.encoder.spec, static - 1)
@@ -212,16 +214,19 @@ class ELBO(Objective):
         elif model.dynamics is not None and any(isinstance(spec.field(k).dist, Delta) for k in spec.keys()):
             notes.append(
                 f"encoder '{model.encoder.config.name}' gives points, not distributions: kl_dynamics is half the "
-                "squared distance of the prediction to the detached latent"
+                "squared distance of the prediction to the latent, and trains the dynamics alone"
             )
         return notes
 
 
-def _detach_points(posterior: LatentDist) -> LatentDist:
-    """The same distribution; fields without a density let no gradient through."""
-    spec = posterior.spec
-    params = {k: v.detach() if isinstance(spec.field(k).dist, Delta) else v for k, v in posterior.params.items()}
-    return LatentDist(spec, params, score=posterior.score)
+_Fields = TypeVar("_Fields", Latent, LatentDist)
+
+
+def _detach_points(x: _Fields) -> _Fields:
+    """The same latent or distribution; fields without a density let no gradient through."""
+    spec, tensors = x.spec, x.values if isinstance(x, Latent) else x.params
+    cut = {k: v.detach() if isinstance(spec.field(k).dist, Delta) else v for k, v in tensors.items()}
+    return Latent.build(spec, cut, score=x.score) if isinstance(x, Latent) else LatentDist(spec, cut, score=x.score)
 
 
 def _action_kl(posterior: ActionDist | None, prior: ActionDist | None, spec: LatentSpec, first: int) -> Tensor | None:
