@@ -10,9 +10,8 @@ Two kinds of parts have no such KL, and the objective says so (`ELBO.notes`):
   dynamics learns from detached latents by its own loss, logged as ``dynamics/...``: a denoising loss that reached the
   encoder would be minimised by shrinking the latents.
 - A point-mass latent (slots) has no density. Its term is half the squared distance of the prediction to the latent,
-  both of them DETACHED from the encoder, which reconstruction alone trains. With gradients through the latents that
-  predictions start from, the encoder makes itself predictable by forgetting: slots that drew Balls at 14.5 dB fell to
-  12.7 dB within 220 steps while their dynamics term fell from 100 to 29.
+  both of them DETACHED from the encoder, which reconstruction alone trains: an encoder that the term reached could make
+  itself predictable by collapsing, and no entropy would hold against it.
 
 Reductions, as upstream: sum over pixels, tokens and frames; mean over clips (and views); the total is divided by the
 number of frames and multiplied by 0.1 (MSE) or 0.01 (VGG).
