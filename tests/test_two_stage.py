@@ -218,8 +218,8 @@ def test_training_moves_the_dynamics_alone_and_a_stopped_run_goes_on_to_the_same
 # -- weights of the first stage
 
 TINY_SLOTS = {
-    "encoder": {"num_slots": 3, "slot_dim": 8, "hidden_dim": 16, "channels": [8, 8], "max_map": 8, "num_heads": 2},
-    "decoder": {"channels": [8, 8]},
+    "encoder": {"num_slots": 3, "slot_dim": 8, "hidden_dim": 16, "channels": [8, 8], "max_map": 16, "num_heads": 2},
+    "decoder": {"channels": [8, 8, 8]},
 }
 TINY = TINY_SLOTS | {"dynamics": {"dim": 8, "num_layers": 1, "num_heads": 2}, "objective": {"num_frames": 9}}
 RUN = {"steps": 2, "batch_size": 2, "eval_clips": 2}

@@ -48,3 +48,12 @@ def test_pictures(tiny_model, balls, views):
     assert panel(model, video, frames=4, cell=48).dtype == torch.uint8
     frames = animation(model, batch, context_frames=3, generator=torch.Generator().manual_seed(0), cell=64)
     assert frames.shape[0] == 6 and frames.dtype == torch.uint8
+
+
+def test_a_picture_far_outside_the_range_is_drawn_clamped(tiny_model, balls):
+    from worldkit.decoders.base import Decoded
+
+    model = tiny_model()
+    decode = model.decode
+    model.decode = lambda z, **options: Decoded(decode(z, **options).video * 9 - 4)
+    assert panel(model, balls(4)[0]["video"]).dtype == torch.uint8

@@ -36,15 +36,18 @@ def panel(model: ComposedWorldModel, video: Tensor, *, frames: int = 8, cell: in
     def shown(x: Tensor | None) -> Tensor | None:
         return None if x is None else x[0, 0] if several else x[0]
 
+    def drawn(x: Tensor | None) -> Tensor | None:  # decoders are free to leave [0, 1], above all untrained ones
+        return None if x is None else shown(x).clamp(0, 1)
+
     return decomposition_panel(
         PanelInputs(
             video=to_float_video(video[0] if several else video),
-            reconstruction=shown(decoded.video),
+            reconstruction=drawn(decoded.video),
             latent=latent if isinstance(latent, Particles) else None,
             proposals=None if proposals is None else proposals[:time],
             masks=shown(decoded.masks),
-            foreground=shown(decoded.foreground),
-            background=shown(decoded.background),
+            foreground=drawn(decoded.foreground),
+            background=drawn(decoded.background),
             uncertainty=latent.score[0] if isinstance(latent, Particles) and latent.score is not None else None,
         ),
         frames=frames,
