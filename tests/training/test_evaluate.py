@@ -57,3 +57,16 @@ def test_a_picture_far_outside_the_range_is_drawn_clamped(tiny_model, balls):
     decode = model.decode
     model.decode = lambda z, **options: Decoded(decode(z, **options).video * 9 - 4)
     assert panel(model, balls(4)[0]["video"]).dtype == torch.uint8
+
+
+def test_predictions_outside_the_range_are_clamped_before_they_are_scored(tiny_model, balls):
+    from dataclasses import replace
+
+    clips, model = balls(7, "test", "tile"), tiny_model().eval()
+    rollout = model.rollout
+
+    def scored(change):
+        model.rollout = lambda *a, **k: (lambda r: replace(r, video=change(r.video)))(rollout(*a, **k))
+        return evaluate(model, clips, context_frames=3)["prior"].summary("model", "psnr").mean
+
+    assert scored(lambda video: video * 9 - 4) == pytest.approx(scored(lambda video: (video * 9 - 4).clamp(0, 1)))

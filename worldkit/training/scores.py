@@ -101,7 +101,7 @@ class Scorer:
 
     def model_scores(self, rollout: Any, truth: Truth) -> Scores:
         """Scores of a rollout of the model."""
-        scores = self.image_scores(flat(rollout.video), truth)
+        scores = self.image_scores(flat(rollout.video).clamp(0, 1), truth)  # decoders may leave the range
         if self.track:
             scores |= self._tracking(*_tokens(rollout.latents), truth)
         if self.segment:
