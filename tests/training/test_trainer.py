@@ -111,7 +111,7 @@ def test_the_run_folder_tells_how_it_was_made(tiny_model, balls, tmp_path):
     Trainer(model, balls(4), balls(4, "val"), config, run=tmp_path, rollouts=rollouts, show_progress=False).fit()
     described = json.loads((tmp_path / "run.json").read_text())
     assert described["model"] == model.config.to_dict()
-    assert {"train", "command", "worldkit", "torch", "device", "threads"} <= set(described)
+    assert {"train", "command", "commit", "worldkit", "torch", "device", "threads"} <= set(described)
     figures = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert figures == ["step-00000002-panel.png", "step-00000002-rollout.gif"]
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])

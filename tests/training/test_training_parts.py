@@ -1,6 +1,7 @@
 """Learning-rate schedules, the moving average, warnings, loggers, and the plan of a dry run."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from worldkit.errors import ConfigError, MissingExtraError, TrainingError
 from worldkit.training import TrainConfig, Trainer
+from worldkit.training.commit import commit
 from worldkit.training.ema import EMA
 from worldkit.training.plan import plan
 from worldkit.training.schedule import learning_rate
@@ -189,3 +191,22 @@ def test_denormal_numbers_count_as_zero_inside_only():
             pass
         assert flushing() == inside
     assert not flushing() and inside == torch.set_flush_denormal(False)
+
+
+def test_the_commit_of_a_folder(tmp_path):
+    def git(*arguments):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", tmp_path, *name, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    known, stranger = tmp_path / "known.py", tmp_path / "stranger.py"
+    known.write_text("1")
+    assert commit(tmp_path) is None  # no repository
+    git("init")
+    git("add", "known.py")
+    git("commit", "-m", "first")
+    stranger.write_text("2")
+    head = git("rev-parse", "HEAD").strip()
+    assert commit(tmp_path) == commit(known) == head and commit(stranger) is None
+    known.write_text("3")
+    assert commit(tmp_path) == commit(known) == head + "-dirty"

@@ -34,6 +34,7 @@ from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
 from .checkpoint import RunLog, latest_checkpoint, load_checkpoint, random_state, save_checkpoint
+from .commit import commit
 from .config import TrainConfig
 from .denormals import flush_denormals
 from .ema import EMA
@@ -359,7 +360,8 @@ class Trainer:
         return {
             "model": model, "train": self.config.to_dict(), "facts": self.facts,
             "notes": self.model.objective.notes(self.model),
-            "command": " ".join(sys.argv), "worldkit": __version__, "torch": torch.__version__,
+            "command": " ".join(sys.argv), "commit": {"worldkit": commit(Path(__file__)), "here": commit(Path.cwd())},
+            "worldkit": __version__, "torch": torch.__version__,
             "python": platform.python_version(), "machine": platform.machine(), "device": str(self.device),
             "threads": torch.get_num_threads(), "processes": self.world,
         }
