@@ -96,11 +96,16 @@ def test_sharded_weights_take_the_same_steps(two):
     assert losses(sharded) == pytest.approx(losses(two), rel=2e-3)
 
 
+def test_sharded_weights_compute_in_the_asked_precision(two):
+    half = train(two.parent / "bf16", 2, 1, "train.batch_size=2", "train.strategy=fsdp", "train.precision=bf16")
+    assert losses(half) == pytest.approx(losses(two)[:1], rel=0.02)
+    assert losses(half) != pytest.approx(losses(two)[:1], rel=1e-5)
+
+
 def test_sigterm_writes_a_checkpoint_and_leaves(one):
     folder = one.parent / "stopped"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
-    run = subprocess.Popen(command(folder, 1, 4000, "train.batch_size=4", "train.save_every=0"), env=env,
-                           stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(command(folder, 1, 4000, "train.batch_size=4", "train.save_every=0"),
+                           env=environment(folder), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     while not (folder / "log.jsonl").exists() or len(losses(folder)) < 3:
         assert run.poll() is None and time.monotonic() < deadline

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import require_extra
+from ..errors import TrainingError, require_extra
 
 
 def make_accelerator(precision: str) -> Any:
@@ -22,8 +22,11 @@ def make_accelerator(precision: str) -> Any:
 
     Raises:
         MissingExtraError: without accelerate.
+        TrainingError: for "fp16" on a CPU, where it would be ignored.
     """
     accelerate = require_extra("accelerate", "train", "training")
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise TrainingError("precision 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
     if not torch.distributed.is_initialized():
         accelerate.state.AcceleratorState._reset_state()  # a process may train in one precision after the other
     # Some parameters get no gradient in some steps (warm-up, dropped conditions).

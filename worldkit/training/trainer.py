@@ -119,6 +119,8 @@ class Trainer:
         model.objective.steps_per_epoch = self.steps_per_epoch
         if config.strategy == "fsdp" and self.world == 1:
             raise TrainingError("strategy 'fsdp' shards over processes: start several with torchrun, or use 'ddp'")
+        if config.strategy == "fsdp" and config.precision == "fp16":
+            raise TrainingError("strategy 'fsdp' does not scale losses, which 'fp16' needs: take precision 'bf16'")
         if config.select_by == "inferred" and model.latent_action is None:
             raise TrainingError("select_by='inferred' needs a model with latent actions; use 'prior' or 'loss'")
         self.strategy = STRATEGIES[config.strategy](self.accelerator, model)
@@ -183,7 +185,8 @@ class Trainer:
             noise = ClipSampler(config.seed, self.progress.step, range(first, first + batch.batch_size), self.device)
             last = number == len(batches) - 1
             with nullcontext() if last else self.strategy.no_sync(engine):
-                loss = engine(batch, self.progress.step, sampler=noise)
+                with self.accelerator.autocast():
+                    loss = engine(batch, self.progress.step, sampler=noise)
                 if not torch.isfinite(loss.total):
                     raise TrainingError(self._not_finite(loss))
                 self.accelerator.backward(loss.total / len(batches))
@@ -344,6 +347,8 @@ class Trainer:
             if state.get("ema") is None:
                 raise TrainingError(f"checkpoint {folder} has no moving average; it was made without train.ema")
             self.ema.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         made_with = state["progress"].pop("clips_per_step", self._clips_per_step)
         if made_with != self._clips_per_step:
             raise TrainingError(
@@ -380,6 +385,8 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         if self.world > 1:
             from accelerate.utils import gather_object
 
