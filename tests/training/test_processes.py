@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,11 +29,30 @@ def command(folder, processes, steps, *options):
             str(steps), "--quiet", *overrides]
 
 
+def environment(folder):
+    return os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
+
+
 def train(folder, processes, steps, *options):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
-    done = subprocess.run(command(folder, processes, steps, *options), env=env, capture_output=True, text=True)
+    words = command(folder, processes, steps, *options)
+    done = subprocess.run(words, env=environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+def kill(folder, processes, steps, *options, when):
+    """Start a run and SIGKILL all its processes as soon as ``when()`` is true; whether it was still running."""
+    run = subprocess.Popen(command(folder, processes, steps, *options), env=environment(folder),
+                           start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while run.poll() is None and not when():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    alive = run.poll() is None
+    if alive:
+        os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    return alive
 
 
 def weights(folder, step):
@@ -63,28 +83,59 @@ def test_two_processes_take_the_steps_of_one(one, two):
     assert len(state["rng"]) == 2 and state["progress"]["clips_per_step"] == 4
 
 
+def test_two_processes_share_the_statistics_of_diffusion(one):
+    options = ("dynamics=diffusion", "train.save_every=1")
+    alone = train(one.parent / "diffusion-one", 1, 2, "train.batch_size=4", *options)
+    pair = train(one.parent / "diffusion-two", 2, 2, "train.batch_size=2", *options)
+    assert losses(pair) == pytest.approx(losses(alone), rel=2e-4)
+    scales = {name for name in weights(alone, 1) if "_scale." in name}
+    assert len(scales) == 6
+    for name in scales:
+        torch.testing.assert_close(weights(pair, 1)[name], weights(alone, 1)[name], rtol=1e-4, atol=1e-6)
+
+
 def test_accumulated_batches_take_the_steps_of_whole_ones(one):
     parts = train(one.parent / "parts", 1, 2, "train.batch_size=2", "train.gradient_accumulation=2")
     assert losses(parts) == pytest.approx(losses(one)[:2], rel=2e-4)
 
 
+def same_state(a, b, step):
+    """Weights, moving average and log of two runs are the same to the bit."""
+    states = [torch.load(f / f"checkpoints/step-{step:08d}/state.pt", weights_only=True) for f in (a, b)]
+    pairs = [(weights(a, step), weights(b, step)), tuple(state["ema"]["average"] for state in states)]
+    return losses(a) == losses(b) and all(torch.equal(x[n], v) for x, y in pairs for n, v in y.items())
+
+
+@pytest.mark.parametrize("last_step", [1, 2, 3])  # a checkpoint is written after every second step
+def test_killed_after_any_step_a_run_ends_the_same(one, last_step):
+    folder, batch = one.parent / f"killed-{last_step}", "train.batch_size=4"
+    log = folder / "log.jsonl"
+    assert kill(folder, 1, 4, batch, when=lambda: log.exists() and len(log.read_text().splitlines()) >= last_step)
+    assert same_state(train(folder, 1, 4, batch), one, 4)
+
+
 def test_killed_processes_go_on_to_the_same_weights(two):
-    folder = two.parent / "killed"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
-    run = subprocess.Popen(command(folder, 2, 4, "train.batch_size=2"), env=env, start_new_session=True,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not (folder / "checkpoints/step-00000002/state.pt").exists():
-        assert run.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    train(folder, 2, 4, "train.batch_size=2")
-    expected, found = weights(two, 4), weights(folder, 4)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert losses(folder) == losses(two)
-    a, b = (torch.load(f / "checkpoints/step-00000004/state.pt", weights_only=True) for f in (two, folder))
-    assert all(torch.equal(a["ema"]["average"][n], v) for n, v in b["ema"]["average"].items())
+    folder, batch = two.parent / "killed", "train.batch_size=2"
+    checkpoint = folder / "checkpoints/step-00000002/state.pt"
+    assert kill(folder, 2, 4, batch, when=checkpoint.exists)
+    assert same_state(train(folder, 2, 4, batch), two, 4)
+
+
+@pytest.mark.slow  # some minutes: a dozen starts each
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_again_and_again_at_random_moments(processes, tmp_path):
+    """While importing, reading data, stepping, evaluating, writing a checkpoint or the log: whatever the clock hits."""
+    options = (f"train.batch_size={4 // processes}", "train.save_every=3", "train.eval_every=7")
+    started = time.monotonic()
+    whole = train(tmp_path / "whole", processes, 40, *options)
+    longest, chance, kills = time.monotonic() - started, random.Random(0), 0
+    while kills < 10:
+        end = time.monotonic() + chance.uniform(0, longest)
+        if not kill(tmp_path / "killed", processes, 40, *options, when=lambda end=end: time.monotonic() >= end):
+            break
+        kills += 1
+    assert kills >= 2
+    assert same_state(train(tmp_path / "killed", processes, 40, *options), whole, 40)
 
 
 def test_sharded_weights_take_the_same_steps(two):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -12,7 +13,8 @@ class RunningStandardizer(nn.Module):
     """Brings every column of packed tokens ``[B, T, N, D]`` to mean 0 and variance 1, per token group.
 
     Mean and variance are buffers, saved with the model. `update` averages over all batches at first (exactly), then
-    forgets older ones, because a latent drifts while its encoder learns. Padding columns stay zero.
+    forgets older ones, because a latent drifts while its encoder learns. In several processes a batch is what all of
+    them hold together, so call `update` in each. Padding columns stay zero.
 
     Args:
         groups: Per token group: number of tokens, and how many of the columns it uses.
@@ -38,10 +40,11 @@ class RunningStandardizer(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take a batch ``[B, T, N, D]`` into the statistics."""
+        """Take a batch ``[B, T, N, D]`` (of the same size in every process) into the statistics."""
         groups = x.split(self.sizes, 2)
-        mean = torch.stack([g.mean((0, 1, 2)) for g in groups])
-        variance = torch.stack([g.var((0, 1, 2), correction=0) for g in groups])
+        mean = _over_processes(torch.stack([g.mean((0, 1, 2)) for g in groups]))
+        around = (x - self._spread(mean)).square().split(self.sizes, 2)
+        variance = _over_processes(torch.stack([g.mean((0, 1, 2)) for g in around]))
         self.batches += 1
         share = 1 / self.batches.clamp(max=self.memory)
         shift = mean - self.mean
@@ -55,3 +58,11 @@ class RunningStandardizer(nn.Module):
     def inverse(self, x: Tensor) -> Tensor:
         """Undo `forward`."""
         return (x * self._deviation() + self._spread(self.mean)) * self.used
+
+
+def _over_processes(x: Tensor) -> Tensor:
+    """Mean over the processes of a distributed training; itself in one process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
