@@ -190,7 +190,7 @@ def test_a_rule_the_model_cannot_follow_is_refused(tiny_model, balls, tmp_path):
                 run=tmp_path, show_progress=False)
 
 
-@pytest.mark.slow  # a minute or more of compilation
+@pytest.mark.slow  # minutes of compilation
 def test_a_compiled_model_takes_the_same_steps(tiny_model, balls, tmp_path):
     plain = run(tiny_model(), balls, tmp_path / "plain", steps=2, checkpointing="off").log
     compiled = run(tiny_model(), balls, tmp_path / "compiled", steps=2, checkpointing="off", compile=True).log

@@ -53,8 +53,30 @@ class ConvConfig(Config):
         return 2 ** (len(self.channel_multipliers) - 1)
 
 
-def _conv3(inputs: int, outputs: int, padding: Padding) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding)
+def _replicate(x: Tensor, before: int, after: int) -> Tensor:
+    """Repeat the border: ``before`` pixels at the left and top, ``after`` at the right and bottom.
+
+    torch.compile gets the same in other words: PyTorch 2.13 expects the gradient of its replication padding in
+    contiguous layout, where for channels-last input it is channels-last, and stops.
+    """
+    if not torch.compiler.is_compiling():
+        return F.pad(x, (before, after, before, after), mode="replicate")
+    for dim in (2, 3):
+        first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+        x = torch.cat([first] * before + [x] + [last] * after, dim)
+    return x
+
+
+class _Conv3(nn.Conv2d):
+    """conv3x3 that keeps the size of the image."""
+
+    def __init__(self, inputs: int, outputs: int, padding: Padding):
+        super().__init__(inputs, outputs, 3, padding=1, padding_mode=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding_mode == "zeros":
+            return super().forward(x)
+        return F.conv2d(_replicate(x, 1, 1), self.weight, self.bias)
 
 
 class ConvBlock(nn.Module):
@@ -62,7 +84,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, padding: Padding):
         super().__init__()
-        self.conv = _conv3(inputs, outputs, padding)
+        self.conv = _Conv3(inputs, outputs, padding)
         self.norm = nn.GroupNorm(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,8 +96,8 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, padding: Padding):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(4, inputs), _conv3(inputs, outputs, padding)
-        self.norm2, self.conv2 = nn.GroupNorm(4, outputs), _conv3(outputs, outputs, padding)
+        self.norm1, self.conv1 = nn.GroupNorm(4, inputs), _Conv3(inputs, outputs, padding)
+        self.norm2, self.conv2 = nn.GroupNorm(4, outputs), _Conv3(outputs, outputs, padding)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,11 +110,11 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, padding: Padding):
         super().__init__()
-        self.mode = "constant" if padding == "zeros" else "replicate"
+        self.padding = padding
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1), mode=self.mode))
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == "zeros" else _replicate(x, 0, 1))
 
 
 class Upsample(nn.Module):
@@ -110,8 +132,7 @@ class Upsample(nn.Module):
         w = self.conv.weight
         rows = torch.stack([w[:, :, 2], w[:, :, 1] + w[:, :, 2], w[:, :, 0] + w[:, :, 1], w[:, :, 0]], 2)
         kernel = torch.stack([rows[..., 2], rows[..., 1] + rows[..., 2], rows[..., 0] + rows[..., 1], rows[..., 0]], -1)
-        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.conv.bias, stride=2, padding=3)
+        return F.conv_transpose2d(_replicate(x, 1, 1), kernel.transpose(0, 1), self.conv.bias, stride=2, padding=3)
 
 
 class _Level(nn.Module):
@@ -137,7 +158,7 @@ class _Stack(Checkpointed):
         super().__init__()
         self.conv_in, self.mid, self.levels = conv_in, mid, nn.ModuleList(levels)
         self.norm_out = nn.GroupNorm(4, last) if config.block == "resnet" else nn.Identity()
-        self.conv_out = _conv3(last, outputs, padding)
+        self.conv_out = _Conv3(last, outputs, padding)
         self._mid_first, self._activate = mid_first, config.block == "resnet"
         self.to(memory_format=torch.channels_last)
 
@@ -188,7 +209,7 @@ class ConvEncoder(_Stack):
             final = index == len(config.channel_multipliers) - 1
             levels.append(_Level(blocks, None if final else Downsample(channels, padding)))
         super().__init__(
-            _conv3(inputs, config.base_channels, padding), _mid(config, channels, padding), levels, last=channels,
+            _Conv3(inputs, config.base_channels, padding), _mid(config, channels, padding), levels, last=channels,
             outputs=config.latent_channels if outputs is None else outputs, config=config, padding=padding,
             mid_first=False,
         )
@@ -219,7 +240,7 @@ class ConvDecoder(_Stack):
                 channels = width
             levels.append(_Level(blocks, Upsample(channels) if index else None))
         super().__init__(
-            _conv3(inputs, lowest, "replicate"), _mid(config, lowest, "replicate"), levels,
+            _Conv3(inputs, lowest, "replicate"), _mid(config, lowest, "replicate"), levels,
             last=channels, outputs=outputs, config=config, padding="replicate", mid_first=True,
         )
         self._sizes = [(config.base_channels * m, 2 ** (ups - max(i - 1, 0))) for i, m in enumerate(multipliers)]
