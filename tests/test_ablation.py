@@ -203,6 +203,9 @@ def test_a_cell_is_an_ordinary_training(finished, tmp_path):
     assert row.numbers["parameters"] == [model.parameter_report()["total"]] * 2
     copied = next(row for row in finished.rows if row.name == "copy last frame")
     assert copied.numbers["psnr"] == [pytest.approx(report.summary("copy last frame", "psnr").mean)]
+    margin, stored = report.margin("psnr", "copy last frame"), row.margins["copy last frame"][1]
+    assert (stored.low, stored.high) == pytest.approx((margin.low, margin.high), abs=1e-6)
+    assert margin.high < 0 and row.beats.startswith("0/2, ")  # two steps of training beat nothing
 
 
 def test_what_fails_is_a_row_with_its_error(finished):
@@ -216,7 +219,7 @@ def test_what_fails_is_a_row_with_its_error(finished):
     header, rows = finished.table()
     assert header[:3] == ["latent_action", "decoder", "train.lr"]
     failed = [row for row in rows if row[3].startswith("failed")]
-    assert len(failed) == 6 and all(row[4:] == ["-"] * 7 for row in failed)
+    assert len(failed) == 6 and all(row[4:] == ["-"] * 8 for row in failed)
     assert [row[3] for row in rows if row[1] == "none"] == ["failed [2]"] * 4
     assert "- [2] IncompatibleComponentsError: objective 'elbo' needs a decoder" in finished.to_markdown()
     assert any("--retry" in note for note in finished.notes())

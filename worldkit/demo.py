@@ -116,10 +116,9 @@ def _report(models: dict[str, ComposedWorldModel], scores: dict[str, Report], te
 
 
 def _verdict(report: Report) -> str:
-    """What the numbers say, in a sentence."""
-    own = report.summary("model", "psnr").mean
-    beaten = [name for name in report.scores if name != "model" and own > report.summary(name, "psnr").mean]
-    lost = [name for name in report.scores if name != "model" and name not in beaten]
+    """What the numbers say, in a sentence: a baseline is beaten if the margin is beyond chance of the clips."""
+    beaten = [name for name in report.baselines if report.margin("psnr", name).low > 0]
+    lost = [name for name in report.baselines if name not in beaten]
     parts = [f"beats {' and '.join(beaten)}"] if beaten else []
     parts += [f"does NOT beat {' and '.join(lost)}"] if lost else []
     return f"Mean PSNR over the {HORIZON} predicted frames: the model {', and '.join(parts)}."

@@ -70,6 +70,20 @@ def test_table_markdown_and_terminal(capsys):
         assert text in markdown
 
 
+def test_margins_over_baselines_are_paired():
+    report = Report(SCORES, PROTOCOL)
+    over = report.per_clip("model", "psnr") - report.per_clip("copy last frame", "psnr")  # 1.5, 2.5, 2
+    margin = report.margin("psnr", "copy last frame")
+    assert margin == confidence_interval(over) and margin.mean == 2 and margin.excludes_zero
+    assert report.table()[1][2:] == [["model − copy last frame", "2 ± 1.2 *", "-"]]
+    assert "* = the 95% interval does not hold 0" in report.footer()
+    stored = report.to_dict()["results"]
+    assert stored["model"]["psnr"]["over"]["copy last frame"]["low"] == pytest.approx(margin.low)
+    assert "over" not in stored["model"]["ssim"] and "over" not in stored["copy last frame"]["psnr"]
+    alone = Report({"model": SCORES["model"]}, PROTOCOL)
+    assert len(alone.table()[1]) == 1 and "Differences" not in alone.footer()
+
+
 def test_inferred_latent_actions_carry_a_warning():
     assert "not predictions" not in Report(SCORES, PROTOCOL).to_markdown()
     assert "not predictions" in Report(SCORES, PROTOCOL | {"driven_by": "inferred latent actions"}).to_markdown()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ METRICS = {
 }
 """Key in the JSON -> column."""
 REFERENCES = ("copy last frame", "mean training frame")
+"""Predictions without a model, in the order of the column `BEATS`."""
+BEATS = "beats copy, mean"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Row:
         errors: Seed -> error.
         gif: Example rollouts of the first finished seed.
         curves: PSNR per predicted frame, one list per finished seed.
+        margins: Prediction without a model -> PSNR above it, paired over the scored clips, one per finished seed.
     """
 
     variant: Variant | None
@@ -47,6 +51,14 @@ class Row:
     errors: Mapping[int, str]
     gif: Path | None = None
     curves: Sequence[Sequence[float]] = ()
+    margins: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+
+    @property
+    def beats(self) -> str:
+        """In how many finished seeds the margins over `REFERENCES` lie above 0 with their intervals: ``"2/2, 1/2"``."""
+        counts = [(sum(m.low > 0 for m in self.margins.get(name, ())), len(self.margins.get(name, ())))
+                  for name in REFERENCES]
+        return ", ".join(f"{above}/{n}" for above, n in counts) if any(n for _, n in counts) else "-"
 
     def interval(self, metric: str) -> Interval | None:
         """Mean and 95% Student t interval over the finished seeds; None without a number."""
@@ -103,8 +115,8 @@ class Ablation:
             start = [shown(v) for v in row.variant.values.values()] if row.variant else named
             number = f" [{errors.index(row.error) + 1}]" if row.error else ""
             note = row.note.replace(f": {row.error}", number) if row.error else row.note
-            lines.append([*start, note, *(_text(metric, row.interval(metric)) for metric in METRICS)])
-        return [*self.axes, "note", *METRICS.values()], lines
+            lines.append([*start, note, *(_text(metric, row.interval(metric)) for metric in METRICS), row.beats])
+        return [*self.axes, "note", *METRICS.values(), BEATS], lines
 
     def errors(self) -> list[str]:
         """What went wrong, each error once; the table refers to them as [1], [2], ..."""
@@ -125,6 +137,8 @@ class Ablation:
             "Loss: the training loss on the scored split, latents at their means. It may be compared only between rows "
             "with the same parts and loss weights: other parts sum other terms.",
             f"Peak MB: memory {whose}; '-' where cells share a process.",
+            "Beats: in how many seeds the PSNR is above that of repeating the last given frame, and of the mean "
+            "training frame, by more than chance of the clips explains (paired 95% Student t interval over clips).",
         ]
         partly = [r.name for r in finished if 0 < len(r.errors)]
         if partly:
@@ -141,7 +155,7 @@ class Ablation:
         from rich.text import Text
 
         console = Console()
-        console = console if console.is_terminal else Console(width=max(console.width, 160))
+        console = console if console.is_terminal else Console(width=max(console.width, 180))
         header, lines = self.table()
         table = Table(box=box.SIMPLE_HEAD)
         for column, name in enumerate(header):
@@ -171,6 +185,7 @@ class Ablation:
             "errors": {str(seed): error for seed, error in row.errors.items()},
             "metrics": {m: _plain(row.interval(m), values) for m, values in row.numbers.items() if values},
             "psnr_per_frame": [list(c) for c in row.curves],
+            "psnr_over": {name: [vars(m) for m in margins] for name, margins in row.margins.items()},
         } for row in self.rows]
         s = self.study
         return {
@@ -239,4 +254,11 @@ def _row(index: int, variant: Variant, results: Mapping[tuple[int, int], Mapping
                 values.append(known[metric])
     curves = [[f["mean"] for f in r["report"]["results"]["model"]["psnr"]["per_frame"]] for r in finished.values()]
     gif = folders[index, min(finished)] / "rollout.gif" if finished else None
-    return Row(variant, variant.label, numbers, seeds, errors, gif, curves)
+    over = [r["report"]["results"]["model"]["psnr"].get("over", {}) for r in finished.values()]
+    margins = {name: [_interval(margin[name]) for margin in over if name in margin] for name in REFERENCES}
+    return Row(variant, variant.label, numbers, seeds, errors, gif, curves, margins)
+
+
+def _interval(stored: Mapping[str, Any]) -> Interval:
+    """What `Report.to_dict` stored of an interval."""
+    return Interval(**{name: math.nan if value is None else value for name, value in stored.items()})

@@ -38,6 +38,11 @@ INCOMPLETE = ("tracking_error", "pck", "miou")
 """Metrics that some frames do not have (no object there, prediction gone): NaN, left out of means."""
 
 
+DIFFERENCES = ("Differences: paired over the same clips; * = the 95% interval does not hold 0 (one metric at a time, "
+               "chance of the clips only: other training seeds may differ).")
+"""What a table with differences says below."""
+
+
 def title(metric: str) -> str:
     """Heading of a metric's column."""
     return TITLES.get(metric, metric.upper())
@@ -52,10 +57,20 @@ class Interval:
     high: float
     n: int
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of it lies on one side of 0: a difference beyond chance. False without an interval."""
+        return self.low > 0 or self.high < 0
+
     def __str__(self) -> str:
         if self.n == 0:
             return "-"
         return f"{self.mean:.4g}" if self.n < 2 else f"{self.mean:.4g} ± {(self.high - self.low) / 2:.2g}"
+
+
+def starred(interval: Interval) -> str:
+    """A difference as text, with a star if it is beyond chance."""
+    return f"{interval}{' *' if interval.excludes_zero else ''}"
 
 
 def confidence_interval(values: Tensor) -> Interval:
@@ -132,10 +147,30 @@ class Report:
         """The same for every predicted frame alone, from the first to the last."""
         return [_interval(column) for column in self.scores[method][metric].unbind(1)]
 
+    @property
+    def baselines(self) -> list[str]:
+        """What the first method is held against: methods scored by the same first metric."""
+        first, *others = self.scores
+        metric = next(iter(self.scores[first]))
+        return [method for method in others if metric in self.scores[method]]
+
+    def margin(self, metric: str, baseline: str) -> Interval:
+        """Mean of (first method - baseline) over the same clips, with its paired interval over clips."""
+        first = next(iter(self.scores))
+        return _interval(self.per_clip(first, metric) - self.per_clip(baseline, metric))
+
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """(header, rows) of text: one row per method, one column per metric."""
+        """(header, rows) of text: one row per method, then `margin_rows`; one column per metric."""
         metrics = self.metrics
-        return ["method", *map(title, metrics)], [[method, *self.cells(method, metrics)] for method in self.scores]
+        rows = [[method, *self.cells(method, metrics)] for method in self.scores]
+        return ["method", *map(title, metrics)], rows + self.margin_rows(metrics, next(iter(self.scores)))
+
+    def margin_rows(self, metrics: Sequence[str], name: str) -> list[list[str]]:
+        """Rows of text, one per baseline: how far the first method, called ``name``, is from it."""
+        scores = next(iter(self.scores.values()))
+        return [[f"{name} − {baseline}", *(
+            starred(self.margin(m, baseline)) if m in scores and m in self.scores[baseline] else "-" for m in metrics
+        )] for baseline in self.baselines]
 
     @property
     def metrics(self) -> list[str]:
@@ -174,7 +209,10 @@ class Report:
         return f"{text}\n\n{self.footer()}\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values: protocol, and mean, interval and curve of each method and metric."""
+        """Everything as plain values: protocol, and mean, interval and curve of each method and metric.
+
+        The first method's entries also hold ``"over"``: its margin over each baseline.
+        """
 
         def plain(interval: Interval) -> dict[str, Any]:
             numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high}
@@ -184,6 +222,9 @@ class Report:
             return plain(self.summary(method, metric)) | {"per_frame": [plain(i) for i in self.curve(method, metric)]}
 
         results = {method: {m: entry(method, m) for m in values} for method, values in self.scores.items()}
+        for metric, values in results[next(iter(self.scores))].items():
+            over = {b: plain(self.margin(metric, b)) for b in self.baselines if metric in self.scores[b]}
+            values |= {"over": over} if over else {}
         for method, values in self.totals.items():
             whole = {m: {"total": None if math.isnan(v) else v} for m, v in values.items()}
             results[method] = results.get(method, {}) | whole
@@ -206,7 +247,7 @@ class Report:
             note += " The latent actions were inferred from the true future: reconstruction scores, not predictions."
         if self.protocol["driven_by"] == "sampled, best of n":
             note += " The sample nearest to the truth (PSNR) was chosen for every clip: not what one sample scores."
-        return note
+        return f"{note} {DIFFERENCES}" if self.baselines else note
 
 
 def paired_difference(report: Report, other: Report, metric: str, *, method: str = "model") -> Interval:

@@ -16,7 +16,7 @@ from ..batch import to_float_video
 from ..data import ClipDataset, collate
 from ..errors import ConfigError, DataError
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
-from ..metrics.report import title
+from ..metrics.report import starred, title
 from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout
 from ..viz.images import write_atomically
@@ -46,7 +46,7 @@ class Comparison:
     pictures: Sequence[tuple[str, Tensor]] = field(default=(), repr=False)
 
     def table(self, driver: str) -> tuple[list[str], list[list[str]]]:
-        """(header, rows) of text: every model, differences to the first one (paired), the baselines."""
+        """(header, rows) of text: every model, differences to the first one, the baselines, one model's margins."""
         reports = self.reports[driver]
         first, *others = reports
         metrics = list(dict.fromkeys(metric for report in reports.values() for metric in report.metrics))
@@ -54,24 +54,19 @@ class Comparison:
         for name in others:
             rows.append([f"{name} − {first}", *(self._difference(driver, name, metric) for metric in metrics)])
         rows += [[name, *report.cells(row, metrics)] for name, report, row in _baselines(reports)]
+        if not others:
+            rows += reports[first].margin_rows(metrics, first)
         return ["model" if others else "method", *map(title, metrics)], rows
 
     def _difference(self, driver: str, name: str, metric: str) -> str:
         first, other = next(iter(self.reports[driver].values())), self.reports[driver][name]
         if any(metric not in report.scores["model"] for report in (first, other)):
             return "-"
-        interval = paired_difference(first, other, metric)
-        beyond_chance = interval.low > 0 or interval.high < 0  # False for NaN
-        return f"{interval}{' *' if beyond_chance else ''}"
+        return starred(paired_difference(first, other, metric))
 
     def legend(self, driver: str) -> str:
         """What the numbers of a table mean."""
-        report = next(iter(self.reports[driver].values()))
-        text = report.footer()
-        if len(self.reports[driver]) > 1:
-            text += (" Differences: paired over the same clips; * = the 95% interval does not hold 0 (one metric at a "
-                     "time, chance of the clips only: other training seeds may differ).")
-        return text
+        return next(iter(self.reports[driver].values())).footer()
 
     def heading(self, driver: str) -> str:
         """Name of what drives the rollouts."""
