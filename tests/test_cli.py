@@ -51,8 +51,10 @@ def test_errors_are_lines_not_tracebacks(command, message, capsys, tmp_path, mon
 
 def test_train_rollout_eval(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "lpwm-balls-mini", "--data", "balls-32", "--steps", "2", "--quiet", *TINY]) == 0
+    assert main(["train", "lpwm-balls-mini", "--data", "balls-32", "--steps", "2", "--quiet", "--keep", "1",
+                 *TINY, "-o", "train.save_every=1"]) == 0
     assert (tmp_path / "runs/lpwm-balls-mini/best/model.safetensors").exists()
+    assert [p.name for p in (tmp_path / "runs/lpwm-balls-mini/checkpoints").iterdir()] == ["step-00000002"]
     run, data = "runs/lpwm-balls-mini", ["--data", "balls-32"]
     assert main(["rollout", run, *data, "--context", "2", "--horizon", "3", "--clips", "1", "--split", "val"]) == 0
     latents = load_file("rollouts/clip-000.safetensors")

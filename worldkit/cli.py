@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="stop after so many steps (short for -o train.steps=N)")
     p.add_argument("--seconds", type=float, help="stop after so much training time (short for -o train.seconds=S)")
     p.add_argument("--seed", type=int, help="short for -o train.seed=N")
+    p.add_argument("--keep", type=int, help="newest checkpoints that stay (short for -o train.keep=N)")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--dry-run", action="store_true",
                    help="print the plan (parameters, memory, steps, shapes of the first batch) and stop")

@@ -22,7 +22,7 @@ def run_train(options: Namespace) -> None:
 
     overrides = parse_assignments(options.override)
     training, data = overrides.pop("train", {}), overrides.pop("data", {})
-    for name in ("steps", "seconds", "seed"):
+    for name in ("steps", "seconds", "seed", "keep"):
         if getattr(options, name) is not None:
             training[name] = getattr(options, name)
     run = Path(options.run or Path("runs") / options.preset)
