@@ -185,7 +185,7 @@ class Ablation:
             "errors": {str(seed): error for seed, error in row.errors.items()},
             "metrics": {m: _plain(row.interval(m), values) for m, values in row.numbers.items() if values},
             "psnr_per_frame": [list(c) for c in row.curves],
-            "psnr_over": {name: [vars(m) for m in margins] for name, margins in row.margins.items()},
+            "psnr_over": {name: [_finite(vars(m)) for m in margins] for name, margins in row.margins.items()},
         } for row in self.rows]
         s = self.study
         return {
@@ -257,6 +257,11 @@ def _row(index: int, variant: Variant, results: Mapping[tuple[int, int], Mapping
     over = [r["report"]["results"]["model"]["psnr"].get("over", {}) for r in finished.values()]
     margins = {name: [_interval(margin[name]) for margin in over if name in margin] for name in REFERENCES}
     return Row(variant, variant.label, numbers, seeds, errors, gif, curves, margins)
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN as None: JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
 def _interval(stored: Mapping[str, Any]) -> Interval:
