@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,16 @@ def test_what_fails_is_a_row_with_its_error(finished):
     assert [row[3] for row in rows if row[1] == "none"] == ["failed [2]"] * 4
     assert "- [2] IncompatibleComponentsError: objective 'elbo' needs a decoder" in finished.to_markdown()
     assert any("--retry" in note for note in finished.notes())
+
+
+def test_rows_that_did_not_start_alike_are_told(finished):
+    ready = [row for row in finished.rows if row.variant is not None and row.interval("psnr")]
+    alike = replace(finished, rows=[replace(row, start="runs/a (encoder)") for row in ready])
+    assert "All cells began with the weights of runs/a (encoder)." in alike.notes()
+    unlike = replace(finished, rows=[replace(ready[0], start="runs/a (encoder, dynamics)"), ready[1]])
+    note = next(note for note in unlike.notes() if "NOT start alike" in note)
+    assert "runs/a (encoder, dynamics)" in note and "from nothing" in note
+    assert not any("start alike" in note or "began with" in note for note in finished.notes())
 
 
 def test_one_failed_seed_is_told(finished):

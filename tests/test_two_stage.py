@@ -17,7 +17,7 @@ from worldkit.testing import check_model, check_objective
 from worldkit.testing.examples import example_batch, example_latent, small_config
 from worldkit.testing.report import shake
 from worldkit.training import TrainConfig, Trainer
-from worldkit.training.recipes import train
+from worldkit.training.recipes import make_trainer, train
 
 SLOTS = {"encoder": "slot", "dynamics": "slotformer", "latent_action": None}
 
@@ -253,6 +253,33 @@ def test_two_commands_train_a_slotformer(savi, tmp_path):
     # a run that goes on needs the first stage no more
     again = run("slotformer-balls-mini", tmp_path / "run", TINY, steps=3)
     assert all(torch.equal(a, b) for a, b in zip(again.encoder.parameters(), first.encoder.parameters(), strict=True))
+
+
+def test_only_the_named_parts_are_taken(savi, tmp_path):
+    first = wk.WorldModel.from_pretrained(savi)
+    model = run("savi-balls-mini", tmp_path / "run", TINY_SLOTS, init_from=str(savi), init_parts=["encoder"], lr=1e-12,
+                steps=1, seed=7)
+    same = {part: all(torch.allclose(a, b, atol=1e-9) for a, b in zip(
+        getattr(model, part).parameters(), getattr(first, part).parameters(), strict=True))
+        for part in ("encoder", "decoder")}
+    assert same == {"encoder": True, "decoder": False}
+    with pytest.raises(TrainingError, match="trains nothing in decoder, which must come trained"):
+        run("slotformer-balls-mini", tmp_path / "half", TINY, init_from=str(savi), init_parts=["encoder"])
+    with pytest.raises(ConfigError, match="train.init_from, which was not given"):
+        run("savi-balls-mini", tmp_path / "none", TINY_SLOTS, init_parts=["encoder"])
+
+
+def test_a_preset_with_weights_gives_them(tmp_path):
+    model = wk.create_model("lpwm-balls-mini", dynamics=None, latent_action=None)
+    published = wk.create_model("lpwm-balls-mini", pretrained=True)
+    assert load_parts(model, published) == ["encoder", "decoder"]
+    assert all(torch.equal(a, b) for a, b in zip(
+        model.encoder.parameters(), published.encoder.parameters(), strict=True))
+    trainer = make_trainer("lpwm-balls-mini", "balls-32", run=tmp_path, data_options=DATA, show_progress=False,
+                           train_overrides={"init_from": "lpwm-balls-mini", "init_parts": ["encoder", "decoder"]})
+    assert trainer.facts["weights from"] == "lpwm-balls-mini (encoder, decoder)"
+    assert all(torch.equal(a, b) for a, b in zip(
+        trainer.model.encoder.parameters(), published.encoder.parameters(), strict=True))
 
 
 def test_an_untrained_first_stage_is_refused_with_the_two_commands(tmp_path):

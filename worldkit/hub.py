@@ -257,14 +257,16 @@ def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) 
     model.load_state_dict({name: tensor for name, tensor in state.items()})
 
 
-def load_parts(model: ComposedWorldModel, source: str | Path, parts: Sequence[str] | None = None) -> list[str]:
+def load_parts(
+    model: ComposedWorldModel, source: ComposedWorldModel | str | Path, parts: Sequence[str] | None = None
+) -> list[str]:
     """Take over the weights of the parts that a trained model has in common with this one.
 
     A part fits if both configurations give it the same options, and its tensors have the same names and sizes.
 
     Args:
         model: Changed in place, or, if something is wrong, not at all.
-        source: As for `from_pretrained`.
+        source: A trained model, or what `from_pretrained` takes.
         parts: What to take, all of it: ``["encoder", "conditioners.action"]``. None takes whatever fits; what the
             model's objective does not train must.
     Returns:
@@ -272,9 +274,12 @@ def load_parts(model: ComposedWorldModel, source: str | Path, parts: Sequence[st
     Raises:
         CheckpointError: a part that must fit does not, with the options that differ; or nothing fits.
     """
-    folder = _locate(source)
-    ours, theirs = _parts(model.config), _parts(read_config(folder))
-    own, state = model.state_dict(), read_weights(folder / WEIGHTS_FILE)
+    if isinstance(source, ComposedWorldModel):
+        where, config, state = "the given model", source.config, source.state_dict()
+    else:
+        where = _locate(source)
+        config, state = read_config(where), read_weights(where / WEIGHTS_FILE)
+    ours, theirs, own = _parts(model.config), _parts(config), model.state_dict()
     taken: dict[str, Tensor] = {}
     names, problems = [], {}
     for part in ours if parts is None else parts:
@@ -291,7 +296,7 @@ def load_parts(model: ComposedWorldModel, source: str | Path, parts: Sequence[st
     if missing or not names:
         lines = [f"\n  {line}" for part in missing or problems for line in problems[part]]
         raise CheckpointError(
-            f"{folder} cannot give this model its {' and '.join(missing) or 'weights: no part fits'}.{''.join(lines)}\n"
+            f"{where} cannot give this model its {' and '.join(missing) or 'weights: no part fits'}.{''.join(lines)}\n"
             "Create the model with the options of the trained one, or train that one with these"
         )
     model.load_state_dict(taken, strict=False)

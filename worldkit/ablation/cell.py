@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..model import ComposedWorldModel
 from ..training import evaluate, mean_image, predict, validation_loss
-from ..training.recipes import open_clips, train
+from ..training.recipes import WEIGHTS_FROM, open_clips, train
 from ..viz import animate_rollout, save_gif
 from ..viz.images import write_atomically
 
@@ -98,6 +98,7 @@ def _train_and_score(cell: Mapping[str, Any], folder: Path, isolated: bool) -> d
         "steps": trained.step,
         "seconds": trained.seconds,
         "peak_memory": memory,
+        "weights_from": read_json(folder / "run" / "run.json")["facts"].get(WEIGHTS_FROM),
         "device": str(next(model.parameters()).device),
         "threads": torch.get_num_threads(),
         "worldkit": __version__,

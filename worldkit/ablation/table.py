@@ -42,6 +42,7 @@ class Row:
         gif: Example rollouts of the first finished seed.
         curves: PSNR per predicted frame, one list per finished seed.
         margins: Prediction without a model -> PSNR above it, paired over the scored clips, one per finished seed.
+        start: Whose weights, of which parts, the first finished seed began with; None: all parts learned from nothing.
     """
 
     variant: Variant | None
@@ -52,6 +53,7 @@ class Row:
     gif: Path | None = None
     curves: Sequence[Sequence[float]] = ()
     margins: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+    start: str | None = None
 
     @property
     def beats(self) -> str:
@@ -140,6 +142,13 @@ class Ablation:
             "Beats: in how many seeds the PSNR is above that of repeating the last given frame, and of the mean "
             "training frame, by more than chance of the clips explains (paired 95% Student t interval over clips).",
         ]
+        starts = {r.name: r.start or "from nothing" for r in finished}
+        if len(set(starts.values())) > 1:
+            rows = "; ".join(f"{name}: {start}" for name, start in starts.items())
+            notes.append(f"Rows did NOT start alike, so the same budget is not the same training: {rows}. "
+                         "train.init_parts says which parts to take.")
+        elif any(r.start for r in finished):
+            notes.append(f"All cells began with the weights of {finished[0].start}.")
         partly = [r.name for r in finished if 0 < len(r.errors)]
         if partly:
             notes.append(f"Means over the seeds that did not fail only: {'; '.join(partly)}.")
@@ -256,7 +265,8 @@ def _row(index: int, variant: Variant, results: Mapping[tuple[int, int], Mapping
     gif = folders[index, min(finished)] / "rollout.gif" if finished else None
     over = [r["report"]["results"]["model"]["psnr"].get("over", {}) for r in finished.values()]
     margins = {name: [_interval(margin[name]) for margin in over if name in margin] for name in REFERENCES}
-    return Row(variant, variant.label, numbers, seeds, errors, gif, curves, margins)
+    start = next((r.get("weights_from") for r in finished.values()), None)
+    return Row(variant, variant.label, numbers, seeds, errors, gif, curves, margins, start)
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:

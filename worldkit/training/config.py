@@ -42,8 +42,9 @@ class TrainConfig(Config):
         compile: Use torch.compile.
         strategy: With several processes: ``"ddp"`` replicates the weights, ``"fsdp"`` shards them.
         loggers: ``"tensorboard"``, ``"wandb"``, besides log.jsonl (extra ``logging``).
-        init_from: Trained model (run or model folder, ``"hub:org/name"``) that gives its weights to all parts it has in
-            common with this one, before a run starts; see `worldkit.hub.load_parts`.
+        init_from: Trained model (run or model folder, preset with weights, ``"hub:org/name"``) that gives its weights
+            to all parts it has in common with this one, before a run starts; see `worldkit.hub.load_parts`.
+        init_parts: Of these the parts to take, for example ``("encoder", "decoder")``; None: all.
         vgg_backbone, lpips_heads: Weight files of the perceptual loss; without them torch's cache or the hub is asked.
     """
 
@@ -77,5 +78,6 @@ class TrainConfig(Config):
     strategy: Literal["ddp", "fsdp"] = "ddp"
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     init_from: str | None = None
+    init_parts: tuple[str, ...] | None = None
     vgg_backbone: str | None = None
     lpips_heads: str | None = None

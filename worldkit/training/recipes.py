@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
 from ..errors import ConfigError, DataError, TrainingError
-from ..factory import create_model, get_model_spec
+from ..factory import create_model, get_model_spec, list_models
 from ..hub import load_parts
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
@@ -20,6 +21,9 @@ from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .processes import main_process_first
 from .trainer import Trainer, TrainResult
+
+WEIGHTS_FROM = "weights from"
+"""Entry of a run's facts: whose weights it began with, and of which parts."""
 
 
 def open_clips(model: ComposedWorldModel, data: str, *, split: str, num_frames: int, mode: str = "tile",
@@ -125,13 +129,20 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
     """
     source = config.init_from
     if latest_checkpoint(run) is not None:  # which holds all weights
-        return {} if source is None else {"weights from": source}
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8")).get("facts", {})
+        return {name: facts[name] for name in (WEIGHTS_FROM,) if name in facts}
+    if source is None and config.init_parts is not None:
+        raise ConfigError("train.init_parts says what to take from train.init_from, which was not given")
+    taken = []
     if source is not None:
-        return {"weights from": f"{source} ({', '.join(load_parts(model, source))})"}
-    untrained = [part for part in sorted(model.objective.frozen) if getattr(model.config, part).name != "pretrained"]
+        published = source in list_models(pretrained=True) and not Path(source).exists()
+        trained = create_model(source, pretrained=True) if published else source
+        taken = load_parts(model, trained, config.init_parts)
+    untrained = [part for part in sorted(model.objective.frozen)
+                 if part not in taken and getattr(model.config, part).name != "pretrained"]
     if untrained:
         raise TrainingError(_first_stage_missing(model, preset, data, untrained))
-    return {}
+    return {WEIGHTS_FROM: f"{source} ({', '.join(taken)})"} if taken else {}
 
 
 def _first_stage_missing(model: ComposedWorldModel, preset: str, data: str, frozen: list[str]) -> str:
