@@ -19,12 +19,12 @@ import worldkit as wk
 from worldkit.ablation import Ablation, Budget, Row, process, runner
 from worldkit.ablation.cell import process_peak
 from worldkit.ablation.grid import expand, flatten, parse_axes
-from worldkit.ablation.study import locked
 from worldkit.cli import main
 from worldkit.errors import ConfigError, TrainingError, UnknownComponentError
 from worldkit.metrics import confidence_interval
 from worldkit.registry import Entry, dynamics
 from worldkit.training import evaluate
+from worldkit.training.lock import locked
 from worldkit.training.recipes import open_clips, train
 
 PRESET = "lpwm-balls-mini"
@@ -340,15 +340,6 @@ def test_a_process_that_dies_is_a_failure(tmp_path, monkeypatch):
         process.run_isolated(tmp_path, lock=None, watch=lambda: None)
 
 
-def test_one_command_at_a_time(tmp_path):
-    pytest.importorskip("fcntl")
-    with locked(tmp_path), pytest.raises(TrainingError, match="another worldkit ablate is at work"):
-        with locked(tmp_path, patience=0.0):
-            pass
-    with locked(tmp_path, patience=0.0):
-        pass
-
-
 def test_memory_is_not_inherited():
     ballast = bytearray(10**6 * 200)
     code = "from pathlib import Path; print([l for l in open('/proc/self/status') if l.startswith('VmHWM')])"
@@ -375,7 +366,7 @@ def test_killed_and_started_again(tmp_path, capsys):
     finally:
         os.kill(command.pid, signal.SIGKILL)
         command.wait()
-    with locked(tmp_path, patience=60):  # the orphan writes its checkpoint and ends
+    with locked(tmp_path, command="ablation", instead="--out"):  # the orphan writes its checkpoint and ends
         pass
     assert not (log.parents[1] / "result.json").exists()
     stopped = max(int(p.name.removeprefix("step-")) for p in log.parent.glob("checkpoints/step-*"))

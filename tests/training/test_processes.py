@@ -43,8 +43,11 @@ def train(folder, processes, steps, *options):
     return folder
 
 
-def kill(folder, processes, steps, *options, when):
-    """Start a run and SIGKILL all its processes as soon as ``when()`` is true; whether it was still running."""
+def kill(folder, processes, steps, *options, when, orphans=False):
+    """Start a run and SIGKILL all its processes as soon as ``when()`` is true; whether it was still running.
+
+    ``orphans``: kill the first process only, torchrun itself.
+    """
     run = subprocess.Popen(command(folder, processes, steps, *options), env=environment(folder),
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
@@ -53,7 +56,7 @@ def kill(folder, processes, steps, *options, when):
         time.sleep(0.005)
     alive = run.poll() is None
     if alive:  # torchrun's workers have sessions of their own, so no signal to a group reaches them all
-        family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        family = [psutil.Process(run.pid), *([] if orphans else psutil.Process(run.pid).children(recursive=True))]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -126,6 +129,25 @@ def test_killed_processes_go_on_to_the_same_weights(two):
     checkpoint = folder / "checkpoints/step-00000002/state.pt"
     assert kill(folder, 2, 4, batch, when=checkpoint.exists)
     assert same_state(train(folder, 2, 4, batch), two, 4)
+
+
+def test_workers_that_outlive_torchrun_keep_others_out(two):
+    """kill -9 of torchrun alone: a new run refuses the folder and names who to end; then it goes on."""
+    pytest.importorskip("fcntl")
+    folder, batch = two.parent / "orphans", "train.batch_size=2"
+    checkpoint = folder / "checkpoints/step-00000002"
+    assert kill(folder, 2, 4000, batch, when=checkpoint.exists, orphans=True)
+    worker = psutil.Process(int((folder / ".lock").read_text().split()[1]))
+    try:
+        done = subprocess.run(command(folder, 2, 4, batch), env=environment(folder), capture_output=True, text=True)
+        assert done.returncode and f"another worldkit train (process {worker.pid} on " in done.stderr
+        assert worker.is_running()
+    finally:
+        worker.kill()
+    steps = max(int(p.name.removeprefix("step-")) for p in folder.glob("checkpoints/step-*")) + 2
+    train(folder, 2, steps, batch)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
 
 @pytest.mark.slow  # some minutes: a dozen starts each

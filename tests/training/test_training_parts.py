@@ -1,6 +1,7 @@
-"""Learning-rate schedules, the moving average, warnings, loggers, and the plan of a dry run."""
+"""Learning-rate schedules, the moving average, warnings, loggers, the lock, and the plan of a dry run."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from worldkit.errors import ConfigError, MissingExtraError, TrainingError
 from worldkit.training import TrainConfig, Trainer
 from worldkit.training.commit import commit
 from worldkit.training.ema import EMA
+from worldkit.training.lock import locked
 from worldkit.training.plan import plan
 from worldkit.training.schedule import learning_rate
 from worldkit.training.watch import PATIENCE, Watch
@@ -210,3 +212,28 @@ def test_the_commit_of_a_folder(tmp_path):
     assert commit(tmp_path) == commit(known) == head and commit(stranger) is None
     known.write_text("3")
     assert commit(tmp_path) == commit(known) == head + "-dirty"
+
+
+def test_one_command_at_a_time(tmp_path):
+    pytest.importorskip("fcntl")
+    words = dict(command="worldkit train", instead="--run")
+    with locked(tmp_path, **words), pytest.raises(TrainingError, match=rf"process {os.getpid()} on .*--run"):
+        with locked(tmp_path, **words, patience=0.0):
+            pass
+    with locked(tmp_path, **words, patience=0.0) as descriptor:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor])
+    try:
+        with locked(tmp_path, **words, patience=0.0):  # given back, though a child still has the descriptor
+            pass
+    finally:
+        child.kill()
+
+
+def test_a_second_training_in_a_run_folder_is_refused(tiny_model, balls, tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr("worldkit.training.trainer.LOCK_PATIENCE", 0.0)
+    with locked(tmp_path, command="worldkit train", instead="--run"):
+        with pytest.raises(TrainingError, match="at work in .*give another --run"):
+            trainer(tiny_model(), balls, tmp_path, steps=1).fit()
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    assert trainer(tiny_model(), balls, tmp_path, steps=1).fit().step == 1

@@ -19,11 +19,12 @@ from ..data import open_dataset
 from ..errors import ConfigError
 from ..factory import get_model_spec
 from ..presets import resolve_preset
+from ..training.lock import locked
 from ..training.recipes import train_config
 from .cell import CELL_FILE, RESULT_FILE, failure, read_json, run_cell, write_json
 from .grid import Variant, expand, flatten
 from .process import run_isolated
-from .study import Budget, Study, data_of, locked
+from .study import Budget, Study, data_of
 from .table import Ablation, make_rows
 
 CLIPS = 100
@@ -95,7 +96,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     work = _Work(study, variants, seeds, folder, retry=retry, isolate=isolate, show=show_progress)
     command = command_line(study, swaps or {}, settings or {}, seeds, out)
-    with locked(folder) as lock:
+    with locked(folder, command="worldkit ablate", instead="--out") as lock:
         study.remember(folder)
         try:
             work.do(lock)

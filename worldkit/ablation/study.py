@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError
 from ..factory import get_model_spec
 from ..viz.images import write_atomically
 
-STUDY_FILE, LOCK_FILE = "study.json", ".lock"
+STUDY_FILE = "study.json"
 _UNITS = {"": "seconds", "s": "seconds", "second": "seconds", "min": "minutes", "minute": "minutes", "h": "hours",
           "hour": "hours", "step": "steps", "sample": "samples"}
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
@@ -138,32 +136,3 @@ def data_of(preset: str, data: str | None) -> str:
         raise ConfigError(f"preset '{preset}' names no data of its own: add --data (a video file, folder, HDF5 file, "
                           "or generated data: balls, balls-32, shapes)")
     return data
-
-
-@contextmanager
-def locked(folder: Path, *, patience: float = 60.0) -> Iterator[int | None]:
-    """Only one command at a time works in a folder; yields the lock's file descriptor for child processes.
-
-    The lock belongs to every process that has the descriptor, so a child that outlives a killed parent keeps it until
-    it has written its checkpoint; the next command waits that long.
-
-    Raises:
-        TrainingError: if another command still works there after ``patience`` seconds.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: no such lock
-        yield None
-        return
-    with open(folder / LOCK_FILE, "w", encoding="utf-8") as file:
-        until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise TrainingError(f"another worldkit ablate is at work in {folder}; wait for it, or give another "
-                                        "--out") from None
-                time.sleep(0.2)
-        yield file.fileno()

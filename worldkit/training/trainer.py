@@ -40,11 +40,15 @@ from .denormals import flush_denormals
 from .ema import EMA
 from .evaluate import evaluate, mean_image, validation_loss
 from .figures import animation, panel
+from .lock import locked
 from .loggers import open_loggers
 from .processes import STRATEGIES, make_accelerator, whole_tensor
 from .progress import ProgressBar
 from .schedule import learning_rate
 from .watch import Watch
+
+LOCK_PATIENCE = 10.0
+"""Seconds to wait for a run folder: data loaders outlive a killed run by five."""
 
 
 @dataclass
@@ -142,9 +146,21 @@ class Trainer:
         """Train until the configured epochs, steps or seconds are over.
 
         Raises:
-            TrainingError: a loss became NaN or infinite, or the run folder belongs to another model.
+            TrainingError: a loss became NaN or infinite, the run folder belongs to another model, or another training
+                is at work in it.
         """
-        self._open_run()
+        self.run.mkdir(parents=True, exist_ok=True)
+        lock = locked(self.run, command="worldkit train", instead="--run", patience=LOCK_PATIENCE)
+        with lock if self.is_main else nullcontext():
+            self.accelerator.wait_for_everyone()  # nobody reads before the main process has the folder to itself
+            self._open_run()
+            self._loop()
+            for logger in self.loggers:
+                logger.close()
+            log = self.log.read() if self.is_main else []
+        return TrainResult(self.run, self.progress.step, self.progress.seconds, not self._stop, log)
+
+    def _loop(self) -> None:
         engine = self.strategy.wrap()
         if self.config.compile:
             engine = torch.compile(engine)
@@ -167,10 +183,6 @@ class Trainer:
                     self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
         if not self._saved_now():
             self._save()
-        for logger in self.loggers:
-            logger.close()
-        log = self.log.read() if self.is_main else []
-        return TrainResult(self.run, self.progress.step, self.progress.seconds, not self._stop, log)
 
     def _step(self, engine: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> dict[str, Any]:
         started, config = time.perf_counter(), self.config
@@ -314,7 +326,6 @@ class Trainer:
     # -- the run folder
 
     def _open_run(self) -> None:
-        self.run.mkdir(parents=True, exist_ok=True)
         described = self.run / "run.json"
         model = self.model.config.to_dict()
         if described.exists():
