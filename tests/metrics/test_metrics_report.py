@@ -8,7 +8,7 @@ import torch
 
 from worldkit.errors import ConfigError, DataError, ShapeError
 from worldkit.metrics import Report, confidence_interval, paired_difference
-from worldkit.metrics.report import _t_quantile
+from worldkit.metrics.report import Interval, _t_quantile
 
 PROTOCOL = {
     "context_frames": 4, "horizon": 2, "split": "test", "resolution": "64x64",
@@ -44,7 +44,11 @@ def test_one_clip_has_a_mean_but_no_interval(tmp_path):
     report = Report({"model": {"psnr": torch.tensor([[1.0, 3.0]])}}, PROTOCOL)
     assert report.table()[1] == [["model", "2"]]
     report.to_json(tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text())["results"]["model"]["psnr"]["low"] is None
+    stored = json.loads((tmp_path / "r.json").read_text())["results"]["model"]["psnr"]
+    assert stored["low"] is None
+    del stored["per_frame"]
+    again = Interval.from_dict(stored)
+    assert math.isnan(again.low) and math.isnan(again.high) and (again.mean, again.n) == (2.0, 1)
 
 
 def test_frames_are_averaged_inside_clips_first():

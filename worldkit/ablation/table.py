@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -192,9 +191,10 @@ class Ablation:
             "baseline": bool(row.variant and row.variant.baseline),
             "note": row.note,
             "errors": {str(seed): error for seed, error in row.errors.items()},
-            "metrics": {m: _plain(row.interval(m), values) for m, values in row.numbers.items() if values},
+            "metrics": {m: interval.to_dict() | {"values": list(row.numbers[m])}
+                        for m in row.numbers if (interval := row.interval(m)) is not None},
             "psnr_per_frame": [list(c) for c in row.curves],
-            "psnr_over": {name: [_finite(vars(m)) for m in margins] for name, margins in row.margins.items()},
+            "psnr_over": {name: [margin.to_dict() for margin in margins] for name, margins in row.margins.items()},
         } for row in self.rows]
         s = self.study
         return {
@@ -221,13 +221,6 @@ def _text(metric: str, interval: Interval | None) -> str:
     mean, half = interval.mean / unit, (interval.high - interval.low) / 2 / unit
     exact = interval.n < 2 or (metric in ("parameters", "steps") and half == 0)
     return f"{mean:,.{digits}f}" if exact else f"{mean:,.{digits}f} ± {half:,.{digits}f}"
-
-
-def _plain(interval: Interval | None, values: Sequence[float]) -> dict[str, Any]:
-    assert interval is not None
-    known = interval.n > 1
-    return {"mean": interval.mean, "low": interval.low if known else None, "high": interval.high if known else None,
-            "n": interval.n, "values": list(values)}
 
 
 def make_rows(variants: Sequence[Variant], results: Mapping[tuple[int, int], Mapping[str, Any]],
@@ -264,16 +257,6 @@ def _row(index: int, variant: Variant, results: Mapping[tuple[int, int], Mapping
     curves = [[f["mean"] for f in r["report"]["results"]["model"]["psnr"]["per_frame"]] for r in finished.values()]
     gif = folders[index, min(finished)] / "rollout.gif" if finished else None
     over = [r["report"]["results"]["model"]["psnr"].get("over", {}) for r in finished.values()]
-    margins = {name: [_interval(margin[name]) for margin in over if name in margin] for name in REFERENCES}
+    margins = {name: [Interval.from_dict(margin[name]) for margin in over if name in margin] for name in REFERENCES}
     start = next((r.get("weights_from") for r in finished.values()), None)
     return Row(variant, variant.label, numbers, seeds, errors, gif, curves, margins, start)
-
-
-def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """NaN as None: JSON has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in numbers.items()}
-
-
-def _interval(stored: Mapping[str, Any]) -> Interval:
-    """What `Report.to_dict` stored of an interval."""
-    return Interval(**{name: math.nan if value is None else value for name, value in stored.items()})

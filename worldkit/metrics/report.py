@@ -62,6 +62,15 @@ class Interval:
         """Whether all of it lies on one side of 0: a difference beyond chance. False without an interval."""
         return self.low > 0 or self.high < 0
 
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no NaN: None instead."""
+        return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Interval:
+        """The interval that `to_dict` stored."""
+        return cls(**{name: math.nan if value is None else value for name, value in stored.items()})
+
     def __str__(self) -> str:
         if self.n == 0:
             return "-"
@@ -214,22 +223,19 @@ class Report:
         The first method's entries also hold ``"over"``: its margin over each baseline.
         """
 
-        def plain(interval: Interval) -> dict[str, Any]:
-            numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-            return {name: None if math.isnan(v) else v for name, v in numbers.items()} | {"n": interval.n}
-
         def entry(method: str, metric: str) -> dict[str, Any]:
-            return plain(self.summary(method, metric)) | {"per_frame": [plain(i) for i in self.curve(method, metric)]}
+            frames = [interval.to_dict() for interval in self.curve(method, metric)]
+            return self.summary(method, metric).to_dict() | {"per_frame": frames}
 
         results = {method: {m: entry(method, m) for m in values} for method, values in self.scores.items()}
         for metric, values in results[next(iter(self.scores))].items():
-            over = {b: plain(self.margin(metric, b)) for b in self.baselines if metric in self.scores[b]}
+            over = {b: self.margin(metric, b).to_dict() for b in self.baselines if metric in self.scores[b]}
             values |= {"over": over} if over else {}
         for method, values in self.totals.items():
             whole = {m: {"total": None if math.isnan(v) else v} for m, v in values.items()}
             results[method] = results.get(method, {}) | whole
-        plain_values = {"protocol": self.protocol, "interval": "95% Student t over clips", "results": results}
-        return plain_values if self.clips is None else plain_values | {"clips": [list(c) for c in self.clips]}
+        everything = {"protocol": self.protocol, "interval": "95% Student t over clips", "results": results}
+        return everything if self.clips is None else everything | {"clips": [list(c) for c in self.clips]}
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; replaces the file in one step."""

@@ -114,7 +114,7 @@ class Comparison:
         shared = [m for m in reports[first].scores["model"]
                   if all(m in report.scores["model"] for report in reports.values())]
         differences = {
-            f"{name} - {first}": {m: vars(paired_difference(reports[first], reports[name], m)) for m in shared}
+            f"{name} - {first}": {m: paired_difference(reports[first], reports[name], m).to_dict() for m in shared}
             for name in others
         }
         return {"models": {name: report.to_dict() for name, report in reports.items()},
@@ -144,7 +144,7 @@ class Comparison:
         folder.mkdir(parents=True, exist_ok=True)
         texts = {f"eval-{split}.md": self.to_markdown(), f"eval-{split}.html": self.page().to_html()}
         for driver in self.reports:
-            content = json.dumps(_finite(self.to_dict(driver)), indent=2, ensure_ascii=False, default=str)
+            content = json.dumps(self.to_dict(driver), indent=2, ensure_ascii=False, default=str)
             texts[f"eval-{split}-{driver.replace(' ', '-')}.json"] = content + "\n"
         for name, text in texts.items():
             write_atomically(folder / name, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
@@ -285,12 +285,3 @@ def _curves(reports: Mapping[str, Report], metric: str) -> dict[str, Any]:
             bounds = [[i.low for _, i in points], [i.high for _, i in points]] if known else []
             series[name] = (*columns, *bounds)
     return series
-
-
-def _finite(value: Any) -> Any:
-    """NaN as None, at any depth: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and value != value else value

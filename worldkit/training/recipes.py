@@ -127,10 +127,10 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
     Raises:
         TrainingError: the objective needs trained parts, and nothing gives them.
     """
-    source = config.init_from
     if latest_checkpoint(run) is not None:  # which holds all weights
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8")).get("facts", {})
-        return {name: facts[name] for name in (WEIGHTS_FROM,) if name in facts}
+        began = json.loads((run / "run.json").read_text(encoding="utf-8")).get("facts", {}).get(WEIGHTS_FROM)
+        return {WEIGHTS_FROM: began} if began else {}
+    source = config.init_from
     if source is None and config.init_parts is not None:
         raise ConfigError("train.init_parts says what to take from train.init_from, which was not given")
     taken = []
