@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from ..errors import DataError, require_extra
 from .base import EpisodeSource
 from .decode import fit_video
+from .h5 import H5File
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .recording import as_action, flat_entries, put
 from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
@@ -83,8 +83,8 @@ class ColumnsSource(EpisodeSource):
         split_seed: int = 0,
     ):
         self._path, self._split, self._resize = path, split, resize
-        self._file, self._pid = None, None
-        file = self._open()
+        self._file = H5File(path, _check_index)
+        file = self._file.open()
         shapes = {
             name: tuple(data.shape[1:3])
             for name, data in file.items()
@@ -102,7 +102,7 @@ class ColumnsSource(EpisodeSource):
             if whole
             else split_episodes(names, lengths, split, seed=split_seed)
         )
-        self._close()  # a handle must not cross a fork
+        self._file.close()
 
     def _check(self, file: Any, lengths: list[int]) -> list[str]:
         """Columns to read besides cameras, after a check that every one reaches to the end of every episode."""
@@ -115,30 +115,6 @@ class ColumnsSource(EpisodeSource):
                         f"(ep_offset, ep_len), but column '{name}' has {len(file[name])} rows"
                     )
         return columns
-
-    def _open(self) -> Any:
-        if self._pid != os.getpid():
-            h5py = require_extra("h5py", "data", f"reading {self._path.name}")
-            with contextlib.suppress(ImportError):
-                importlib.import_module("hdf5plugin")  # files may be compressed with its filters
-            try:
-                self._file = h5py.File(self._path, "r")
-            except OSError as error:
-                raise DataError(
-                    f"{self._path} cannot be read as HDF5: it is missing, truncated or of another format ({error})"
-                ) from error
-            missing = [name for name in INDEX if name not in self._file]
-            if missing:
-                raise DataError(f"{self._path} has no '{missing[0]}'; it has {', '.join(self._file) or 'nothing'}")
-            self._pid = os.getpid()
-        return self._file
-
-    def _close(self) -> None:
-        self._file.close()
-        self._file, self._pid = None, None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_pid": None}
 
     @property
     def num_episodes(self) -> int:
@@ -159,7 +135,7 @@ class ColumnsSource(EpisodeSource):
 
     def _rows(self, name: str, rows: slice, number: int) -> np.ndarray:
         try:
-            return self._open()[name][rows]
+            return self._file.open()[name][rows]
         except OSError as error:
             raise DataError(
                 f"{self._path}: column '{name}', rows {rows.start}..{rows.stop - 1} (episode {number}) cannot be read: "
@@ -172,7 +148,7 @@ class ColumnsSource(EpisodeSource):
         return np.repeat(fitted.numpy(), 3 // fitted.shape[1], axis=1)
 
     def _put(self, item: dict[str, Any], name: str, rows: slice, number: int) -> None:
-        data = self._open()[name]
+        data = self._file.open()[name]
         if data.dtype.kind in "OS":
             if name in _TEXTS and "language" not in item:
                 text = self._rows(name, slice(rows.start, rows.start + 1), number)[0]
@@ -188,7 +164,7 @@ class ColumnsSource(EpisodeSource):
 
     def _action(self, rows: slice, number: int) -> np.ndarray:
         values = self._rows("action", rows, number)
-        last = self._offsets[number] + int(self._open()["ep_len"][number]) - 1
+        last = self._offsets[number] + int(self._file.open()["ep_len"][number]) - 1
         if rows.stop - 1 == last:
             return as_action(values, f"{self._path}, episode {number}")
         # one row more, so that a NaN at the end of the clip is not taken for the end of the episode
@@ -212,6 +188,12 @@ class ColumnsSource(EpisodeSource):
             "resolution": list(self._size),
             "synthetic": False,
         }
+
+
+def _check_index(path: Path, file: Any) -> None:
+    missing = [name for name in INDEX if name not in file]
+    if missing:
+        raise DataError(f"{path} has no '{missing[0]}'; it has {', '.join(file) or 'nothing'}")
 
 
 def choose_cameras(

@@ -22,10 +22,10 @@ from ..errors import DataError, require_extra
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .base import EpisodeSource
 from .decode import fit_video
+from .h5 import H5File
 from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 SUFFIXES = (".hdf5", ".h5")
-_READ = ("imgs", "actions", "positions", "velocities", "in_camera")
 
 
 def is_hdf5(target: str) -> bool:
@@ -57,35 +57,12 @@ class HDF5Source(EpisodeSource):
         width: int | None = None,
     ):
         self._path, self._split = path, split
-        self._file, self._pid = None, None
-        self._data: dict[str, Any] = {}
-        images = self._open()["imgs"]
+        self._file = H5File(path, _check_layout)
+        images = self._file.open()["imgs"]
         episodes, frames, native_height, native_width = images.shape[:4]
-        self._close()  # a handle must not cross a fork
+        self._file.close()
         self._spans = [(i, 0, frames) for i in range(episodes)] if spans is None else spans
         self._size = (height or native_height, width or native_width)
-
-    def _open(self) -> dict[str, Any]:
-        """The datasets of the file, through a handle of this process."""
-        if self._pid != os.getpid():
-            h5py = require_extra("h5py", "data", f"reading {self._path.name}")
-            try:
-                self._file = h5py.File(self._path, "r")
-            except OSError as error:
-                raise DataError(
-                    f"{self._path} cannot be read as HDF5: it is missing, truncated or of another format ({error})"
-                ) from error
-            self._pid = os.getpid()
-            _check_layout(self._path, self._file)
-            self._data = {name: self._file[name] for name in _READ if name in self._file}
-        return self._data
-
-    def _close(self) -> None:
-        self._file.close()
-        self._file, self._pid, self._data = None, None, {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_pid": None, "_data": {}}
 
     @property
     def num_episodes(self) -> int:
@@ -96,7 +73,7 @@ class HDF5Source(EpisodeSource):
         return last - first
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
-        data = self._open()
+        data = self._file.open()
         number, first, _ = self._spans[episode]
         part = (number, slice(first + start, first + stop))
         try:
@@ -117,7 +94,7 @@ class HDF5Source(EpisodeSource):
         if name != "action":
             return super().read_entry(episode, name)
         number, first, last = self._spans[episode]
-        data = self._open()
+        data = self._file.open()
         return data["actions"][number, first:last].astype(np.float32) if "actions" in data else None
 
     @property
@@ -141,7 +118,7 @@ def _check_layout(path: Path, file: Any) -> None:
         raise DataError(f"{path}: imgs must be uint8 [N, T, H, W, 3], got {images.dtype} {list(images.shape)}")
 
 
-def _state(data: dict[str, Any], part: tuple[int, slice], size: tuple[int, int]) -> dict[str, np.ndarray]:
+def _state(data: Any, part: tuple[int, slice], size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Known facts in our units: ``(y, x)``, [-1, 1] over the image."""
     half = np.array(size) / 2
     state = {}
