@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldkit.data import ArraySource, make_loader, open_dataset, write_balls_hdf5, write_dataset
+from worldkit.data import ArraySource, make_loader, open_dataset, validate, write_balls_hdf5, write_dataset
 from worldkit.data import action_statistics as statistics_of
 from worldkit.data.columns import choose_cameras, is_columns, open_columns
 from worldkit.errors import DataError
@@ -98,6 +98,24 @@ def test_balls_files_are_still_balls(tmp_path):
     assert not is_columns(str(tmp_path / "b.h5")) and not is_columns(str(tmp_path / "missing.h5"))
 
 
+def test_a_folder_may_be_named_like_a_file(tmp_path):
+    source = ArraySource([{"video": np.full((4, 3, 8, 8), i, np.uint8)} for i in range(2)])
+    root = write_dataset({"train": source, "val": source}, tmp_path / "small.hdf5", "hdf5")
+    assert root.is_dir() and open_dataset(root, split="val", num_frames=2).summary["kind"] == "columns"
+    write_balls_hdf5(tmp_path / "balls.h5", splits={"train": 1}, image_size=16, num_frames=4)
+    assert open_dataset(tmp_path / "balls.h5", num_frames=2).summary["kind"] == "hdf5"
+
+
+def test_groups_are_left_out(tmp_path):
+    by_hand(tmp_path / "train.h5")
+    with h5py.File(tmp_path / "train.h5", "a") as file:
+        file.create_group("about")["pixels"] = np.zeros(3)
+        file.create_group("pixels.more")
+    source = open_columns(str(tmp_path), split="train")
+    assert "about" not in source.read(0, 0, 2)["state"] and source.cameras == ["pixels"]
+    assert validate(str(tmp_path)).faults == []
+
+
 def test_cameras(tmp_path):
     wrist = np.zeros((sum(LENGTHS), 8, 10, 3), np.uint8)
     by_hand(tmp_path / "train.h5", **{"pixels.wrist": wrist})
@@ -136,6 +154,37 @@ def test_a_nan_inside_is_found_wherever_the_clip_ends(tmp_path):
     assert source.read(0, 3, 5)["action"].shape == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "offsets"), [([6, 6], [0, 6, 12]), ([[6, 6]], [[0, 6]]), ([6.0, 6.5], [0, 6]), (["a", "b"], [0, 6])]
+)
+def test_an_index_that_disagrees(tmp_path, lengths, offsets):
+    by_hand(tmp_path / "train.h5")
+    with h5py.File(tmp_path / "train.h5", "a") as file:
+        del file["ep_len"], file["ep_offset"]
+        file["ep_len"], file["ep_offset"] = lengths, offsets
+    for read in (lambda: open_columns(str(tmp_path), split="train"), lambda: validate(str(tmp_path))):
+        with pytest.raises(DataError, match=r"must be whole numbers \[E\], one per episode, but ep_len is "):
+            read()
+
+
+def test_a_damaged_chunk_is_named(tmp_path):
+    path = tmp_path / "train.h5"
+    by_hand(path)
+    with h5py.File(path, "a") as file:
+        values = file["proprio"][:]
+        del file["proprio"]
+        data = file.create_dataset("proprio", data=values, chunks=(11, 4), compression="gzip")
+        place = data.id.get_chunk_info(1).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train.h5, episode 3: rows 18..21 of column 'proprio' cannot be read"):
+        open_columns(str(tmp_path), split="train").read(3, 0, 4)
+    problems = {fault.path[-9:]: fault.problem for fault in validate(str(tmp_path)).faults}
+    assert sorted(problems) == ["episode 1", "episode 2", "episode 3"]
+    assert problems["episode 2"].startswith("rows 12..17 of column 'proprio' cannot be read")
+
+
 def test_missing_truncated_and_without_index(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         open_columns(str(tmp_path / "a"), split="train")
@@ -150,6 +199,12 @@ def test_missing_truncated_and_without_index(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="cannot be read as HDF5"):
         open_columns(str(path), split="train")
+
+
+def test_a_name_that_would_be_a_folder_is_refused(tmp_path):
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8), "state": {"a/b": np.zeros(4)}}])
+    with pytest.raises(DataError, match="no place for 'a/b'.*Write npz"):
+        write_dataset(source, tmp_path / "a.h5", "columns")
 
 
 @pytest.mark.parametrize("views", [0, 2])

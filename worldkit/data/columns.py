@@ -21,7 +21,7 @@ import torch
 from ..errors import DataError, require_extra
 from .base import EpisodeSource
 from .decode import fit_video
-from .h5 import H5File
+from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .recording import as_action, flat_entries, put
 from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
@@ -33,7 +33,7 @@ _TEXTS = ("language", "instruction", "task")
 
 def column_files(path: Path) -> list[Path]:
     """The file, the files of the splits, or the only HDF5 file of a folder."""
-    if path.suffix in SUFFIXES:
+    if path.suffix in SUFFIXES and not path.is_dir():
         return [path]
     names = [name for spellings in SPLIT_FOLDERS.values() for name in spellings]
     found = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
@@ -83,19 +83,19 @@ class ColumnsSource(EpisodeSource):
         split_seed: int = 0,
     ):
         self._path, self._split, self._resize = path, split, resize
-        self._file = H5File(path, _check_index)
+        self._file = H5File(path, read_index)
         file = self._file.open()
+        held = datasets(file)
         shapes = {
             name: tuple(data.shape[1:3])
-            for name, data in file.items()
+            for name, data in held.items()
             if name.startswith("pixels") and data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3)
         }
         self.cameras = choose_cameras(path, shapes, cameras, resized=height is not None)
         native = shapes[self.cameras[0]]
         self._size = (height or native[0], width or height or native[1])
-        lengths = [int(n) for n in file["ep_len"][:]]
-        self._offsets = [int(n) for n in file["ep_offset"][:]]
-        self._columns = self._check(file, lengths)
+        lengths, self._offsets = read_index(path, file)
+        self._columns = self._check(held, lengths)
         names = [str(i) for i in range(len(lengths))]
         self._spans = (
             [(i, 0, length) for i, length in enumerate(lengths)]
@@ -104,15 +104,15 @@ class ColumnsSource(EpisodeSource):
         )
         self._file.close()
 
-    def _check(self, file: Any, lengths: list[int]) -> list[str]:
+    def _check(self, held: Mapping[str, Any], lengths: list[int]) -> list[str]:
         """Columns to read besides cameras, after a check that every one reaches to the end of every episode."""
-        columns = [n for n, data in file.items() if n not in INDEX and not n.startswith("pixels") and data.ndim]
+        columns = [n for n, data in held.items() if n not in INDEX and not n.startswith("pixels") and data.ndim]
         for name in (*self.cameras, *columns):
             for i, (offset, length) in enumerate(zip(self._offsets, lengths, strict=True)):
-                if offset < 0 or length < 1 or offset + length > len(file[name]):
+                if offset < 0 or length < 1 or offset + length > len(held[name]):
                     raise DataError(
                         f"{self._path}: episode {i} should lie at rows {offset}..{offset + length - 1} "
-                        f"(ep_offset, ep_len), but column '{name}' has {len(file[name])} rows"
+                        f"(ep_offset, ep_len), but column '{name}' has {len(held[name])} rows"
                     )
         return columns
 
@@ -134,13 +134,7 @@ class ColumnsSource(EpisodeSource):
         return item
 
     def _rows(self, name: str, rows: slice, number: int) -> np.ndarray:
-        try:
-            return self._file.open()[name][rows]
-        except OSError as error:
-            raise DataError(
-                f"{self._path}: column '{name}', rows {rows.start}..{rows.stop - 1} (episode {number}) cannot be read: "
-                f"{error}. If it is compressed with a plugin's filter: pip install hdf5plugin"
-            ) from error
+        return read_rows(self._file.open()[name], rows, f"{self._path}, episode {number}")
 
     def _frames(self, name: str, rows: slice, number: int) -> np.ndarray:
         frames = np.moveaxis(self._rows(name, rows, number), -1, 1)
@@ -190,10 +184,22 @@ class ColumnsSource(EpisodeSource):
         }
 
 
-def _check_index(path: Path, file: Any) -> None:
-    missing = [name for name in INDEX if name not in file]
+def read_index(path: Path, file: Any) -> tuple[list[int], list[int]]:
+    """The length of every episode, and the row at which it begins.
+
+    Raises:
+        DataError: if ``ep_len`` or ``ep_offset`` is missing, damaged or not a list of whole numbers, or they disagree.
+    """
+    held = datasets(file)
+    missing = [name for name in INDEX if name not in held]
     if missing:
         raise DataError(f"{path} has no '{missing[0]}'; it has {', '.join(file) or 'nothing'}")
+    lengths, offsets = (held[name] for name in INDEX)
+    if lengths.ndim != 1 or lengths.shape != offsets.shape or {lengths.dtype.kind, offsets.dtype.kind} - {*"iu"}:
+        found = ", ".join(f"{name} is {held[name].dtype} {list(held[name].shape)}" for name in INDEX)
+        raise DataError(f"{path}: ep_len and ep_offset must be whole numbers [E], one per episode, but {found}")
+    every = slice(0, len(lengths))
+    return read_rows(lengths, every, str(path)).tolist(), read_rows(offsets, every, str(path)).tolist()
 
 
 def choose_cameras(
@@ -301,6 +307,8 @@ class ColumnsWriter:
             clear = short not in meaning and not short.startswith(("pixels", "masks.", "state.")) and array.ndim < 4
             columns[short if clear else name] = array
         for name, values in columns.items():
+            if "/" in name:
+                raise DataError(f"the columns format has no place for '{name}': HDF5 takes '/' for a folder. Write npz")
             self._append(name, values)
         self._lengths.append(len(views[0]))
 

@@ -1,4 +1,4 @@
-"""`H5File`: an HDF5 file to read from, in every process of a data loader."""
+"""Reading HDF5: `H5File` in every process of a data loader, and what both layouts need of its datasets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import DataError, require_extra
 
@@ -20,7 +22,7 @@ class H5File:
         check: Called with path and file after opening; raises if the content is not as expected.
     """
 
-    def __init__(self, path: Path, check: Callable[[Path, Any], None]):
+    def __init__(self, path: Path, check: Callable[[Path, Any], object]):
         self.path, self._check = path, check
         self._file, self._pid = None, None
 
@@ -53,3 +55,23 @@ class H5File:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_pid": None}
+
+
+def datasets(file: Any) -> dict[str, Any]:
+    """The datasets at the top of an open file by name; groups are left out."""
+    return {name: data for name, data in file.items() if hasattr(data, "shape")}
+
+
+def read_rows(data: Any, rows: slice, where: str) -> np.ndarray:
+    """Some rows of a dataset.
+
+    Raises:
+        DataError: if they are damaged, or compressed with a filter that is not there; begins with ``where``.
+    """
+    try:
+        return data[rows]
+    except OSError as error:
+        raise DataError(
+            f"{where}: rows {rows.start}..{rows.stop - 1} of column '{data.name[1:]}' cannot be read: {error}. If it "
+            "is compressed with a plugin's filter: pip install hdf5plugin"
+        ) from error

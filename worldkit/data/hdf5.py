@@ -32,7 +32,9 @@ def is_hdf5(target: str) -> bool:
     """Whether a target is an HDF5 file by name, or a folder with at least one ``train``, ``val`` or ``test`` file."""
     path = Path(target).expanduser()
     names = (name for spellings in SPLIT_FOLDERS.values() for name in spellings)
-    return path.suffix in SUFFIXES or any((path / f"{name}{suffix}").is_file() for name in names for suffix in SUFFIXES)
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return True
+    return any((path / f"{name}{suffix}").is_file() for name in names for suffix in SUFFIXES)
 
 
 class HDF5Source(EpisodeSource):

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, require_extra
+from ..errors import DataError
 from .base import EpisodeSource
 from .cache import cached_video
-from .columns import INDEX, column_files
+from .columns import INDEX, column_files, read_index
 from .decode import decode_video, video_size
 from .entries import load_arrays
+from .h5 import H5File, datasets, read_rows
 from .layouts.source import LayoutSource
 from .lerobot import read_camera
 from .lerobot_meta import read_columns, read_episodes, read_info
@@ -70,7 +71,10 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
     if finder is not None:
         if not path.exists():
             raise DataError(f"{path} does not exist")
-        return found.name, list(finder(path)), []
+        parts = list(finder(path))
+        if not parts:
+            raise DataError(f"{path} holds no episode")
+        return found.name, parts, []
     parts, problems = [], []
     for split in SPLITS:
         try:
@@ -80,7 +84,7 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
         else:
             parts += _of_source(source, split)
     if not parts:
-        raise problems[0]
+        raise problems[0] if problems else DataError(f"{target} holds no episode")
     return found.name, parts, problems
 
 
@@ -155,37 +159,31 @@ def _lerobot(path: Path) -> Iterator[Part]:
 
 
 def _columns(path: Path) -> Iterator[Part]:
-    h5py = require_extra("h5py", "data", f"reading {path.name}")
-    for file in column_files(path):
-        split = next((name for name, spellings in SPLIT_FOLDERS.items() if file.stem in spellings), "")
-        try:
-            with h5py.File(file, "r") as opened:
-                lengths, offsets = (opened[name][:].tolist() for name in INDEX)
-        except (OSError, KeyError) as error:
-            raise DataError(f"{file} cannot be read: {error}") from error
-        for i, (length, offset) in enumerate(zip(lengths, offsets, strict=True)):
-            read = partial(_rows, file, slice(int(offset), int(offset) + int(length)))
-            yield Part(f"{file}, episode {i}", split, partial(_row_frames, read), partial(read, images=False))
+    for found in column_files(path):
+        split = next((name for name, spellings in SPLIT_FOLDERS.items() if found.stem in spellings), "")
+        file = H5File(found, read_index)
+        for i, (length, offset) in enumerate(zip(*read_index(found, file.open()), strict=True)):
+            where = f"{found}, episode {i}"
+            read = partial(_rows, file, slice(offset, offset + length), where)
+            yield Part(where, split, partial(_row_frames, read), partial(read, images=False))
 
 
 def _rows(
-    file: Path, rows: slice, *, images: bool, part: slice = slice(None)
+    file: H5File, rows: slice, where: str, *, images: bool, part: slice = slice(None)
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Columns of one episode, cameras or all others; ``part`` of its rows."""
-    h5py = require_extra("h5py", "data", f"reading {file.name}")
     chosen = range(rows.start, rows.stop)[part]
     timed, constant = {}, {}
-    with h5py.File(file, "r") as opened:
-        for name, data in opened.items():
-            if name in INDEX or not data.ndim or name.startswith("pixels") != images:
-                continue
-            if rows.start < 0 or rows.stop > len(data):
-                place = f"rows {rows.start}..{rows.stop - 1}"
-                raise DataError(f"it should lie at {place} (ep_offset, ep_len), but '{name}' has {len(data)} rows")
-            if data.dtype.kind in "OS":
-                constant[name] = "text"
-            elif len(chosen):
-                timed[name] = data[chosen.start : chosen.stop]
+    for name, data in datasets(file.open()).items():
+        if name in INDEX or not data.ndim or name.startswith("pixels") != images:
+            continue
+        if rows.start < 0 or rows.stop > len(data):
+            place = f"rows {rows.start}..{rows.stop - 1}"
+            raise DataError(f"it should lie at {place} (ep_offset, ep_len), but '{name}' has {len(data)} rows")
+        if data.dtype.kind in "OS":
+            constant[name] = "text"
+        elif len(chosen):
+            timed[name] = read_rows(data, slice(chosen.start, chosen.stop), where)
     return timed, constant
 
 
