@@ -134,6 +134,7 @@ def test_cameras(tmp_path):
     [
         ({"action": np.zeros((5, 2), np.float32)}, r"episode 1 should lie at rows 5..11 .* column 'action' has 5 rows"),
         ({"pixels": np.zeros((22, 8, 10), np.uint8)}, "has no camera"),
+        ({"goal": np.zeros((22, 2, 8, 10, 3), np.uint8)}, r"'goal' should have one image per camera.*are 1 cameras"),
         ({"action": np.full((22, 2), np.nan, np.float32)}, r"train.h5, episode 0: the action at frame 0 is not finite"),
     ],
 )
@@ -217,7 +218,7 @@ def test_what_is_written_reads_back_equal(tmp_path, views):
             "action": rng.normal(size=(n, 2)).astype(np.float32),
             "state": {"proprio": rng.normal(size=(n, 3)), "action": np.arange(n), "pixels": np.arange(n)},
             "language": f"task {n}",
-            "goal_image": rng.integers(0, 255, (3, 8, 10), np.uint8),
+            "goal_image": rng.integers(0, 255, (*((views,) if views else ()), 3, 8, 10), np.uint8),
             "done_mask": np.ones(n, np.float32),
             "masks": {"action": np.arange(n) % 2 == 0},
         }
@@ -236,3 +237,6 @@ def test_what_is_written_reads_back_equal(tmp_path, views):
         assert set(found["state"]) == set(expected["state"])
         assert all((found["state"][k] == expected["state"][k]).all() for k in expected["state"])
         assert (found["masks"]["action"] == expected["masks"]["action"]).all()
+    if views:  # a chosen camera comes with its own goal
+        found = open_columns(str(root), split="train", cameras="pixels.1").read(0, 0, 2)
+        assert (found["goal_image"] == before[0]["goal_image"][1]).all()

@@ -344,13 +344,14 @@ def recorded(lengths, size=(16, 24), views=0, seed=0):
     y, x = np.mgrid[: size[0], : size[1]] / 4
     for e, n in enumerate(lengths):
         shape = (views, n) if views else (n,)
+        goals = np.stack([np.full((3, *size), 40 * e + v, np.uint8) for v in range(views or 1)])
         video = np.stack([127 + 100 * np.sin(x + 0.3 * i + e) * np.cos(y) for i in range(int(np.prod(shape)))])
         made.append(
             {
                 "video": np.repeat(video.astype(np.uint8).reshape(*shape, 1, *size), 3, axis=-3),
                 "action": rng.normal(size=(n, 3)).astype(np.float32),
                 "language": f"task {e % 2}",
-                "goal_image": np.full((3, *size), 40 * e, np.uint8),
+                "goal_image": goals if views else goals[0],
                 "done_mask": np.arange(n) < n - 1,
                 "masks": {"action": np.arange(n) % 2 == 0},
                 "state": {
@@ -401,6 +402,9 @@ def test_what_is_written_reads_back_equal(tmp_path, lossless, views, size):
                 assert (after["video"] == frames).all()
             else:
                 assert psnr(after["video"], frames) > 36
+    if views:
+        one = open_lerobot(str(tmp_path / "set"), split="train", cameras="view1").read(1, 0, 2)
+        assert one["video"].shape[:2] == (2, 3) and (one["goal_image"] == 41).all()
     assert not [p for p in tmp_path.iterdir() if p.name not in ("set", "cache")]
 
 
@@ -452,4 +456,7 @@ def test_what_lerobot_cannot_hold_is_refused(tmp_path):
     video = np.zeros((3, 3, 8, 8), np.uint8)
     with pytest.raises(DataError, match=r"no place for 'language' \[4, 8\]: write npz"):
         write_dataset(ArraySource([{"video": video, "language": np.zeros((4, 8))}]), tmp_path / "a", "lerobot")
+    with pytest.raises(DataError, match="must be one image, or one per camera: it has 2, the video 1"):
+        goals = np.zeros((2, 3, 8, 8), np.uint8)
+        write_dataset(ArraySource([{"video": video, "goal_image": goals}]), tmp_path / "a", "lerobot")
     assert not list(tmp_path.iterdir())

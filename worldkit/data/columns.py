@@ -3,8 +3,8 @@
 ``ep_len`` and ``ep_offset`` say where each episode lies; every other dataset has one row per step. Cameras are the
 uint8 columns ``[N, H, W, 3]`` whose names start with ``pixels``; ``action`` is the condition (row ``t`` acts between
 frames ``t`` and ``t + 1``, the last row of an episode may be NaN); a uint8 image column ``goal`` (or ``goal_image``) is
-the goal, ``language``, ``task`` or ``instruction`` the instruction: the first step of a clip counts. ``done_mask`` and
-``masks.action`` are what they are called; other numbers are ``state``.
+the goal (``[N, V, H, W, 3]``: one per camera), ``language``, ``task`` or ``instruction`` the instruction: the first
+step of a clip counts. ``done_mask`` and ``masks.action`` are what they are called; other numbers are ``state``.
 """
 
 from __future__ import annotations
@@ -92,8 +92,13 @@ class ColumnsSource(EpisodeSource):
             if name.startswith("pixels") and data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3)
         }
         self.cameras = choose_cameras(path, shapes, cameras, resized=height is not None)
+        self._views = [list(shapes).index(name) for name in self.cameras]
         native = shapes[self.cameras[0]]
         self._size = (height or native[0], width or height or native[1])
+        for name in _GOALS:
+            if name in held and held[name].ndim == 5 and held[name].shape[1] != len(shapes):
+                shape = f"{list(held[name].shape)}, but there are {len(shapes)} cameras: {', '.join(shapes)}"
+                raise DataError(f"{path}: '{name}' should have one image per camera, [N, V, H, W, 3]; it is {shape}")
         lengths, self._offsets = read_index(path, file)
         self._columns = self._check(held, lengths)
         names = [str(i) for i in range(len(lengths))]
@@ -137,9 +142,18 @@ class ColumnsSource(EpisodeSource):
         return read_rows(self._file.open()[name], rows, f"{self._path}, episode {number}")
 
     def _frames(self, name: str, rows: slice, number: int) -> np.ndarray:
-        frames = np.moveaxis(self._rows(name, rows, number), -1, 1)
-        fitted = fit_video(torch.from_numpy(np.ascontiguousarray(frames)), self._size, self._resize)
+        return self._fitted(self._rows(name, rows, number))
+
+    def _fitted(self, images: np.ndarray) -> np.ndarray:
+        frames = np.ascontiguousarray(np.moveaxis(images, -1, 1))
+        fitted = fit_video(torch.from_numpy(frames), self._size, self._resize)
         return np.repeat(fitted.numpy(), 3 // fitted.shape[1], axis=1)
+
+    def _goal(self, name: str, row: int, number: int) -> np.ndarray:
+        """The goal at a row; where every camera has one, those of the cameras to show."""
+        goal = self._rows(name, slice(row, row + 1), number)[0]
+        views = self._fitted(goal[None] if goal.ndim == 3 else goal[self._views])
+        return views if len(views) > 1 else views[0]
 
     def _put(self, item: dict[str, Any], name: str, rows: slice, number: int) -> None:
         data = self._file.open()[name]
@@ -147,8 +161,8 @@ class ColumnsSource(EpisodeSource):
             if name in _TEXTS and "language" not in item:
                 text = self._rows(name, slice(rows.start, rows.start + 1), number)[0]
                 item["language"] = text.decode() if isinstance(text, bytes) else str(text)
-        elif name in _GOALS and data.ndim == 4 and data.dtype == np.uint8:
-            item["goal_image"] = self._frames(name, slice(rows.start, rows.start + 1), number)[0]
+        elif name in _GOALS and data.ndim in (4, 5) and data.dtype == np.uint8:
+            item["goal_image"] = self._goal(name, rows.start, number)
         elif name == "action":
             item["action"] = self._action(rows, number)
         elif name == "done_mask" or name.startswith(("masks.", "state.")):

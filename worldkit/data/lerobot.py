@@ -2,8 +2,9 @@
 
 Cameras (features of dtype ``video`` or ``image``) become views, ``action`` the condition, the task of a clip's first
 frame ``"language"``; ``observation.NAME`` becomes ``state["NAME"]`` (so ``observation.state`` is ``state["state"]``),
-any other numbers ``state`` under their own name. Row ``t`` of an action is given after frame ``t`` was seen, as
-everywhere here. Frames are decoded once, at the size asked for, and kept in the cache.
+any other numbers ``state`` under their own name. An image ``goal_image`` is the goal; each of several cameras may have
+its own, ``goal_image.NAME``. Row ``t`` of an action is given after frame ``t`` was seen, as everywhere here. Frames are
+decoded once, at the size asked for, and kept in the cache.
 
 Source: the published layout, https://huggingface.co/docs/lerobot, "LeRobotDataset v3.0".
 """
@@ -31,7 +32,7 @@ from .recording import Recording, RecordingSource, as_action, cached_frames
 from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
-GOAL = "goal_image"
+GOAL, CAMERA = "goal_image", "observation.images."
 _VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
 
 
@@ -153,11 +154,26 @@ def _recording(
             timed[name] = values
         elif name not in ("timestamp", "task_index"):
             timed[f"state.{name.removeprefix('observation.')}"] = values
-    constant = {}
-    if info.features.get(GOAL, {}).get("dtype") == "image":
-        frame = next(_images(info, GOAL, size, resize, episode, 1))
-        constant[GOAL] = np.ascontiguousarray(frame.transpose(2, 0, 1))
+    shown = [next(_images(info, name, size, resize, episode, 1)) for name in _goals(info, cameras)]
+    goals = [np.ascontiguousarray(image.transpose(2, 0, 1)) for image in shown]
+    constant = {GOAL: goals[0] if len(goals) == 1 else np.stack(goals)} if goals else {}
     return Recording(f"episode {episode.index}", tuple(views), timed, constant)
+
+
+def goal_features(cameras: Sequence[str]) -> list[str]:
+    """The features of the goals where each camera has its own.
+
+    Example:
+        >>> goal_features(["observation.images.front"])
+        ['goal_image.front']
+    """
+    return [f"{GOAL}.{name.removeprefix(CAMERA)}" for name in cameras]
+
+
+def _goals(info: DataSetInfo, cameras: Sequence[str]) -> list[str]:
+    """The features with the goals of some cameras."""
+    wanted = [GOAL] if GOAL in info.features else goal_features(cameras)
+    return wanted if all(info.features.get(name, {}).get("dtype") == "image" for name in wanted) else []
 
 
 def read_camera(

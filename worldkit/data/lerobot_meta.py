@@ -52,12 +52,12 @@ class DataSetInfo:
         return self.version.startswith("v3.")
 
     def cameras(self, without: str = "") -> dict[str, tuple[int, int]]:
-        """Camera -> height and width; depth maps are no cameras."""
+        """Camera -> height and width; depth maps are no cameras, nor are ``without`` and ``without.NAME``."""
         found = {}
         for name, feature in self.features.items():
             details = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
             depth = details.get("is_depth_map") or details.get("video.is_depth_map")
-            if feature["dtype"] in ("video", "image") and not depth and name != without:
+            if feature["dtype"] in ("video", "image") and not depth and name.partition(".")[0] != without:
                 shape = [int(n) for n in feature["shape"]]
                 first = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3)
                 found[name] = (shape[1], shape[2]) if first else (shape[0], shape[1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, require_extra
-from .lerobot import GOAL
+from .lerobot import CAMERA, GOAL, goal_features
 from .recording import flat_entries
 from .statistics import RunningStatistics
 
@@ -55,6 +55,7 @@ class LeRobotWriter:
         self._image = require_extra("PIL.Image", "video", "writing images") if lossless or GOAL in plan.sample else None
         self._root, self._plan, self._lossless, self._robot_type = path, plan, lossless, robot_type
         self._cameras = _camera_names(plan)
+        self._goals = _goal_names(plan.sample, self._cameras)
         self._features = self._describe()
         self._table = _Rolling(path, "data/" + _PLACE + ".parquet", DATA_MEGABYTES, self._open_table)
         rate = Fraction(plan.fps).limit_denominator(1001)
@@ -64,7 +65,7 @@ class LeRobotWriter:
         }
         self._tasks: dict[str, int] = {}
         self._episodes: list[dict[str, Any]] = []
-        self._statistics = {n: RunningStatistics() for n in [*self._features, *self._cameras] if n != GOAL}
+        self._statistics = {n: RunningStatistics() for n in [*self._features, *self._cameras] if n not in self._goals}
         self._frames = 0
 
     def _describe(self) -> dict[str, dict[str, Any]]:
@@ -89,9 +90,9 @@ class LeRobotWriter:
             # one-number features are stored as plain numbers; a name tells [T, 1] from [T]
             names = [f"{name}_{i}" for i in range(shape[0])] if array.ndim == 2 else None
             features[_feature(name)] = {"dtype": str(array.dtype), "shape": shape, "names": names}
-        if GOAL in constant:
-            shape = list(np.moveaxis(constant[GOAL], -3, -1).shape)
-            features[GOAL] = {"dtype": "image", "shape": shape, "names": image["names"]}
+        for name in self._goals:
+            channels, *sides = constant[GOAL].shape[-3:]
+            features[name] = {"dtype": "image", "shape": [*sides, channels], "names": image["names"]}
         return features | {n: {"dtype": d, "shape": [1], "names": None} for n, d in _INDEX.items()}
 
     def write(self, episode: Mapping[str, Any]) -> None:
@@ -108,8 +109,9 @@ class LeRobotWriter:
         columns |= {"episode_index": np.full(length, number), "task_index": np.full(length, task)}
         for name, values in columns.items():
             self._statistics[name].update(values.reshape(length, -1))
-        if GOAL in constant:
-            columns[GOAL] = [self._png(np.moveaxis(constant[GOAL], 0, -1), "goal.png")] * length
+        for view, name in enumerate(self._goals):
+            goal = constant[GOAL].reshape(-1, *constant[GOAL].shape[-3:])[view]
+            columns[name] = [self._png(np.moveaxis(goal, 0, -1), "goal.png")] * length
         row = {
             "episode_index": number,
             "tasks": [constant.get("language", "")],
@@ -289,8 +291,17 @@ def _camera_names(plan: Any) -> list[str]:
     count = 1 if np.ndim(plan.sample["video"]) == 4 else len(plan.sample["video"])
     names = list(plan.cameras) if len(plan.cameras) == count else []
     names = names or ([f"view{i}" for i in range(count)] if count > 1 else ["front"])
-    known = "observation.images."
-    return [name if name.startswith(known) else known + name.replace("/", "_") for name in names]
+    return [name if name.startswith(CAMERA) else CAMERA + name.replace("/", "_") for name in names]
+
+
+def _goal_names(sample: Mapping[str, Any], cameras: Sequence[str]) -> list[str]:
+    """The features of the goals."""
+    goal = sample.get(GOAL)
+    if goal is None or goal.ndim == 3:
+        return [] if goal is None else [GOAL]
+    if len(goal) != len(cameras):
+        raise DataError(f"{GOAL} must be one image, or one per camera: it has {len(goal)}, the video {len(cameras)}")
+    return goal_features(cameras)
 
 
 def _feature(name: str) -> str:
