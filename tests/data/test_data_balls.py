@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from worldkit.data import generate_balls, generate_shapes, make_loader, open_dataset, write_balls_hdf5
+from worldkit.data import (
+    ArraySource,
+    generate_balls,
+    generate_shapes,
+    make_loader,
+    open_dataset,
+    validate,
+    write_balls_hdf5,
+    write_dataset,
+)
 from worldkit.data.balls import episode_seeds, render, simulate
 from worldkit.data.hdf5 import HDF5Source
 from worldkit.errors import DataError
@@ -152,6 +161,63 @@ def test_one_hdf5_file_is_split_by_episode_and_gives_actions(tmp_path):
         seen += [int(dataset[i]["video"].max()) for i in range(len(dataset))]
         assert dataset[0]["action"].shape == (6, 2) and dataset[0]["action"].dtype == torch.float32
     assert sorted(seen) == list(range(9))
+
+
+def balls_file(path, **columns):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for name, array in {"imgs": np.zeros((4, 6, 8, 8, 3), np.uint8), **columns}.items():
+            file[name] = array
+    return path
+
+
+def test_hdf5_actions_are_checked(tmp_path):
+    actions = np.arange(48.0).reshape(4, 6, 2)
+    actions[:, 5] = np.nan  # leads nowhere
+    source = HDF5Source(balls_file(tmp_path / "a.hdf5", actions=actions))
+    assert source.read(1, 4, 6)["action"].tolist() == [[20, 21], [0, 0]]
+    actions[1, 3] = np.nan
+    source = HDF5Source(balls_file(tmp_path / "nan.hdf5", actions=actions))
+    for read in (lambda: source.read(1, 2, 4), lambda: source.read_entry(1, "action")):
+        with pytest.raises(DataError, match="nan.hdf5, episode 1: the action at frame 3 is not finite"):
+            read()
+    faults = validate(str(tmp_path / "nan.hdf5")).faults
+    assert [fault.frame for fault in faults] == [3] and "'action' is not finite" in faults[0].problem
+    numbers = HDF5Source(balls_file(tmp_path / "b.hdf5", actions=np.arange(24).reshape(4, 6))).read(1, 0, 3)["action"]
+    assert numbers.dtype == np.int64 and numbers.tolist() == [6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"imgs": np.zeros((0, 6, 8, 8, 3), np.uint8)}, r"imgs must be uint8 \[N, T, H, W, 3\], got uint8 \[0, 6"),
+        ({"actions": np.zeros((4, 5, 2))}, r"actions must be \[N, T, A\].* N, T = 4, 6 .*got \[4, 5, 2\].* may be NaN"),
+        ({"actions": np.zeros((1, 6, 2))}, r"got \[1, 6, 2\]"),
+        ({"positions": np.zeros((4, 6, 3))}, r"positions must be \[N, T, balls, 2\]"),
+    ],
+)
+def test_hdf5_shapes_are_checked(tmp_path, columns, message):
+    path = str(balls_file(tmp_path / "a.hdf5", **columns))
+    for read in (lambda: open_dataset(path, num_frames=2), lambda: validate(path)):
+        with pytest.raises(DataError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ({"position": np.zeros((4, 3, 2), np.float32), "in_camera": np.ones((4, 3), bool)}, "hdf5"),
+        ({"position": np.zeros((4, 3), np.float32)}, "columns"),
+        ({"position": np.zeros((4, 3, 2))}, "columns"),
+        ({"position": np.zeros((4, 3, 2), np.float32), "in_camera": np.full((4, 3), 0.3, np.float32)}, "columns"),
+    ],
+)
+def test_only_what_the_balls_layout_gives_back_is_written_in_it(tmp_path, state, kind):
+    pytest.importorskip("h5py")
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8), "state": state}] * 3)
+    found = open_dataset(write_dataset(source, tmp_path / "a.hdf5", "hdf5"), num_frames=4)
+    assert found.summary["kind"] == kind
+    assert all(np.array_equal(found[0]["state"][name], state[name]) for name in state)
 
 
 def test_hidden_ball_gets_a_new_id_when_it_returns():

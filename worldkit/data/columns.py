@@ -99,21 +99,21 @@ class ColumnsSource(EpisodeSource):
             if name in held and held[name].ndim == 5 and held[name].shape[1] != len(shapes):
                 shape = f"{list(held[name].shape)}, but there are {len(shapes)} cameras: {', '.join(shapes)}"
                 raise DataError(f"{path}: '{name}' should have one image per camera, [N, V, H, W, 3]; it is {shape}")
-        lengths, self._offsets = read_index(path, file)
-        self._columns = self._check(held, lengths)
-        names = [str(i) for i in range(len(lengths))]
+        self._lengths, self._offsets = read_index(path, file)
+        self._columns = self._check(held)
+        names = [str(i) for i in range(len(self._lengths))]
         self._spans = (
-            [(i, 0, length) for i, length in enumerate(lengths)]
+            [(i, 0, length) for i, length in enumerate(self._lengths)]
             if whole
-            else split_episodes(names, lengths, split, seed=split_seed)
+            else split_episodes(names, self._lengths, split, seed=split_seed)
         )
         self._file.close()
 
-    def _check(self, held: Mapping[str, Any], lengths: list[int]) -> list[str]:
+    def _check(self, held: Mapping[str, Any]) -> list[str]:
         """Columns to read besides cameras, after a check that every one reaches to the end of every episode."""
         columns = [n for n, data in held.items() if n not in INDEX and not n.startswith("pixels") and data.ndim]
         for name in (*self.cameras, *columns):
-            for i, (offset, length) in enumerate(zip(self._offsets, lengths, strict=True)):
+            for i, (offset, length) in enumerate(zip(self._offsets, self._lengths, strict=True)):
                 if offset < 0 or length < 1 or offset + length > len(held[name]):
                     raise DataError(
                         f"{self._path}: episode {i} should lie at rows {offset}..{offset + length - 1} "
@@ -171,13 +171,9 @@ class ColumnsSource(EpisodeSource):
             put(item, f"state.{name}", self._rows(name, rows, number))
 
     def _action(self, rows: slice, number: int) -> np.ndarray:
-        values = self._rows("action", rows, number)
-        last = self._offsets[number] + int(self._file.open()["ep_len"][number]) - 1
-        if rows.stop - 1 == last:
-            return as_action(values, f"{self._path}, episode {number}")
-        # one row more, so that a NaN at the end of the clip is not taken for the end of the episode
-        more = np.concatenate([values, values[-1:] * 0]) if values.dtype.kind == "f" else values
-        return as_action(more, f"{self._path}, episode {number}, from row {rows.start}")[: len(values)]
+        first, stop = (row - self._offsets[number] for row in (rows.start, rows.stop))
+        values, where = self._rows("action", rows, number), f"{self._path}, episode {number}"
+        return as_action(values, where, first=first, ends=stop == self._lengths[number])
 
     def read_entry(self, episode: int, name: str) -> Any:
         if name != "action":

@@ -2,15 +2,16 @@
 
 A file holds ``imgs`` uint8 ``[N, T, H, W, 3]`` and, per ball, ``positions`` ``(x, y)`` in pixels, ``velocities``,
 ``in_camera`` and more; `write_balls_hdf5` lists them. The reader needs ``imgs`` only, takes ``actions`` ``[N, T, A]``
-as a condition, and hands out ``positions``, ``velocities`` and ``in_camera`` as ``"state"``. A folder with
-``train.hdf5`` and so on is split; a single file of another name is split by episode (see `worldkit.data.splits`).
+(action numbers: ``[N, T]``) as a condition, and hands out ``positions``, ``velocities`` and ``in_camera`` as
+``"state"``. A folder with ``train.hdf5`` and so on is split; a single file of another name is split by episode (see
+`worldkit.data.splits`).
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from ..errors import DataError, require_extra
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .base import EpisodeSource
 from .decode import fit_video
-from .h5 import H5File
+from .h5 import H5File, datasets
+from .recording import as_action
 from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 SUFFIXES = (".hdf5", ".h5")
@@ -60,11 +62,12 @@ class HDF5Source(EpisodeSource):
     ):
         self._path, self._split = path, split
         self._file = H5File(path, _check_layout)
-        images = self._file.open()["imgs"]
-        episodes, frames, native_height, native_width = images.shape[:4]
+        held = datasets(self._file.open())
+        episodes, self._frames, *self._native, _ = held["imgs"].shape
+        self._besides = [name for name in _BESIDES if name in held]
         self._file.close()
-        self._spans = [(i, 0, frames) for i in range(episodes)] if spans is None else spans
-        self._size = (height or native_height, width or native_width)
+        self._spans = [(i, 0, self._frames) for i in range(episodes)] if spans is None else spans
+        self._size = (height or self._native[0], width or self._native[1])
 
     @property
     def num_episodes(self) -> int:
@@ -75,29 +78,38 @@ class HDF5Source(EpisodeSource):
         return last - first
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
-        data = self._file.open()
-        number, first, _ = self._spans[episode]
-        part = (number, slice(first + start, first + stop))
-        try:
-            images = data["imgs"][part]
-            item: dict[str, Any] = {
-                "video": fit_video(rearrange(torch.from_numpy(images), "t h w c -> t c h w"), self._size)
-            }
-            if "actions" in data:
-                item["action"] = data["actions"][part].astype(np.float32)
-            state = _state(data, part, data["imgs"].shape[2:4])
-        except OSError as error:
-            raise DataError(
-                f"{self._path}: frames {part[1].start}..{part[1].stop - 1} of episode {number}: {error}"
-            ) from error
+        item: dict[str, Any] = {"video": self.video(episode, start, stop)}
+        if "actions" in self._besides:
+            item["action"] = self._action(episode, start, stop)
+        state = _state(self.stored(episode, start, stop), self._native)
         return {**item, "state": state} if state else item
 
     def read_entry(self, episode: int, name: str) -> Any:
         if name != "action":
             return super().read_entry(episode, name)
-        number, first, last = self._spans[episode]
-        data = self._file.open()
-        return data["actions"][number, first:last].astype(np.float32) if "actions" in data else None
+        return self._action(episode, 0, self.length(episode)) if "actions" in self._besides else None
+
+    def video(self, episode: int, start: int, stop: int) -> torch.Tensor:
+        """Frames alone, uint8 ``[T, 3, H, W]``."""
+        images = torch.from_numpy(self._rows("imgs", episode, start, stop))
+        return fit_video(rearrange(images, "t h w c -> t c h w"), self._size)
+
+    def stored(self, episode: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """What the file holds besides frames, unchecked and under its own names."""
+        return {name: self._rows(name, episode, start, stop) for name in self._besides}
+
+    def _action(self, episode: int, start: int, stop: int) -> np.ndarray:
+        number, first, _ = self._spans[episode]
+        values, where = self._rows("actions", episode, start, stop), f"{self._path}, episode {number}"
+        return as_action(values, where, first=first + start, ends=first + stop == self._frames)
+
+    def _rows(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
+        number, first, _ = self._spans[episode]
+        try:
+            return self._file.open()[name][number, first + start : first + stop]
+        except OSError as error:
+            place = f"{self._path}, episode {number}: frames {first + start}..{first + stop - 1} of '{name}'"
+            raise DataError(f"{place} cannot be read: {error}") from error
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -111,25 +123,43 @@ class HDF5Source(EpisodeSource):
 
 
 def _check_layout(path: Path, file: Any) -> None:
-    if "imgs" not in file:
+    held = datasets(file)
+    if "imgs" not in held:
         raise DataError(
             f"{path} has no 'imgs'; it has {', '.join(file) or 'nothing'}. Expected: imgs uint8 [N, T, H, W, 3]"
         )
-    images = file["imgs"]
-    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8:
+    images = held["imgs"]
+    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
         raise DataError(f"{path}: imgs must be uint8 [N, T, H, W, 3], got {images.dtype} {list(images.shape)}")
+    for name, shape in _BESIDES.items():
+        if name not in held:
+            continue
+        found = held[name].shape
+        if found[:2] != images.shape[:2] or (shape.endswith("2]") and found[-1] != 2):
+            wanted = f"{name} must be {shape} with N, T = {images.shape[0]}, {images.shape[1]} as imgs has it"
+            advice = ". The last action of an episode leads nowhere: it may be NaN" if name == "actions" else ""
+            raise DataError(f"{path}: {wanted}, got {list(found)}{advice}")
 
 
-def _state(data: Any, part: tuple[int, slice], size: tuple[int, int]) -> dict[str, np.ndarray]:
+_STATE = {"position": "positions", "velocity": "velocities", "in_camera": "in_camera"}
+_BESIDES = {
+    "actions": "[N, T, A] or [N, T]",
+    "positions": "[N, T, balls, 2]",
+    "velocities": "[N, T, balls, 2]",
+    "in_camera": "[N, T, balls]",
+}
+
+
+def _state(data: Mapping[str, np.ndarray], size: Sequence[int]) -> dict[str, np.ndarray]:
     """Known facts in our units: ``(y, x)``, [-1, 1] over the image."""
     half = np.array(size) / 2
     state = {}
     if "positions" in data:
-        state["position"] = (data["positions"][part][..., ::-1] / half - 1).astype(np.float32)
+        state["position"] = (data["positions"][..., ::-1] / half - 1).astype(np.float32)
     if "velocities" in data:
-        state["velocity"] = (data["velocities"][part][..., ::-1] / half).astype(np.float32)
+        state["velocity"] = (data["velocities"][..., ::-1] / half).astype(np.float32)
     if "in_camera" in data:
-        state["in_camera"] = data["in_camera"][part] > 0.5
+        state["in_camera"] = data["in_camera"] > 0.5
     return state
 
 
@@ -192,22 +222,28 @@ class BallsWriter:
         self._file.close()
 
 
-_STATE = {"position": "positions", "velocity": "velocities", "in_camera": "in_camera"}
-
-
 def fits_balls_layout(plan: Any) -> bool:
     """Whether the Balls layout has a place for everything: one view, one length, no state or condition it lacks."""
     sample = plan.sample
     state = sample.get("state", {})
-    continuous = np.asarray(sample.get("action", 0.0)).dtype == np.float32
     return (
         len(set(plan.lengths)) == 1
         and np.ndim(sample["video"]) == 4
+        and np.shape(sample["video"])[1] == 3
         and "position" in state
-        and set(state) <= set(_STATE)
+        and all(_fits(name, np.asarray(array)) for name, array in state.items())
         and set(sample) <= {"video", "state", "action"}
-        and ("action" not in sample or continuous)
+        and ("action" not in sample or _fits("action", np.asarray(sample["action"])))
     )
+
+
+def _fits(name: str, array: np.ndarray) -> bool:
+    """Whether the layout has this entry, and reads it as it was."""
+    if name == "in_camera":
+        return array.dtype == bool and array.ndim == 2
+    if name == "action":
+        return array.dtype == np.float32 and array.ndim == 2
+    return name in _STATE and array.dtype == np.float32 and array.ndim == 3 and array.shape[2] == 2
 
 
 def write_balls_hdf5(

@@ -21,6 +21,7 @@ from .columns import INDEX, column_files, read_index
 from .decode import decode_video, video_size
 from .entries import load_arrays
 from .h5 import H5File, datasets, read_rows
+from .hdf5 import HDF5Source
 from .layouts.source import LayoutSource
 from .lerobot import read_camera
 from .lerobot_meta import read_columns, read_episodes, read_info
@@ -129,7 +130,11 @@ def _named(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
     """Arrays of an ``.npz`` file: actions and masks have a time axis; of others, it is not known."""
     timed = {n: a for n, a in arrays.items() if n in (*_ACTIONS, "done", "done_mask") or n.startswith("masks.")}
     constant = {n: str(a) if a.dtype.kind == "U" else a for n, a in arrays.items() if n not in timed}
-    return {"action" if n in _ACTIONS else n: a for n, a in timed.items()}, constant
+    return _renamed(timed), constant
+
+
+def _renamed(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"action" if name in _ACTIONS else name: array for name, array in columns.items()}
 
 
 def _npz(path: Path) -> Iterator[Part]:
@@ -146,8 +151,7 @@ def _lerobot(path: Path) -> Iterator[Part]:
         split = next((name for name, (first, last) in spans if first <= episode.index < last), "")
 
         def entries(episode: Any = episode) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-            columns = read_columns(info, [episode])[episode.index]
-            return {"action" if n in _ACTIONS else n: a for n, a in columns.items()}, {}
+            return _renamed(read_columns(info, [episode])[episode.index]), {}
 
         def frames(episode: Any = episode) -> Iterator[np.ndarray]:
             times = read_columns(info, [episode])[episode.index]["timestamp"].reshape(-1).astype(np.float64)
@@ -204,8 +208,11 @@ def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:
             images = tuple(tuple(view.image_paths()) for view in episode.views)
             entries = partial(_layout_entries, source, i)
             yield Part(str(source.root / split / episode.name), split, None, entries, images)
+        elif isinstance(source, HDF5Source):
+            frames = partial(_chunks, partial(source.video, i), source.length(i))
+            yield Part(f"{name}, split '{split}', episode {i}", split, frames, partial(_stored, source, i))
         else:
-            frames = partial(_source_frames, source, i)
+            frames = partial(_chunks, partial(_source_video, source, i), source.length(i))
             yield Part(f"{name}, split '{split}', episode {i}", split, frames, partial(_source_entries, source, i))
 
 
@@ -214,11 +221,18 @@ def _layout_entries(source: LayoutSource, number: int) -> tuple[dict[str, np.nda
     return source.columns(episode), source.constants(episode)
 
 
-def _source_frames(source: EpisodeSource, number: int) -> Iterator[np.ndarray]:
-    length = source.length(number)
+def _chunks(read: Callable[[int, int], Any], length: int) -> Iterator[np.ndarray]:
     for start in range(0, length, CHUNK):
-        video = np.asarray(source.read(number, start, min(start + CHUNK, length))["video"])
+        video = np.asarray(read(start, min(start + CHUNK, length)))
         yield from np.moveaxis(np.moveaxis(video, -4, 0), -3, -1)
+
+
+def _stored(source: HDF5Source, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    return _renamed(source.stored(number, 0, source.length(number))), {}
+
+
+def _source_video(source: EpisodeSource, number: int, start: int, stop: int) -> Any:
+    return source.read(number, start, stop)["video"]
 
 
 def _source_entries(source: EpisodeSource, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

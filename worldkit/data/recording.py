@@ -54,24 +54,29 @@ def put(item: dict[str, Any], name: str, value: Any) -> None:
         item[name] = value
 
 
-def as_action(values: np.ndarray, where: str) -> np.ndarray:
+def as_action(values: np.ndarray, where: str, *, first: int = 0, ends: bool = True) -> np.ndarray:
     """An action column as models take it: float32 ``[T, A]``, or action numbers, int64 ``[T]``.
 
     The action at the last frame of an episode leads nowhere; where it is not a number it becomes 0.
 
+    Args:
+        values: The column, or some rows of it.
+        where: For messages.
+        first: Frame of the first row.
+        ends: The last row is the last of its episode.
     Raises:
         DataError: for another dtype or shape, or an earlier action that is not a number; names the frame.
     """
-    if values.dtype.kind in "iu" and values.size == len(values):
+    if values.ndim and values.dtype.kind in "iu" and values.size == len(values):
         return values.reshape(-1).astype(np.int64)
     if values.dtype.kind not in "fiu" or values.ndim not in (1, 2):
         raise DataError(f"{where}: actions must be numbers [T, A], got {values.dtype} {list(values.shape)}")
     values = values.astype(np.float32).reshape(len(values), -1)
     bad = np.flatnonzero(~np.isfinite(values).all(1))
-    if len(bad) and bad[0] == len(values) - 1:
+    if len(bad) and ends and bad[0] == len(values) - 1:
         values[-1] = 0
     elif len(bad):
-        raise DataError(f"{where}: the action at frame {bad[0]} is not finite: {values[bad[0]].tolist()}")
+        raise DataError(f"{where}: the action at frame {first + bad[0]} is not finite: {values[bad[0]].tolist()}")
     return values
 
 
