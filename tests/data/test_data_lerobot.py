@@ -294,6 +294,21 @@ def without(name):
     return drop
 
 
+def slid_actions(root):
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path)
+    actions = table["action"].to_pylist()
+    actions[7:9] = [actions[7][:1], [*actions[7][1:], *actions[8]]]  # as many numbers as before
+    ragged = pa.array(actions, pa.list_(pa.float32()))
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", ragged), path)
+
+
+def feature_without_shape(root):
+    changed = features(("front",))
+    changed["action"]["shape"] = None
+    change_info(features=changed)(root)
+
+
 VIDEO = ("videos", KEY.format("front"), "chunk-000", "file-000.mp4")
 DATA = ("data", "chunk-000", "file-000.parquet")
 
@@ -305,6 +320,11 @@ DATA = ("data", "chunk-000", "file-000.parquet")
         (change_info(codebase_version="v4.0"), "version v4.0 is not supported"),
         (change_info(total_episodes=5), "states 5 episodes, but the table of episodes has 4"),
         (change_info(features={"action": {}}), "info.json is damaged"),
+        (change_info(fps=0), "info.json: fps must be above 0, got 0"),
+        (change_info(video_path=None), r"info.json: 'video_path' must be a path with {video_key}.* in it, got None"),
+        (change_info(data_path="{data}"), r"'data_path' must be a path with {chunk_index}.* in it, got '{data}'"),
+        (feature_without_shape, r"feature 'action' must have a shape, a list of whole numbers, got None"),
+        (slid_actions, r"file-000.parquet: column 'action' has 1 values in row 7, but 2 in the first"),
         (truncate("meta", "info.json"), "info.json cannot be read as JSON"),
         (remove("meta", "tasks.parquet"), "tasks.parquet does not exist"),
         (remove("meta", "episodes", "chunk-000", "file-000.parquet"), "holds no chunk-000/file-000.parquet"),
@@ -406,6 +426,14 @@ def test_what_is_written_reads_back_equal(tmp_path, lossless, views, size):
         one = open_lerobot(str(tmp_path / "set"), split="train", cameras="view1").read(1, 0, 2)
         assert one["video"].shape[:2] == (2, 3) and (one["goal_image"] == 41).all()
     assert not [p for p in tmp_path.iterdir() if p.name not in ("set", "cache")]
+
+
+@pytest.mark.parametrize(("fps", "length"), [(0.003, 20), (0.0123, 20)])  # two hours; a rate that is rounded
+def test_times_are_found_again(tmp_path, fps, length):
+    source = ArraySource([{"video": np.zeros((length, 3, 16, 16), np.uint8)}] * 2)
+    root = write_dataset({"train": source, "val": source}, tmp_path / "set", "lerobot", fps=fps)
+    read = open_lerobot(str(root), split="val")
+    assert read.length(1) == length and read.summary["fps"] == pytest.approx(fps, rel=1e-3)
 
 
 def test_written_meta_is_as_published(tmp_path):

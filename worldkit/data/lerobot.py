@@ -144,8 +144,7 @@ def _recording(
 ) -> Recording:
     """One episode: its frames decoded into the cache, its columns under our names."""
     where = f"{episode.data}, episode {episode.index}"
-    times = columns["timestamp"].reshape(-1).astype(np.float64)
-    views = [read_camera(info, name, size, resize, episode, times) for name in cameras]
+    views = [read_camera(info, name, size, resize, episode, columns["timestamp"]) for name in cameras]
     timed: dict[str, np.ndarray] = {"task_index": columns["task_index"].reshape(-1)}
     for name, values in columns.items():
         if name in ("action", "actions"):
@@ -177,14 +176,14 @@ def _goals(info: DataSetInfo, cameras: Sequence[str]) -> list[str]:
 
 
 def read_camera(
-    info: DataSetInfo, name: str, size: tuple[int, int], resize: str, episode: EpisodeInfo, times: np.ndarray
+    info: DataSetInfo, name: str, size: tuple[int, int], resize: str, episode: EpisodeInfo, stamps: np.ndarray
 ) -> Span:
-    """The frames of one camera, decoded if they are not in the cache."""
+    """The frames of one camera at the timestamps of an episode, decoded if they are not in the cache."""
     is_video = info.features[name]["dtype"] == "video"
     path, begin = episode.videos[name] if is_video else (episode.data, 0.0)
     if not path.is_file():
         raise DataError(f"{path} does not exist, but episode {episode.index} of camera '{name}' should be in it")
-    times = times + begin
+    times = stamps.reshape(-1).astype(np.float64) + begin
     facts = {
         "file": (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size),
         "camera": name,
@@ -193,7 +192,8 @@ def read_camera(
     }
     key = cache_key(f"{info.root.name}-{episode.index}", version=_VERSION, size=size, resize=resize, **facts)
     if is_video:
-        frames = partial(decode_at, path, times.tolist(), *size, resize=resize, tolerance=TOLERANCE)
+        tolerance = TOLERANCE + float(np.spacing(np.float32(stamps.max())))  # they are stored as float32
+        frames = partial(decode_at, path, times.tolist(), *size, resize=resize, tolerance=tolerance)
     else:
         frames = partial(_images, info, name, size, resize, episode, episode.length)
     try:

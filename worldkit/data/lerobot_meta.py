@@ -51,6 +51,10 @@ class DataSetInfo:
         """v3: files hold many episodes."""
         return self.version.startswith("v3.")
 
+    def numbers(self) -> list[str]:
+        """Features of numbers, in the order of the columns."""
+        return [n for n, f in self.features.items() if np.dtype(_DTYPES.get(f["dtype"], "O")).kind in "fiub"]
+
     def cameras(self, without: str = "") -> dict[str, tuple[int, int]]:
         """Camera -> height and width; depth maps are no cameras, nor are ``without`` and ``without.NAME``."""
         found = {}
@@ -58,7 +62,7 @@ class DataSetInfo:
             details = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
             depth = details.get("is_depth_map") or details.get("video.is_depth_map")
             if feature["dtype"] in ("video", "image") and not depth and name.partition(".")[0] != without:
-                shape = [int(n) for n in feature["shape"]]
+                shape = _shape(feature, f"{self.path}: feature '{name}'")
                 first = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3)
                 found[name] = (shape[1], shape[2]) if first else (shape[0], shape[1])
         return found
@@ -102,7 +106,11 @@ def read_info(root: Path) -> DataSetInfo:
             first, _, last = str(span).partition(":")
             splits[name] = (int(first or 0), int(last) if last else int(raw["total_episodes"]))
         info = DataSetInfo(root, version, float(raw["fps"]), raw["features"], splits, raw)
-        info.cameras()  # reads every feature
+        if not info.fps > 0:
+            raise DataError(f"{path}: fps must be above 0, got {raw['fps']!r}")
+        info.cameras()  # reads every feature of theirs
+        for name in info.numbers():
+            _shape(info.features[name], f"{path}: feature '{name}'")
         return info
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, DataError):
@@ -144,6 +152,9 @@ def read_episodes(info: DataSetInfo) -> list[EpisodeInfo]:
     stated = info.raw.get("total_episodes", len(episodes))
     if not episodes or len(episodes) != stated:
         raise DataError(f"{info.path} states {stated} episodes, but the table of episodes has {len(episodes)}")
+    for episode in episodes:
+        if episode.length < 1:
+            raise DataError(f"{info.root / 'meta'}: episode {episode.index} has {episode.length} frames: leave it out")
     return episodes
 
 
@@ -160,10 +171,9 @@ def _chunked(info: DataSetInfo) -> Iterable[EpisodeInfo]:
             for name in videos:
                 key = f"videos/{name}"
                 place = {"chunk_index": row[f"{key}/chunk_index"], "file_index": row[f"{key}/file_index"]}
-                video = info.root / info.raw["video_path"].format(video_key=name, **place)
+                video = _file(info, "video_path", video_key=name, **place)
                 shown[name] = (video, float(row[f"{key}/from_timestamp"]))
-            data = info.root / info.raw["data_path"].format(**where)
-            yield EpisodeInfo(int(row["episode_index"]), int(row["length"]), data, shown)
+            yield EpisodeInfo(int(row["episode_index"]), int(row["length"]), _file(info, "data_path", **where), shown)
 
 
 def _single(info: DataSetInfo) -> Iterable[EpisodeInfo]:
@@ -172,11 +182,18 @@ def _single(info: DataSetInfo) -> Iterable[EpisodeInfo]:
     for row in _json_lines(path):
         index = int(_get(row, "episode_index", path))
         place = {"episode_index": index, "episode_chunk": index // int(info.raw["chunks_size"])}
-        shown = {
-            name: (info.root / info.raw["video_path"].format(video_key=name, **place), 0.0) for name in videos
-        }
-        data = info.root / info.raw["data_path"].format(**place)
-        yield EpisodeInfo(index, int(_get(row, "length", path)), data, shown)
+        shown = {name: (_file(info, "video_path", video_key=name, **place), 0.0) for name in videos}
+        yield EpisodeInfo(index, int(_get(row, "length", path)), _file(info, "data_path", **place), shown)
+
+
+def _file(info: DataSetInfo, key: str, **place: Any) -> Path:
+    """The file that a template of ``meta/info.json`` means."""
+    template = info.raw.get(key)
+    try:
+        return info.root / template.format(**place)
+    except (AttributeError, LookupError, ValueError) as error:
+        known = ", ".join(f"{{{name}}}" for name in place)
+        raise DataError(f"{info.path}: '{key}' must be a path with {known} in it, got {template!r}") from error
 
 
 def read_columns(info: DataSetInfo, episodes: Sequence[EpisodeInfo]) -> dict[int, dict[str, np.ndarray]]:
@@ -188,8 +205,8 @@ def read_columns(info: DataSetInfo, episodes: Sequence[EpisodeInfo]) -> dict[int
     Raises:
         DataError: if a file is missing, lacks a column, or disagrees with the table of episodes.
     """
-    numeric = [n for n, f in info.features.items() if np.dtype(_DTYPES.get(f["dtype"], "O")).kind in "fiub"]
-    wanted = [*dict.fromkeys([*_KEPT, "episode_index", "frame_index", *(n for n in numeric if n != "index")])]
+    numbers = [name for name in info.numbers() if name != "index"]
+    wanted = [*dict.fromkeys([*_KEPT, "episode_index", "frame_index", *numbers])]
     found: dict[int, dict[str, np.ndarray]] = {}
     for path in dict.fromkeys(episode.data for episode in episodes):
         table = _table(path, wanted)
@@ -215,13 +232,21 @@ _DTYPES = {name: name for name in ("float16", "float32", "float64", "int8", "int
 }
 
 
+def _shape(feature: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    shape = feature.get("shape", (1,))
+    if not isinstance(shape, list | tuple) or not all(isinstance(n, int) for n in shape):
+        raise DataError(f"{where} must have a shape, a list of whole numbers, got {shape!r}")
+    return tuple(shape)
+
+
 def _numbers(path: Path, name: str, column: Any, feature: Mapping[str, Any]) -> np.ndarray:
     """A parquet column of numbers, or of lists of them at any depth, as an array."""
     if column.null_count:
         raise DataError(f"{path}: column '{name}' has {column.null_count} empty cells")
     array = column.combine_chunks()
-    shape = tuple(int(n) for n in feature.get("shape", (1,)))
+    shape = _shape(feature, f"{path}: column '{name}'")
     while hasattr(array, "flatten") and array.type.num_fields == 1:
+        _check_equal_lengths(path, name, array, len(column))
         array = array.flatten()
     values = array.to_numpy(zero_copy_only=False)
     if values.dtype.kind not in "fiub" or values.size != len(column) * int(np.prod(shape)):
@@ -231,6 +256,19 @@ def _numbers(path: Path, name: str, column: Any, feature: Mapping[str, Any]) -> 
         )
     flat = shape == (1,) and not feature.get("names")
     return np.array(values.reshape(len(column), *(() if flat else shape)))
+
+
+def _check_equal_lengths(path: Path, name: str, lists: Any, rows: int) -> None:
+    """Lists of different lengths may add up to the right number, with values slid from row to row."""
+    compute = require_extra("pyarrow.compute", "data", f"reading {path.name}")
+    lengths = compute.list_value_length(lists).to_numpy(zero_copy_only=False)
+    odd = np.flatnonzero(lengths != lengths[:1])
+    if len(odd):
+        row = odd[0] * rows // len(lengths)
+        raise DataError(
+            f"{path}: column '{name}' has {lengths[odd[0]]:g} values in row {row}, but {lengths[0]:g} in the first: "
+            "every row must have the same number"
+        )
 
 
 def _table(path: Path, columns: Sequence[str] | None = None) -> Any:

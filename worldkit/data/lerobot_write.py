@@ -56,11 +56,11 @@ class LeRobotWriter:
         self._root, self._plan, self._lossless, self._robot_type = path, plan, lossless, robot_type
         self._cameras = _camera_names(plan)
         self._goals = _goal_names(plan.sample, self._cameras)
+        self._rate = Fraction(plan.fps).limit_denominator(1001)  # frames per second of the videos
         self._features = self._describe()
         self._table = _Rolling(path, "data/" + _PLACE + ".parquet", DATA_MEGABYTES, self._open_table)
-        rate = Fraction(plan.fps).limit_denominator(1001)
         self._videos = {
-            name: _Rolling(path, f"videos/{name}/{_PLACE}.mp4", VIDEO_MEGABYTES, lambda target: _Film(target, rate))
+            name: _Rolling(path, f"videos/{name}/{_PLACE}.mp4", VIDEO_MEGABYTES, self._open_film)
             for name in ([] if lossless else self._cameras)
         }
         self._tasks: dict[str, int] = {}
@@ -79,7 +79,7 @@ class LeRobotWriter:
                 raise DataError(f"a LeRobot data set has no place for '{name}' {list(np.shape(value))}: write npz")
         height, width = np.shape(sample["video"])[-2:]
         image = {"shape": [height, width, 3], "names": ["height", "width", "channels"]}
-        codec = {"video.codec": "h264", "video.pix_fmt": _pixel_format(height, width), "video.fps": self._plan.fps}
+        codec = {"video.codec": "h264", "video.pix_fmt": _pixel_format(height, width), "video.fps": float(self._rate)}
         details = {"video.height": height, "video.width": width, "video.channels": 3, **codec}
         camera = {"dtype": "image", **image} if self._lossless else {
             "dtype": "video", **image, "info": {**details, "video.is_depth_map": False, "has_audio": False}
@@ -104,7 +104,7 @@ class LeRobotWriter:
         task = self._tasks.setdefault(constant.get("language", ""), len(self._tasks))
         steps = np.arange(length)
         columns: dict[str, Any] = {_feature(name): array for name, array in timed.items()}
-        columns["timestamp"] = (steps / self._plan.fps).astype(np.float32)
+        columns["timestamp"] = (steps / float(self._rate)).astype(np.float32)
         columns |= {"frame_index": steps, "index": steps + self._frames}
         columns |= {"episode_index": np.full(length, number), "task_index": np.full(length, task)}
         for name, values in columns.items():
@@ -129,8 +129,8 @@ class LeRobotWriter:
                 start = film.frames
                 film.write(frames)
                 row |= {f"videos/{name}/{key}": index for key, index in place.items()}
-                row[f"videos/{name}/from_timestamp"] = start / self._plan.fps
-                row[f"videos/{name}/to_timestamp"] = film.frames / self._plan.fps
+                row[f"videos/{name}/from_timestamp"] = float(start / self._rate)
+                row[f"videos/{name}/to_timestamp"] = float(film.frames / self._rate)
         writer, place = self._table.next()
         row |= {f"data/{key}": index for key, index in place.items()}
         writer.write_table(self._rows(columns))
@@ -172,6 +172,9 @@ class LeRobotWriter:
     def _open_table(self, path: Path) -> Any:
         return self._parquet.ParquetWriter(path, self._schema(), compression="snappy")
 
+    def _open_film(self, path: Path) -> _Film:
+        return _Film(path, self._rate)
+
     def close(self) -> None:
         """Write ``meta``; ``info.json``, by which the folder is recognised, comes last."""
         for file in (self._table, *self._videos.values()):
@@ -207,7 +210,7 @@ class LeRobotWriter:
         for split, count in self._plan.splits.items():
             splits[split or "train"] = f"{first}:{first + count}"
             first += count
-        fps = self._plan.fps
+        fps = float(self._rate)
         return {
             "codebase_version": "v3.0",
             "robot_type": self._robot_type,

@@ -154,8 +154,8 @@ def _lerobot(path: Path) -> Iterator[Part]:
             return _renamed(read_columns(info, [episode])[episode.index]), {}
 
         def frames(episode: Any = episode) -> Iterator[np.ndarray]:
-            times = read_columns(info, [episode])[episode.index]["timestamp"].reshape(-1).astype(np.float64)
-            views = [cached_video(read_camera(info, n, s, "crop", episode, times).folder) for n, s in cameras.items()]
+            stamps = read_columns(info, [episode])[episode.index]["timestamp"]
+            views = [cached_video(read_camera(info, n, s, "crop", episode, stamps).folder) for n, s in cameras.items()]
             for frame in zip(*views, strict=True):
                 yield _joined([np.moveaxis(view, 0, -1) for view in frame])
 
