@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldkit.data import ArraySource, collate, list_formats, open_dataset, write_dataset
+from worldkit.data import ArraySource, collate, list_formats, open_dataset, validate, write_dataset
 from worldkit.data.npz import is_npz, open_npz
 from worldkit.errors import DataError
 
@@ -136,6 +136,19 @@ def test_damaged_and_missing(tmp_path):
         one(root)
     with pytest.raises(DataError, match="does not exist"):
         open_dataset(tmp_path / "b.npz", num_frames=1)
+
+
+@pytest.mark.parametrize("place", [60, 400, 2000, -1000])
+def test_damaged_inside(tmp_path, place):
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True)
+    np.savez_compressed(folder / "a.npz", video=noise(60, 8, 8, 3) % 3, x=noise(9000) % 3)  # packs well
+    content = bytearray((folder / "a.npz").read_bytes())
+    content[place : place + 40] = b"\xff" * 40
+    (folder / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match="a.npz cannot be read"):
+        one(tmp_path / "set")
+    assert ["cannot be read" in fault.problem for fault in validate(str(tmp_path / "set")).faults] == [True]
 
 
 def test_recognition(tmp_path):

@@ -8,6 +8,7 @@ Nothing is ever unpickled. The names are told in `worldkit.data.npz`.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .recording import as_action, flat_entries
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
 _ACTION_NAMES = ("action", "actions")
 _CONSTANT = ("language", "goal_image")
+DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError)  # what a broken file raises
 IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CLIP.npz
 
 
@@ -40,7 +42,7 @@ def load_arrays(
         with np.load(path, allow_pickle=False) as archive:
             wanted = [n for n in archive.files if n not in VIDEO_NAMES] if names is None else names
             arrays = {name: archive[name] for name in wanted}
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(
             f"{path} cannot be read: {error}. It is damaged, or holds pickled objects, which are never loaded: store "
             "plain arrays and strings"

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import DataError
 from .base import EpisodeSource
 from .cache import Span, cache_key
-from .entries import VIDEO_NAMES, fit_frames, load_arrays, read_entries, save_entries
+from .entries import DAMAGED, VIDEO_NAMES, fit_frames, load_arrays, read_entries, save_entries
 from .progress import track
 from .recording import Recording, RecordingSource, cached_frames
 from .splits import SPLIT_FOLDERS, split_episodes, split_folder
@@ -125,7 +125,7 @@ class _Video:
                     )
                 with archive.open(f"{found[0]}.npy") as file:
                     shape, dtype = _header(file)
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{path} cannot be read as .npz: it is missing, truncated or damaged ({error})") from error
