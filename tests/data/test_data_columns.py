@@ -135,6 +135,7 @@ def test_cameras(tmp_path):
         ({"action": np.zeros((5, 2), np.float32)}, r"episode 1 should lie at rows 5..11 .* column 'action' has 5 rows"),
         ({"pixels": np.zeros((22, 8, 10), np.uint8)}, "has no camera"),
         ({"goal": np.zeros((22, 2, 8, 10, 3), np.uint8)}, r"'goal' should have one image per camera.*are 1 cameras"),
+        ({"masks.action": np.ones(22, np.uint8)}, "train.h5, episode 0: 'masks.action' must be bool"),
         ({"action": np.full((22, 2), np.nan, np.float32)}, r"train.h5, episode 0: the action at frame 0 is not finite"),
     ],
 )

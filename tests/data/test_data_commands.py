@@ -1,6 +1,7 @@
 """``worldkit data``: what it tells, every planted fault, conversions and pictures."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -127,6 +128,61 @@ def test_planted_faults_of_images(tmp_path):
     assert has(faults, "a", 3, "missing in the numbering of the images: 3")
     assert has(faults, "f002.png", 2, "cannot be read") and has(faults, "f005.png", 5, "cannot be read")
     assert has(faults, "f004.png", 4, "is 7x9 pixels, the images before it are 9x9") and len(faults) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("action", np.ones((6, 2, 2)), "actions must be numbers [T, A], got float64 [6, 2, 2]"),
+        ("action", np.ones((6, 2), bool), "actions must be numbers [T, A], got bool"),
+        ("action", np.ones((6, 2), complex), "actions must be numbers [T, A], got complex128"),
+        ("action", np.float32(1), "'action' has 1 steps, the video has 6 frames"),
+        ("action", np.array([[1, 1e39], *[[1, 1]] * 5]), "'action' is too large for float32: [1.e+00, 1.e+39]"),
+        ("language", np.array(["a", "b"]), "language must be a string or embeddings [L, E], got <U1 [2]"),
+        ("language", np.array(b"push"), "language must be a string or embeddings"),
+        ("goal_image", np.zeros((10, 12, 3)), "goal_image must be uint8 [H, W, 3] or [3, H, W], got float64"),
+        ("done_mask", np.array([5, -3, 0, 0, 0, 0]), "'done_mask' must be 0 to 1, 1 while .* got int64 from -3 to 5"),
+        ("done_mask", np.float32(1), "'done_mask' has 1 steps, the video has 6 frames"),
+        ("masks.action", np.ones(6, np.uint8), "'masks.action' must be bool, True where .* got uint8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_readers_refuse_is_a_fault(tmp_path, name, value, problem):
+    np.savez(tmp_path / "a.npz", video=noise(6, 10, 12, 3), **{name: value})
+    ((path, _, told),) = findings(tmp_path / "a.npz")[0]
+    assert path == "a.npz" and re.search(re.escape(problem).replace(r"\.\*", ".*"), told)
+    with pytest.raises(DataError):
+        open_dataset(tmp_path / "a.npz", num_frames=2)
+
+
+def test_state_that_is_not_finite(tmp_path):
+    state = put(np.zeros((6, 3)), ([1, 4], 0), np.nan)
+    np.savez(tmp_path / "a.npz", video=noise(6, 10, 12, 3), effort=state)
+    assert [(frame, text[:23]) for _, frame, text in findings(tmp_path / "a.npz")[0]] == [
+        (1, "'effort' is not finite:"), (4, "'effort' is not finite:"),
+    ]
+
+
+def test_what_a_lerobot_set_contradicts_itself_in(tmp_path):
+    source = ArraySource([episode(n, s, (16, 16)) for s, n in enumerate((6, 7, 8))])
+    root = write_dataset({"train": source}, tmp_path / "robot", "lerobot", fps=10)
+    path = root / "meta" / "info.json"
+    about = json.loads(path.read_text())
+    changed = {"fps": 20, "total_frames": 99, "splits": {"train": "0:2", "validation": "1:3", "other": "0:3"}}
+    path.write_text(json.dumps({**about, **changed}))
+    assert [text for _, _, text in findings(root)[0]] == [
+        "meta/info.json states 99 frames in all, but its episodes have 21",
+        "meta/info.json: splits 'train' and 'val' share episodes 1 to 1",
+        "meta/info.json states 20 frames per second, but the timestamps of episode 0 give 10",
+    ]
+    path.write_text(json.dumps(about))
+    import pyarrow.parquet as parquet
+
+    tasks = parquet.read_table(root / "meta" / "tasks.parquet")
+    parquet.write_table(tasks.slice(0, 2), root / "meta" / "tasks.parquet")
+    assert has(findings(root)[0], "robot", None, "file-000.parquet has task 2, which meta/tasks lacks")
+    (root / "meta" / "tasks.parquet").unlink()
+    assert has(findings(root)[0], "robot", None, "meta/tasks.parquet does not exist")
 
 
 def test_planted_faults_of_columns_and_lerobot(tmp_path):

@@ -23,7 +23,7 @@ from .base import EpisodeSource
 from .decode import fit_video
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
-from .recording import as_action, flat_entries, put
+from .recording import as_action, check_mask, flat_entries, put
 from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 INDEX = ("ep_len", "ep_offset")
@@ -166,7 +166,9 @@ class ColumnsSource(EpisodeSource):
         elif name == "action":
             item["action"] = self._action(rows, number)
         elif name == "done_mask" or name.startswith(("masks.", "state.")):
-            put(item, name, self._rows(name, rows, number))
+            values = self._rows(name, rows, number)
+            check_mask(values, name, f"{self._path}, episode {number}")
+            put(item, name, values)
         elif data.dtype.kind in "fiub" and data.ndim < 4:
             put(item, f"state.{name}", self._rows(name, rows, number))
 

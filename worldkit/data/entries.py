@@ -22,7 +22,7 @@ from .recording import as_action, flat_entries
 
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
 _ACTION_NAMES = ("action", "actions")
-_CONSTANT = ("language", "goal_image")
+CONSTANT = ("language", "goal_image")
 DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError)  # what a broken file raises
 IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CLIP.npz
 
@@ -47,7 +47,7 @@ def load_arrays(
             f"{path} cannot be read: {error}. It is damaged, or holds pickled objects, which are never loaded: store "
             "plain arrays and strings"
         ) from error
-    return {n: a if n in _CONSTANT or not a.ndim or not max_frames else a[:max_frames] for n, a in arrays.items()}
+    return {n: a if n in CONSTANT or not a.ndim or not max_frames else a[:max_frames] for n, a in arrays.items()}
 
 
 def read_entries(
@@ -69,7 +69,7 @@ def read_entries(
     for name, array in load_arrays(path, max_frames=max_frames).items():
         if name in _ACTION_NAMES:
             timed["action"] = as_action(array, str(path))
-        elif name in _CONSTANT:
+        elif name in CONSTANT:
             constant[name] = _constant(path, name, array, size, resize)
         elif name == "done":
             ended = np.cumsum(array.reshape(-1) != 0)
@@ -79,22 +79,32 @@ def read_entries(
         elif array.ndim and len(array) == length and array.dtype.kind in "fiub":
             timed[name if name.startswith("state.") else f"state.{name}"] = array
     for name, array in timed.items():
-        if len(array) != length:
-            raise DataError(f"{path}: '{name}' has {len(array)} steps, the video has {length} frames")
+        steps = len(np.atleast_1d(array))
+        if steps != length:
+            raise DataError(f"{path}: '{name}' has {steps} steps, the video has {length} frames")
     return timed, constant
 
 
-def _constant(path: Path, name: str, array: np.ndarray, size: tuple[int, int], resize: str) -> Any:
+def check_constant(array: np.ndarray, name: str, where: str) -> None:
+    """Whether an array can be the instruction or the goal image of an episode.
+
+    Raises:
+        DataError: for another dtype or shape.
+    """
+    got = f"got {array.dtype} {list(array.shape)}"
     if name == "language":
-        if array.dtype.kind == "U" and array.size == 1:
-            return str(array.reshape(-1)[0])
-        if array.dtype.kind == "f" and array.ndim == 2:
-            return array.astype(np.float32)
-        got = f"{array.dtype} {list(array.shape)}"
-        raise DataError(f"{path}: language must be a string or embeddings [L, E], got {got}")
-    last = array.ndim >= 3 and array.shape[-1] in (1, 3)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not (last or array.shape[-3] in (1, 3)):
-        raise DataError(f"{path}: {name} must be uint8 [H, W, 3] or [3, H, W], got {array.dtype} {list(array.shape)}")
+        text, embeddings = array.dtype.kind == "U" and array.size == 1, array.dtype.kind == "f" and array.ndim == 2
+        if not (text or embeddings):
+            raise DataError(f"{where}: language must be a string or embeddings [L, E], {got}")
+    elif array.dtype != np.uint8 or array.ndim not in (3, 4) or not {array.shape[-1], array.shape[-3]} & {1, 3}:
+        raise DataError(f"{where}: {name} must be uint8 [H, W, 3] or [3, H, W], {got}")
+
+
+def _constant(path: Path, name: str, array: np.ndarray, size: tuple[int, int], resize: str) -> Any:
+    check_constant(array, name, str(path))
+    if name == "language":
+        return str(array.reshape(-1)[0]) if array.dtype.kind == "U" else array.astype(np.float32)
+    last = array.shape[-1] in (1, 3)
     frames = array[None] if array.ndim == 3 else array
     fitted = np.ascontiguousarray(np.moveaxis(fit_frames(frames, last, size, resize), -1, -3))
     return fitted[0] if array.ndim == 3 else fitted

@@ -114,15 +114,17 @@ class LeRobotSource(RecordingSource):
         return self._tasks.get(int(super().read_entry(episode, "task_index")[0]))
 
 
+def given_splits(info: DataSetInfo) -> dict[str, tuple[int, int]]:
+    """Our name of each split in ``meta/info.json`` -> first episode and one past the last."""
+    known = {spelling: name for name, spellings in SPLIT_FOLDERS.items() for spelling in spellings}
+    return {known[name]: span for name, span in info.splits.items() if name in known}
+
+
 def _split(
     info: DataSetInfo, episodes: Sequence[EpisodeInfo], split: str, seed: int
 ) -> list[tuple[int, int, int]]:
     lengths = [episode.length for episode in episodes]
-    given = {}
-    for name, spellings in SPLIT_FOLDERS.items():
-        for spelling in spellings:
-            if spelling in info.splits:
-                given[name] = info.splits[spelling]
+    given = given_splits(info)
     if set(given) <= {"train"} and given.get("train", (0, len(episodes))) == (0, len(episodes)):
         return split_episodes([f"episode_{e.index:06d}" for e in episodes], lengths, split, seed=seed)
     if split not in given:

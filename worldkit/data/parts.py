@@ -24,6 +24,7 @@ from .h5 import H5File, datasets, read_rows
 from .hdf5 import HDF5Source
 from .layouts.source import LayoutSource
 from .lerobot import read_camera
+from .lerobot_check import contradictions
 from .lerobot_meta import read_columns, read_episodes, read_info
 from .npz import npz_files, stored_frames
 from .recording import flat_entries
@@ -62,7 +63,7 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
         format: Name of the format; ``None``: it is recognised.
         options: Options of the format, for formats that are read through their sources.
     Returns:
-        Name of the format, its episodes, and what kept splits from being opened.
+        Name of the format, its episodes, and what is wrong with the whole or kept splits from being opened.
     Raises:
         DataError: if nothing can be opened.
     """
@@ -75,7 +76,7 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
         parts = list(finder(path))
         if not parts:
             raise DataError(f"{path} holds no episode")
-        return found.name, parts, []
+        return found.name, parts, list(contradictions(path)) if found.name == "lerobot" else []
     parts, problems = [], []
     for split in SPLITS:
         try:
@@ -129,7 +130,8 @@ def _sidecar(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _named(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays of an ``.npz`` file: actions and masks have a time axis; of others, it is not known."""
     timed = {n: a for n, a in arrays.items() if n in (*_ACTIONS, "done", "done_mask") or n.startswith("masks.")}
-    constant = {n: str(a) if a.dtype.kind == "U" else a for n, a in arrays.items() if n not in timed}
+    plain = {n: a.dtype.kind != "U" or (n == "language" and a.size != 1) for n, a in arrays.items()}
+    constant = {n: a if plain[n] else str(a) for n, a in arrays.items() if n not in timed}
     return _renamed(timed), constant
 
 

@@ -80,6 +80,19 @@ def as_action(values: np.ndarray, where: str, *, first: int = 0, ends: bool = Tr
     return values
 
 
+def check_mask(values: np.ndarray, name: str, where: str) -> None:
+    """Whether an entry can be what its name says, if that is ``"done_mask"`` or begins with ``"masks."``.
+
+    Raises:
+        DataError: for a mask that is not bool, or a done mask that leaves 0 to 1.
+    """
+    if name.startswith("masks.") and values.dtype != bool:
+        raise DataError(f"{where}: '{name}' must be bool, True where the condition is given, got {values.dtype}")
+    if name == "done_mask" and not (values.dtype.kind in "fiub" and ((values >= 0) & (values <= 1)).all()):
+        got = f"{values.dtype} from {values.min()} to {values.max()}" if values.dtype.kind in "fiub" else values.dtype
+        raise DataError(f"{where}: 'done_mask' must be 0 to 1, 1 while the frame is inside the episode, got {got}")
+
+
 @dataclass(frozen=True)
 class Recording:
     """One episode.
@@ -102,6 +115,8 @@ class Recording:
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{entry} {length}" for entry, length in lengths.items())
             raise DataError(f"{self.name}: entries of one episode differ in length (frames): {found}")
+        for entry, array in self.timed.items():
+            check_mask(array, entry, self.name)
 
     def cut(self, start: int, stop: int) -> Recording:
         """Frames ``start .. stop - 1``."""

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..errors import DataError
 from .decode import decode_images, image_size
+from .entries import CONSTANT, check_constant
 from .parts import Part, find_parts
+from .recording import as_action, check_mask
 from .splits import MissingSplitError
 
 FROZEN_FRAMES = 5  # so many equal frames in a row are worth a warning
@@ -99,7 +101,8 @@ def validate(
     """Read all of a data set and tell what is wrong with it.
 
     Faults: frames that cannot be decoded, missing numbers in the names of images, episodes without frames, entries that
-    differ in length from the frames, actions that are not finite, episodes that differ in their entries or shapes.
+    differ in length from the frames or that no reader takes, numbers that are not finite, episodes that differ in their
+    entries or shapes, a LeRobot data set whose counts, splits, frame rate or tasks disagree.
     Warnings: frozen video, equal episodes (a leak, if they lie in two splits), frame sizes that differ, actions far
     from all others, constant action dimensions, arrays no reader takes.
 
@@ -139,21 +142,45 @@ def _check(seen: _Seen) -> Iterator[Finding]:
     found = list(_look(seen, _images(seen) if part.images else _stream(seen)))
     yield from found
     try:
-        seen.timed, seen.constant = part.entries()
+        timed, seen.constant = part.entries()
     except DataError as error:
         seen.whole = False
         if _without(part.path, error) not in [finding.problem for finding in found]:
             yield Finding(part.path, _without(part.path, error))
         return
+    seen.timed = {name: np.atleast_1d(array) for name, array in timed.items()}
     for name, array in seen.timed.items():
         if seen.whole and len(array) != seen.frames:
             yield Finding(part.path, f"'{name}' has {len(array)} steps, the video has {seen.frames} frames")
+        yield from _refused(part.path, name, array)
         yield from _not_finite(part.path, name, array)
     for name, array in seen.constant.items():
-        plain = isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub"
-        if plain and seen.whole and name not in ("language", "goal_image") and len(array) != seen.frames:
-            problem = f"'{name}' {list(array.shape)} fits neither the {seen.frames} frames nor a name that is known"
-            yield Finding(part.path, f"{problem}: it is not read", warning=True)
+        if name in CONSTANT and isinstance(array, np.ndarray):
+            yield from _refused(part.path, name, array)
+        elif isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub" and seen.whole:
+            yield from _state(seen, name, array)
+
+
+def _state(seen: _Seen, name: str, array: np.ndarray) -> Iterator[Finding]:
+    """An array of a name that is not known is state, if it is as long as the video."""
+    if len(array) == seen.frames:
+        yield from _not_finite(seen.part.path, name, array)
+    else:
+        problem = f"'{name}' {list(array.shape)} fits neither the {seen.frames} frames nor a name that is known"
+        yield Finding(seen.part.path, f"{problem}: it is not read", warning=True)
+
+
+def _refused(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
+    """An entry that no reader takes."""
+    try:
+        if name == "action":
+            as_action(np.zeros_like(array), path)  # whether it is finite is told row by row
+        elif name in CONSTANT:
+            check_constant(array, name, path)
+        else:
+            check_mask(array, name, path)
+    except DataError as error:
+        yield Finding(path, _without(path, error))
 
 
 def _look(seen: _Seen, frames: Iterator[np.ndarray | Finding]) -> Iterator[Finding]:
@@ -236,12 +263,15 @@ def _not_finite(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
     """Rows with NaN or infinity; the last action of an episode leads nowhere and may be one."""
     if array.dtype.kind != "f" or not len(array):
         return
-    bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1)).tolist()
-    for row in bad:
+    rows = array.reshape(len(array), -1)
+    with np.errstate(over="ignore"):
+        taken = rows.astype(np.float32) if name == "action" else rows
+    for row in np.flatnonzero(~np.isfinite(taken).all(1)).tolist():
         if name == "action" and row == len(array) - 1:
             continue
-        values = np.array2string(array[row].reshape(-1)[:8], precision=4, separator=", ")
-        yield Finding(path, f"'{name}' is not finite: {values}", row)
+        problem = "too large for float32" if np.isfinite(rows[row]).all() else "not finite"
+        values = np.array2string(rows[row][:8], precision=4, separator=", ")
+        yield Finding(path, f"'{name}' is {problem}: {values}", row)
 
 
 def _compare(seen: Sequence[_Seen]) -> Iterator[Finding]:
@@ -262,7 +292,7 @@ def _layout(seen: _Seen) -> dict[str, str]:
     found = {name: f"{a.dtype} {['T', *a.shape[1:]]}".replace("'", "") for name, a in seen.timed.items()}
     for name, value in seen.constant.items():
         array = isinstance(value, np.ndarray)
-        same = array and value.ndim and len(value) == seen.frames and name not in ("language", "goal_image")
+        same = array and value.ndim and len(value) == seen.frames and name not in CONSTANT
         shape = ["T", *value.shape[1:]] if same else list(value.shape) if array else []
         found[name] = f"{value.dtype} {shape}".replace("'", "") if array else "text"
     views = seen.shape[0] if len(seen.shape) == 4 else 1
@@ -310,5 +340,6 @@ def _times(size: Sequence[int]) -> str:
 
 def _without(path: str, error: DataError) -> str:
     """The message without the path it begins with, and without advice for readers."""
-    text = str(error).removeprefix(path).lstrip(" :,")
+    text = str(error)
+    text = text.removeprefix(path).lstrip(" :,/") if text.startswith(path) else text
     return text.split(", or pass on_error=")[0]
