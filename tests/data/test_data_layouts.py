@@ -206,6 +206,13 @@ def test_instructions_and_padding(tmp_path, layout, size):
     assert name == data.summary["kind"]
 
 
+def test_bridge_trains_on_the_first_49_frames(tmp_path):
+    language(tmp_path / "bridge", "instruction_embedding_t5", 3, lengths=(52,))
+    data = open_dataset(tmp_path / "bridge", num_frames=45)
+    assert [data.window(i) for i in range(len(data))] == [(0, start) for start in range(5)]
+    assert len(open_dataset(tmp_path / "bridge", num_frames=51)) == 1
+
+
 def test_bair(tmp_path):
     data = open_dataset(make(tmp_path, bair), num_frames=4)
     assert len(data) == 2 * 3 and levels(data[3]) == [30, 31, 32, 33]  # 2 comes before 10
@@ -392,6 +399,9 @@ def truncate(path):
     broken(lambda r: truncate(r / "train/0/frame_0002.png"), bridge, "frame_0002.png .frame 2. cannot be read"),
     broken(lambda r: truncate(r / "train/0/metadata_0002.pt"), bridge, "metadata_0002.pt cannot be read"),
     broken(lambda r: (r / "train/0/metadata_0006.pt").unlink(), bridge, "'action' has 6 steps, but there are 7"),
+    broken(lambda r: (r / "train/0/frame_0002.png").unlink(), bridge, "frame_0003.png would go with metadata_0002.pt"),
+    broken(lambda r: (r / "1C/view2/episode_0000/metadata_0005.pt").unlink(), panda,
+           "image_0005.png would go with metadata_0006.pt"),
     broken(lambda r: save_pt(r / "train/0/metadata_0002.pt", {"act": 1}), bridge, "metadata_0002.pt has no 'action'"),
     broken(lambda r: save_pt(r / "train/0/metadata_0002.pt", {"action": torch.ones(4)}), bridge,
            "metadata_0002.pt: 'action' has shape .4."),

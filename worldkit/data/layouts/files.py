@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,19 @@ def numbered(names: list[str], number: Callable[[str], int], where: Path, expect
             raise DataError(f"{where / name} has no number where one is expected: {expected}") from None
 
     return sorted(names, key=key)
+
+
+def check_pairs(images: Sequence[str], files: Sequence[str], number: Callable[[str], int], where: Path) -> None:
+    """Check that images and the files of their steps, both in order, are numbered alike.
+
+    Raises:
+        DataError: if one is missing in between, so that later images would get the actions of other steps.
+    """
+    pairs = list(zip(images, files, strict=False))
+    apart = [number(Path(image).stem) - number(Path(file).stem) for image, file in pairs]
+    for (image, file), difference in zip(pairs, apart, strict=True):
+        if difference != apart[0]:
+            raise DataError(f"{where}: {image} would go with {file}: a file before them is missing")
 
 
 def names_in(folder: Path, suffix: str, prefix: str = "") -> list[str]:

@@ -5,11 +5,12 @@ for Bridge the rotation of the gripper ``[3]`` and nothing else (its translation
 LanguageTable ``[2]``. The instruction is a dict with ``raw_instruction`` and token embeddings ``[32, 1024]`` of
 T5-large: ``instruction_embedding_t5`` (Bridge) or ``instruction_embedding`` (LanguageTable).
 
-As upstream: episodes in the order of their names as text, of Bridge the first 21000 for training, of both the first 100
-for validation; windows that pass the end repeat the last frame with action 0 and done mask 0; in ``val`` and ``test``
-every episode gives one clip, its first frames. Otherwise: upstream draws random clips, of LanguageTable one in each
-quarter of an episode, of Bridge where an episode is shorter than a clip; here every start that could be drawn is one
-window. Its warm-up and its training scripts ignore the done mask; see `worldkit.objectives.elbo`.
+As upstream: episodes in the order of their names as text, of Bridge the first 21000 for training and the first 49
+frames of each (more if clips are longer), of both the first 100 for validation; windows that pass the end repeat the
+last frame with action 0 and done mask 0; in ``val`` and ``test`` every episode gives one clip, its first frames.
+Otherwise: upstream draws random clips, of LanguageTable one in each quarter of an episode, of Bridge where an episode
+is shorter than a clip; here every start that could be drawn is one window. Its warm-up and its training scripts
+ignore the done mask; see `worldkit.objectives.elbo`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from .source import Episode, LayoutSource, PaddedSource, SparseSource, View, rea
 EXPECTED = "{train,valid,test}/EPISODE/ with frame_NUMBER.png, metadata_NUMBER.pt and instruction.pt"
 INSTRUCTION = "instruction.pt"
 MAX_TRAIN_BRIDGE, MAX_VALID = 21_000, 100
+TRAIN_FRAMES_BRIDGE = 49
+
+
+def _number(stem: str) -> int:
+    return int(stem.split(".")[0].split("_")[-1])
 
 
 class InstructionSource(LayoutSource):
@@ -36,7 +42,7 @@ class InstructionSource(LayoutSource):
         language: ``"embedding"``: the stored token embeddings; ``"text"``: the sentence.
     """
 
-    beside = ("action", "done_mask")
+    beside, number = ("action", "done_mask"), staticmethod(_number)
     embedding: ClassVar[str]
 
     def __init__(self, *arguments: Any, language: str, **options: Any):
@@ -72,6 +78,10 @@ class BridgeSource(InstructionSource, PaddedSource):
     """Episodes of Bridge."""
 
     kind, embedding = "bridge", "instruction_embedding_t5"
+
+    def last_start(self, episode: int, span: int) -> int:
+        start = super().last_start(episode, span)
+        return min(start, max(0, TRAIN_FRAMES_BRIDGE - span)) if span <= self.length(episode) else start
 
 
 class LanguageTableSource(InstructionSource, SparseSource):
@@ -160,7 +170,3 @@ def _episodes(target: str, split: str, most: int | None) -> list[Episode]:
         files = numbered(names_in(here, ".pt", "metadata_"), _number, here, "metadata_NUMBER.pt")
         episodes.append(Episode(name, (View(here, tuple(images), tuple(files[: len(images)])),)))
     return episodes
-
-
-def _number(stem: str) -> int:
-    return int(stem.split(".")[0].split("_")[-1])

@@ -29,7 +29,7 @@ GOAL_DISTANCE = 70
 class OGBenchSource(SparseSource):
     """Episodes of OGBench."""
 
-    kind, beside = "ogbench", ("action", "done_mask")
+    kind, beside, number = "ogbench", ("action", "done_mask"), staticmethod(last_digits)
 
     def columns(self, episode: Episode) -> dict[str, np.ndarray]:
         found = read_metadata(episode.views[0].metadata_paths(), {"actions": "action", "terminals": "done_mask"})

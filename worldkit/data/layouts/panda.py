@@ -29,10 +29,20 @@ EXPECTED = "{1C,2C,3C,3C_rand,1T,2T,3T}/{view1,view2}/EPISODE0000/ with *0000.pn
 VALID_SHARE = 0.01
 
 
+def last_digits(stem: str) -> int:
+    """The number at the end of a name.
+
+    Example:
+        >>> last_digits("episode_0012")
+        12
+    """
+    return int(stem.split(".")[0][-4:])
+
+
 class PandaSource(PaddedSource):
     """Episodes of PandaPush."""
 
-    kind, beside = "panda", ("action", "done_mask")
+    kind, beside, number = "panda", ("action", "done_mask"), staticmethod(last_digits)
 
     def columns(self, episode: Episode) -> dict[str, np.ndarray]:
         found = read_metadata(
@@ -114,13 +124,3 @@ def numbered_view(folder: Path, longest: int) -> View:
     images = numbered(images, last_digits, folder, "NAME0000.png")[:longest]
     files = numbered(names_in(folder, ".pt", "metadata"), last_digits, folder, "metadata0000.pt")
     return View(folder, tuple(images), tuple(files[: len(images)]))
-
-
-def last_digits(stem: str) -> int:
-    """The number at the end of a name.
-
-    Example:
-        >>> last_digits("episode_0012")
-        12
-    """
-    return int(stem.split(".")[0][-4:])

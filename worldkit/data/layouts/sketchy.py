@@ -20,10 +20,14 @@ from .source import Episode, LayoutSource, View, read_metadata
 EXPECTED = "{train,valid,test}/{demos,rollouts}/XXnumber/ with images and .pt files"
 
 
+def _number(stem: str) -> int:
+    return int(stem.split("_")[1][1:])
+
+
 class SketchySource(LayoutSource):
     """Episodes of Sketchy."""
 
-    kind, beside = "sketchy", ("action",)
+    kind, beside, number = "sketchy", ("action",), staticmethod(_number)
 
     def columns(self, episode: Episode) -> dict[str, np.ndarray]:
         return read_metadata(episode.views[0].metadata_paths(), {"actions": "action"})
@@ -76,7 +80,3 @@ def open_sketchy(
     if not episodes:
         raise DataError(f"{folder}: no episode has {episode_length} frames; episode_length=N takes shorter ones")
     return SketchySource(root, episodes, split=split, height=height, width=width, resize=resize, on_error=on_error)
-
-
-def _number(stem: str) -> int:
-    return int(stem.split("_")[1][1:])

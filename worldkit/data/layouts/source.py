@@ -8,7 +8,7 @@ action is 0 and so is the done mask.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ from ..cache import cache_key, cached, cached_maps
 from ..decode import decode_images, image_size
 from ..recording import as_action, cached_frames, put
 from ..splits import MissingSplitError
-from .files import load_pt, numbers
+from .files import check_pairs, load_pt, numbers
 
-_VERSION = 1  # raise when decoding, resizing or reading changes, so that old cache entries are not used
+_VERSION = 2  # raise when decoding, resizing or reading changes, so that old cache entries are not used
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class LayoutSource(EpisodeSource):
         kind: The layout's name.
         inverted: Colours are inverted.
         beside: Entries `columns` gives.
+        number: Finds the step in the name of an image and of its metadata file, without suffix.
     Raises:
         DataError: for no episodes, an unknown option, or (``"skip"``) if none can be read.
     """
@@ -76,6 +77,7 @@ class LayoutSource(EpisodeSource):
     kind: ClassVar[str]
     inverted: ClassVar[bool] = False
     beside: ClassVar[tuple[str, ...]] = ()
+    number: ClassVar[Callable[[str], int] | None] = None
 
     def __init__(
         self,
@@ -177,6 +179,9 @@ class LayoutSource(EpisodeSource):
         Raises:
             DataError: if they do not fit the frames, or an action is not a number.
         """
+        if self.number is not None:
+            for view in episode.views:
+                check_pairs(view.images, view.metadata, self.number, view.folder)
         columns, where = self.columns(episode), f"{self.root}, episode {episode.name}"
         for name, array in columns.items():
             if len(array) < episode.length:
