@@ -1,5 +1,6 @@
 """`write_dataset`: every format, interruptions, refusals; sidecars of clips; statistics of actions."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -213,7 +214,7 @@ def test_an_error_leaves_nothing_and_keeps_the_old(tmp_path, name):
         ({"lossles": True, "format": "video"}, "no option 'lossles'. Did you mean 'lossless'"),
         ({"source": {"valid": recorded((3,))}}, "split must be one of"),
         ({"source": {}}, "no episode to write"),
-        ({"fps": 0}, "fps must be above 0"),
+        ({"fps": 0}, "fps must be a finite number above 0"),
         ({"format": "columns"}, "is a file: give a path with .hdf5 or .h5"),
         ({"format": "video", "source": ArraySource([{"video": np.zeros((2, 3, 3, 8, 8), np.uint8)}])}, "has one view"),
         (
@@ -230,6 +231,68 @@ def test_what_is_refused(tmp_path, arguments, message):
     with pytest.raises(DataError, match=message):
         write_dataset(**{"source": recorded((3,)), "path": tmp_path / "set", "format": "npz", **arguments})
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), RuntimeError("h5")])
+def test_a_writer_that_fails_leaves_nothing(tmp_path, monkeypatch, error):
+    """Its files are emptied before they are closed, so that a full disk does not stop the closing as well."""
+    monkeypatch.setattr(writers_module, "_writers", dict(writers_module._writers))
+    sizes = []
+
+    class Fails:
+        def __init__(self, path, *, plan):
+            self.path = path
+            path.write_text("half")
+
+        def write(self, episode):
+            raise error
+
+        def close(self):
+            sizes.append(self.path.stat().st_size)
+            raise error
+
+    register_writer("fails", Fails, description="fails", suffixes=(".txt",))
+    wanted = pytest.raises(DataError, match="a.txt: No space left on device") if error.args[0] == errno.ENOSPC else (
+        pytest.raises(RuntimeError, match="h5"))
+    with wanted:
+        write_dataset(recorded((3,)), tmp_path / "a.txt", "fails")
+    assert sizes == [0] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["columns", "hdf5"])
+def test_a_full_disk_is_named(tmp_path, name):
+    """A limit of file sizes stands in for it, until a file is emptied; in a process that HDF5 must not bring down."""
+    code = f"""
+import os, resource, signal, numpy as np
+from worldkit.data import ArraySource, write_dataset
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+limit(200_000)
+truncate = os.truncate
+os.truncate = lambda path, size: [truncate(path, size), limit(resource.RLIM_INFINITY)]
+noise = np.random.default_rng(0).integers(0, 255, (40, 3, 64, 64), np.uint8)
+source = ArraySource([dict(video=noise)] * 4)
+try:
+    write_dataset(source, {str(tmp_path / "a.hdf5")!r}, {name!r})
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(f"DataError cannot write {tmp_path / 'a.hdf5'}: ") and not list(tmp_path.iterdir())
+
+
+def test_a_target_made_in_the_meantime_is_kept(tmp_path):
+    target = tmp_path / "set"
+
+    class Slow(ArraySource):
+        def read(self, *arguments):
+            target.mkdir(exist_ok=True)
+            return super().read(*arguments)
+
+    with pytest.raises(DataError, match="made by someone else in the meantime"):
+        write_dataset(Slow([{"video": np.zeros((2, 3, 8, 8), np.uint8)}]), target, "npz")
+    assert not list(target.iterdir())
 
 
 def test_the_current_folder_is_never_replaced(tmp_path, monkeypatch):

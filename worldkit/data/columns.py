@@ -295,6 +295,7 @@ class ColumnsWriter:
         self._h5py = require_extra("h5py", "data", "writing HDF5")
         self._file = self._h5py.File(path, "w")
         self._plan, self._lengths = plan, []
+        self._columns: dict[str, Any] = {}  # kept open: a full disk must show when flushing, not when one is let go
 
     def write(self, episode: Mapping[str, Any]) -> None:
         """Add an episode, entries as `EpisodeSource.read` gives them.
@@ -323,20 +324,24 @@ class ColumnsWriter:
                 raise DataError(f"the columns format has no place for '{name}': HDF5 takes '/' for a folder. Write npz")
             self._append(name, values)
         self._lengths.append(len(views[0]))
+        try:
+            self._file.flush()
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
 
     def _append(self, name: str, values: np.ndarray) -> None:
-        if name not in self._file:
+        if name not in self._columns:
             text = values.dtype == object
             tail = values.shape[1:]
             rows = max(1, min(len(values), 2**18 // max(1, int(np.prod(tail)))))  # chunks of about 256 kB
-            self._file.create_dataset(
+            self._columns[name] = self._file.create_dataset(
                 name,
                 (0, *tail),
                 maxshape=(None, *tail),
                 chunks=(rows, *tail),
                 dtype=self._h5py.string_dtype() if text else values.dtype,
             )
-        data = self._file[name]
+        data = self._columns[name]
         data.resize(len(data) + len(values), axis=0)
         data[-len(values) :] = values
 

@@ -15,7 +15,9 @@ To add one, write a class with ``write(episode)`` and ``close()``, and register 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -145,7 +147,8 @@ def write_dataset(
 
     Everything goes to a hidden neighbour of the target, which is renamed when it is complete. After an interruption the
     target is not there, or still the old one; a ``.NAME.partial-PID`` that a killed process left can be deleted, and is
-    never taken for data.
+    never taken for data. (A process killed just between the two renames of a replacement leaves the old data set as
+    ``.NAME.old-PID``.)
 
     Args:
         source: The episodes; or split (``"train"``, ``"val"``, ``"test"``) -> episodes, to keep the splits apart.
@@ -159,8 +162,8 @@ def write_dataset(
     Returns:
         The path.
     Raises:
-        DataError: for an unknown format or option, a target that exists, an empty source, episodes that differ in their
-            entries, or an entry the format has no place for.
+        DataError: for an unknown format or option, a target that exists or cannot be written (a full disk), an empty
+            source, episodes that differ in their entries, or an entry the format has no place for.
         MissingExtraError: if the format needs a package that is not installed.
     Example:
         >>> import tempfile; from worldkit.data import ArraySource, open_dataset
@@ -178,14 +181,18 @@ def write_dataset(
     final = Path(path).expanduser().absolute()
     _check_target(final, found, "" in sources, overwrite)
     plan = _plan(final.name, sources, fps)
-    final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
-    _remove(partial)  # of an earlier process with the same number
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)  # of an earlier process with the same number
         _write_all(partial, found, sources, plan, progress, options)
-        _swap(partial, final)
+        _swap(partial, final, overwrite)
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise DataError(f"cannot write {final}: {cause}. Nothing was left there") from error
     finally:
-        _remove(partial)
+        with contextlib.suppress(OSError):
+            _remove(partial)
     return final
 
 
@@ -221,8 +228,8 @@ def _plan(name: str, sources: Mapping[str, EpisodeSource], fps: float | None) ->
     first = next(source for source in sources.values() if source.num_episodes)
     if fps is None:
         fps = first.summary.get("fps") or DEFAULT_FPS
-    if not fps > 0:
-        raise DataError(f"fps must be above 0, got {fps}")
+    if not 0 < fps < math.inf:
+        raise DataError(f"fps must be a finite number above 0, got {fps}")
     return Plan(
         name=name,
         fps=float(fps),
@@ -242,26 +249,41 @@ def _write_all(
     options: Mapping[str, Any],
 ) -> None:
     writer, written = None, 0
-    for split, source in sources.items():
-        if not found.joint or writer is None:
-            path, part = partial, plan
-            if split and not found.joint:
-                partial.mkdir(exist_ok=True)
-                path = partial / f"{split}{found.suffixes[0] if found.suffixes else ''}"
-                lengths = plan.lengths[written : written + source.num_episodes]
-                part = replace(plan, name=path.name, splits={split: source.num_episodes}, lengths=lengths)
-            writer = found.writer(path, plan=part, **options)
-        for episode in range(source.num_episodes):
-            item = _arrays(source.read(episode, 0, source.length(episode)))
-            _check_like(plan.sample, item, split, episode)
-            writer.write(item)
-            written += 1
-            if progress is not None:
-                progress(written, plan.num_episodes)
-        if not found.joint:
+    try:
+        for split, source in sources.items():
+            if not found.joint or writer is None:
+                path, part = partial, plan
+                if split and not found.joint:
+                    partial.mkdir(exist_ok=True)
+                    path = partial / f"{split}{found.suffixes[0] if found.suffixes else ''}"
+                    lengths = plan.lengths[written : written + source.num_episodes]
+                    part = replace(plan, name=path.name, splits={split: source.num_episodes}, lengths=lengths)
+                writer = found.writer(path, plan=part, **options)
+            for episode in range(source.num_episodes):
+                item = _arrays(source.read(episode, 0, source.length(episode)))
+                _check_like(plan.sample, item, split, episode)
+                writer.write(item)
+                written += 1
+                if progress is not None:
+                    progress(written, plan.num_episodes)
+            if not found.joint:
+                writer.close()
+        if found.joint:
             writer.close()
-    if found.joint:
-        writer.close()
+    except BaseException:
+        _give_up(writer, partial)
+        raise
+
+
+def _give_up(writer: EpisodeWriter | None, partial: Path) -> None:
+    """Close the files of a writer that failed; emptied first, so that a full disk takes what is flushed then."""
+    with contextlib.suppress(OSError):
+        for file in [partial] if partial.is_file() else partial.rglob("*"):
+            if file.is_file():
+                os.truncate(file, 0)
+    if writer is not None:
+        with contextlib.suppress(Exception):
+            writer.close()
 
 
 def _arrays(value: Any) -> Any:
@@ -291,12 +313,14 @@ def _check_like(sample: Mapping[str, Any], item: Mapping[str, Any], split: str, 
             )
 
 
-def _swap(partial: Path, final: Path) -> None:
+def _swap(partial: Path, final: Path, overwrite: bool) -> None:
     """Put what is complete in the place of the target; an old one is set aside first, and back if that fails."""
     if not final.exists():
         partial.rename(final)
         return
-    old = final.with_name(f".{final.name}.partial-old-{os.getpid()}")
+    if not overwrite:
+        raise DataError(f"{final} was made by someone else in the meantime: give another path, or overwrite=True")
+    old = final.with_name(f".{final.name}.old-{os.getpid()}")
     final.rename(old)
     try:
         partial.rename(final)
