@@ -6,9 +6,10 @@ PyTorch is imported by the commands that need it, not by ``worldkit --help``.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from . import __version__
 from .errors import WorldkitError
@@ -204,13 +205,26 @@ def _data_commands(p: argparse.ArgumentParser) -> None:
     convert.add_argument("--overwrite", action="store_true", help="replace OUT")
     preview = add("preview", "Draw a contact sheet (PNG) and an animation (GIF).")
     preview.add_argument("--out", default="preview", help="name of the pictures, without suffix (default: preview)")
-    preview.add_argument("--clips", type=int, default=6, help="episodes to show (default: 6)")
-    preview.add_argument("--frames", type=int, default=8, help="frames per episode (default: 8)")
+    preview.add_argument("--clips", type=_positive(int), default=6, help="episodes to show (default: 6)")
+    preview.add_argument("--frames", type=_positive(int), default=8, help="frames per episode (default: 8)")
     for p in (convert, preview):
         p.add_argument("--split", choices=("train", "val", "test"), help="only this split (preview: default train)")
-        p.add_argument("--size", type=int, metavar="PIXELS",
+        p.add_argument("--size", type=_positive(int), metavar="PIXELS",
                        help="height and width (default: the data's; preview of videos: 64)")
-        p.add_argument("--fps", type=float, help="frames per second (default: the data's, or 10)")
+        p.add_argument("--fps", type=_positive(float), help="frames per second (default: the data's, or 10)")
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """For ``type=``: a number above 0, and not infinite."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = f"{'whole ' if kind is int else ''}number above 0"  # argparse: "invalid NAME value"
+    return parse
 
 
 def _data_argument(p: argparse.ArgumentParser) -> None:

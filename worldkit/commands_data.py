@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from .config import parse_assignments
 from .data import EpisodeSource, describe, list_writers, open_splits, validate, write_dataset
 from .data.registry import find_format
-from .data.video import DEFAULT_SIZE, native_size
+from .data.video import DEFAULT_SIZE, frame_rates, native_size
 from .data.writers import suffix_writers
 from .errors import DataError
 from .viz import grid, save_gif, save_png
@@ -27,7 +28,7 @@ from .viz.images import enlarge, text_block
 
 console = Console()
 _CELL = 96  # pixels; smaller frames are enlarged to at least this height
-_GIF_FRAMES = 120
+_GIF_FRAMES, _GIF_FPS = 120, 50  # a GIF cannot be faster
 
 
 def run_inspect(options: Namespace) -> int:
@@ -36,7 +37,7 @@ def run_inspect(options: Namespace) -> int:
     if options.json:
         return _print_json(about)
     size = about["bytes"]
-    table = Table(title=f"{options.path}: {about['format']}", title_justify="left", show_edge=False)
+    table = Table(title=escape(f"{options.path}: {about['format']}"), title_justify="left", show_edge=False)
     table.add_column("")
     for split in about["splits"]:
         table.add_column(split)
@@ -46,7 +47,7 @@ def run_inspect(options: Namespace) -> int:
     table.add_row("frame", *(_times(s["resolution"]) for s in about["splits"].values()))
     table.add_row("cameras", *(str(s["views"]) for s in about["splits"].values()))
     for name in dict.fromkeys(name for s in about["splits"].values() for name in s["entries"]):
-        table.add_row(name, *(_entry(s["entries"].get(name)) for s in about["splits"].values()))
+        table.add_row(escape(name), *(escape(_entry(s["entries"].get(name))) for s in about["splits"].values()))
     console.print(table)
     if size is not None:
         console.print(f"on disk: {size / 1e6:,.1f} MB")
@@ -86,16 +87,17 @@ def run_convert(options: Namespace) -> int:
     if options.split is not None and options.split not in sources:
         raise DataError(problems[options.split])
     chosen: Any = sources if options.split is None else sources[options.split]
+    _check_source_survives(options)
     with _bar(f"Writing {Path(options.out).name}") as advance:
         written = write_dataset(
-            chosen, options.out, target, fps=options.fps, overwrite=options.overwrite, progress=advance,
-            **parse_assignments(options.write),
+            chosen, options.out, target, fps=options.fps or _common_rate(options), overwrite=options.overwrite,
+            progress=advance, **parse_assignments(options.write),
         )
     counts = {name: s.num_episodes for name, s in sources.items() if options.split in (None, name)}
     if options.json:
         return _print_json({"path": str(written), "format": target, "episodes": counts})
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
-    console.print(f"{told} episodes: {written} ({target})", soft_wrap=True)
+    console.print(f"{told} episodes: {written} ({target})", markup=False, soft_wrap=True)
     return 0
 
 
@@ -112,10 +114,10 @@ def run_preview(options: Namespace) -> int:
     sheet, moving = contact_sheet(source, chosen.tolist(), options.frames), animation(source, chosen.tolist())
     picture, film = Path(f"{options.out}.png"), Path(f"{options.out}.gif")
     save_png(sheet, picture)
-    save_gif(moving, film, fps=options.fps or source.summary.get("fps") or 10)
+    save_gif(moving, film, fps=options.fps or min(source.summary.get("fps") or 10, _GIF_FPS))
     if options.json:
         return _print_json({"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist()})
-    console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", soft_wrap=True)
+    console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", markup=False, soft_wrap=True)
     return 0
 
 
@@ -176,6 +178,24 @@ def _target_format(options: Namespace) -> str:
     return found[0]
 
 
+def _check_source_survives(options: Namespace) -> None:
+    """What would be replaced must not hold what is read."""
+    source, out = Path(options.path).expanduser().resolve(), Path(options.out).expanduser().resolve()
+    if source.exists() and source.is_relative_to(out):
+        raise DataError(f"{options.out} holds the data to convert, {options.path}: write to another path")
+
+
+def _common_rate(options: Namespace) -> float | None:
+    """Frames per second of videos, which must agree, as the written data set has one number; None: the source tells."""
+    if find_format(options.path, options.format).name != "video":
+        return None
+    rates = frame_rates(options.path)
+    if len(rates) > 1:
+        found = ", ".join(f"{rate:g} ({clip})" for rate, clip in rates.items())
+        raise DataError(f"the clips of {options.path} differ in frames per second: {found}. Say which to write: --fps")
+    return next(iter(rates), None)
+
+
 def _size(options: Namespace) -> tuple[int | None, int | None]:
     """Height and width asked for; for videos and images, else their own (not the default, which is for training)."""
     if options.size is not None:
@@ -190,7 +210,7 @@ def _bar(title: str) -> Iterator[Any]:
     """A progress bar on a terminal; gives ``advance(done, total)``."""
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
+        task = progress.add_task(escape(title), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

@@ -304,6 +304,43 @@ def test_videos_are_converted_at_their_size(tmp_path, monkeypatch):
     assert Image.open(next((tmp_path / "frames").rglob("*.png"))).size == (48, 40)
 
 
+def test_videos_keep_their_frames_per_second(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        write_video(tmp_path / "videos" / f"{seed}.mp4", noise(6, 16, 16, 3, seed=seed), fps=60)
+    assert main(["data", "convert", "videos", "set", "--to", "lerobot"]) == 0
+    assert open_dataset("set", num_frames=2).summary["fps"] == 60
+    assert main(["data", "preview", "set"]) == 0  # though a GIF cannot be as fast
+    write_video(tmp_path / "videos" / "3.mp4", noise(6, 16, 16, 3, seed=3), fps=30)
+    assert main(["data", "convert", "videos", "mixed", "--to", "lerobot"]) == 2
+    assert "differ in frames per second: 60 (0.mp4), 30 (3.mp4). Say which to write: --fps" in capsys.readouterr().err
+    assert main(["data", "convert", "videos", "mixed", "--to", "lerobot", "--fps", "30"]) == 0
+
+
+def test_what_is_read_is_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    npz_set(tmp_path / "all" / "set")
+    assert main(["data", "convert", "all/set", "all", "--to", "npz", "--overwrite"]) == 2
+    assert "all holds the data to convert, all/set" in capsys.readouterr().err and (tmp_path / "all/set").is_dir()
+
+
+def test_brackets_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task = "push [red] block [/INST]"
+    sets = {s: ArraySource([episode(6, i, language=task)]) for i, s in enumerate(("train", "val", "test"))}
+    write_dataset(sets, "out[bold]x", "npz")
+    assert main(["data", "inspect", "out[bold]x"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("push [red]", "[/INST]", "out[bold]x"))
+
+
+@pytest.mark.parametrize("option", [["--fps", "inf"], ["--clips", "0"], ["--frames", "-2"], ["--size", "0"]])
+def test_numbers_that_make_no_sense(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "preview", "balls-32", *option])
+    assert f"argument {option[0]}: invalid" in capsys.readouterr().err
+
+
 def test_a_failing_conversion_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     npz_set(tmp_path / "set", (6, 6, 8, 9, 30))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import struct
 import warnings
 
@@ -13,7 +14,9 @@ import torch
 from worldkit.data import cache as cache_module
 from worldkit.data import make_loader, open_dataset, write_video
 from worldkit.data.cache import cache_key, cached
-from worldkit.data.decode import decode_video, scaled_size
+from worldkit.data.decode import decode_at, decode_images, decode_video, scaled_size
+from worldkit.data.splits import split_clips
+from worldkit.data.video import find_clips
 from worldkit.errors import DataError, WorldkitError
 
 av = pytest.importorskip("av")
@@ -308,3 +311,70 @@ def test_loader_over_a_video(tmp_path):
     item = dataset[0]["video"]
     item.zero_()  # an item is the caller's own
     assert dataset[1]["video"].max() > 0
+
+
+def test_a_trimmed_video_is_whole(tmp_path):
+    """Cut without encoding again: packets before the cut stay in the file, hidden by its edit list."""
+    frames = numbered(40)
+    whole = write(tmp_path / "whole.mp4", frames, g="20", bf="0")
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.pts is not None:
+                packet.pts -= 10 * packet.duration
+                packet.dts -= 10 * packet.duration
+                packet.stream = stream
+                target.mux(packet)
+    with av.open(str(tmp_path / "cut.mp4")) as container:
+        stated = container.streams.video[0].frames
+    shown = list(decode_video(tmp_path / "cut.mp4", 32, 48))
+    assert (stated, len(shown)) == (40, 30)
+    assert [round(f.mean() / 6) for f in shown] == list(range(10, 40))
+
+
+@pytest.mark.parametrize("codec, options", [("libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3:min-keyint=8"}),
+                                            ("libx265", {"x265-params": "open-gop=1:keyint=8:bframes=3:log-level=0"})])
+def test_any_frame_of_an_open_group_is_found(tmp_path, codec, options):
+    film = write(tmp_path / "film.mp4", numbered(40, 128, 192), codec, **options)  # libx265 corrupts memory below 64
+    for first in range(40):
+        (frame,) = decode_at(film, [first / 25], 32, 48)
+        assert round(frame.mean() / 6) == first
+
+
+def test_sixteen_bits_of_grey_are_scaled(tmp_path):
+    values = np.array([[0, 8000, 32768, 65535]], np.uint16)
+    image.fromarray(values).save(tmp_path / "grey.png")
+    (frame,) = decode_images([tmp_path / "grey.png"], 1, 4)
+    assert frame[0, :, 0].tolist() == [0, 31, 128, 255]
+    image.fromarray(values.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match="float.tiff .*float values have no known range"):
+        next(decode_images([tmp_path / "float.tiff"], 1, 4))
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path):
+    (tmp_path / "films").mkdir()
+    write(tmp_path / "films/a.mp4", numbered(4))
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere/b.mp4", numbered(4))
+    (tmp_path / "films/loop").symlink_to(tmp_path / "films")
+    (tmp_path / "films/more").symlink_to(tmp_path / "elsewhere")
+    assert [clip.name for clip in find_clips(tmp_path / "films")] == ["a.mp4", "more/b.mp4"]
+
+
+def test_names_that_are_no_text_are_split():
+    names = [os.fsdecode(b"\xff%d.mp4" % i) for i in range(4)]
+    assert sorted(i for part in split_clips(names).values() for i in part) == [0, 1, 2, 3]
+
+
+def test_frames_per_second_are_told(tmp_path):
+    write(tmp_path / "a.mp4", numbered(20))
+    assert open_dataset(tmp_path / "a.mp4", num_frames=2).summary["fps"] == 25
+
+
+def test_a_cache_that_was_emptied_is_named(tmp_path, cache):
+    write(tmp_path / "a.mp4", numbered(20))
+    data = open_dataset(tmp_path / "a.mp4", num_frames=2)
+    cache_module.cached_maps.cache_clear()
+    shutil.rmtree(cache)
+    with pytest.raises(DataError, match="the cache was emptied"):
+        data[0]

@@ -163,8 +163,15 @@ def _open(folder: Path) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=128)  # every file map holds a file descriptor; kept here, a source stays small to pickle
 def cached_maps(folder: Path) -> dict[str, np.ndarray]:
-    """All fields of an entry, mapped into memory."""
-    return _open(folder)
+    """All fields of an entry, mapped into memory.
+
+    Raises:
+        DataError: if the entry was deleted since.
+    """
+    fields = _open(folder)
+    if not fields:
+        raise DataError(f"{folder} is gone: the cache was emptied while its data were in use. Open the data again")
+    return fields
 
 
 def cached_video(folder: Path) -> np.ndarray:

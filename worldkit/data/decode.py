@@ -8,6 +8,7 @@ out than the container states (by its frame count, or else by its duration).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def decode_video(
         MissingExtraError: without PyAV.
     """
     av = require_extra("av", "video", f"reading {path.name}")
-    opened, count, start, end = False, 0, None, 0.0
+    opened, count, packets, start, end = False, 0, 0, None, 0.0
     try:
         if path.suffix.lower() == ".gif":
             _check_gif(path)
@@ -83,17 +84,19 @@ def decode_video(
             opened = True
             stream = _video_stream(path, container)
             stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise DataError(_damaged(path, f"frame {count} is damaged"))
-                yield _resized(frame, height, width, resize)
-                count += 1
-                if frame.time is not None:
-                    start = frame.time if start is None else start
-                    end = max(end, frame.time + float((frame.duration or 0) * frame.time_base))
-                if count == max_frames:
-                    return
-            _check_complete(path, container, stream, count, end - (start or 0.0))
+            for packet in container.demux(stream):
+                packets += packet.size > 0 and not packet.is_discard
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise DataError(_damaged(path, f"frame {count} is damaged"))
+                    yield _resized(frame, height, width, resize)
+                    count += 1
+                    if frame.time is not None:
+                        start = frame.time if start is None else start
+                        end = max(end, frame.time + float((frame.duration or 0) * frame.time_base))
+                    if count == max_frames:
+                        return
+            _check_complete(path, container, stream, (count, packets), end - (start or 0.0))
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -136,8 +139,7 @@ def decode_at(
         with av.open(str(path)) as container:
             stream = _video_stream(path, container)
             stream.thread_type = "AUTO"
-            container.seek(int(times[0] / stream.time_base), stream=stream)
-            frames = container.decode(stream)
+            frames = _frames_from(container, stream, times[0] + tolerance)
             for number, time in enumerate(times):
                 while frame is None or frame.time < time - tolerance:
                     last, frame = frame, next(frames, None)
@@ -162,6 +164,22 @@ def decode_at(
         ) from error
 
 
+def _frames_from(container: Any, stream: Any, time: float) -> Iterator[Any]:
+    """Frames in order, the first of them at most at a time.
+
+    A seek may end behind it: frames that are shown before their key frame (open groups of pictures) are lost when
+    decoding begins there. Then it begins earlier.
+    """
+    back = 0.0
+    while True:
+        container.seek(int((time - back) / stream.time_base), stream=stream)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        if (first is not None and first.time <= time) or back > time:
+            return chain([] if first is None else [first], frames)
+        back = max(1.0, 2 * back)
+
+
 def _video_stream(path: Path, container: Any) -> Any:
     # FFmpeg plays text files as terminal art, and takes the cover of a song for a film
     streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
@@ -175,17 +193,24 @@ def _damaged(path: Path, problem: str) -> str:
     return f"{path} is truncated or damaged: {problem}. {advice}"
 
 
-def _check_complete(path: Path, container: Any, stream: Any, count: int, seconds: float) -> None:
-    """Compare the frames that were decoded, and the seconds they cover, with what the container states."""
+def _check_complete(path: Path, container: Any, stream: Any, found: tuple[int, int], seconds: float) -> None:
+    """Compare what was found with what the container states.
+
+    Args:
+        found: Frames that were decoded, and packets they came from.
+        seconds: Time the frames cover.
+    """
+    count, packets = found
     if count == 0:
         raise DataError(_damaged(path, "frame 0 is missing"))
-    if stream.frames:
-        if count < stream.frames - max(1, stream.frames // 50):
-            raise DataError(_damaged(path, f"frame {count} is missing, the file states {stream.frames} frames"))
-        return
     stated = _stated_seconds(container, stream)
-    two_frames = 2 / float(stream.average_rate or 25)
-    if stated is not None and seconds < stated - max(two_frames, min(0.02 * stated, 1.0)):
+    slack = 2 / float(stream.average_rate or 25)
+    lasts = stated is None or seconds >= stated - max(slack, min(0.02 * stated, 1.0))
+    # a trimmed file still counts the frames before the cut; those that are left fill the stated time
+    frames = packets if stream.frames and stated is not None and lasts else stream.frames
+    if count < frames - max(1, frames // 50):
+        raise DataError(_damaged(path, f"frame {count} is missing, the file states {frames} frames"))
+    if not frames and not lasts:
         raise DataError(
             _damaged(path, f"frame {count} is missing, only {seconds:.2f} of {stated:.2f} seconds are there")
         )
@@ -259,6 +284,24 @@ def video_size(path: Path) -> tuple[int, int]:
     return size[::-1] if round(frame.rotation / 90) % 2 else size
 
 
+def frame_rate(path: Path) -> float | None:
+    """Frames per second of a video file, their mean if they vary; None if it does not say.
+
+    Raises:
+        DataError: if it cannot be read.
+        MissingExtraError: without PyAV.
+    """
+    av = require_extra("av", "video", f"reading {path.name}")
+    try:
+        with av.open(str(path)) as container:
+            rate = _video_stream(path, container).average_rate
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as a video: {error}") from error
+    return float(rate) if rate else None
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image file, from its header.
 
@@ -275,10 +318,11 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str = "crop") -> Iterator[np.ndarray]:
-    """Image files as frames, uint8 ``[H, W, 3]`` RGB each (transparency is dropped, EXIF rotation is applied).
+    """Image files as frames, uint8 ``[H, W, 3]`` RGB each (transparency is dropped, EXIF rotation is applied, 16 bits
+    of grey become 8).
 
     Raises:
-        DataError: naming the file that cannot be read.
+        DataError: naming the file that cannot be read, or whose values (float, 32 bits) have no known range.
         MissingExtraError: without Pillow.
     """
     image_module = require_extra("PIL.Image", "video", "reading image files")
@@ -286,7 +330,7 @@ def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str
     for number, path in enumerate(files):
         try:
             with image_module.open(path) as opened:
-                image = ops.exif_transpose(opened).convert("RGB")
+                image = _rgb(image_module, ops.exif_transpose(opened))
         except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
             raise DataError(
                 f"{path} (frame {number}) cannot be read as an image: {error}. "
@@ -296,3 +340,13 @@ def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str
         smaller = tall <= image.height and wide <= image.width
         method = image_module.Resampling.BOX if smaller else image_module.Resampling.BICUBIC
         yield _center(np.asarray(image.resize((wide, tall), method)), height, width)
+
+
+def _rgb(image_module: Any, image: Any) -> Any:
+    """An image as 8-bit RGB. Pillow would clip more bits, not scale them."""
+    if image.mode.startswith("I;16"):
+        return image_module.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "float" if image.mode == "F" else "32-bit"
+        raise ValueError(f"its {kind} values have no known range; write 8 or 16 bits per value")
+    return image.convert("RGB")

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def split_clips(names: Sequence[str], *, seed: int = 0) -> dict[str, list[int]]:
     """
     if len(names) < len(SPLITS):
         raise DataError(f"{len(names)} clip(s) cannot be split by clip into {', '.join(SPLITS)}: at least 3 are needed")
-    place = [int(hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()[:12], 16) / 16**12 for name in names]
+    place = [int(hashlib.sha256(os.fsencode(f"{seed}/{name}")).hexdigest()[:12], 16) / 16**12 for name in names]
     edges = (0.0, FRACTIONS[0], FRACTIONS[0] + FRACTIONS[1], 1.0)
     split = {s: [i for i, p in enumerate(place) if edges[k] <= p < edges[k + 1]] for k, s in enumerate(SPLITS)}
     for k, name in enumerate(SPLITS):

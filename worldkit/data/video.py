@@ -8,6 +8,7 @@ like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
@@ -22,7 +23,7 @@ import numpy as np
 from ..errors import DataError
 from .base import EpisodeSource
 from .cache import Span, cache_key, cached
-from .decode import decode_images, decode_video, image_size, video_size
+from .decode import decode_images, decode_video, frame_rate, image_size, video_size
 from .entries import IMAGES_SIDECAR, read_entries
 from .progress import track
 from .recording import Recording, RecordingSource
@@ -92,7 +93,8 @@ def find_clips(folder: Path) -> list[Clip]:
     """
     clips: list[Clip] = []
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        visible = (name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name)))
+        folders[:] = sorted(visible, key=natural_key)
         files = [Path(root) / n for n in sorted(names, key=natural_key) if not n.startswith(".")]
         videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
         images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
@@ -110,6 +112,11 @@ def find_clips(folder: Path) -> list[Clip]:
             f"({', '.join(IMAGE_SUFFIXES[:4])}, ...): give a folder of videos, of images or of image folders"
         )
     return sorted(clips, key=lambda clip: natural_key(clip.name))
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether this is a link to a folder it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def open_video(
@@ -149,10 +156,11 @@ def open_video(
     decode = partial(_decode, size=size, resize=resize, max_frames=max_frames)
     path = Path(target).expanduser()
     clips, cut_in_time = _choose(path, split, split_seed)
-    recordings, skipped = [], 0
+    recordings, skipped, fps = [], 0, None
     for clip in track(clips, f"Decoding {path.name}"):
         try:
             recordings.append(_recording(clip, Span.whole(decode(clip)), size, resize, max_frames))
+            fps = fps or (frame_rate(clip.files[0]) if clip.is_video else None)  # of one clip; see `frame_rates`
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -164,7 +172,7 @@ def open_video(
         recordings = [r.cut(*split_time(r.views[0].stop, split)) for r in recordings]
     kind = "video" if clips[0].is_video else "images"
     facts = {"name": path.name, "kind": kind, "split": split, "split_by": "time" if cut_in_time else "clip"}
-    return RecordingSource(recordings, skipped=skipped, **facts, synthetic=False)
+    return RecordingSource(recordings, skipped=skipped, **facts, fps=fps, synthetic=False)
 
 
 def native_size(target: str) -> tuple[int, int]:
@@ -178,6 +186,22 @@ def native_size(target: str) -> tuple[int, int]:
         raise DataError(f"{path} does not exist: give a video file or a folder")
     clip = find_clips(path)[0] if path.is_dir() else Clip(path.name, (path,))
     return video_size(clip.files[0]) if clip.is_video else image_size(clip.files[0])
+
+
+def frame_rates(target: str) -> dict[float, str]:
+    """Frames per second of the clips of a video file or a folder, each with the first clip that has it.
+
+    Clips that cannot be read are passed over.
+    """
+    path = Path(target).expanduser()
+    clips = find_clips(path) if path.is_dir() else [Clip(path.name, (path,))]
+    found: dict[float, str] = {}
+    for clip in clips:
+        with contextlib.suppress(DataError):
+            rate = frame_rate(clip.files[0]) if clip.is_video else None
+            if rate is not None:
+                found.setdefault(round(rate, 2), clip.name)
+    return found
 
 
 def _recording(clip: Clip, span: Span, size: tuple[int, int], resize: str, max_frames: int | None) -> Recording:
