@@ -199,7 +199,7 @@ def _data_commands(p: argparse.ArgumentParser) -> None:
     convert = add("convert", "Write a data set in another format.")
     convert.add_argument("out", help="folder or file to write")
     convert.add_argument("--to", metavar="FORMAT",
-                         help="video, frames, npz, hdf5, columns, lerobot (default: told by the suffix of OUT)")
+                         help="video, frames, npz, hdf5, columns, lerobot, lerobot-v2.1 (default: by OUT's suffix)")
     convert.add_argument("-w", "--write", action="append", default=[], metavar="OPTION=VALUE",
                          help="option of the written format, for example lossless=true")
     convert.add_argument("--overwrite", action="store_true", help="replace OUT")

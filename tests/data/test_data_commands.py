@@ -317,6 +317,22 @@ def test_videos_keep_their_frames_per_second(tmp_path, monkeypatch, capsys):
     assert main(["data", "convert", "videos", "mixed", "--to", "lerobot", "--fps", "30"]) == 0
 
 
+@pytest.mark.parametrize("kind, smallest", [("webm", 30), ("gif", 20)])
+def test_other_kinds_of_video(tmp_path, monkeypatch, capsys, kind, smallest):
+    monkeypatch.chdir(tmp_path)
+    y, x = np.mgrid[:32, :48] / 8
+    for seed in range(3):
+        frames = [127 + 100 * np.sin(x + 0.3 * t + seed) * np.cos(y) for t in range(6)]
+        write_video(tmp_path / "videos" / f"{seed}.mp4", np.repeat(np.uint8(frames)[..., None], 3, -1), fps=20)
+    assert main(["data", "convert", "videos", "others", "--to", "video", "-w", f"kind={kind}"]) == 0
+    assert len(list((tmp_path / "others").rglob(f"*.{kind}"))) == 3
+    a, b = (open_dataset(p, num_frames=6, height=32, width=48)[0]["video"].float() for p in ("videos", "others"))
+    assert 10 * torch.log10(255**2 / (a - b).square().mean()) > smallest
+    assert open_dataset("others", num_frames=6).summary["fps"] == pytest.approx(20)
+    assert main(["data", "convert", "videos", "none", "--to", "video", "-w", "kind=avi"]) == 2
+    assert "kind must be mp4, webm, gif, got 'avi'" in capsys.readouterr().err
+
+
 def test_what_is_read_is_not_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     npz_set(tmp_path / "all" / "set")

@@ -401,13 +401,14 @@ def psnr(a, b):
     return 10 * np.log10(255**2 / ((a.astype(float) - b.astype(float)) ** 2).mean())
 
 
+@pytest.mark.parametrize("format", ["lerobot", "lerobot-v2.1"])
 @pytest.mark.parametrize("lossless", [True, False])
 @pytest.mark.parametrize(("views", "size"), [(0, (16, 24)), (2, (15, 21))])
-def test_what_is_written_reads_back_equal(tmp_path, lossless, views, size):
+def test_what_is_written_reads_back_equal(tmp_path, format, lossless, views, size):
     sources = {"train": recorded((6, 9, 4), size, views), "val": recorded((5,), size, views, seed=1)}
     seen = []
     options = {"lossless": lossless, "progress": lambda *count: seen.append(count), "robot_type": "a"}
-    write_dataset(sources, tmp_path / "set", "lerobot", fps=12.5, **options)
+    write_dataset(sources, tmp_path / "set", format, fps=12.5, **options)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for split, source in sources.items():
         read = open_lerobot(str(tmp_path / "set"), split=split)
@@ -468,8 +469,34 @@ def test_written_meta_is_as_published(tmp_path):
         assert [float(p.pts * p.time_base) for p in packets] == pytest.approx([i / 10 for i in range(10)])
 
 
+def test_v2_is_written_as_published(tmp_path):
+    source = recorded((6, 4), views=2)
+    root = write_dataset(source, tmp_path / "set", "lerobot-v2.1", fps=10)
+    content = json.loads((root / "meta" / "info.json").read_text())
+    assert content["codebase_version"] == "v2.1" and content["splits"] == {"train": "0:2"}
+    assert (content["total_chunks"], content["total_videos"]) == (1, 4)
+    assert content["data_path"] == "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    assert content["video_path"] == "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    episodes, tasks, stats = (
+        [json.loads(line) for line in (root / "meta" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("episodes", "tasks", "episodes_stats")
+    )
+    assert episodes[1] == {"episode_index": 1, "tasks": ["task 1"], "length": 4}
+    assert tasks == [{"task_index": 0, "task": "task 0"}, {"task_index": 1, "task": "task 1"}]
+    for e, row in enumerate(stats):
+        actions = np.asarray(source.read(e, 0, source.length(e))["action"])
+        assert row["episode_index"] == e and row["stats"]["action"]["count"] == [len(actions)]
+        assert np.allclose(row["stats"]["action"]["max"], actions.max(0))
+        assert np.shape(row["stats"]["observation.images.view1"]["mean"]) == (3, 1, 1)
+        film = root / f"videos/chunk-000/observation.images.view1/episode_{e:06d}.mp4"
+        with av.open(str(film)) as container:
+            times = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.size]
+        assert times == pytest.approx([i / 10 for i in range(len(actions))])
+    assert sorted(p.name for p in (root / "data").rglob("*.parquet")) == [f"episode_{e:06d}.parquet" for e in (0, 1)]
+
+
 def test_large_files_are_followed_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr("worldkit.data.lerobot_write.DATA_MEGABYTES", 1e-6)
+    monkeypatch.setattr("worldkit.data.lerobot_write.LeRobotWriter.megabytes", (1e-6, 1e-6))
     monkeypatch.setattr("worldkit.data.lerobot_write.CHUNK_FILES", 2)
     source = recorded((4, 5, 6, 3, 4))
     root = write_dataset({"train": source}, tmp_path / "set", "lerobot", lossless=True)

@@ -13,6 +13,7 @@ from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .layouts import register_layouts
 from .lerobot import is_lerobot, open_lerobot
 from .lerobot_write import LeRobotWriter
+from .lerobot_write_v21 import LeRobot21Writer
 from .loader import ResumableSampler, make_loader
 from .npz import NpzWriter, is_npz, open_npz
 from .registry import list_formats, open_dataset, register_format
@@ -70,6 +71,9 @@ register_format(
 
 register_writer(
     "lerobot", LeRobotWriter, joint=True, description="a LeRobot v3.0 data set; lossless=True keeps PNGs, not H.264"
+)
+register_writer(
+    "lerobot-v2.1", LeRobot21Writer, joint=True, description="a LeRobot v2.1 data set, a file per episode and camera"
 )
 register_writer("npz", NpzWriter, description="a folder of .npz episodes, bit for bit")
 register_writer(

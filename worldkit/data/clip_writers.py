@@ -18,6 +18,8 @@ from ..errors import DataError, require_extra
 from .entries import IMAGES_SIDECAR, save_entries
 from .video_io import write_video
 
+_KINDS = ("mp4", "webm", "gif")
+
 
 def _frames(episode: Mapping[str, Any], where: str) -> np.ndarray:
     """The video as ``[T, H, W, 3]``."""
@@ -36,12 +38,17 @@ class VideoWriter:
     Args:
         path: Folder.
         plan: What will be written; see `worldkit.data.writers.Plan`.
+        kind: ``"mp4"``, ``"webm"`` (VP9) or ``"gif"`` (256 colours); see `write_video`.
         lossless: Write ``.mkv`` with FFV1 instead, which keeps every pixel; most players cannot show it.
+    Raises:
+        DataError: for another kind.
     """
 
-    def __init__(self, path: Path, *, plan: Any, lossless: bool = False):
+    def __init__(self, path: Path, *, plan: Any, kind: str = "mp4", lossless: bool = False):
         require_extra("av", "video", "writing video files")
-        self._path, self._fps, self._lossless, self._written = path, plan.fps, lossless, 0
+        if kind not in _KINDS:
+            raise DataError(f"kind must be {', '.join(_KINDS)}, got {kind!r}")
+        self._path, self._fps, self._kind, self._lossless, self._written = path, plan.fps, kind, lossless, 0
         path.mkdir(parents=True)
 
     def write(self, episode: Mapping[str, Any]) -> None:
@@ -50,7 +57,7 @@ class VideoWriter:
         Raises:
             DataError: for several views.
         """
-        target = self._path / f"episode_{self._written:06d}.mp4"
+        target = self._path / f"episode_{self._written:06d}.{self._kind}"
         frames = _frames(episode, target.name)
         if self._lossless:
             write_lossless(target.with_suffix(".mkv"), frames, self._fps)

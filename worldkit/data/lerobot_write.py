@@ -49,6 +49,9 @@ class LeRobotWriter:
         MissingExtraError: without pyarrow, PyAV (videos) or Pillow (images).
     """
 
+    data_path, video_path = "data/" + _PLACE + ".parquet", "videos/{video_key}/" + _PLACE + ".mp4"
+    megabytes: tuple[float, float] = (DATA_MEGABYTES, VIDEO_MEGABYTES)  # a file this large is followed by another
+
     def __init__(self, path: Path, *, plan: Any, lossless: bool = False, robot_type: str | None = None):
         self._arrow = require_extra("pyarrow", "data", "writing a LeRobot data set")
         self._parquet = require_extra("pyarrow.parquet", "data", "writing a LeRobot data set")
@@ -58,9 +61,9 @@ class LeRobotWriter:
         self._goals = _goal_names(plan.sample, self._cameras)
         self._rate = Fraction(plan.fps).limit_denominator(1001)  # frames per second of the videos
         self._features = self._describe()
-        self._table = _Rolling(path, "data/" + _PLACE + ".parquet", DATA_MEGABYTES, self._open_table)
+        self._table = _Rolling(path, self.data_path, self.megabytes[0], self._open_table)
         self._videos = {
-            name: _Rolling(path, f"videos/{name}/{_PLACE}.mp4", VIDEO_MEGABYTES, self._open_film)
+            name: _Rolling(path, self.video_path.replace("{video_key}", name), self.megabytes[1], self._open_film)
             for name in ([] if lossless else self._cameras)
         }
         self._tasks: dict[str, int] = {}
@@ -108,7 +111,7 @@ class LeRobotWriter:
         columns |= {"frame_index": steps, "index": steps + self._frames}
         columns |= {"episode_index": np.full(length, number), "task_index": np.full(length, task)}
         for name, values in columns.items():
-            self._statistics[name].update(values.reshape(length, -1))
+            self._count(name, values.reshape(length, -1))
         for view, name in enumerate(self._goals):
             goal = constant[GOAL].reshape(-1, *constant[GOAL].shape[-3:])[view]
             columns[name] = [self._png(np.moveaxis(goal, 0, -1), "goal.png")] * length
@@ -121,7 +124,7 @@ class LeRobotWriter:
         }
         for name, frames in views.items():
             sampled = frames[np.unique(np.linspace(0, length - 1, min(length, _SAMPLED_FRAMES)).round().astype(int))]
-            self._statistics[name].update(sampled.reshape(-1, 3) / 255)
+            self._count(name, sampled.reshape(-1, 3) / 255)
             if self._lossless:
                 columns[name] = [self._png(frame, f"frame-{i:06d}.png") for i, frame in enumerate(frames)]
             else:
@@ -136,6 +139,10 @@ class LeRobotWriter:
         writer.write_table(self._rows(columns))
         self._episodes.append(row)
         self._frames += length
+
+    def _count(self, name: str, values: np.ndarray) -> None:
+        """Add rows of a feature of the present episode to the statistics."""
+        self._statistics[name].update(values)
 
     def _png(self, frame: np.ndarray, path: str) -> dict[str, Any]:
         file = io.BytesIO()
@@ -177,16 +184,20 @@ class LeRobotWriter:
 
     def close(self) -> None:
         """Write ``meta``; ``info.json``, by which the folder is recognised, comes last."""
-        for file in (self._table, *self._videos.values()):
-            file.close()
+        self._close_files()
         meta = self._root / "meta"
         (meta / "episodes" / "chunk-000").mkdir(parents=True)
         own = {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         rows = self._arrow.Table.from_pylist([{**row, **own} for row in self._episodes])
         self._parquet.write_table(rows, meta / "episodes" / "chunk-000" / "file-000.parquet")
         self._write_tasks(meta / "tasks.parquet")
-        _write_json(meta / "stats.json", {name: self._summary(name) for name in self._statistics})
-        _write_json(meta / "info.json", self._info())
+        write_json(meta / "stats.json", {name: self._summary(name, found) for name, found in self._statistics.items()})
+        sizes = {"data_files_size_in_mb": DATA_MEGABYTES, "video_files_size_in_mb": VIDEO_MEGABYTES}
+        write_json(meta / "info.json", self._info("v3.0") | sizes)
+
+    def _close_files(self) -> None:
+        for file in (self._table, *self._videos.values()):
+            file.close()
 
     def _write_tasks(self, path: Path) -> None:
         table = self._arrow.table({"task_index": list(self._tasks.values()), "task": list(self._tasks)})
@@ -199,31 +210,28 @@ class LeRobotWriter:
         pandas = {"index_columns": ["task"], "column_indexes": [], "columns": described, "pandas_version": "2.0.0"}
         self._parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
 
-    def _summary(self, name: str) -> dict[str, Any]:
-        found = self._statistics[name]
+    def _summary(self, name: str, found: RunningStatistics) -> dict[str, Any]:
         shape = (3, 1, 1) if name in self._cameras else tuple(self._features[name]["shape"])
         numbers = {key: getattr(found, key).reshape(shape).tolist() for key in ("min", "max", "mean", "std")}
         return {**numbers, "count": [found.count]}
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self, version: str) -> dict[str, Any]:
         splits, first = {}, 0
         for split, count in self._plan.splits.items():
             splits[split or "train"] = f"{first}:{first + count}"
             first += count
         fps = float(self._rate)
         return {
-            "codebase_version": "v3.0",
+            "codebase_version": version,
             "robot_type": self._robot_type,
             "total_episodes": len(self._episodes),
             "total_frames": self._frames,
             "total_tasks": len(self._tasks),
             "chunks_size": CHUNK_FILES,
-            "data_files_size_in_mb": DATA_MEGABYTES,
-            "video_files_size_in_mb": VIDEO_MEGABYTES,
             "fps": int(fps) if fps == int(fps) else fps,
             "splits": splits,
-            "data_path": "data/" + _PLACE + ".parquet",
-            "video_path": None if self._lossless else "videos/{video_key}/" + _PLACE + ".mp4",
+            "data_path": self.data_path,
+            "video_path": None if self._lossless else self.video_path,
             "features": self._features,
         }
 
@@ -242,7 +250,8 @@ class _Rolling:
         if self._file is None or size >= self._limit:
             self.close()
             self._number += 1
-            self._path = self._root / self._template.format(**self._place())
+            episode = {"episode_index": self._number, "episode_chunk": self._number // CHUNK_FILES}  # of v2.1
+            self._path = self._root / self._template.format(**self._place(), **episode)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open_file(self._path)
         return self._file, self._place()
@@ -315,5 +324,6 @@ def _feature(name: str) -> str:
     return key if key.startswith("next.") else f"observation.{key}"
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """JSON as LeRobot has it: indented, any letters."""
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`write_video`: frames to an mp4 or gif file, complete or not at all."""
+"""`write_video`: frames to an mp4, webm or gif file, complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
     """Write frames as a video; the suffix decides how.
 
     ``.mp4``: H.264, crf 18, a key frame every 8 frames (quick random access); an odd side grows by one repeated pixel,
-    as the codec asks for even ones. ``.gif``: one palette of 256 colours made for all frames, no dithering, endless
-    loop; equal frames in a row are stored once and shown longer.
+    as the codec asks for even ones. ``.webm``: the same with VP9, crf 24. ``.gif``: one palette of 256 colours made for
+    all frames, no dithering, endless loop; equal frames in a row are stored once and shown longer.
 
     Args:
         path: Target; its folder is made if need be. It is written under a temporary name and renamed.
@@ -27,12 +27,12 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
         The path.
     Raises:
         DataError: for another suffix, dtype or shape, no frames, or ``fps`` not above 0.
-        MissingExtraError: without PyAV (mp4) or Pillow (gif).
+        MissingExtraError: without PyAV (mp4, webm) or Pillow (gif).
     """
     path = Path(path).expanduser()
-    writers = {".mp4": _write_mp4, ".gif": _write_gif}
+    writers = {".mp4": _write_mp4, ".webm": _write_webm, ".gif": _write_gif}
     if path.suffix.lower() not in writers:
-        raise DataError(f"cannot write {path}: use the suffix {' or '.join(writers)}")
+        raise DataError(f"cannot write {path}: use the suffix {', '.join(writers)}")
     frames = frames.detach().cpu().numpy() if torch.is_tensor(frames) else np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise DataError(
@@ -51,16 +51,24 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    _encode(path, frames, fps, "libx264", {"crf": "18", "g": "8"})
+
+
+def _write_webm(path: Path, frames: np.ndarray, fps: float) -> None:
+    _encode(path, frames, fps, "libvpx-vp9", {"crf": "24", "b": "0", "g": "8"})
+
+
+def _encode(path: Path, frames: np.ndarray, fps: float, codec: str, options: dict[str, str]) -> None:
     from fractions import Fraction
 
-    av = require_extra("av", "video", "writing mp4")
+    av = require_extra("av", "video", f"writing {path.suffix}")
     odd = [(0, side % 2) for side in frames.shape[1:3]]
     frames = np.pad(frames, [(0, 0), *odd, (0, 0)], mode="edge")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18", "g": "8"}
+        stream.options = options
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
