@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import worldkit as wk
 from worldkit.errors import CheckpointError
-from worldkit.hub import write_folder
+from worldkit.hub import find_model, write_folder
 
 
 def test_a_saved_model_gives_the_same_numbers(tiny_model, tmp_path):
@@ -114,6 +115,26 @@ def test_an_interrupted_save_leaves_the_old_model(tiny_model, tmp_path):
         write_folder(tmp_path / "m", fill)
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_files_have_the_mode_that_the_umask_says(tiny_model, tmp_path):
+    before = os.umask(0o027)
+    try:
+        tiny_model().save_pretrained(tmp_path / "m")
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "m").iterdir()} == {0o640}
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_run_folder_means_its_newest_checkpoint_that_can_be_read(tiny_model, tmp_path):
+    for step in (1, 2):
+        tiny_model(seed=step).save_pretrained(tmp_path / f"checkpoints/step-0000000{step}")
+    assert find_model(tmp_path).name == "step-00000002"
+    file = tmp_path / "checkpoints/step-00000002/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="step-00000002 is passed over"):
+        assert find_model(tmp_path).name == "step-00000001"
 
 
 def test_a_folder_that_holds_something_else_is_not_overwritten(tiny_model, tmp_path):

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -43,8 +44,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         fill(temporary)
-        temporary.chmod(0o755)
+        masked = os.umask(0)  # the one way to ask for it
+        os.umask(masked)
+        temporary.chmod(0o777 & ~masked)
         for file in temporary.iterdir():
+            file.chmod(0o666 & ~masked)  # safetensors writes files that their owner alone can read
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():
@@ -59,6 +63,23 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+def tidy_folders(parent: Path, name: str) -> None:
+    """Remove what a `write_folder` that was killed left behind, or, if it was about to replace a folder, put that back.
+
+    Args:
+        parent: Where it wrote.
+        name: Of the folders, a shell-style pattern.
+    """
+    for old in parent.glob(f".{name}.old"):
+        folder = parent / old.name.removeprefix(".").removesuffix(".old")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+    for partial in parent.glob(f".{name}.*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
@@ -140,19 +161,33 @@ def _locate(source: str | Path, revision: str | None = None) -> Path:
 def find_model(path: str | Path) -> Path:
     """The model folder meant by a path: itself, or the newest checkpoint of a run folder.
 
+    A checkpoint whose weights cannot be read is passed over with a warning, unless there is no other.
+
     Raises:
         CheckpointError: if there is none.
     """
     folder = Path(path)
     if (folder / CONFIG_FILE).is_file():
         return folder
-    steps = sorted(folder.glob("checkpoints/step-*"))
-    if steps and (steps[-1] / CONFIG_FILE).is_file():
-        return steps[-1]
+    steps = [step for step in sorted(folder.glob("checkpoints/step-*"), reverse=True) if (step / CONFIG_FILE).is_file()]
+    if steps:
+        return next((step for step in steps if _has_weights(step)), steps[0])
     what = "no such folder" if not folder.exists() else f"no {CONFIG_FILE} and no checkpoints/ in it"
     raise CheckpointError(
         f"{folder} is no model: {what}. Give a folder written by save_pretrained() or by worldkit train"
     )
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the weights are all there, by the sizes their header states; warns if not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt"):
+            return True
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"checkpoint {folder} is passed over, its weights cannot be read: {error}", stacklevel=3)
+        return False
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from worldkit.errors import ConfigError, TrainingError
+from worldkit.errors import CheckpointError, ConfigError, TrainingError
 from worldkit.training import TrainConfig, Trainer
 from worldkit.training.checkpoint import RunLog, latest_checkpoint
 
@@ -71,6 +71,39 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_model, balls, tmp_path):
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:100])
     with pytest.warns(UserWarning, match="cannot be read"):
         assert latest_checkpoint(tmp_path).name == "step-00000002"
+
+
+def truncate(checkpoint):
+    for name in ("state.pt", "model.safetensors"):
+        (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:100])
+
+
+def test_going_on_keeps_what_is_written_and_drops_what_is_damaged(tiny_model, balls, tmp_path):
+    whole, again = tiny_model(), tiny_model(seed=5)
+    run(whole, balls, tmp_path, steps=3, save_every=1, keep=3)
+    for step in (2, 3):
+        truncate(tmp_path / f"checkpoints/step-0000000{step}")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert run(again, balls, tmp_path, steps=2, save_every=1, keep=1).step == 2
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert latest_checkpoint(tmp_path).name == "step-00000002"
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=1)
+    truncate(tmp_path / "checkpoints/step-00000001")
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="none of the 1 .* delete them to begin anew"):
+        run(tiny_model(), balls, tmp_path, steps=1)
+
+
+def test_what_a_killed_save_left_is_cleared_away(tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=1)
+    for left in ("checkpoints/.step-00000002.ab_c.partial", "checkpoints/.step-00000001.old", ".best.xyz.partial"):
+        (tmp_path / left).mkdir()
+    (tmp_path / "best").rename(tmp_path / ".best.old")  # killed between the two renamings
+    run(tiny_model(), balls, tmp_path, steps=1)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert (tmp_path / "best/model.safetensors").exists() and not list(tmp_path.glob(".best*"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, balls, tmp_path):

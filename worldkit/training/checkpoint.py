@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from ..hub import WEIGHTS_FILE, load_weights, read_weights, write_folder, write_model
+from ..hub import WEIGHTS_FILE, load_weights, read_weights, tidy_folders, write_folder, write_model
 from ..model import WorldModel
 
 STATE_FILE = "state.pt"
 
 
 def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep: int, facts: dict[str, Any]) -> Path:
-    """Write ``run/checkpoints/step-N`` and remove older ones.
+    """Write ``run/checkpoints/step-N`` and remove older ones; the new one stays.
 
     Args:
         run: Run folder.
@@ -36,23 +38,60 @@ def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep
         write_model(model, folder, facts=facts)
         torch.save(state, folder / STATE_FILE)
 
-    folder = write_folder(run / "checkpoints" / f"step-{state['progress']['step']:08d}", fill)
-    for old in sorted((run / "checkpoints").glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    step = state["progress"]["step"]
+    folder = write_folder(_folder(run, step), fill)
+    prune(run, step, keep=keep)
     return folder
 
 
-def latest_checkpoint(run: Path) -> Path | None:
-    """Newest checkpoint that can be read; damaged ones are passed over with a warning."""
-    import warnings
+def prune(run: Path, step: int, *, keep: int) -> None:
+    """Remove all but the newest ``keep`` of the checkpoints up to a step."""
+    _remove([folder for folder in _newest_first(run) if folder <= _folder(run, step)][keep:])
 
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+
+def tidy(run: Path) -> None:
+    """Clear away what a killed process left half written. Call it before anything is read, holding the run's lock."""
+    tidy_folders(run / "checkpoints", "step-*")
+    tidy_folders(run, "best")
+
+
+def drop_later(run: Path, step: int) -> None:
+    """Remove checkpoints after a step: damaged ones, where the run goes on from an older one."""
+    _remove([folder for folder in _newest_first(run) if folder > _folder(run, step)])
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def _newest_first(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Newest checkpoint that can be read, None if there is none at all; damaged ones are passed over with a warning.
+
+    Raises:
+        CheckpointError: if there are some, and not one can be read.
+    """
+    folders = _newest_first(run)
+    for folder in folders:
         try:
             torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
             read_weights(folder / WEIGHTS_FILE)
             return folder
         except Exception as error:  # any damage; an older checkpoint is better than none
             warnings.warn(f"checkpoint {folder} cannot be read ({type(error).__name__}: {error})", stacklevel=2)
+    if folders:
+        raise CheckpointError(
+            f"none of the {len(folders)} checkpoint(s) in {run / 'checkpoints'} can be read (see the warnings): give a "
+            "new run folder, or delete them to begin anew"
+        )
     return None
 
 

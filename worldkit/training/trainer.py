@@ -33,7 +33,7 @@ from ..hub import save_pretrained
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
-from .checkpoint import RunLog, latest_checkpoint, load_checkpoint, random_state, save_checkpoint
+from .checkpoint import RunLog, drop_later, latest_checkpoint, load_checkpoint, random_state, save_checkpoint, tidy
 from .commit import commit
 from .config import TrainConfig
 from .denormals import flush_denormals
@@ -138,7 +138,7 @@ class Trainer:
         self.watch = Watch(_num_particles(model))
         self.show_progress = show_progress and self.is_main
         self._mean_image = mean_image(train) if rollouts is not None and self.is_main else None
-        self._stop = False
+        self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
 
     # -- the loop
 
@@ -152,6 +152,8 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         lock = locked(self.run, command="worldkit train", instead="--run", patience=LOCK_PATIENCE)
         with lock if self.is_main else nullcontext():
+            if self.is_main:
+                tidy(self.run)
             self.accelerator.wait_for_everyone()  # nobody reads before the main process has the folder to itself
             self._open_run()
             self._loop()
@@ -181,7 +183,7 @@ class Trainer:
                         break
                 if self.progress.batch >= self.steps_per_epoch:
                     self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
-        if not self._saved_now():
+        if self._saved != self.progress.step:
             self._save()
 
     def _step(self, engine: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> dict[str, Any]:
@@ -343,6 +345,7 @@ class Trainer:
         self.loggers: list = []
         if not self.is_main:
             return
+        drop_later(self.run, self.progress.step)
         self.log = RunLog(self.run / "log.jsonl", step=self.progress.step)
         description = self._describe(model)
         temporary = self.run / ".run.json.tmp"
@@ -367,6 +370,7 @@ class Trainer:
                 "(batch_size x gradient_accumulation x processes): make them equal, or give a new folder"
             )
         self.progress = Progress(**state["progress"])
+        self._saved = self.progress.step
 
     @property
     def _clips_per_step(self) -> int:
@@ -406,9 +410,7 @@ class Trainer:
             if self.is_main:
                 save_checkpoint(self.run, model, state, keep=self.config.keep, facts=self._card())
             self.accelerator.wait_for_everyone()
-
-    def _saved_now(self) -> bool:
-        return (self.run / "checkpoints" / f"step-{self.progress.step:08d}").exists()
+        self._saved = self.progress.step
 
     def _not_finite(self, loss: Any) -> str:
         bad = [name for name, value in loss.terms.items() if not math.isfinite(float(value))]
