@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -121,8 +123,58 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, balls, tmp_path):
         return original(batch, step, **noise)
 
     model.forward = forward
-    with pytest.raises(TrainingError, match=r"step 3; terms that are not finite: .*reconstruction.*step-00000002"):
+    with pytest.raises(TrainingError, match=r"at step 4; terms that are not finite: .*reconstruction.*"
+                       r"the last good checkpoint is .*step-00000002"):
         trainer.fit()
+
+
+def test_a_checkpoint_that_leads_to_nan_has_one_before_it(tiny_model, balls, tmp_path):
+    """Weights may be finite and yet lost: the one kept checkpoint goes only when the next has made a step."""
+    model = tiny_model()
+    original = model.forward
+
+    def forward(batch, step=0, **noise):
+        loss = original(batch, step, **noise)
+        return replace(loss, total=loss.total * float("nan")) if step == 3 else loss
+
+    model.forward = forward
+    with pytest.raises(TrainingError, match=r"nan at step 4; .*step-00000003 leads there at once: delete it to go on "
+                                            r"from the last good checkpoint, .*step-00000002"):
+        run(model, balls, tmp_path, steps=9, save_every=1, keep=1)
+    shutil.rmtree(tmp_path / "checkpoints/step-00000003")
+    assert run(tiny_model(), balls, tmp_path, steps=4, save_every=1, keep=1, lr=1e-9).step == 4
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]  # its evaluation was finite
+
+
+def test_what_is_not_finite_is_neither_stepped_with_nor_saved(tiny_model, balls, tmp_path):
+    model = tiny_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    next(model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match="gradients' norm became (nan|inf) at step 1; there is no checkpoint yet"):
+        run(model, balls, tmp_path / "gradient", steps=3, max_grad_norm=1.0)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    trainer = Trainer(tiny_model(), balls(4), balls(4, "val"), TrainConfig(**OPTIONS, steps=9), run=tmp_path / "weight",
+                      show_progress=False)
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: next(trainer.model.parameters()).data.fill_(float("nan")) if trainer.progress.step == 1 else None)
+    with pytest.raises(TrainingError, match="a weight became nan at step 2; there is no checkpoint yet"):
+        trainer.fit()
+    with pytest.raises(TrainingError, match="validation loss became nan at step 1; there is no checkpoint yet"):
+        run(tiny_model(), balls, tmp_path / "valid", steps=2, lr=1e38, eval_every=1)
+    assert not list(tmp_path.glob("*/checkpoints/*"))
+
+
+@pytest.mark.parametrize("what", ["torch.save", "safetensors.torch.save_file", "worldkit.training.trainer.save_png"])
+def test_a_full_disk_is_named_with_the_way_back(what, tiny_model, balls, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise (RuntimeError if what == "torch.save" else OSError)("No space left on device")
+
+    run(tiny_model(), balls, tmp_path, steps=1)
+    monkeypatch.setattr(what, full)
+    with pytest.raises(TrainingError, match=r"cannot write .* after step 2 \((Runtime|OS)Error: No space left .*: the "
+                                            r"last good checkpoint is .*step-00000001. Is the disk full\?"):
+        run(tiny_model(), balls, tmp_path, steps=2)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_a_run_folder_of_another_model_is_refused(tiny_model, balls, tmp_path):

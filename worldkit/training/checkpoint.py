@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TrainingError
 from ..hub import WEIGHTS_FILE, load_weights, read_weights, tidy_folders, write_folder, write_model
 from ..model import WorldModel
 
@@ -23,7 +24,7 @@ STATE_FILE = "state.pt"
 
 
 def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep: int, facts: dict[str, Any]) -> Path:
-    """Write ``run/checkpoints/step-N`` and remove older ones; the new one stays.
+    """Write ``run/checkpoints/step-N`` and remove older ones (see `prune`); the new one stays.
 
     Args:
         run: Run folder.
@@ -32,6 +33,8 @@ def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep
             ``step``, ``epoch``, ``batch`` (steps made in this epoch), ``seconds``, ``best``.
         keep: How many checkpoints stay.
         facts: For the model card.
+    Raises:
+        TrainingError: if it cannot be written.
     """
 
     def fill(folder: Path) -> None:
@@ -39,9 +42,41 @@ def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep
         torch.save(state, folder / STATE_FILE)
 
     step = state["progress"]["step"]
-    folder = write_folder(_folder(run, step), fill)
+    with writing(_folder(run, step), run, step):
+        folder = write_folder(_folder(run, step), fill)
     prune(run, step, keep=keep)
     return folder
+
+
+@contextmanager
+def writing(path: Path, run: Path, step: int) -> Iterator[None]:
+    """Say what a run could not write, and where it goes on.
+
+    Raises:
+        TrainingError: for every error of writing a file.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
+        raise TrainingError(
+            f"cannot write {path} after step {step} ({type(error).__name__}: {error}): {way_back(run, step)}. Is the "
+            "disk full? Once there is room the same command goes on"
+        ) from error
+
+
+def way_back(run: Path, step: int) -> str:
+    """Which checkpoint a run that fails after a step, in the next one, may go on from, in words."""
+    newest = latest_checkpoint(run)
+    if newest is None:
+        return "there is no checkpoint yet"
+    if newest != _folder(run, step):
+        return f"the last good checkpoint is {newest}"
+    older = latest_checkpoint(run, before=step)
+    if older is None:
+        return f"its only checkpoint, {newest}, leads there at once"
+    return f"{newest} leads there at once: delete it to go on from the last good checkpoint, {older}"
 
 
 def prune(run: Path, step: int, *, keep: int) -> None:
@@ -73,13 +108,16 @@ def _newest_first(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 
 
-def latest_checkpoint(run: Path) -> Path | None:
+def latest_checkpoint(run: Path, *, before: int | None = None) -> Path | None:
     """Newest checkpoint that can be read, None if there is none at all; damaged ones are passed over with a warning.
 
+    Args:
+        run: Run folder.
+        before: Only checkpoints of earlier steps.
     Raises:
         CheckpointError: if there are some, and not one can be read.
     """
-    folders = _newest_first(run)
+    folders = [f for f in _newest_first(run) if before is None or f < _folder(run, before)]
     for folder in folders:
         try:
             torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)

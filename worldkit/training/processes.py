@@ -7,7 +7,7 @@ model with whole weights: ``whole()`` gives one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,20 @@ def main_process_first() -> Iterator[None]:
     accelerate = require_extra("accelerate", "train", "training")
     with accelerate.PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         yield
+
+
+def in_any(accelerator: Any, *flags: bool) -> list[bool]:
+    """Whether each of some flags is true in any process; call it in every process."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    values = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return (accelerator.reduce(values, "sum") > 0).tolist()
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number of some tensors, of this process's share of sharded ones, is finite."""
+    own = (x.to_local() if hasattr(x, "to_local") else x for x in tensors)
+    return all(bool(torch.isfinite(x).all()) for x in own)
 
 
 class Replicated:

@@ -16,8 +16,8 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,18 @@ from ..hub import save_pretrained
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
-from .checkpoint import RunLog, drop_later, latest_checkpoint, load_checkpoint, random_state, save_checkpoint, tidy
+from .checkpoint import (
+    RunLog,
+    drop_later,
+    latest_checkpoint,
+    load_checkpoint,
+    prune,
+    random_state,
+    save_checkpoint,
+    tidy,
+    way_back,
+    writing,
+)
 from .commit import commit
 from .config import TrainConfig
 from .denormals import flush_denormals
@@ -42,7 +53,7 @@ from .evaluate import evaluate, mean_image, validation_loss
 from .figures import animation, panel
 from .lock import locked
 from .loggers import open_loggers
-from .processes import STRATEGIES, make_accelerator, whole_tensor
+from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
 from .schedule import learning_rate
 from .watch import Watch
@@ -146,8 +157,8 @@ class Trainer:
         """Train until the configured epochs, steps or seconds are over.
 
         Raises:
-            TrainingError: a loss became NaN or infinite, the run folder belongs to another model, or another training
-                is at work in it.
+            TrainingError: a loss, gradient or weight became NaN or infinite, a file cannot be written, the run folder
+                belongs to another model, or another training is at work in it.
         """
         self.run.mkdir(parents=True, exist_ok=True)
         lock = locked(self.run, command="worldkit train", instead="--run", patience=LOCK_PATIENCE)
@@ -202,13 +213,16 @@ class Trainer:
                 with self.accelerator.autocast():
                     loss = engine(batch, self.progress.step, sampler=noise)
                 if not torch.isfinite(loss.total):
-                    raise TrainingError(self._not_finite(loss))
+                    bad = [name for name, value in loss.terms.items() if not torch.isfinite(value)]
+                    raise self._not_finite("the loss", loss.total.detach(), step=self.progress.step + 1, terms=bad)
                 self.accelerator.backward(loss.total / len(batches))
             losses.append({"loss": loss.total.detach(), **loss.terms})
         terms = self._mean(losses)
         if config.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
             terms["grad_norm"] = whole_tensor(norm)
+            if self.accelerator.scaler is None and not torch.isfinite(terms["grad_norm"]):  # a scaler skips such steps
+                raise self._not_finite("the gradients' norm", terms["grad_norm"], step=self.progress.step + 1)
         optimizer.step()
         if self.ema is not None:
             self.ema.update(self.model)
@@ -228,15 +242,15 @@ class Trainer:
     def _done(self) -> bool:
         """Whether to stop now; all processes agree."""
         over = self.config.seconds is not None and self.progress.seconds >= self.config.seconds
-        if self.world > 1:
-            flags = torch.tensor([float(self._stop), float(over)], device=self.device)
-            self._stop, over = (self.accelerator.reduce(flags, "sum") > 0).tolist()
+        self._stop, over = in_any(self.accelerator, self._stop, over)
         return self._stop or over or self.progress.step >= self.limit
 
     def _after_step(self, terms: dict[str, Any], bar: ProgressBar, *, ended: bool) -> None:
         step, config = self.progress.step, self.config
         every = config.eval_every or self.steps_per_epoch
         evaluating = step % every == 0 or ended
+        if self.is_main and self._saved == step - 1:  # whose weights have taken a step now, so that older ones may go
+            prune(self.run, self._saved, keep=config.keep)
         if step % config.log_every == 0 or step == 1 or evaluating:
             values = {name: float(value) for name, value in terms.items()}
             self._write(values | {"lr": self.optimizer.param_groups[0]["lr"]})
@@ -245,16 +259,20 @@ class Trainer:
             with bar.paused("evaluating"):
                 self.evaluate(bar)
         if evaluating or (config.save_every and step % config.save_every == 0):
-            self._save()
+            self._save(proven=evaluating and not self._stop)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.is_main:
             head = {"step": self.progress.step, "epoch": self.progress.epoch,
                     "seconds": round(self.progress.seconds, 3)}
-            self.log.write(head | values)
+            with self._writing("log.jsonl"):
+                self.log.write(head | values)
             numbers = {name: value for name, value in values.items() if isinstance(value, float)}
             for logger in self.loggers:
                 logger.write(self.progress.step, numbers)
+
+    def _writing(self, name: str) -> AbstractContextManager[None]:
+        return writing(self.run / name, self.run, self.progress.step)
 
     def _warn(self, warnings: list[str], bar: ProgressBar | None) -> None:
         for text in warnings:
@@ -285,20 +303,23 @@ class Trainer:
             entry: dict[str, float] = {"valid_loss": validation_loss(
                 model, self.valid, max_clips=config.eval_clips, batch_size=config.batch_size, step=step,
                 device=self.device)}
+            if not math.isfinite(entry["valid_loss"]):
+                raise self._not_finite("the validation loss", entry["valid_loss"], step=step)
             model.eval()
-            figures = self.run / "figures"
-            clip = torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device)
-            save_png(panel(model, clip), figures / f"step-{step:08d}-panel.png")
+            picture = panel(model, torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device))
+            with self._writing("figures"):
+                save_png(picture, self.run / "figures" / f"step-{step:08d}-panel.png")
             self._warn(self.watch.look_at_masks(self._masks(model)), bar)
             if self.rollouts is not None:
-                entry |= self._predictions(model, figures)
+                entry |= self._predictions(model)
             model.train()
         self._write(entry)
         chosen = {"prior": "psnr_prediction", "inferred": "psnr_inferred", "loss": ""}[config.select_by]
         score = entry.get(chosen, -entry["valid_loss"])
         if score > self.progress.best:
             self.progress.best = score
-            save_pretrained(model, self.run / "best", facts=self._card())
+            with self._writing("best"):
+                save_pretrained(model, self.run / "best", facts=self._card())
         return entry
 
     def _masks(self, model: ComposedWorldModel) -> torch.Tensor | None:
@@ -309,7 +330,7 @@ class Trainer:
         video = collate([self.valid[i] for i in indices]).to(self.device).video
         return model.decode(model.encode(video), masks=True).masks
 
-    def _predictions(self, model: ComposedWorldModel, figures: Path) -> dict[str, float]:
+    def _predictions(self, model: ComposedWorldModel) -> dict[str, float]:
         dataset, context = self.rollouts  # type: ignore[misc]
         drivers = ("prior", "inferred") if self.config.select_by == "inferred" else ("prior",)
         reports = evaluate(
@@ -319,7 +340,8 @@ class Trainer:
         report = reports["prior"]
         batch = collate([dataset[len(dataset) // 2]]).to(self.device)
         frames = animation(model, batch, context_frames=context)
-        save_animation(frames, figures / f"step-{self.progress.step:08d}-rollout.gif")
+        with self._writing("figures"):
+            save_animation(frames, self.run / "figures" / f"step-{self.progress.step:08d}-rollout.gif")
         names = {"model": "prediction", "copy last frame": "copy_last", "mean training frame": "mean_frame"}
         scores = {f"psnr_{short}": report.summary(name, "psnr").mean for name, short in names.items()}
         inferred = reports.get("inferred")
@@ -392,7 +414,10 @@ class Trainer:
             "batch size": self._clips_per_step, "learning rate": self.config.lr, "device": str(self.device),
         }
 
-    def _save(self) -> None:
+    def _save(self, *, proven: bool = True) -> None:
+        """Write a checkpoint; until its weights are ``proven`` to give finite losses, the one before it stays."""
+        if any(in_any(self.accelerator, not all_finite(self.model.parameters()))):
+            raise self._not_finite("a weight", math.nan, step=self.progress.step)
         state = {
             "optimizer": self.strategy.optimizer_state(self.optimizer),
             "progress": vars(self.progress) | {"clips_per_step": self._clips_per_step},
@@ -408,17 +433,16 @@ class Trainer:
             state["rng"] = gather_object(state["rng"])
         with self.strategy.whole() as model:
             if self.is_main:
-                save_checkpoint(self.run, model, state, keep=self.config.keep, facts=self._card())
+                save_checkpoint(self.run, model, state, keep=self.config.keep if proven else max(2, self.config.keep),
+                                facts=self._card())
             self.accelerator.wait_for_everyone()
         self._saved = self.progress.step
 
-    def _not_finite(self, loss: Any) -> str:
-        bad = [name for name, value in loss.terms.items() if not math.isfinite(float(value))]
-        newest = latest_checkpoint(self.run)
-        where = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
-        return (
-            f"the loss became {float(loss.total.detach())} at step {self.progress.step}; terms that are not finite: "
-            f"{', '.join(bad) or 'none by itself'}; {where}. A lower lr is the usual cure: -o train.lr=..."
+    def _not_finite(self, what: str, value: Any, *, step: int, terms: Sequence[str] = ()) -> TrainingError:
+        named = f"terms that are not finite: {', '.join(terms)}; " if terms else ""
+        return TrainingError(
+            f"{what} became {float(value)} at step {step}; {named}{way_back(self.run, self.progress.step)}. A lower lr "
+            "is the usual cure: -o train.lr=..."
         )
 
 
