@@ -1,5 +1,8 @@
 """Windows, collation, the resumable order of batches, splits, the format registry."""
 
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +142,21 @@ def test_loader_resumes_with_any_number_of_workers(workers):
     assert torch.equal(before, torch.get_rng_state())
     loader.batch_sampler.set_state(1, 2)
     assert order(loader) == epochs[1][2:]
+
+
+def test_a_worker_ends_by_its_parent_only():
+    """Who stops a whole process group means the parent, which may want another batch before it leaves."""
+    if not hasattr(signal, "sigwaitinfo"):
+        pytest.skip("workers cannot tell who signals")
+    loader = make_loader(ClipDataset(episodes(7), num_frames=4), 2, num_workers=1)
+    batches = len(list(loader))
+    (worker,) = loader._iterator._workers
+    for name in ("TERM", "INT", "TERM"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    assert len(list(loader)) == batches and worker.is_alive()
+    worker.terminate()
+    worker.join(timeout=10)
+    assert worker.exitcode == 0
 
 
 def test_split_by_clip_is_stable_and_never_empty():

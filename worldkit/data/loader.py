@@ -6,6 +6,9 @@ the batches it would have seen. The loader never touches torch's global random s
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -137,7 +140,27 @@ def make_loader(
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
+        worker_init_fn=_end_by_parent_only,
         persistent_workers=num_workers > 0,
         pin_memory=torch.device(device).type == "cuda",
         generator=torch.Generator().manual_seed(seed),  # else every epoch would draw from the global state
     )
+
+
+def _end_by_parent_only(worker: int) -> None:
+    """Let a worker take SIGTERM and SIGINT from its parent only, which ends it so when it exits.
+
+    Who signals a whole process group (``timeout``, a cluster, Ctrl-C) means the parent, which may want another batch
+    before it leaves. To ignore these signals outright would leave an exiting parent waiting for ever.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+        return
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        while signal.sigwaitinfo(signals).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

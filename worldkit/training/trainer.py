@@ -13,11 +13,10 @@ from __future__ import annotations
 import json
 import math
 import platform
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ from .loggers import open_loggers
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
 from .schedule import learning_rate
+from .stop import graceful_stop
 from .watch import Watch
 
 LOCK_PATIENCE = 10.0
@@ -178,8 +178,8 @@ class Trainer:
         if self.config.compile:
             engine = torch.compile(engine)
         optimizer = self.accelerator.prepare(self.optimizer) if self.config.strategy == "ddp" else self.optimizer
-        with flush_denormals(), _graceful_stop(self), ProgressBar(self.progress.step, self.limit, self.config.seconds,
-                                               enabled=self.show_progress) as bar:
+        bar = ProgressBar(self.progress.step, self.limit, self.config.seconds, enabled=self.show_progress)
+        with graceful_stop(self.stop), flush_denormals(), bar:
             for note in self.model.objective.notes(self.model):
                 bar.say(note)
             ended = self._done()
@@ -194,8 +194,12 @@ class Trainer:
                         break
                 if self.progress.batch >= self.steps_per_epoch:
                     self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
-        if self._saved != self.progress.step:
-            self._save()
+            if self._saved != self.progress.step:
+                self._save()
+
+    def stop(self) -> None:
+        """Finish the step at hand, write a checkpoint and leave `fit`."""
+        self._stop = True
 
     def _step(self, engine: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> dict[str, Any]:
         started, config = time.perf_counter(), self.config
@@ -457,25 +461,3 @@ def _num_particles(model: ComposedWorldModel) -> int | None:
     spec = model.encoder.spec
     key = spec.find("transparency")
     return None if key is None else spec.group(key[0]).size // spec.views
-
-
-@contextmanager
-def _graceful_stop(trainer: Trainer) -> Iterator[None]:
-    """On SIGTERM or Ctrl-C finish the step, write a checkpoint and leave; a second Ctrl-C leaves at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        if trainer._stop:
-            raise KeyboardInterrupt
-        trainer._stop = True
-
-    previous: dict[int, Callable | int | None] = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, stop)
-    except ValueError:
-        pass  # not in the main thread: no handlers
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
