@@ -38,7 +38,8 @@ def run_train(options: Namespace) -> None:
         return
     state = "finished" if result.finished else "stopped; the same command goes on"
     console.print(f"{state} at step {result.step} after {result.seconds:.0f} s of training: {result.run}")
-    console.print(f"pictures: {result.run / 'figures'}   best model: {result.run / 'best'}")
+    best = result.run / "best" if (result.run / "best").exists() else "none yet"
+    console.print(f"pictures: {result.run / 'figures'}   best model: {best}")
 
 
 def run_list(options: Namespace) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from worldkit.errors import CheckpointError, ConfigError, TrainingError
 from worldkit.training import TrainConfig, Trainer
@@ -45,6 +46,24 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tiny_model, balls, tmp_path):
     # the stopped run evaluated once more, at its end
     losses = [line for line in without_time(result.log) if "loss" in line]
     assert losses == [line for line in without_time(expected.log) if "loss" in line]
+
+
+@pytest.mark.parametrize("step", [2, 3])  # in the middle, and the last one
+def test_the_evaluation_that_a_stop_prevented_is_made_up_for(step, tiny_model, balls, tmp_path):
+    expected = run(tiny_model(), balls, tmp_path / "whole", steps=3, eval_every=2)
+    model = tiny_model()
+    trainer = Trainer(model, balls(4), balls(4, "val"), TrainConfig(**(OPTIONS | {"eval_every": 2, "steps": 3})),
+                      run=tmp_path / "parts", show_progress=False)
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: trainer.stop() if trainer.progress.step == step - 1 else None)
+    stopped = trainer.fit()
+    assert stopped.step == step and not stopped.finished
+    assert sum("valid_loss" in line for line in stopped.log) == step - 2
+    again = run(tiny_model(seed=9), balls, tmp_path / "parts", steps=3, eval_every=2)
+    assert again.finished and without_time(again.log) == without_time(expected.log)
+    best = [load_file(tmp_path / name / "best/model.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(best[0][name], value) for name, value in best[1].items())
+    assert run(tiny_model(), balls, tmp_path / "parts", steps=3, eval_every=2).log == again.log  # once is enough
 
 
 def test_a_crash_costs_only_the_steps_since_the_last_checkpoint(tiny_model, balls, tmp_path):

@@ -64,13 +64,16 @@ LOCK_PATIENCE = 10.0
 
 @dataclass
 class Progress:
-    """Where a run is. ``batch``: steps made in this epoch. ``seconds`` counts steps only, not evaluations."""
+    """Where a run is. ``batch``: steps made in this epoch. ``seconds`` counts steps only, not evaluations.
+    ``owed``: the evaluation of this step is still to be made, since the run was told to stop.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
     best: float = -math.inf
+    owed: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,9 @@ class Trainer:
             for note in self.model.objective.notes(self.model):
                 bar.say(note)
             ended = self._done()
+            if self.progress.owed and not self._stop:
+                self.evaluate(bar)
+                self._save()
             while not ended:
                 self.sampler.set_state(self.progress.epoch, self.progress.batch * self.config.gradient_accumulation)
                 for batches in _grouped(self.loader, self.config.gradient_accumulation):
@@ -247,23 +253,25 @@ class Trainer:
         """Whether to stop now; all processes agree."""
         over = self.config.seconds is not None and self.progress.seconds >= self.config.seconds
         self._stop, over = in_any(self.accelerator, self._stop, over)
-        return self._stop or over or self.progress.step >= self.limit
+        self._finished = over or self.progress.step >= self.limit
+        return self._stop or self._finished
 
     def _after_step(self, terms: dict[str, Any], bar: ProgressBar, *, ended: bool) -> None:
         step, config = self.progress.step, self.config
         every = config.eval_every or self.steps_per_epoch
-        evaluating = step % every == 0 or ended
+        self.progress.owed = step % every == 0 or self._finished
+        looking = self.progress.owed or ended
         if self.is_main and self._saved == step - 1:  # whose weights have taken a step now, so that older ones may go
             prune(self.run, self._saved, keep=config.keep)
-        if step % config.log_every == 0 or step == 1 or evaluating:
+        if step % config.log_every == 0 or step == 1 or looking:
             values = {name: float(value) for name, value in terms.items()}
             self._write(values | {"lr": self.optimizer.param_groups[0]["lr"]})
             self._warn(self.watch.look(step, values), bar)
-        if evaluating and not self._stop:
-            with bar.paused("evaluating"):
-                self.evaluate(bar)
-        if evaluating or (config.save_every and step % config.save_every == 0):
-            self._save(proven=evaluating and not self._stop)
+        evaluating = self.progress.owed and not self._stop
+        if evaluating:
+            self.evaluate(bar)
+        if looking or (config.save_every and step % config.save_every == 0):
+            self._save(proven=evaluating)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.is_main:
@@ -292,11 +300,13 @@ class Trainer:
         Only the main process computes (and gets an answer); weights are the moving average, if there is one.
         """
         entry: dict[str, float] = {}
+        paused = nullcontext() if bar is None else bar.paused("evaluating")
         averaged = nullcontext() if self.ema is None else self.ema.weights_in(self.model)
-        with averaged, self.strategy.whole() as model:
+        with paused, averaged, self.strategy.whole() as model:
             if self.is_main:
                 entry = self._evaluate(model, bar)
             self.accelerator.wait_for_everyone()
+        self.progress.owed = False
         return entry
 
     def _evaluate(self, model: ComposedWorldModel, bar: ProgressBar | None) -> dict[str, float]:
