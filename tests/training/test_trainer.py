@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from worldkit.errors import CheckpointError, ConfigError, TrainingError
 from worldkit.training import TrainConfig, Trainer
 from worldkit.training.checkpoint import RunLog, latest_checkpoint
+from worldkit.training.record import fingerprint
 
 OPTIONS = dict(batch_size=4, lr=1e-3, eval_every=100, save_every=2, eval_clips=4, log_every=1)
 
@@ -200,6 +201,60 @@ def test_a_run_folder_of_another_model_is_refused(tiny_model, balls, tmp_path):
     run(tiny_model(), balls, tmp_path, steps=1)
     with pytest.raises(TrainingError, match="another model configuration"):
         run(tiny_model(timestep_horizon=2), balls, tmp_path, steps=2)
+
+
+def test_other_data_are_refused_wherever_they_lie(tiny_model, balls, tmp_path):
+    def fit(clips, steps):
+        config = TrainConfig(**(OPTIONS | {"steps": steps}))
+        return Trainer(tiny_model(), clips, balls(4, "val"), config, run=tmp_path, show_progress=False).fit()
+
+    fit(balls(4), 1)
+    began = (tmp_path / "run.json").read_text()
+    with pytest.raises(TrainingError, match=f"the data are not those .*-o train.init_from={tmp_path}"):
+        fit(balls(4, "test"), 2)
+    assert (tmp_path / "run.json").read_text() == began
+    record = json.loads(began)
+    assert record.pop("data fingerprint") == fingerprint(balls(4)) != fingerprint(balls(4, "test"))
+    (tmp_path / "run.json").write_text(json.dumps(record))  # of an older version
+    assert fit(balls(4), 2).step == 2
+    assert json.loads((tmp_path / "run.json").read_text())["data fingerprint"] == fingerprint(balls(4))
+
+
+@pytest.mark.parametrize("option, values", [
+    ("seed", (0, 1)), ("select_by", ("prior", "loss")), ("ema", (0.9, 0.99)), ("init_from", (None, "other"))])
+def test_options_that_a_run_keeps_for_life(option, values, tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=1, **{option: values[0]})
+    with pytest.raises(TrainingError, match=rf"another train.{option} {values[0]} -> {values[1]}: leave it as"):
+        run(tiny_model(), balls, tmp_path, steps=2, **{option: values[1]})
+
+
+def test_what_changed_is_told_and_recorded(tiny_model, balls, tmp_path, monkeypatch, capsys):
+    def fit(**options):
+        Trainer(tiny_model(), balls(4), balls(4, "val"), TrainConfig(**(OPTIONS | options)), run=tmp_path,
+                facts={"data": "balls", "data.num_episodes": options["steps"]}).fit()
+
+    fit(steps=1, init_from="first")
+    began = json.loads((tmp_path / "run.json").read_text())
+    monkeypatch.setattr("sys.argv", ["the", "second", "command"])
+    fit(steps=2, lr=1e-4)
+    fit(steps=2, lr=1e-4)
+    told = "data.num_episodes 1 -> 2, train.lr 0.001 -> 0.0001, train.steps 1 -> 2"
+    assert f"changed since the run began: {told}" in " ".join(capsys.readouterr().out.split())
+    record = json.loads((tmp_path / "run.json").read_text())
+    resumed = record.pop("resumed")
+    assert record == began and [entry["step"] for entry in resumed] == [1, 2]
+    assert resumed[0]["changed"]["train.lr"] == [1e-3, 1e-4] and resumed[0]["command"] == "the second command"
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_text(""), lambda file: file.unlink()])
+@pytest.mark.filterwarnings("ignore:.*run.json cannot be read")
+def test_a_run_goes_on_without_its_record(damage, tiny_model, balls, tmp_path):
+    run(tiny_model(), balls, tmp_path, steps=1)
+    damage(tmp_path / "run.json")
+    with pytest.raises(TrainingError, match="another model configuration"):
+        run(tiny_model(timestep_horizon=2), balls, tmp_path, steps=2)
+    assert run(tiny_model(), balls, tmp_path, steps=2).step == 2
+    assert json.loads((tmp_path / "run.json").read_text())["resumed"][0]["step"] == 1
 
 
 def test_only_the_newest_checkpoints_stay(tiny_model, balls, tmp_path):

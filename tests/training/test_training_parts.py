@@ -148,6 +148,9 @@ def test_options_that_cannot_work(tiny_model, balls, tmp_path, options, message)
 
 def test_a_checkpoint_without_the_average_is_not_resumed_with_one(tiny_model, balls, tmp_path):
     trainer(tiny_model(), balls, tmp_path).fit()
+    with pytest.raises(TrainingError, match="another train.ema None -> 0.9"):
+        trainer(tiny_model(), balls, tmp_path, ema=0.9, steps=3).fit()
+    (tmp_path / "run.json").unlink()
     with pytest.raises(TrainingError, match="has no moving average"):
         trainer(tiny_model(), balls, tmp_path, ema=0.9, steps=3).fit()
 
@@ -178,8 +181,10 @@ def test_action_statistics_are_saved_with_the_model(tmp_path):
     overrides = {"conditioners": {"action": {"name": "action", "dim": 2}}, "timestep_horizon": 3, "latent_action": None,
                  "dynamics": {"dim": 16, "num_layers": 1, "num_heads": 2}}
     train("lpwm-balls-mini", str(tmp_path / "set"), run=tmp_path / "run", overrides=overrides, show_progress=False,
-          train_overrides={"steps": 1, "batch_size": 2, "eval_clips": 1})
-    saved = json.loads((tmp_path / "run/best/train.json").read_text())["statistics of action"]
+          data_options={"split_seed": 1}, train_overrides={"steps": 1, "batch_size": 2, "eval_clips": 1})
+    facts = json.loads((tmp_path / "run/best/train.json").read_text())
+    assert facts["data.split_seed"] == 1
+    saved = facts["statistics of action"]
     assert len(saved["mean"]) == 2 and saved["count"] > 0 and saved["min"] < saved["max"]
 
 

@@ -104,6 +104,11 @@ def _folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """Steps made before a checkpoint was written."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def _newest_first(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 

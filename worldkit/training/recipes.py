@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..presets import resolve_preset
 from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .processes import main_process_first
+from .record import read_facts
 from .trainer import Trainer, TrainResult
 
 WEIGHTS_FROM = "weights from"
@@ -98,7 +98,8 @@ def make_trainer(
     model = create_model(preset, **(overrides or {}))
     if not isinstance(model, ComposedWorldModel):
         raise ConfigError(f"'{preset}' is a model family with a training of its own")
-    facts = {"preset": preset, "data": data} | _initialise(model, preset, data, config, Path(run))
+    facts = {"preset": preset, "data": data} | {f"data.{name}": value for name, value in options.items()}
+    facts |= _initialise(model, preset, data, config, Path(run))
     if config.vgg_backbone or config.lpips_heads:
         model.use_perceptual(load_lpips(config.vgg_backbone, config.lpips_heads))
     with main_process_first():  # it makes or decodes what the others then find in the cache
@@ -127,8 +128,9 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
     Raises:
         TrainingError: the objective needs trained parts, and nothing gives them.
     """
-    if latest_checkpoint(run) is not None:  # which holds all weights
-        began = json.loads((run / "run.json").read_text(encoding="utf-8")).get("facts", {}).get(WEIGHTS_FROM)
+    newest = latest_checkpoint(run)
+    if newest is not None:  # which holds all weights
+        began = read_facts(newest / "train.json").get(WEIGHTS_FROM)
         return {WEIGHTS_FROM: began} if began else {}
     source = config.init_from
     if source is None and config.init_parts is not None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,12 +21,11 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..batch import Batch
 from ..data import ClipDataset, collate, make_loader
 from ..distributions import ClipSampler
 from ..errors import TrainingError
-from ..hub import save_pretrained
+from ..hub import read_config, save_pretrained
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
@@ -40,11 +37,11 @@ from .checkpoint import (
     prune,
     random_state,
     save_checkpoint,
+    step_of,
     tidy,
     way_back,
     writing,
 )
-from .commit import commit
 from .config import TrainConfig
 from .denormals import flush_denormals
 from .ema import EMA
@@ -54,6 +51,7 @@ from .lock import locked
 from .loggers import open_loggers
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
+from .record import RECORD_FILE, continued, fingerprint, in_words, read_facts, surroundings, write_record
 from .schedule import learning_rate
 from .stop import graceful_stop
 from .watch import Watch
@@ -153,6 +151,7 @@ class Trainer:
         self.show_progress = show_progress and self.is_main
         self._mean_image = mean_image(train) if rollouts is not None and self.is_main else None
         self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
+        self._changed: dict[str, Any] = {}  # option -> (when the run began, now)
 
     # -- the loop
 
@@ -185,6 +184,8 @@ class Trainer:
         with graceful_stop(self.stop), flush_denormals(), bar:
             for note in self.model.objective.notes(self.model):
                 bar.say(note)
+            if self._changed:
+                bar.say(f"changed since the run began: {in_words(self._changed)}")
             ended = self._done()
             if self.progress.owed and not self._stop:
                 self.evaluate(bar)
@@ -364,30 +365,27 @@ class Trainer:
     # -- the run folder
 
     def _open_run(self) -> None:
-        described = self.run / "run.json"
-        model = self.model.config.to_dict()
-        if described.exists():
-            old = json.loads(described.read_text(encoding="utf-8")).get("model")
-            if old != model:
-                raise TrainingError(
-                    f"run folder {self.run} belongs to another model configuration; give a new folder, or delete it"
-                )
-        newest = latest_checkpoint(self.run)
+        newest, began, record = latest_checkpoint(self.run), read_facts(self.run / RECORD_FILE), self._describe()
+        if newest is not None and "model" not in began:
+            began["model"] = read_config(newest).to_dict()
+        if began.get("model", record["model"]) != record["model"]:
+            raise TrainingError(
+                f"run folder {self.run} belongs to another model configuration; give a new folder, or delete it"
+            )
         if newest is None:
             torch.manual_seed(self.config.seed + 1_000_003 * self.rank)  # of dropout; noise has its own generators
         else:
+            record = continued(began, record, run=self.run, step=step_of(newest))
             self._resume(newest)
+            self._changed = record["resumed"][-1]["changed"]
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         self.loggers: list = []
         if not self.is_main:
             return
         drop_later(self.run, self.progress.step)
         self.log = RunLog(self.run / "log.jsonl", step=self.progress.step)
-        description = self._describe(model)
-        temporary = self.run / ".run.json.tmp"
-        temporary.write_text(json.dumps(description, indent=2, default=str) + "\n", encoding="utf-8")
-        temporary.replace(described)
-        self.loggers = open_loggers(self.config.loggers, self.run, description, self.progress.step)
+        write_record(self.run, record)
+        self.loggers = open_loggers(self.config.loggers, self.run, record, self.progress.step)
 
     def _resume(self, folder: Path) -> None:
         with self.strategy.whole() as model:
@@ -412,15 +410,14 @@ class Trainer:
     def _clips_per_step(self) -> int:
         return self.config.batch_size * self.config.gradient_accumulation * self.world
 
-    def _describe(self, model: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model": model, "train": self.config.to_dict(), "facts": self.facts,
-            "notes": self.model.objective.notes(self.model),
-            "command": " ".join(sys.argv), "commit": {"worldkit": commit(Path(__file__)), "here": commit(Path.cwd())},
-            "worldkit": __version__, "torch": torch.__version__,
-            "python": platform.python_version(), "machine": platform.machine(), "device": str(self.device),
-            "threads": torch.get_num_threads(), "processes": self.world,
+    def _describe(self) -> dict[str, Any]:
+        """The record of a run that begins now, as JSON has it."""
+        record = {
+            "model": self.model.config.to_dict(), "train": self.config.to_dict(), "facts": self.facts,
+            "notes": self.model.objective.notes(self.model), "data fingerprint": fingerprint(self.loader.dataset),
+            **surroundings(), "device": str(self.device), "processes": self.world,
         }
+        return json.loads(json.dumps(record, default=str))
 
     def _card(self) -> dict[str, Any]:
         return self.facts | {

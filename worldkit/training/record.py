@@ -1,0 +1,129 @@
+"""``run.json``: what a run is, how it began, and what may change when it goes on.
+
+It stays as it was written when the run began; whoever goes on adds an entry to ``"resumed"``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..data import ClipDataset
+from ..errors import TrainingError
+from .commit import commit
+from .config import TrainConfig
+
+RECORD_FILE, DATA = "run.json", "data fingerprint"
+KEPT = ("seed", "init_from", "init_parts", "select_by", "ema")
+"""Training options that stay for the life of a run: its order of clips, noise, average and ``best/`` rest on them."""
+AT_THE_START = ("train.init_from", "train.init_parts")
+"""Options that say how to begin: a run that goes on may leave them out."""
+
+
+def surroundings() -> dict[str, Any]:
+    """What this process was started with, and where."""
+    return {
+        "command": " ".join(sys.argv), "commit": {"worldkit": commit(Path(__file__)), "here": commit(Path.cwd())},
+        "worldkit": __version__, "torch": torch.__version__, "python": platform.python_version(),
+        "machine": platform.machine(), "threads": torch.get_num_threads(),
+    }
+
+
+def fingerprint(clips: ClipDataset) -> str:
+    """A hash by which data are known again wherever they lie: of all lengths, and of two frames.
+
+    Args:
+        clips: Clips of the data.
+    Returns:
+        SHA-256 over the lengths of all episodes and the first frames of the first and the last one that has a clip.
+    """
+    source = clips.source
+    digest = hashlib.sha256(json.dumps([source.length(i) for i in range(source.num_episodes)]).encode())
+    for index in (0, len(clips) - 1):
+        frame = source.read(clips.window(index)[0], 0, 1)["video"]
+        digest.update(np.ascontiguousarray(frame).tobytes())
+    return digest.hexdigest()
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """What a JSON file of a run says; nothing if there is none, or, with a warning, if it is damaged."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        warnings.warn(f"{file} cannot be read ({type(error).__name__}: {error})", stacklevel=2)
+        return {}
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json`` in one step."""
+    temporary = run / f".{RECORD_FILE}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(run / RECORD_FILE)
+
+
+def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, step: int) -> dict[str, Any]:
+    """The record of a run that goes on.
+
+    Args:
+        began: Its record, as far as there is one.
+        now: What would be the record of a new run.
+        run: Run folder.
+        step: Where it goes on.
+    Returns:
+        ``began``, completed by ``now``, and with another entry in ``"resumed"``: step, command, commit and what is
+        ``changed`` since the run began, option -> (then, now).
+    Raises:
+        TrainingError: other data, or an option of `KEPT` with another value.
+    """
+    instead = f"or give a new run folder, where -o train.init_from={run} begins with the weights of this one"
+    changed = _changed(began, now)
+    if began.get(DATA, now[DATA]) != now[DATA]:
+        options = in_words({name: values for name, values in changed.items() if name.split(".")[0] == "data"})
+        raise TrainingError(
+            f"the data are not those that run {run} began with, they differ in lengths or frames"
+            f"{f' ({options})' if options else ''}: give it the same data, {instead}"
+        )
+    if kept := [f"train.{name}" for name in KEPT if f"train.{name}" in changed]:
+        raise TrainingError(
+            f"run {run} cannot go on with another {in_words({name: changed[name] for name in kept})}: leave it as it "
+            f"was, {instead}"
+        )
+    entry = {"step": step, "command": now["command"], "commit": now["commit"], "changed": changed}
+    return {**now, **began, "resumed": [*began.get("resumed", []), entry]}
+
+
+def in_words(changed: Mapping[str, Any]) -> str:
+    """``train.lr 0.001 -> 0.0001, train.steps 10 -> 20``."""
+    return ", ".join(f"{name} {then} -> {now}" for name, (then, now) in changed.items())
+
+
+def _changed(began: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    if "train" not in began:  # the record was lost
+        return {}
+    old, new = _options(began), _options(now)
+    changed = {name: [old.get(name), new.get(name)] for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+    return {name: values for name, values in changed.items()
+            if not (name in AT_THE_START and values[1] is None or name.startswith("data.") and DATA not in began)}
+
+
+def _options(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of training, those left out at their defaults, and of the data."""
+    training = TrainConfig().to_dict() | record["train"]
+    data = {name: value for name, value in record["facts"].items() if name == "data" or name.startswith("data.")}
+    return {f"train.{name}": value for name, value in training.items()} | data
