@@ -61,6 +61,20 @@ def test_a_diverging_kl_is_named_once():
     assert "kl_dynamics diverges" in sum(loud, [])[0]
 
 
+def test_what_was_watched_survives_a_stop(tiny_model, balls, tmp_path):
+    whole = trainer(tiny_model(), balls, tmp_path / "whole", steps=3)
+    whole.fit()
+    for steps in (1, 3):
+        parts = trainer(tiny_model(), balls, tmp_path / "parts", steps=steps)
+        parts.fit()
+    assert parts.watch.mean == whole.watch.mean and parts.watch.lowest == whole.watch.lowest != {}
+    watch = Watch()
+    watch.look(0, {"kl": 5.0})
+    again = Watch()
+    again.load_state_dict(watch.state_dict())
+    assert "kl diverges" in again.look(1, {"kl": 5000.0})[0]
+
+
 @pytest.mark.parametrize("visible, word", [(0.0, "gone"), (12.0, "saturated"), (6.0, None)])
 def test_particles_that_stay_gone_or_saturated_are_named(visible, word):
     watch = Watch(num_particles=12)

@@ -29,8 +29,8 @@ def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep
     Args:
         run: Run folder.
         model: What is trained.
-        state: ``optimizer``, ``rng`` (one `random_state` per process), ``ema`` if there is one, and ``progress``:
-            ``step``, ``epoch``, ``batch`` (steps made in this epoch), ``seconds``, ``best``.
+        state: ``optimizer``, ``rng`` (one `random_state` per process), ``watch``, ``ema`` if there is one, and
+            ``progress``: ``step``, ``epoch``, ``batch`` (steps made in this epoch), ``seconds``, ``best``, ``owed``.
         keep: How many checkpoints stay.
         facts: For the model card.
     Raises:

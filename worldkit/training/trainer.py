@@ -92,7 +92,7 @@ class Trainer:
         model: The model; trained in place.
         train, valid: Clips of ``model.clip_length`` frames.
         config: Options.
-        run: Run folder. If it holds checkpoints of the same model, training goes on from the newest.
+        run: Run folder. If it holds checkpoints of the same model and data, training goes on from the newest.
         rollouts: Clips to predict at evaluations (longer than training clips), with the number of given frames; None
             skips predictions.
         facts: Stored with the run (data, command, ...).
@@ -160,7 +160,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss, gradient or weight became NaN or infinite, a file cannot be written, the run folder
-                belongs to another model, or another training is at work in it.
+                belongs to another model or other data, or another training is at work in it.
         """
         self.run.mkdir(parents=True, exist_ok=True)
         lock = locked(self.run, command="worldkit train", instead="--run", patience=LOCK_PATIENCE)
@@ -397,6 +397,8 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if "watch" in state:
+            self.watch.load_state_dict(state["watch"])
         made_with = state["progress"].pop("clips_per_step", self._clips_per_step)
         if made_with != self._clips_per_step:
             raise TrainingError(
@@ -433,6 +435,7 @@ class Trainer:
             "optimizer": self.strategy.optimizer_state(self.optimizer),
             "progress": vars(self.progress) | {"clips_per_step": self._clips_per_step},
             "rng": [random_state()],
+            "watch": self.watch.state_dict(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +32,15 @@ class Watch:
     def look(self, step: int, terms: Mapping[str, float]) -> list[str]:
         """New warnings, given the terms of a step's loss."""
         return [text for text in (*self._diverging(terms), self._particles(step, terms)) if text]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs to go on as if never stopped."""
+        return {"mean": self.mean, "lowest": self.lowest, "since": self.since, "said": sorted(self.said)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s answer."""
+        self.mean, self.lowest, self.since = (dict(state[name]) for name in ("mean", "lowest", "since"))
+        self.said = set(state["said"])
 
     def _diverging(self, terms: Mapping[str, float]) -> list[str]:
         found = []
