@@ -29,14 +29,15 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "objectives": BASICS,
     "model": BASICS | COMPONENTS | {"objectives"},
     "factory": {"model", "config", "registry", "presets", "errors"},
-    "hub": {"", "model_card", "factory", "model", "config", "presets", "registry", "errors"},
+    "folders": {"errors"},
+    "hub": {"", "folders", "model_card", "factory", "model", "config", "presets", "registry", "errors"},
     "model_card": {"", "model"},
-    "sharing": {"hub", "model", "model_card", "errors"},
+    "sharing": {"folders", "hub", "model", "model_card", "errors"},
     "convert": {"factory", "model", "config", "errors"},
     "data": {"batch", "errors", "compat", "registry"},
     "metrics": {"batch", "errors", "compat"},
     "viz": {"batch", "latents", "errors", "compat"},
-    "training": BASICS | {"", "data", "metrics", "viz", "model", "hub", "factory", "presets", "nn"},
+    "training": BASICS | {"", "data", "metrics", "viz", "model", "folders", "hub", "factory", "presets", "nn"},
 }
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
 LAZY = {"model": {"hub", "sharing", "metrics"}, "factory": {"hub"}}  # inside a function, for what few calls need

@@ -104,6 +104,29 @@ def test_on_the_command_line(run, hub, tmp_path, capsys):
     assert "the target reads hub:org/name or dir:/path" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["precious", ".", "run", "run/best", "run/shared", "run/.."])
+def test_nothing_is_lost_where_a_model_is_written(target, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "run")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.tex").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["push", "run", f"dir:{target}"]) == 2
+    assert "so that nothing is lost" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_earlier_export_is_replaced_unless_something_was_put_into_it(run, tmp_path):
+    for _ in range(2):
+        folder = export_model(run, tmp_path / "m")
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds more than a model: notes.md"):
+        export_model(run, folder)
+    with pytest.raises(CheckpointError, match="holds more than a model: notes.md"):
+        wk.WorldModel.from_pretrained(run / "best").save_pretrained(folder)
+    assert (folder / "notes.md").read_text() == "mine"
+
+
 def test_offline_says_what_to_do(run, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))

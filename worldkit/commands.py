@@ -66,7 +66,8 @@ def run_list(options: Namespace) -> None:
 def run_info(options: Namespace) -> None:
     """``worldkit info``."""
     from .factory import build, create_config, get_model_spec, list_models
-    from .hub import find_model, read_config
+    from .folders import find_model
+    from .hub import read_config
     from .model import ComposedWorldModel
     from .presets import resolve_preset
 
@@ -102,7 +103,8 @@ def _load(source: str):
     import json
 
     from .factory import create_model
-    from .hub import find_model, from_pretrained
+    from .folders import find_model
+    from .hub import from_pretrained
     from .presets import resolve_preset
 
     path = Path(source.removeprefix("dir:"))

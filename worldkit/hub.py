@@ -7,11 +7,7 @@ and a ``README.md``. Nothing in it can run code: configs name registered compone
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,62 +20,11 @@ from . import registry as registries
 from .config import WorldModelConfig
 from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
 from .factory import build, create_config
+from .folders import CONFIG_FILE, WEIGHTS_FILE, check_target, find_model, write_folder
 from .model import ComposedWorldModel, WorldModel
 from .model_card import model_card
 from .presets import ModelSpec
 from .registry import Registry, plugin_errors, plugins_enabled
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-
-def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
-    """Write a folder beside its place and rename it, so that it is there whole or not at all.
-
-    Args:
-        folder: Where it ends up; an existing folder is replaced only after the new one is complete.
-        fill: Called with the temporary folder.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        fill(temporary)
-        masked = os.umask(0)  # the one way to ask for it
-        os.umask(masked)
-        temporary.chmod(0o777 & ~masked)
-        for file in temporary.iterdir():
-            file.chmod(0o666 & ~masked)  # safetensors writes files that their owner alone can read
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return folder
-
-
-def tidy_folders(parent: Path, name: str) -> None:
-    """Remove what a `write_folder` that was killed left behind, or, if it was about to replace a folder, put that back.
-
-    Args:
-        parent: Where it wrote.
-        name: Of the folders, a shell-style pattern.
-    """
-    for old in parent.glob(f".{name}.old"):
-        folder = parent / old.name.removeprefix(".").removesuffix(".old")
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
-    for partial in parent.glob(f".{name}.*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
@@ -87,17 +32,15 @@ def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str
 
     Args:
         model: Any model.
-        folder: Where to write; an existing model folder is replaced in one step.
+        folder: Where to write: a new folder, or an earlier model folder, which is replaced in one step.
         facts: What the model card and ``train.json`` should say about training.
     Returns:
         The folder.
     Raises:
-        CheckpointError: ``folder`` exists and holds something that is no model.
+        CheckpointError: ``folder`` exists and holds something that is not of a model.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).exists():
-        raise CheckpointError(f"{folder} exists and is no model folder; give a new folder, so that nothing is lost")
-    return write_folder(folder, lambda new: write_model(model, new, facts=facts))
+    write_folder(check_target(folder), lambda new: write_model(model, new, facts=facts))
+    return Path(folder)
 
 
 def write_model(model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -156,38 +99,6 @@ def _locate(source: str | Path, revision: str | None = None) -> Path:
         name, _, tag = text.removeprefix("hub:").partition("@")
         return _download(name, revision or tag or None)
     return find_model(text.removeprefix("dir:"))
-
-
-def find_model(path: str | Path) -> Path:
-    """The model folder meant by a path: itself, or the newest checkpoint of a run folder.
-
-    A checkpoint whose weights cannot be read is passed over with a warning, unless there is no other.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    folder = Path(path)
-    if (folder / CONFIG_FILE).is_file():
-        return folder
-    steps = [step for step in sorted(folder.glob("checkpoints/step-*"), reverse=True) if (step / CONFIG_FILE).is_file()]
-    if steps:
-        return next((step for step in steps if _has_weights(step)), steps[0])
-    what = "no such folder" if not folder.exists() else f"no {CONFIG_FILE} and no checkpoints/ in it"
-    raise CheckpointError(
-        f"{folder} is no model: {what}. Give a folder written by save_pretrained() or by worldkit train"
-    )
-
-
-def _has_weights(folder: Path) -> bool:
-    """Whether the weights are all there, by the sizes their header states; warns if not."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / WEIGHTS_FILE, "pt"):
-            return True
-    except (OSError, SafetensorError) as error:
-        warnings.warn(f"checkpoint {folder} is passed over, its weights cannot be read: {error}", stacklevel=3)
-        return False
 
 
 def _download(name: str, revision: str | None) -> Path:

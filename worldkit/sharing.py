@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-from .hub import find_model, load_folder, write_folder, write_model
+from .folders import check_target, find_model, write_folder
+from .hub import load_folder, write_model
 from .model import WorldModel
 from .model_card import model_card
 
@@ -26,17 +27,18 @@ def export_model(
     Args:
         source: A model, a model folder, or a run folder: its ``best/`` model (else the newest checkpoint), its newest
             pictures and the results (``eval-*.md``, ``.json``) that ``worldkit eval`` left in it.
-        folder: Where to write; replaced in one step.
+        folder: Where to write: a new folder, or an earlier export, which is replaced in one step.
         title: Heading of the card.
         name: What the card tells readers to load; default: the folder.
         licence: Of the weights, as the hub spells it: ``"mit"``.
     Returns:
         The folder.
     Raises:
-        CheckpointError: there is no model.
+        CheckpointError: there is no model, or ``folder`` holds something else or overlaps with ``source``.
     """
     run = None if isinstance(source, WorldModel) else Path(source)
     place = None if run is None else find_model(run / "best" if (run / "best").exists() else run)
+    target = check_target(folder, run)
     model = source if isinstance(source, WorldModel) else load_folder(place)
     facts = _facts(place) if place is not None else {}
     evaluations = sorted(run.glob("eval-*.md")) if run is not None else []
@@ -49,13 +51,14 @@ def export_model(
         for file in [*evaluations, *(f for e in evaluations for f in run.glob(f"{e.stem}-*.json"))]:
             shutil.copyfile(file, new / file.name)
         card = model_card(
-            model, facts, title=title or Path(folder).name, source=name or f"dir:{folder}", licence=licence,
+            model, facts, title=title or target.name, source=name or f"dir:{folder}", licence=licence,
             evaluations={_heading(file): file.read_text("utf-8") for file in evaluations},
             pictures=list(pictures),
         )
         (new / "README.md").write_text(card, encoding="utf-8")
 
-    return write_folder(folder, fill)
+    write_folder(target, fill)
+    return Path(folder)
 
 
 def push_to_hub(

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, TrainingError
-from ..hub import WEIGHTS_FILE, load_weights, read_weights, tidy_folders, write_folder, write_model
+from ..folders import WEIGHTS_FILE, tidy_folders, write_folder
+from ..hub import load_weights, read_weights, write_model
 from ..model import WorldModel
 
 STATE_FILE = "state.pt"

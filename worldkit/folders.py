@@ -1,0 +1,125 @@
+"""Folders on disk that hold models: finding them, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import CheckpointError
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, "README.md", "train.json", "panel.png", "rollout.gif", "eval-*.md",
+             "eval-*.json", "eval-*.html")
+"""What a model folder may hold; one that holds anything else is not replaced."""
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
+    """Write a folder beside its place and rename it, so that it is there whole or not at all.
+
+    Args:
+        folder: Where it ends up; an existing folder is replaced only after the new one is complete.
+        fill: Called with the temporary folder.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        fill(temporary)
+        masked = os.umask(0)  # the one way to ask for it
+        os.umask(masked)
+        temporary.chmod(0o777 & ~masked)
+        for file in temporary.iterdir():
+            file.chmod(0o666 & ~masked)  # safetensors writes files that their owner alone can read
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def tidy_folders(parent: Path, name: str) -> None:
+    """Remove what a `write_folder` that was killed left behind, or, if it was about to replace a folder, put that back.
+
+    Args:
+        parent: Where it wrote.
+        name: Of the folders, a shell-style pattern.
+    """
+    for old in parent.glob(f".{name}.old"):
+        folder = parent / old.name.removeprefix(".").removesuffix(".old")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+    for partial in parent.glob(f".{name}.*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(folder: str | Path, source: Path | None = None) -> Path:
+    """The folder, as an absolute path, if a model may be written there without a loss.
+
+    Args:
+        folder: New, empty, or an earlier model folder with nothing else in it (`OWN_FILES`).
+        source: Folder that the model comes from; the two must not overlap.
+    Raises:
+        CheckpointError: if something would be lost.
+    """
+    folder = Path(folder).resolve()
+    advice = "give a new folder, so that nothing is lost"
+    if source is not None:
+        source = source.resolve()
+        if folder.is_relative_to(source) or source.is_relative_to(folder):
+            raise CheckpointError(f"{folder} is, holds or lies in {source}, where the model comes from; {advice}")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; {advice}")
+    held = list(folder.iterdir()) if folder.exists() else []
+    if held and not all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        raise CheckpointError(f"{folder} exists and is no model folder; {advice}")
+    foreign = sorted(p.name for p in held if p.is_dir() or not any(p.match(pattern) for pattern in OWN_FILES))
+    if foreign:
+        raise CheckpointError(f"{folder} holds more than a model: {', '.join(foreign[:5])}; {advice}")
+    return folder
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder meant by a path: itself, or the newest checkpoint of a run folder.
+
+    A checkpoint whose weights cannot be read is passed over with a warning, unless there is no other.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = Path(path)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    steps = [step for step in sorted(folder.glob("checkpoints/step-*"), reverse=True) if (step / CONFIG_FILE).is_file()]
+    if steps:
+        return next((step for step in steps if _has_weights(step)), steps[0])
+    what = "no such folder" if not folder.exists() else f"no {CONFIG_FILE} and no checkpoints/ in it"
+    raise CheckpointError(
+        f"{folder} is no model: {what}. Give a folder written by save_pretrained() or by worldkit train"
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the weights are all there, by the sizes their header states; warns if not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt"):
+            return True
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"checkpoint {folder} is passed over, its weights cannot be read: {error}", stacklevel=3)
+        return False
