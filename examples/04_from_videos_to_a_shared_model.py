@@ -10,6 +10,7 @@ from pathlib import Path
 
 import worldkit as wk
 from worldkit.data import generate_balls, write_video
+from worldkit.folders import provenance
 from worldkit.sharing import export_model
 from worldkit.training import compare, find_protocol
 from worldkit.training.recipes import train
@@ -31,7 +32,8 @@ model, result = train("lpwm-mini", recordings, run="runs/tutorial", train_overri
 print(f"{result.step} steps in {result.seconds:.0f} s; pictures in {result.run / 'figures'}")
 
 best = wk.WorldModel.from_pretrained(result.run / "best")
-scores = compare({"lpwm-mini": best}, recordings, find_protocol("lpwm-mini"))
+scores = compare({"lpwm-mini": best}, recordings, find_protocol("lpwm-mini"),
+                 facts={"lpwm-mini": provenance(result.run / "best")})
 scores.print()
 scores.write(result.run)
 

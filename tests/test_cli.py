@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import worldkit as wk
 from worldkit.cli import main
+from worldkit.folders import provenance
 
 TINY = ["-o", "encoder.hidden_dim=16", "-o", "decoder.hidden_dim=16", "-o", "dynamics.dim=16",
         "-o", "latent_action.dim=16", "-o", "timestep_horizon=3", "-o", "data.num_episodes=3",
@@ -67,6 +68,11 @@ def test_train_rollout_eval(tmp_path, monkeypatch, capsys):
     for driver in ("prior", "inferred"):
         report = json.loads((tmp_path / run / f"eval-test-{driver}.json").read_text())
         assert report["protocol"]["context_frames"] == 2 and report["protocol"]["n"] == 3
+        assert report["protocol"]["weights"] == provenance(tmp_path / run / "best")["weights"]
+        assert report["protocol"]["step"] == 2
+    assert f"model: {run}/best" in out and f"weights {report['protocol']['weights'][:12]}; step 2" in out
+    assert main(["push", run, "dir:shared"]) == 0  # the numbers are those of the weights that are shared
+    assert "left out" not in capsys.readouterr().out and (tmp_path / "shared/eval-test-prior.json").exists()
 
 
 def test_train_on_a_video_file(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import worldkit as wk
 from worldkit.errors import CheckpointError
-from worldkit.hub import find_model, write_folder
+from worldkit.folders import find_model, write_folder
 
 
 def test_a_saved_model_gives_the_same_numbers(tiny_model, tmp_path):
@@ -61,6 +62,20 @@ def test_nothing_there(tmp_path):
         wk.WorldModel.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="no config.json"):
         wk.WorldModel.from_pretrained(tmp_path)
+
+
+def test_a_run_folder_means_its_best_model_else_the_newest_readable_checkpoint(tiny_model, tmp_path):
+    for seed, name in enumerate(("checkpoints/step-00000001", "checkpoints/step-00000002", "best")):
+        tiny_model(seed=seed).save_pretrained(tmp_path / "run" / name)
+    assert find_model(tmp_path / "run") == tmp_path / "run/best"
+    shutil.rmtree(tmp_path / "run/best")
+    newest = tmp_path / "run/checkpoints/step-00000002"
+    assert find_model(tmp_path / "run") == newest
+    (newest / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:-9])
+    assert find_model(tmp_path / "run").name == "step-00000001"
+    (tmp_path / "run/checkpoints/step-00000001/model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="none of its 2 checkpoints can be read"):
+        find_model(tmp_path / "run")
 
 
 def test_offline_hub_says_what_would_do(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 import worldkit as wk
 from worldkit.cli import main
 from worldkit.errors import CheckpointError
+from worldkit.folders import provenance
 from worldkit.sharing import export_model, push_to_hub
 from worldkit.training import TrainConfig, Trainer
 
@@ -19,9 +20,15 @@ def run(tmp_path_factory, tiny_model, balls):
     config = TrainConfig(batch_size=4, steps=1, eval_clips=2)
     Trainer(tiny_model(), balls(4), balls(4, "val"), config, run=folder, show_progress=False,
             facts={"preset": "lpwm-balls-mini", "data": "/home/somebody/secret/balls"}).fit()
-    (folder / "eval-test.md").write_text("| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n")
-    (folder / "eval-test-prior.json").write_text('{"protocol": {"context_frames": 5}}')
+    store_result(folder, provenance(folder / "best")["weights"])
     return folder
+
+
+def store_result(folder, weights, stem="eval-test"):
+    """As worldkit eval does."""
+    (folder / f"{stem}.md").write_text(f"| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n\nweights {weights[:12]}\n")
+    protocol = {"context_frames": 5, "split": "test", "weights": weights, "evaluation": "ours"}
+    (folder / f"{stem}-prior.json").write_text(json.dumps({"protocol": protocol}))
 
 
 @pytest.fixture
@@ -73,6 +80,23 @@ def test_folders_of_the_machine_are_not_published(run, tmp_path):
     folder = export_model(run, tmp_path / "m")
     assert not any("somebody" in f.read_text() for f in folder.glob("*") if f.suffix in (".md", ".json"))
     assert json.loads((folder / "train.json").read_text())["data"] == "balls"
+
+
+def test_only_results_of_the_weights_that_are_shared_come_along(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    store_result(copy, "0" * 64, "eval-other-test")
+    (copy / "eval-old.md").write_text("written before results named their weights")
+    (copy / "eval-old-prior.json").write_text('{"protocol": {"context_frames": 5}}')
+    assert main(["push", str(copy), f"dir:{tmp_path / 'shared'}"]) == 0
+    out = capsys.readouterr().out
+    assert "eval-other-test-prior.json: it scored the weights 000000000000, these are" in out
+    assert "eval-old-prior.json: it does not say which weights it scored" in out
+    names = {f.name for f in (tmp_path / "shared").iterdir()}
+    assert {n for n in names if n.startswith("eval")} == {"eval-test.md", "eval-test-prior.json"}
+    card = (tmp_path / "shared/README.md").read_text()
+    assert card.count("| ours | 12.3 |") == 1 and "## Evaluation ours, split test" in card
+    assert provenance(tmp_path / "shared") == provenance(copy / "best")
 
 
 def test_what_nobody_stated_is_said_to_be_missing(tiny_model, tmp_path):

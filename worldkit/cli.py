@@ -128,7 +128,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, help="folder to write")
 
     p = add("push", "Share a model: upload it to the Hugging Face hub, or write a folder ready to be shared.",
-            "A run folder brings its best model, newest pictures and the results of worldkit eval into the model card.")
+            "A run folder brings its best model, its newest pictures and those results of worldkit eval that scored\n"
+            "that model into the model card. A folder that holds anything else is never replaced.")
     p.add_argument("model", help="run folder or model folder")
     p.add_argument("target", help="hub:org/name[@branch], or dir:/path")
     p.add_argument("--licence", help="of the weights, as the hub spells it, for example mit")

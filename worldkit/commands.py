@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,33 +100,41 @@ def run_info(options: Namespace) -> None:
     console.print_json(config.to_json())
 
 
-def _load(source: str):
-    """A model by preset name (with weights), folder, run folder or hub id, and the preset it came from."""
-    import json
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, the preset it came from, and what results say of its weights."""
 
-    from .factory import create_model
-    from .folders import find_model
-    from .hub import from_pretrained
+    model: Any
+    preset: str | None
+    facts: Mapping[str, Any]
+
+
+def _load(source: str) -> _Loaded:
+    """A model by preset name (with weights), folder, run folder or hub id; tells which folder that is."""
+    from .factory import create_model, get_model_spec
+    from .folders import digest, provenance, read_facts
+    from .hub import load_folder, locate, packaged_file
     from .presets import resolve_preset
 
     path = Path(source.removeprefix("dir:"))
-    if source.startswith("hub:"):
-        return from_pretrained(source), None
-    if path.exists() or "/" in source:
-        folder = find_model(path)
-        facts = folder / "train.json"
-        preset = json.loads(facts.read_text(encoding="utf-8")).get("preset") if facts.exists() else None
-        return from_pretrained(folder), preset
-    return create_model(source, pretrained=True), resolve_preset(source)
+    if source.startswith("hub:") or path.exists() or "/" in source:
+        folder = locate(source)
+        console.print(f"model: {folder}", soft_wrap=True)
+        return _Loaded(load_folder(folder), read_facts(folder).get("preset"), provenance(folder))
+    model, spec = create_model(source, pretrained=True), get_model_spec(resolve_preset(source))
+    published = str(spec.weights).startswith("hub:")
+    return _Loaded(model, spec.name, provenance(locate(str(spec.weights))) if published else
+                   {"weights": digest(packaged_file(spec))})
 
 
-def _protocol(options: Namespace, model, preset: str | None) -> tuple[int, int]:
+def _protocol(options: Namespace, loaded: _Loaded) -> tuple[int, int]:
+    """(frames given, frames predicted): as the options say, else as the preset does, else by hand."""
     from .training.recipes import protocol
 
     given = {"context_frames": options.context, "horizon": options.horizon}
-    if preset is not None:
-        return protocol(preset, model, given)
-    window = model.config.timestep_horizon
+    if loaded.preset is not None:
+        return protocol(loaded.preset, loaded.model, given)
+    window = loaded.model.config.timestep_horizon
     return given["context_frames"] or max(1, window // 2), given["horizon"] or window
 
 
@@ -138,8 +148,9 @@ def run_rollout(options: Namespace) -> None:
     from .training.recipes import open_clips
     from .viz import save_animation
 
-    model, preset = _load(options.model)
-    context, horizon = _protocol(options, model, preset)
+    loaded = _load(options.model)
+    model = loaded.model
+    context, horizon = _protocol(options, loaded)
     clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon,
                        **_data_options(options))
     out = Path(options.out)
@@ -177,12 +188,12 @@ def run_eval(options: Namespace) -> None:
     loaded = {_short(name, options.model): _load(name) for name in options.model}
     if len(loaded) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
-    protocol, changed = _eval_protocol(options, *next(iter(loaded.values())))
+    protocol, changed = _eval_protocol(options, next(iter(loaded.values())))
     perceptual, networks = _eval_networks(options, protocol)
     result = compare(
-        {name: model for name, (model, _) in loaded.items()}, options.data, protocol, changed=changed,
-        data_options=_data_options(options), perceptual=perceptual, networks=networks, seed=options.seed,
-        device=options.device, pictures=options.pictures,
+        {name: found.model for name, found in loaded.items()}, options.data, protocol, changed=changed,
+        facts={name: found.facts for name, found in loaded.items()}, data_options=_data_options(options),
+        perceptual=perceptual, networks=networks, seed=options.seed, device=options.device, pictures=options.pictures,
     )
     result.print()
     one = options.model[0]
@@ -197,7 +208,7 @@ def _short(source: str, sources: list[str]) -> str:
     return Path(source).name if len(sources) > 1 and len(set(names)) == len(names) else source
 
 
-def _eval_protocol(options: Namespace, model, preset: str | None):
+def _eval_protocol(options: Namespace, loaded: _Loaded):
     """What to do, and where it departs from the protocol that was named."""
     from .metrics import Protocol
     from .training import find_protocol
@@ -206,7 +217,8 @@ def _eval_protocol(options: Namespace, model, preset: str | None):
     if options.protocol is not None:
         base = find_protocol(options.protocol)
     else:  # the preset's own, by hand where there is none
-        context, horizon = _protocol(Namespace(context=None, horizon=None), model, preset)
+        preset = loaded.preset
+        context, horizon = _protocol(Namespace(context=None, horizon=None), loaded)
         base = Protocol(preset or "by hand", "frames of the preset" if preset else "half a window given, one predicted",
                         "worldkit", context, horizon, max_clips=MAX_CLIPS)
     metrics = tuple(options.metrics.split(",")) if options.metrics else None
@@ -264,9 +276,11 @@ def run_convert(options: Namespace) -> None:
 
 def run_push(options: Namespace) -> None:
     """``worldkit push``."""
-    from .sharing import export_model, push_to_hub
+    from .sharing import export_model, left_out, push_to_hub
 
     kind, _, place = options.target.partition(":")
+    for line in left_out(options.model):
+        console.print(f"[yellow]left out[/] {line}", soft_wrap=True)
     if kind == "dir" and place:
         folder = export_model(options.model, place, licence=options.licence)
         return console.print(f"written: {folder}; load it with worldkit.create_model('dir:{folder}')", soft_wrap=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from .errors import CheckpointError
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, "README.md", "train.json", "panel.png", "rollout.gif", "eval-*.md",
+CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE = "config.json", "model.safetensors", "train.json"
+OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE, "README.md", "panel.png", "rollout.gif", "eval-*.md",
              "eval-*.json", "eval-*.html")
 """What a model folder may hold; one that holds anything else is not replaced."""
 
@@ -94,32 +98,65 @@ def check_target(folder: str | Path, source: Path | None = None) -> Path:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder meant by a path: itself, or the newest checkpoint of a run folder.
+    """The model folder meant by a path: itself, or of a run folder ``best/``, else the newest readable checkpoint.
 
-    A checkpoint whose weights cannot be read is passed over with a warning, unless there is no other.
+    A checkpoint that cannot be read is passed over with a warning.
 
     Raises:
         CheckpointError: if there is none.
     """
     folder = Path(path)
-    if (folder / CONFIG_FILE).is_file():
-        return folder
-    steps = [step for step in sorted(folder.glob("checkpoints/step-*"), reverse=True) if (step / CONFIG_FILE).is_file()]
-    if steps:
-        return next((step for step in steps if _has_weights(step)), steps[0])
-    what = "no such folder" if not folder.exists() else f"no {CONFIG_FILE} and no checkpoints/ in it"
+    for place in (folder, folder / "best"):
+        if (place / CONFIG_FILE).is_file():
+            return place
+    steps = sorted(folder.glob("checkpoints/step-*"), reverse=True)
+    for place in steps:
+        if _is_readable(place):
+            return place
+    what = ("no such folder" if not folder.exists() else f"none of its {len(steps)} checkpoints can be read" if steps
+            else f"no {CONFIG_FILE}, no best/ and no checkpoints/ in it")
     raise CheckpointError(
         f"{folder} is no model: {what}. Give a folder written by save_pretrained() or by worldkit train"
     )
 
 
-def _has_weights(folder: Path) -> bool:
-    """Whether the weights are all there, by the sizes their header states; warns if not."""
+def _is_readable(folder: Path) -> bool:
+    """Whether config and weights are there, the latter in full length; warns if not."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(folder / WEIGHTS_FILE, "pt"):
-            return True
+            problem = "" if (folder / CONFIG_FILE).is_file() else f"it has no {CONFIG_FILE}"
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"checkpoint {folder} is passed over, its weights cannot be read: {error}", stacklevel=3)
-        return False
+        problem = f"its weights cannot be read: {error}"
+    if problem:
+        warnings.warn(f"checkpoint {folder} is passed over, {problem}", stacklevel=3)
+    return not problem
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``train.json`` says about the training of a model; nothing if it is missing or damaged."""
+    try:
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What a result says of the model it scored: sha256 of its weights file, and the training step if known."""
+    step = read_facts(folder).get("step")
+    return {"weights": digest(folder / WEIGHTS_FILE)} | ({"step": step} if isinstance(step, int) else {})
+
+
+def digest(file: Path | Traversable) -> str:
+    """sha256 of a file, as ``sha256sum`` prints it.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read weights {file}: {error}") from error

@@ -7,8 +7,10 @@ and a ``README.md``. Nothing in it can run code: configs name registered compone
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from . import registry as registries
 from .config import WorldModelConfig
 from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
 from .factory import build, create_config
-from .folders import CONFIG_FILE, WEIGHTS_FILE, check_target, find_model, write_folder
+from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder
 from .model import ComposedWorldModel, WorldModel
 from .model_card import model_card
 from .presets import ModelSpec
@@ -43,17 +45,22 @@ def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str
     return Path(folder)
 
 
-def write_model(model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None) -> None:
-    """Put a model's files into an existing folder."""
+def write_model(
+    model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None, weights: Path | None = None
+) -> None:
+    """Put a model's files into an existing folder; ``weights``: copy this file, which the model was loaded from."""
     from safetensors.torch import save_file
 
     config = {"worldkit_version": __version__, "providers": _providers(model.config), "config": model.config.to_dict()}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt", "worldkit_version": __version__})
+    if weights is not None:
+        shutil.copyfile(weights, folder / WEIGHTS_FILE)
+    else:
+        state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt", "worldkit_version": __version__})
     (folder / "README.md").write_text(model_card(model, facts), encoding="utf-8")
     if facts:
-        (folder / "train.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+        (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def _providers(config: WorldModelConfig) -> dict[str, str]:
@@ -83,16 +90,16 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> World
     """Load a model.
 
     Args:
-        source: A model folder, ``"dir:/path"``, or ``"hub:org/name[@revision]"``. A run folder of ``worldkit train``
-            works, too: its newest checkpoint is taken.
+        source: A model folder, ``"dir:/path"``, or ``"hub:org/name[@revision]"``. Of a run folder of
+            ``worldkit train``, ``best/`` is taken if there is one, else the newest readable checkpoint.
         revision: Revision on the hub.
     Raises:
         CheckpointError: nothing there, a damaged file, or weights that do not fit the configuration.
     """
-    return load_folder(_locate(source, revision))
+    return load_folder(locate(source, revision))
 
 
-def _locate(source: str | Path, revision: str | None = None) -> Path:
+def locate(source: str | Path, revision: str | None = None) -> Path:
     """Model folder that a name means; see `from_pretrained`."""
     text = str(source)
     if text.startswith("hub:"):
@@ -223,7 +230,7 @@ def load_parts(
     if isinstance(source, ComposedWorldModel):
         where, config, state = "the given model", source.config, source.state_dict()
     else:
-        where = _locate(source)
+        where = locate(source)
         config, state = read_config(where), read_weights(where / WEIGHTS_FILE)
     ours, theirs, own = _parts(model.config), _parts(config), model.state_dict()
     taken: dict[str, Tensor] = {}
@@ -287,7 +294,11 @@ def load_packaged(spec: ModelSpec) -> WorldModel:
         return from_pretrained(spec.weights)
     with torch.random.fork_rng(devices=[]):
         model = build(create_config(spec.name))
-    file = resources.files("worldkit.presets").joinpath(spec.weights)
-    with resources.as_file(file) as path:
+    with resources.as_file(packaged_file(spec)) as path:
         load_weights(model, read_weights(path), where=f"preset '{spec.name}'")
     return model.eval()
+
+
+def packaged_file(spec: ModelSpec) -> Traversable:
+    """File with the weights of a preset that has its own inside the package."""
+    return resources.files("worldkit.presets").joinpath(str(spec.weights))

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-from .folders import check_target, find_model, write_folder
+from .folders import WEIGHTS_FILE, check_target, digest, find_model, read_facts, write_folder
 from .hub import load_folder, write_model
 from .model import WorldModel
 from .model_card import model_card
-
-TRAIN_FILE = "train.json"
 
 
 def export_model(
@@ -25,8 +23,8 @@ def export_model(
     """Write a folder that is ready to be shared: weights, full config, model card, evaluations, pictures.
 
     Args:
-        source: A model, a model folder, or a run folder: its ``best/`` model (else the newest checkpoint), its newest
-            pictures and the results (``eval-*.md``, ``.json``) that ``worldkit eval`` left in it.
+        source: A model, a model folder, or a run folder: the model that `from_pretrained` takes, the newest pictures,
+            and those results of ``worldkit eval`` (``eval-*.md``, ``.json``) that scored these very weights.
         folder: Where to write: a new folder, or an earlier export, which is replaced in one step.
         title: Heading of the card.
         name: What the card tells readers to load; default: the folder.
@@ -37,22 +35,23 @@ def export_model(
         CheckpointError: there is no model, or ``folder`` holds something else or overlaps with ``source``.
     """
     run = None if isinstance(source, WorldModel) else Path(source)
-    place = None if run is None else find_model(run / "best" if (run / "best").exists() else run)
+    place = None if run is None else find_model(run)
     target = check_target(folder, run)
     model = source if isinstance(source, WorldModel) else load_folder(place)
     facts = _facts(place) if place is not None else {}
-    evaluations = sorted(run.glob("eval-*.md")) if run is not None else []
+    evaluations = _evaluations(run, place)[0] if run is not None else {}
     pictures = _pictures(run) if run is not None else {}
 
     def fill(new: Path) -> None:
-        write_model(model, new, facts=facts)
+        write_model(model, new, facts=facts, weights=None if place is None else place / WEIGHTS_FILE)
         for name_, file in pictures.items():
             shutil.copyfile(file, new / name_)
-        for file in [*evaluations, *(f for e in evaluations for f in run.glob(f"{e.stem}-*.json"))]:
-            shutil.copyfile(file, new / file.name)
+        for table, results in evaluations.items():
+            for file in (table, *results):
+                shutil.copyfile(file, new / file.name)
         card = model_card(
             model, facts, title=title or target.name, source=name or f"dir:{folder}", licence=licence,
-            evaluations={_heading(file): file.read_text("utf-8") for file in evaluations},
+            evaluations={_heading(found[0]): table.read_text("utf-8") for table, found in evaluations.items()},
             pictures=list(pictures),
         )
         (new / "README.md").write_text(card, encoding="utf-8")
@@ -98,15 +97,48 @@ def push_to_hub(
             ) from error
 
 
+def left_out(source: str | Path) -> list[str]:
+    """A line for every evaluation in a run or model folder that `export_model` leaves out, with the reason."""
+    return _evaluations(Path(source), find_model(source))[1]
+
+
+def _evaluations(run: Path, place: Path) -> tuple[dict[Path, list[Path]], list[str]]:
+    """(table -> its results) of the evaluations that scored the weights in ``place``, and why others are left out."""
+    weights, tables = digest(place / WEIGHTS_FILE), sorted(run.glob("eval-*.md"))
+    taken: dict[Path, list[Path]] = {}
+    problems = []
+    for file in sorted(run.glob("eval-*.json")):
+        found = [table for table in tables if file.stem.startswith(f"{table.stem}-")]
+        problem = _mismatch(file, weights) if found else "its table (.md) is missing"
+        if problem:
+            problems.append(f"{file.name}: {problem}")
+        else:
+            taken.setdefault(max(found, key=lambda table: len(table.stem)), []).append(file)
+    for table in tables:
+        if table not in taken or weights[:12] not in table.read_text("utf-8"):
+            taken.pop(table, None)
+            problems.append(f"{table.name}: these weights are not in it; run worldkit eval again")
+    return taken, problems
+
+
+def _mismatch(file: Path, weights: str) -> str:
+    """Why a result is not about these weights; empty if it is."""
+    try:
+        scored = json.loads(file.read_text("utf-8"))["protocol"]["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it does not say which weights it scored: of several models, or not by this version of worldkit eval"
+    return "" if scored == weights else f"it scored the weights {str(scored)[:12]}, these are {weights[:12]}"
+
+
 def _facts(place: Path) -> Mapping[str, Any]:
     """What ``train.json`` says, without the folders of the machine it was written on."""
-    file = place / TRAIN_FILE
-    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    facts = read_facts(place)
     return {k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in facts.items()}
 
 
-def _heading(file: Path) -> str:
-    return f"Evaluation on split {file.stem.removeprefix('eval-')}"
+def _heading(result: Path) -> str:
+    protocol = json.loads(result.read_text("utf-8"))["protocol"]
+    return f"Evaluation {protocol.get('evaluation', '')}, split {protocol.get('split', '?')}"
 
 
 def _pictures(run: Path) -> dict[str, Path]:

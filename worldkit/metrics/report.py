@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,9 +245,19 @@ class Report:
         temporary.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
         temporary.replace(path)
 
-    def footer(self) -> str:
-        """What the numbers are, and the protocol, in a line."""
-        facts = "; ".join(f"{key} {value}" for key, value in self.protocol.items())
+    def facts_line(self, keys: Iterable[str]) -> str:
+        """Entries of the protocol in a line; of the weights' checksum the first digits."""
+        found = {key: self.protocol[key] for key in keys if key in self.protocol}
+        short = {key: value[:12] if key == "weights" else value for key, value in found.items()}
+        return "; ".join(f"{key} {value}" for key, value in short.items())
+
+    def footer(self, *, without: Sequence[str] = ()) -> str:
+        """What the numbers are, and the protocol, in a line.
+
+        Args:
+            without: Entries of the protocol to leave out.
+        """
+        facts = self.facts_line(key for key in self.protocol if key not in without)
         note = f"Mean over predicted frames and clips ± half of the 95% Student t interval over n clips. {facts}."
         if self.protocol["driven_by"] == "inferred latent actions":
             note += " The latent actions were inferred from the true future: reconstruction scores, not predictions."

@@ -25,6 +25,8 @@ from .recipes import open_clips
 
 CONSTANT = ("paired", "fg_ari_video")
 """Metrics of a whole clip, which have no curve."""
+OF_ONE_MODEL = ("name", "weights", "step")
+"""Entries of a report's protocol that say which model it is."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Comparison:
 
     def legend(self, driver: str) -> str:
         """What the numbers of a table mean."""
-        return next(iter(self.reports[driver].values())).footer()
+        reports = list(self.reports[driver].values())
+        footer = reports[0].footer(without=OF_ONE_MODEL if len(reports) > 1 else ())
+        return "\n\n".join([footer, *(r.facts_line(OF_ONE_MODEL) for r in reports if len(reports) > 1)])
 
     def heading(self, driver: str) -> str:
         """Name of what drives the rollouts."""
@@ -164,6 +168,7 @@ def compare(
     protocol: Protocol,
     *,
     changed: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
     data_options: Mapping[str, Any] | None = None,
     perceptual: Any = None,
     networks: Mapping[str, VideoFeatures | ImageFeatures] | None = None,
@@ -179,6 +184,8 @@ def compare(
         data: What `worldkit.data.open_dataset` recognises.
         protocol: What to do; `find_protocol` finds one by name.
         changed: What of it is not as the protocol of that name says, for the record.
+        facts: Name -> what the results say of a model besides, as `worldkit.folders.provenance` tells it: without its
+            ``"weights"``, ``worldkit push`` does not know whose results these are.
         data_options: Options of the data format.
         perceptual: LPIPS network, needed if the protocol has LPIPS.
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`, likewise.
@@ -218,7 +225,8 @@ def compare(
             model.to(device), clips, context_frames=protocol.context_frames, driven_by=drivers,
             training_mean=training, perceptual=perceptual, max_clips=protocol.max_clips, batch_size=batch_size,
             seed=seed, device=device, samples=protocol.samples, metrics=protocol.metrics, networks=networks,
-            starts=protocol.windows == "start", split=protocol.split, data=data, weights=name, evaluation=protocol.name,
+            starts=protocol.windows == "start", split=protocol.split, data=data, evaluation=protocol.name, name=name,
+            **(facts or {}).get(name, {}),
         )
         for driver, report in found.items():
             reports.setdefault(driver, {})[name] = report
