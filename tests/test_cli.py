@@ -66,13 +66,14 @@ def test_train_rollout_eval(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "copy last frame" in out and "mean training frame" in out
     for driver in ("prior", "inferred"):
-        report = json.loads((tmp_path / run / f"eval-test-{driver}.json").read_text())
+        report = json.loads((tmp_path / run / f"eval-lpwm-balls-mini-test-{driver}.json").read_text())
         assert report["protocol"]["context_frames"] == 2 and report["protocol"]["n"] == 3
         assert report["protocol"]["weights"] == provenance(tmp_path / run / "best")["weights"]
         assert report["protocol"]["step"] == 2
     assert f"model: {run}/best" in out and f"weights {report['protocol']['weights'][:12]}; step 2" in out
     assert main(["push", run, "dir:shared"]) == 0  # the numbers are those of the weights that are shared
-    assert "left out" not in capsys.readouterr().out and (tmp_path / "shared/eval-test-prior.json").exists()
+    assert "left out" not in capsys.readouterr().out
+    assert (tmp_path / "shared/eval-lpwm-balls-mini-test-prior.json").exists()
 
 
 def test_train_on_a_video_file(tmp_path, monkeypatch):

@@ -212,14 +212,14 @@ def _eval_protocol(options: Namespace, loaded: _Loaded):
     """What to do, and where it departs from the protocol that was named."""
     from .metrics import Protocol
     from .training import find_protocol
-    from .training.protocols import MAX_CLIPS
+    from .training.protocols import BY_HAND, MAX_CLIPS
 
     if options.protocol is not None:
         base = find_protocol(options.protocol)
     else:  # the preset's own, by hand where there is none
         preset = loaded.preset
         context, horizon = _protocol(Namespace(context=None, horizon=None), loaded)
-        base = Protocol(preset or "by hand", "frames of the preset" if preset else "half a window given, one predicted",
+        base = Protocol(preset or BY_HAND, "frames of the preset" if preset else "half a window given, one predicted",
                         "worldkit", context, horizon, max_clips=MAX_CLIPS)
     metrics = tuple(options.metrics.split(",")) if options.metrics else None
     if options.protocol is None and metrics is None:  # metrics whose networks are given
@@ -229,7 +229,7 @@ def _eval_protocol(options: Namespace, loaded: _Loaded):
         context_frames=options.context, horizon=options.horizon, split=options.split, max_clips=options.max_clips,
         driven_by=tuple(options.driven_by) if options.driven_by else None, samples=options.samples, metrics=metrics,
     )
-    return protocol, changed if options.protocol is not None else {}
+    return protocol, {} if base.name == BY_HAND else changed
 
 
 def _eval_networks(options: Namespace, protocol) -> tuple:

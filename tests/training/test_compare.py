@@ -1,6 +1,7 @@
 """Protocols by name, and models side by side on the same clips."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,10 +133,13 @@ def test_differences_are_paired(tiny_model, tmp_path):
     assert stored["paired differences"]["b - a"]["psnr"]["mean"] == pytest.approx((second - first).mean().item())
     assert stored["evaluation"]["protocol"]["horizon"] == 3 and len(stored["models"]["a"]["clips"]) == 6
     names = [path.name for path in result.write(tmp_path)]
-    assert names == ["eval-test.md", "eval-test.html", "eval-test-prior.json", "eval-test-inferred.json"]
-    page = (tmp_path / "eval-test.html").read_text()
+    assert names == ["eval-short-test.md", "eval-short-test.html", "eval-short-test-prior.json",
+                     "eval-short-test-inferred.json"]
+    by_hand = replace(result, protocol=replace(protocol, name="by hand"))
+    assert (tmp_path / "eval-test.md") in by_hand.write(tmp_path)
+    page = (tmp_path / "eval-short-test.html").read_text()
     assert page.count("<svg") == 4 and page.count("data:image/gif") == 1
-    assert "not predictions" in (tmp_path / "eval-test.md").read_text()
+    assert "not predictions" in (tmp_path / "eval-short-test.md").read_text()
 
 
 def test_models_of_different_sizes_are_not_compared(tiny_model):
@@ -152,7 +156,7 @@ def test_command_line(tiny_model, tmp_path, monkeypatch, capsys):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "two − one" in out and "MED10" in out and "two: true frames, encoded" in out
-    stored = json.loads((tmp_path / "evaluation/eval-test-prior.json").read_text())
+    stored = json.loads((tmp_path / "evaluation/eval-balls-med10-test-prior.json").read_text())
     assert stored["evaluation"]["protocol"]["name"] == "balls-med10"
     assert stored["evaluation"]["changed"] == {"context_frames": 3}
     assert stored["models"]["one"]["results"]["copy last frame"]["med10"]["total"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout
 from ..viz.images import write_atomically
 from .evaluate import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
+from .protocols import BY_HAND
 from .recipes import open_clips
 
 CONSTANT = ("paired", "fg_ari_video")
@@ -143,13 +145,18 @@ class Comparison:
         return page
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write ``eval-SPLIT-DRIVER.json``, ``eval-SPLIT.md`` and ``eval-SPLIT.html``; returns the paths."""
-        folder, split = Path(folder), self.protocol.split
+        """Write ``eval-PROTOCOL-SPLIT-DRIVER.json``, ``eval-PROTOCOL-SPLIT.md`` and ``.html``; returns the paths.
+
+        A protocol made by hand leaves its name out.
+        """
+        folder = Path(folder)
+        parts = () if self.protocol.name == BY_HAND else (re.sub("[^A-Za-z0-9._-]+", "-", self.protocol.name),)
+        stem = "-".join(["eval", *parts, self.protocol.split])
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {f"eval-{split}.md": self.to_markdown(), f"eval-{split}.html": self.page().to_html()}
+        texts = {f"{stem}.md": self.to_markdown(), f"{stem}.html": self.page().to_html()}
         for driver in self.reports:
             content = json.dumps(self.to_dict(driver), indent=2, ensure_ascii=False, default=str)
-            texts[f"eval-{split}-{driver.replace(' ', '-')}.json"] = content + "\n"
+            texts[f"{stem}-{driver.replace(' ', '-')}.json"] = content + "\n"
         for name, text in texts.items():
             write_atomically(folder / name, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
         return [folder / name for name in texts]

@@ -10,6 +10,9 @@ from ..metrics import PROTOCOLS, Protocol
 from ..presets import preset_names
 from ..registry import suggestion
 
+BY_HAND = "by hand"
+"""Name of a protocol that is neither a paper's nor a preset's."""
+
 MAX_CLIPS = 100
 """Clips a protocol made from a preset scores at most."""
 
