@@ -82,6 +82,34 @@ def test_folders_of_the_machine_are_not_published(run, tmp_path):
     assert json.loads((folder / "train.json").read_text())["data"] == "balls"
 
 
+def test_a_model_on_the_hub_is_what_it_is_in_a_folder(run, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    push_to_hub(run, "lab/balls", revision="v1")
+    assert main(["info", "hub:lab/balls@v1"]) == 0
+    assert main(["push", "hub:lab/balls@v1", "dir:again"]) == 0
+    assert provenance(tmp_path / "again") == provenance(run / "best")
+    with pytest.raises(CheckpointError, match="names revision 'v1', revision= names 'main'"):
+        wk.WorldModel.from_pretrained("hub:lab/balls@v1", revision="main")
+    wk.WorldModel.from_pretrained(run / "best").save_pretrained("bare")  # with no preset to take a protocol from
+    few = ["--data", "balls-32", "--max-clips", "1", "--pictures", "0", "-o", "data.num_episodes=1"]
+    assert main(["eval", "hub:lab/balls@v1", "dir:bare", *few]) == 0
+    out = capsys.readouterr().out
+    assert "context_frames 5; horizon 10" in out
+    assert "Protocol of lpwm-balls-mini, the first model's. dir:bare (no preset) would give 1 and" in out
+
+
+@pytest.mark.parametrize("text, preset", [
+    ("{", ""), ("[1]", ""), ('{"preset": 5}', "5"), ('{"preset": "gone"}', "gone"),
+])
+def test_a_strange_train_file_does_not_matter(text, preset, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run / "best", "model")
+    (tmp_path / "model/train.json").write_text(text)
+    assert main(["rollout", "./model", "--data", "balls-32", "--clips", "0", "-o", "data.num_episodes=1"]) == 0
+    assert (f"'{preset}', which is not known here" in capsys.readouterr().out) == bool(preset)
+    assert main(["push", "./model", "dir:shared"]) == 0
+
+
 def test_only_results_of_the_weights_that_are_shared_come_along(run, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("pattern", nargs="?", default="*", help="shell-style pattern, for example 'lpwm*'")
 
     p = add("info", "Show what a model is: source, parts, parameters, training defaults.")
-    p.add_argument("model", help="preset, model folder or run folder")
+    p.add_argument("model", help="preset, model folder, run folder or hub:org/name[@revision]")
 
     p = add("train", "Train a model, or go on with an interrupted run.", _TRAIN_HELP)
     p.add_argument("preset", help="model to train, see worldkit list")
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
                    help="print the plan (parameters, memory, steps, shapes of the first batch) and stop")
 
     p = add("rollout", "Predict clips: writes GIF or MP4 pictures and the latents.")
-    p.add_argument("model", help="preset with weights, model folder or run folder")
+    p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
     _data_argument(p)
     _data_options(p)
     _protocol_arguments(p)
@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
 
     p = add("eval", "Score predictions, of one model or of several side by side, and draw them.", _EVAL_HELP)
-    p.add_argument("model", nargs="+", help="preset with weights, model folder or run folder; several are compared")
+    p.add_argument("model", nargs="+",
+                   help="preset with weights, model folder, run folder or hub:org/name; several are compared")
     _data_argument(p)
     p.add_argument("--protocol", metavar="NAME", help="a paper's or a preset's (default: the first model's preset)")
     p.add_argument("--context", type=int, help="frames given (default: the protocol's)")
@@ -130,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     p = add("push", "Share a model: upload it to the Hugging Face hub, or write a folder ready to be shared.",
             "A run folder brings its best model, its newest pictures and those results of worldkit eval that scored\n"
             "that model into the model card. A folder that holds anything else is never replaced.")
-    p.add_argument("model", help="run folder or model folder")
+    p.add_argument("model", help="run folder, model folder or hub:org/name[@revision]")
     p.add_argument("target", help="hub:org/name[@branch], or dir:/path")
     p.add_argument("--licence", help="of the weights, as the hub spells it, for example mit")
     p.add_argument("--private", action="store_true", help="if the repository has to be made")

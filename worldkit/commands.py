@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .config import parse_assignments
-from .errors import ConfigError
+from .errors import ConfigError, UnknownComponentError
 
 console = Console()
 
@@ -68,14 +68,12 @@ def run_list(options: Namespace) -> None:
 def run_info(options: Namespace) -> None:
     """``worldkit info``."""
     from .factory import build, create_config, get_model_spec, list_models
-    from .folders import find_model
-    from .hub import read_config
+    from .hub import locate, read_config
     from .model import ComposedWorldModel
     from .presets import resolve_preset
 
-    path = Path(options.model.removeprefix("dir:"))
-    if path.exists():
-        folder = find_model(path)
+    if _is_place(options.model):
+        folder = locate(options.model)
         config, about = read_config(folder), {"folder": str(folder)}
     else:
         name = resolve_preset(options.model)
@@ -102,9 +100,10 @@ def run_info(options: Namespace) -> None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model, the preset it came from, and what results say of its weights."""
+    """A model, where it lies (its preset's name, if in the package), its preset, what results say of its weights."""
 
     model: Any
+    place: str
     preset: str | None
     facts: Mapping[str, Any]
 
@@ -116,15 +115,33 @@ def _load(source: str) -> _Loaded:
     from .hub import load_folder, locate, packaged_file
     from .presets import resolve_preset
 
-    path = Path(source.removeprefix("dir:"))
-    if source.startswith("hub:") or path.exists() or "/" in source:
+    if _is_place(source):
         folder = locate(source)
         console.print(f"model: {folder}", soft_wrap=True)
-        return _Loaded(load_folder(folder), read_facts(folder).get("preset"), provenance(folder))
+        preset = _known_preset(read_facts(folder).get("preset"))
+        return _Loaded(load_folder(folder), str(folder.resolve()), preset, provenance(folder))
     model, spec = create_model(source, pretrained=True), get_model_spec(resolve_preset(source))
     published = str(spec.weights).startswith("hub:")
-    return _Loaded(model, spec.name, provenance(locate(str(spec.weights))) if published else
+    return _Loaded(model, spec.name, spec.name, provenance(locate(str(spec.weights))) if published else
                    {"weights": digest(packaged_file(spec))})
+
+
+def _is_place(source: str) -> bool:
+    """Whether a model is named by where it lies, not by its preset."""
+    return source.startswith(("hub:", "dir:")) or "/" in source or Path(source).exists()
+
+
+def _known_preset(name: Any) -> str | None:
+    """The preset that ``train.json`` names, if it is one here; a note if it is not."""
+    from .presets import resolve_preset
+
+    if name is None:
+        return None
+    try:
+        return resolve_preset(str(name))
+    except UnknownComponentError:
+        console.print(f"note: trained as preset '{name}', which is not known here: its protocol is not used")
+        return None
 
 
 def _protocol(options: Namespace, loaded: _Loaded) -> tuple[int, int]:
@@ -186,17 +203,19 @@ def run_eval(options: Namespace) -> None:
     from .training import compare
 
     loaded = {_short(name, options.model): _load(name) for name in options.model}
-    if len(loaded) < len(options.model):
+    if len({found.place for found in loaded.values()}) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
     protocol, changed = _eval_protocol(options, next(iter(loaded.values())))
+    notes = _other_protocols(options, loaded)
     perceptual, networks = _eval_networks(options, protocol)
     result = compare(
         {name: found.model for name, found in loaded.items()}, options.data, protocol, changed=changed,
         facts={name: found.facts for name, found in loaded.items()}, data_options=_data_options(options),
         perceptual=perceptual, networks=networks, seed=options.seed, device=options.device, pictures=options.pictures,
     )
+    result = replace(result, notes=[*result.notes, *notes])
     result.print()
-    one = options.model[0]
+    one = options.model[0].removeprefix("dir:")
     out = Path(options.out or ("evaluation" if len(loaded) > 1 else one if Path(one).is_dir() else "."))
     paths = result.write(out)
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True)
@@ -230,6 +249,17 @@ def _eval_protocol(options: Namespace, loaded: _Loaded):
         driven_by=tuple(options.driven_by) if options.driven_by else None, samples=options.samples, metrics=metrics,
     )
     return protocol, {} if base.name == BY_HAND else changed
+
+
+def _other_protocols(options: Namespace, loaded: Mapping[str, _Loaded]) -> list[str]:
+    """Notes on the models whose own protocol is not the one that is used: the first model's."""
+    if options.protocol is not None:
+        return []
+    (_, *first), *others = [(name, found.preset or "no preset", _protocol(options, found))
+                            for name, found in loaded.items()]
+    return [f"Protocol of {first[0]}, the first model's. {name} ({preset}) would give {context} and predict {horizon} "
+            "frames by itself: --protocol NAME, or --context and --horizon, choose."
+            for name, preset, (context, horizon) in others if (context, horizon) != first[1]]
 
 
 def _eval_networks(options: Namespace, protocol) -> tuple:

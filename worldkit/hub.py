@@ -100,10 +100,16 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> World
 
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
-    """Model folder that a name means; see `from_pretrained`."""
+    """Model folder that a name means; see `from_pretrained`.
+
+    Raises:
+        CheckpointError: nothing there, or two different revisions are asked for.
+    """
     text = str(source)
     if text.startswith("hub:"):
         name, _, tag = text.removeprefix("hub:").partition("@")
+        if revision and tag and revision != tag:
+            raise CheckpointError(f"'{text}' names revision '{tag}', revision= names '{revision}': give one of them")
         return _download(name, revision or tag or None)
     return find_model(text.removeprefix("dir:"))
 
@@ -112,7 +118,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        files = [CONFIG_FILE, WEIGHTS_FILE]
+        files = [CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE]
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except Exception as error:  # many kinds: offline, private, misspelt; all mean that there is no model to load
         raise CheckpointError(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-from .folders import WEIGHTS_FILE, check_target, digest, find_model, read_facts, write_folder
-from .hub import load_folder, write_model
+from .folders import WEIGHTS_FILE, check_target, digest, read_facts, write_folder
+from .hub import load_folder, locate, write_model
 from .model import WorldModel
 from .model_card import model_card
 
@@ -23,8 +23,8 @@ def export_model(
     """Write a folder that is ready to be shared: weights, full config, model card, evaluations, pictures.
 
     Args:
-        source: A model, a model folder, or a run folder: the model that `from_pretrained` takes, the newest pictures,
-            and those results of ``worldkit eval`` (``eval-*.md``, ``.json``) that scored these very weights.
+        source: A model, a model folder, a hub id, or a run folder: the model that `from_pretrained` takes, the newest
+            pictures, and those results of ``worldkit eval`` (``eval-*.md``, ``.json``) that scored these very weights.
         folder: Where to write: a new folder, or an earlier export, which is replaced in one step.
         title: Heading of the card.
         name: What the card tells readers to load; default: the folder.
@@ -34,8 +34,8 @@ def export_model(
     Raises:
         CheckpointError: there is no model, or ``folder`` holds something else or overlaps with ``source``.
     """
-    run = None if isinstance(source, WorldModel) else Path(source)
-    place = None if run is None else find_model(run)
+    place = None if isinstance(source, WorldModel) else locate(source)
+    run = None if isinstance(source, WorldModel) else _run(source, place)
     target = check_target(folder, run)
     model = source if isinstance(source, WorldModel) else load_folder(place)
     facts = _facts(place) if place is not None else {}
@@ -99,7 +99,13 @@ def push_to_hub(
 
 def left_out(source: str | Path) -> list[str]:
     """A line for every evaluation in a run or model folder that `export_model` leaves out, with the reason."""
-    return _evaluations(Path(source), find_model(source))[1]
+    place = locate(source)
+    return _evaluations(_run(source, place), place)[1]
+
+
+def _run(source: str | Path, place: Path) -> Path:
+    """The folder that was named, which holds evaluations and pictures; of a hub id, the downloaded one."""
+    return place if str(source).startswith("hub:") else Path(str(source).removeprefix("dir:"))
 
 
 def _evaluations(run: Path, place: Path) -> tuple[dict[Path, list[Path]], list[str]]:

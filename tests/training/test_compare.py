@@ -168,9 +168,11 @@ def test_command_line(tiny_model, tmp_path, monkeypatch, capsys):
     (["--metrics", "fid"], "--metrics psnr,ssim"),
     (["--metrics", "vmaf"], "vmaf unknown"),
     (["-o", "dynamics.dim=3"], "takes data.OPTION"),
+    (["./../x/one"], "given twice"),
 ])
 def test_errors_say_what_to_type(options, message, tiny_model, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    tiny_model().save_pretrained(tmp_path / "one")
-    assert main(["eval", "./one", "--data", "balls-32", *options]) == 2
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    tiny_model().save_pretrained("one")
+    assert main(["eval", "--data", "balls-32", *options, "./one"]) == 2
     assert message in capsys.readouterr().err
