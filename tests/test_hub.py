@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import worldkit as wk
+from worldkit import hub
 from worldkit.errors import CheckpointError
 from worldkit.folders import find_model, write_folder
 
@@ -116,6 +117,43 @@ def test_a_newer_format_says_so(tiny_model, tmp_path):
     file.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match="config format 99"):
         wk.WorldModel.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("path, value, message", [
+    ("dynamics.dim", 2**20, "config and weights of .* disagree"),
+    ("dynamics.dim", 10**30, r"config.dynamics.dim is 1e\+30; no model is that large"),
+    ("decoder.glimpse_cnn", {"base_channels": 2**20, "channel_multipliers": [2**20, 2**20]}, "cannot be built: "),
+    ("timestep_horizon", 10**9, "timestep_horizon is 1e"),
+    ("dynamics.num_layers", 10**5, "num_layers is 1e"),
+    ("encoder.glimpse_cnn.channel_multipliers", [1] * 2000, "channel_multipliers has 2000 entries"),
+    ("format_version", "1", "format_version must be a number, got '1'"),
+])
+def test_an_absurd_config_is_refused_before_it_takes_memory(path, value, message, tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    data = json.loads(file.read_text())
+    *parents, last = path.split(".")
+    place = data["config"]
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    file.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=message):
+        wk.WorldModel.from_pretrained(tmp_path / "m")
+
+
+def test_a_model_far_larger_than_its_file_is_refused(tiny_model, tmp_path, monkeypatch):
+    folder = tiny_model().save_pretrained(tmp_path / "m")
+    build = hub.build
+
+    def with_a_buffer(config):
+        model = build(config)
+        model.register_buffer("table", torch.empty(2**34), persistent=False)
+        return model
+
+    monkeypatch.setattr(hub, "build", with_a_buffer)
+    with pytest.raises(CheckpointError, match="would take 64 GB"):
+        wk.WorldModel.from_pretrained(folder)
 
 
 def test_an_interrupted_save_leaves_the_old_model(tiny_model, tmp_path):

@@ -28,6 +28,9 @@ from .model_card import model_card
 from .presets import ModelSpec
 from .registry import Registry, plugin_errors, plugins_enabled
 
+MAX_NUMBER, MAX_COUNT = 2**20, 1000
+"""Largest whole number, and largest number of layers or list entries, that a stored config may hold."""
+
 
 def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
     """Write a model folder; see the module's docstring.
@@ -137,16 +140,32 @@ def read_config(folder: Path) -> WorldModelConfig:
         data = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         config = data["config"]
         version = config.get("format_version", 1)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} is damaged: {type(error).__name__}: {error}") from error
+    if not isinstance(version, int):
+        raise CheckpointError(f"{folder / CONFIG_FILE} is damaged: format_version must be a number, got {version!r}")
     if version > 1:
         raise CheckpointError(
             f"{folder} has config format {version}; this worldkit {__version__} reads format 1. Update worldkit"
         )
+    if absurd := next(_absurd(config), None):
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {absurd}; no model is that large, so the file is not trusted")
     try:
         return WorldModelConfig.parse(config)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}{_other_providers(data)}") from error
+
+
+def _absurd(value: Any, path: str = "config") -> Iterator[str]:
+    """Numbers and lengths in a config that would exhaust memory or time before anything else is noticed."""
+    count = path.endswith(("layers", "blocks", "iterations"))
+    if isinstance(value, int) and abs(value) > (MAX_COUNT if count else MAX_NUMBER):
+        yield f"{path} is {value:.3g}"
+    if isinstance(value, list) and len(value) > MAX_COUNT:
+        yield f"{path} has {len(value)} entries"
+    elif isinstance(value, (Mapping, list)):
+        for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _absurd(entry, f"{path}.{key}")
 
 
 def _other_providers(data: Mapping[str, Any]) -> str:
@@ -170,9 +189,45 @@ def _other_providers(data: Mapping[str, Any]) -> str:
 
 def load_folder(folder: Path) -> WorldModel:
     """Model from a folder with ``config.json`` and ``model.safetensors``."""
-    model = build(read_config(folder))
+    config = read_config(folder)
+    _check_size(config, folder)
+    model = build(config)
     load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
     return model.eval()
+
+
+def _check_size(config: WorldModelConfig, folder: Path) -> None:
+    """Compare the model with its weights file before either takes memory.
+
+    Raises:
+        CheckpointError: if they disagree, or the model is far larger than the file.
+    """
+    file = folder / WEIGHTS_FILE
+    try:
+        with torch.device("meta"):
+            empty = build(config)
+    except RuntimeError as error:  # sizes that overflow
+        raise CheckpointError(f"the model of {folder / CONFIG_FILE} cannot be built: {error}") from error
+    _check_tensors({name: list(x.shape) for name, x in empty.state_dict().items()}, _stored_shapes(file), str(folder))
+    size = sum(x.numel() * x.element_size() for x in (*empty.parameters(), *empty.buffers()))
+    if size > 4 * file.stat().st_size + 2**30:
+        raise CheckpointError(f"the model of {folder} would take {size / 2**30:,.0f} GB, its weights file has "
+                              f"{file.stat().st_size / 2**30:,.1f} GB; {CONFIG_FILE} is not trusted")
+
+
+def _stored_shapes(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of the tensors in a safetensors file, from its header.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights {path}: {error}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -196,13 +251,15 @@ def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) 
     Raises:
         CheckpointError: listing what is missing, left over or of another size.
     """
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    sizes = [
-        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
-        for name in sorted(own.keys() & state.keys())
-        if state[name].shape != own[name].shape
-    ]
+    _check_tensors(*({name: list(x.shape) for name, x in s.items()} for s in (model.state_dict(), state)), where)
+    model.load_state_dict({name: tensor for name, tensor in state.items()})
+
+
+def _check_tensors(own: Mapping[str, list[int]], stored: Mapping[str, list[int]], where: str) -> None:
+    """Compare name -> shape of a model's tensors and of those that are to be put into it."""
+    missing, extra = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
+    sizes = [f"{name} {stored[name]} instead of {own[name]}" for name in sorted(own.keys() & stored.keys())
+             if stored[name] != own[name]]
     problems = [
         f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         for what, names in (("missing", missing), ("not in the model", extra), ("wrong size", sizes))
@@ -213,7 +270,6 @@ def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) 
             f"config and weights of {where} disagree:\n  " + "\n  ".join(problems)
             + "\n  Were config.json and model.safetensors taken from the same model?"
         )
-    model.load_state_dict({name: tensor for name, tensor in state.items()})
 
 
 def load_parts(

@@ -296,9 +296,10 @@ def _load(library: Any, architecture: str, folder: Path, **options: Any) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # no report of heads left out on purpose; missing weights are an error below
     try:
-        net, report = loader.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
-        )
+        with torch.device("cpu"):  # also where the rest of a model is built without memory
+            net, report = loader.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+            )
     except Exception as error:  # the libraries raise many kinds for missing, damaged and misfit files
         raise CheckpointError(
             f"encoder.model: {folder} cannot be loaded as {architecture} from safetensors: "
