@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldkit import __version__
 from worldkit.cli import main
 from worldkit.data import ArraySource, ClipDataset, generate_balls
 from worldkit.errors import ConfigError, DataError, UnknownComponentError
@@ -159,6 +160,8 @@ def test_command_line(tiny_model, tmp_path, monkeypatch, capsys):
     stored = json.loads((tmp_path / "evaluation/eval-balls-med10-test-prior.json").read_text())
     assert stored["evaluation"]["protocol"]["name"] == "balls-med10"
     assert stored["evaluation"]["changed"] == {"context_frames": 3}
+    assert stored["models"]["one"]["protocol"]["data options"] == {"num_episodes": 4, "episode_length": 20}
+    assert f"worldkit {__version__}" in (tmp_path / "evaluation/eval-balls-med10-test.md").read_text()
     assert stored["models"]["one"]["results"]["copy last frame"]["med10"]["total"] > 0
 
 

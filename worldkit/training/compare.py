@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .. import __version__
 from ..batch import to_float_video
 from ..data import ClipDataset, collate
 from ..errors import ConfigError, DataError
@@ -233,7 +234,7 @@ def compare(
             training_mean=training, perceptual=perceptual, max_clips=protocol.max_clips, batch_size=batch_size,
             seed=seed, device=device, samples=protocol.samples, metrics=protocol.metrics, networks=networks,
             starts=protocol.windows == "start", split=protocol.split, data=data, evaluation=protocol.name, name=name,
-            **(facts or {}).get(name, {}),
+            **(facts or {}).get(name, {}), **({"data options": options} if options else {}), worldkit=__version__,
         )
         for driver, report in found.items():
             reports.setdefault(driver, {})[name] = report
