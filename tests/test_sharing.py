@@ -26,8 +26,11 @@ def run(tmp_path_factory, tiny_model, balls):
 
 def store_result(folder, weights, stem="eval-test"):
     """As worldkit eval does."""
-    (folder / f"{stem}.md").write_text(f"| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n\nweights {weights[:12]}\n")
-    protocol = {"context_frames": 5, "split": "test", "weights": weights, "evaluation": "ours"}
+    data, root = "/home/somebody/my secret/balls", {"root": "/home/somebody/frames"}
+    facts = f"weights {weights[:12]}; data {data}; data options {root}"
+    (folder / f"{stem}.md").write_text(f"| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n\n{facts}\n")
+    protocol = {"context_frames": 5, "split": "test", "weights": weights, "evaluation": "ours", "data": data,
+                "data options": root}
     (folder / f"{stem}-prior.json").write_text(json.dumps({"protocol": protocol}))
 
 
@@ -80,6 +83,8 @@ def test_folders_of_the_machine_are_not_published(run, tmp_path):
     folder = export_model(run, tmp_path / "m")
     assert not any("somebody" in f.read_text() for f in folder.glob("*") if f.suffix in (".md", ".json"))
     assert json.loads((folder / "train.json").read_text())["data"] == "balls"
+    assert json.loads((folder / "eval-test-prior.json").read_text())["protocol"]["data"] == "balls"
+    assert "data balls; data options {'root': 'frames'}" in (folder / "README.md").read_text()
 
 
 def test_a_model_on_the_hub_is_what_it_is_in_a_folder(run, hub, tmp_path, monkeypatch, capsys):
@@ -125,6 +130,19 @@ def test_only_results_of_the_weights_that_are_shared_come_along(run, tmp_path, c
     card = (tmp_path / "shared/README.md").read_text()
     assert card.count("| ours | 12.3 |") == 1 and "## Evaluation ours, split test" in card
     assert provenance(tmp_path / "shared") == provenance(copy / "best")
+
+
+@pytest.mark.parametrize("overrides, call", [
+    ({}, "rollout(video, horizon=10)"),
+    ({"conditioners": {"action": {"name": "action", "dim": 2}}},
+     'rollout(video, horizon=10, conditions={"action": action})'),
+    ({"dynamics": None, "latent_action": None}, "encode(video)"),
+])
+def test_the_code_on_the_card_runs(overrides, call, tiny_model, tmp_path):
+    folder = export_model(tiny_model(**overrides), tmp_path / "m")
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert f"model.{call}" in code
+    exec(code, {"video": torch.rand(1, 2, 3, 32, 32), "action": torch.rand(1, 12, 2)})
 
 
 def test_what_nobody_stated_is_said_to_be_missing(tiny_model, tmp_path):

@@ -16,7 +16,8 @@ _USAGE = """```python
 import worldkit
 
 model = worldkit.create_model("{source}")
-rollout = model.rollout(video, horizon=10)  # video [B, T, C, H, W], uint8 or float in [0, 1]
+# video [{axes}], uint8 or float in [0, 1]{values}
+{call}
 ```
 """
 
@@ -48,7 +49,7 @@ def model_card(
     """
     header = ["---", "library_name: worldkit", "tags: [world-model, video-prediction]"]
     header += [f"license: {licence}"] if licence else []
-    parts = ["\n".join([*header, "---"]), f"# {title}", _describe(model), _USAGE.format(source=source)]
+    parts = ["\n".join([*header, "---"]), f"# {title}", _describe(model), _usage(model, source)]
     parts += [f"![{name}]({name})" for name in pictures]
     if facts:
         parts += ["## Training", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
@@ -61,6 +62,19 @@ def model_card(
     parts += ["## Licence", licence or "Not stated. Ask whoever shared these weights."]
     parts += [f"Written by worldkit {__version__}, torch {torch.__version__}, Python {platform.python_version()}."]
     return "\n\n".join(parts) + "\n"
+
+
+def _usage(model: WorldModel, source: str) -> str:
+    """Code that loads the model and predicts with it, or encodes if it is a model of images."""
+    config = model.config
+    names = list(config.conditioners)
+    pairs = ", ".join(f'"{name}": {name}' for name in names)
+    given = f", conditions={{{pairs}}}" if names else ""
+    values = "; values of every frame cover those of video and the 10 predicted ones" if names else ""
+    predicts = getattr(config, "dynamics", None) is not None
+    call = f"rollout = model.rollout(video, horizon=10{given})" if predicts else "latent = model.encode(video)"
+    axes = "B, V, T, C, H, W" if config.obs.views > 1 else "B, T, C, H, W"
+    return _USAGE.format(source=source, axes=axes, values=values if predicts else "", call=call)
 
 
 def _describe(model: WorldModel) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,18 @@ def export_model(
     model = source if isinstance(source, WorldModel) else load_folder(place)
     facts = _facts(place) if place is not None else {}
     evaluations = _evaluations(run, place)[0] if run is not None else {}
+    texts = {file: text for table, results in evaluations.items() for file, text in _published(table, results).items()}
     pictures = _pictures(run) if run is not None else {}
 
     def fill(new: Path) -> None:
         write_model(model, new, facts=facts, weights=None if place is None else place / WEIGHTS_FILE)
         for name_, file in pictures.items():
             shutil.copyfile(file, new / name_)
-        for table, results in evaluations.items():
-            for file in (table, *results):
-                shutil.copyfile(file, new / file.name)
+        for file, text in texts.items():
+            (new / file.name).write_text(text, encoding="utf-8")
         card = model_card(
             model, facts, title=title or target.name, source=name or f"dir:{folder}", licence=licence,
-            evaluations={_heading(found[0]): table.read_text("utf-8") for table, found in evaluations.items()},
+            evaluations={_heading(found[0]): texts[table] for table, found in evaluations.items()},
             pictures=list(pictures),
         )
         (new / "README.md").write_text(card, encoding="utf-8")
@@ -138,8 +138,41 @@ def _mismatch(file: Path, weights: str) -> str:
 
 def _facts(place: Path) -> Mapping[str, Any]:
     """What ``train.json`` says, without the folders of the machine it was written on."""
-    facts = read_facts(place)
-    return {k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in facts.items()}
+    return _rename(read_facts(place), _base_name)
+
+
+def _published(table: Path, results: Sequence[Path]) -> dict[Path, str]:
+    """File -> text of an evaluation, without the folders of the machine it was made on."""
+    folders: set[str] = set()
+    texts = {}
+
+    def rename(text: str) -> str:
+        if (short := _base_name(text)) != text:
+            folders.add(text)
+        return short
+
+    for file in results:
+        result = _rename(json.loads(file.read_text("utf-8")), rename)
+        texts[file] = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    text = table.read_text("utf-8")
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(folder, _base_name(folder))
+    return {table: text, **texts}
+
+
+def _rename(value: Any, rename: Callable[[str], str]) -> Any:
+    """A JSON value with all its texts renamed, however deep they lie."""
+    if isinstance(value, str):
+        return rename(value)
+    if isinstance(value, Mapping):
+        return {rename(key): _rename(entry, rename) for key, entry in value.items()}
+    return [_rename(entry, rename) for entry in value] if isinstance(value, list) else value
+
+
+def _base_name(text: str) -> str:
+    """The last part of an absolute path; any other text as it is."""
+    path = Path(text.removeprefix("dir:"))
+    return path.name if path.is_absolute() and path.name else text
 
 
 def _heading(result: Path) -> str:
