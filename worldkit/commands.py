@@ -202,6 +202,7 @@ def run_eval(options: Namespace) -> None:
     """``worldkit eval``."""
     from .training import compare
 
+    _check_device(options.device)
     loaded = {_short(name, options.model): _load(name) for name in options.model}
     if len({found.place for found in loaded.values()}) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
@@ -219,6 +220,16 @@ def run_eval(options: Namespace) -> None:
     out = Path(options.out or ("evaluation" if len(loaded) > 1 else one if Path(one).is_dir() else "."))
     paths = result.write(out)
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's answers to a name it does not know, and to no GPU
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here ({reason}); --device cpu always works") from error
 
 
 def _short(source: str, sources: list[str]) -> str:
@@ -248,6 +259,9 @@ def _eval_protocol(options: Namespace, loaded: _Loaded):
         context_frames=options.context, horizon=options.horizon, split=options.split, max_clips=options.max_clips,
         driven_by=tuple(options.driven_by) if options.driven_by else None, samples=options.samples, metrics=metrics,
     )
+    if options.samples is not None and "sampled" not in protocol.driven_by:
+        raise ConfigError(f"--samples {options.samples} is for sampled rollouts, these are driven by "
+                          f"{', '.join(protocol.driven_by)}: add --driven-by sampled")
     return protocol, {} if base.name == BY_HAND else changed
 
 

@@ -70,6 +70,8 @@ class Protocol:
         for key in ("context_frames", "horizon", "samples", "frame_skip"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.max_clips is not None and self.max_clips < 1:
+            raise ConfigError(f"max_clips must be at least 1, or None for all, got {self.max_clips}")
 
     def changed(self, **changes: Any) -> tuple[Protocol, dict[str, Any]]:
         """The protocol with other values (None changes nothing), and which of them differ from its own.
