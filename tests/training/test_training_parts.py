@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -13,6 +14,7 @@ from worldkit.training import TrainConfig, Trainer
 from worldkit.training.commit import commit
 from worldkit.training.ema import EMA
 from worldkit.training.lock import locked
+from worldkit.training.loggers import TensorBoardLogger, _identifier
 from worldkit.training.plan import plan
 from worldkit.training.schedule import learning_rate
 from worldkit.training.watch import PATIENCE, Watch
@@ -27,7 +29,7 @@ def rates(steps, **options):
     ({}, [1, 1, 1, 1]),
     ({"warmup_steps": 2}, [0.5, 1, 1, 1]),
     ({"schedule": "step", "decay_every": 2, "decay_factor": 0.1}, [1, 1, 0.1, 0.1]),
-    ({"schedule": "cosine", "final_lr": 0.2}, [1, 0.8828, 0.6, 0.3172]),
+    ({"schedule": "cosine", "final_lr": 0.2}, [1, 0.8, 0.4, 0.2]),
 ])
 def test_schedules(options, expected):
     assert rates(4, **options) == pytest.approx(expected, abs=1e-4)
@@ -111,6 +113,24 @@ def test_tensorboard(tiny_model, balls, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = [event.value for event in events.Scalars("loss")]
     assert found == pytest.approx([line["loss"] for line in log if "loss" in line])
+
+
+@pytest.mark.parametrize("saved", [0, 4])
+def test_tensorboard_goes_on_after_the_last_checkpoint(saved, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (2, 4, 6)), (saved, range(saved + 2, 9, 2))):  # killed after step 6, and once more
+        logger = TensorBoardLogger(tmp_path, {}, start)
+        for step in steps:
+            logger.write(step, {"loss": float(step)})
+        logger.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, 4, 6, 8]
+
+
+def test_weights_and_biases_take_any_name_of_a_run_folder(tmp_path):
+    assert re.fullmatch("lr-1e-4--2-[0-9a-f]{8}", _identifier(tmp_path / "lr:1e-4 #2"))
 
 
 def test_weights_and_biases_offline(tiny_model, balls, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ class TensorBoardLogger:
         require_extra("tensorboard", "logging", "TensorBoard logs")
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(run / "tensorboard", purge_step=step or None)
+        self.writer = SummaryWriter(run / "tensorboard", purge_step=step + 1)  # of a killed run
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -52,7 +53,8 @@ def _identifier(run: Path) -> str:
     """The same for the same run folder, so that a resumed run goes on in the same place."""
     import hashlib
 
-    return f"{run.name}-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:8]}"
+    name = re.sub(r"[:;,#?/'\s]", "-", run.name)  # which W&B refuses, and blanks
+    return f"{name}-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:8]}"
 
 
 LOGGERS = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger}

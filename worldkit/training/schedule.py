@@ -15,16 +15,16 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     Args:
         config: ``lr``, ``schedule``, ``warmup_steps``, ``final_lr``, ``decay_every``, ``decay_factor``.
         step: From 0.
-        steps: Length of the whole run; where the cosine ends.
+        steps: Length of the whole run; the cosine reaches ``final_lr`` at the last of them.
     Example:
         >>> config = TrainConfig(lr=1.0, schedule="cosine", warmup_steps=2)
         >>> [round(learning_rate(config, step, 6), 3) for step in range(6)]
-        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+        [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "cosine":
-        done = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
+        done = min(1.0, (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps))
         return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
     if config.schedule == "step":
         return config.lr * config.decay_factor ** ((step - config.warmup_steps) // config.decay_every)
