@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +49,17 @@ def test_errors_are_lines_not_tracebacks(command, message, capsys, tmp_path, mon
     assert main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+def test_a_dry_run_is_printed_by_one_process_and_says_what_it_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "lpwm-balls-mini", "--data", "balls-32", "--dry-run", *TINY]
+    assert main(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "at most the data cache was filled" in out and "runs/lpwm-balls-mini, a new one" in out
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setattr("worldkit.training.recipes.make_trainer", lambda *a, **k: SimpleNamespace(is_main=False))
+    assert main(command) == 0 and capsys.readouterr().out == ""
 
 
 def test_train_rollout_eval(tmp_path, monkeypatch, capsys):

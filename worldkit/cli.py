@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--keep", type=int, help="newest checkpoints that stay (short for -o train.keep=N)")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--dry-run", action="store_true",
-                   help="print the plan (parameters, memory, steps, shapes of the first batch) and stop")
+                   help="print the plan (run folder, parameters, memory, steps, shapes of the first batch) and stop; "
+                        "only the data cache may be filled")
 
     p = add("rollout", "Predict clips: writes GIF or MP4 pictures and the latents.")
     p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")

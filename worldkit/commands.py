@@ -30,14 +30,17 @@ def run_train(options: Namespace) -> None:
     run = Path(options.run or Path("runs") / options.preset)
     trainer = make_trainer(options.preset, options.data, run=run, overrides=overrides, train_overrides=training,
                            data_options=data, show_progress=not options.quiet)
+    if options.dry_run and not trainer.is_main:
+        return None
     if options.dry_run:
-        table = _table(f"plan: worldkit train {options.preset} (nothing was trained or written)", "", "")
+        title = f"plan: worldkit train {options.preset} (nothing was trained; at most the data cache was filled)"
+        table = _table(title, "", "")
         for name, text in plan(trainer).items():
             table.add_row(name, text)
         return console.print(table)
     result = trainer.fit()
     if not trainer.is_main:
-        return
+        return None
     state = "finished" if result.finished else "stopped; the same command goes on"
     console.print(f"{state} at step {result.step} after {result.seconds:.0f} s of training: {result.run}")
     best = result.run / "best" if (result.run / "best").exists() else "none yet"
@@ -354,7 +357,7 @@ def run_data(options: Namespace) -> int:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", show_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table
 
 

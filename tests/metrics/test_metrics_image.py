@@ -147,7 +147,7 @@ def test_files_round_trip(tmp_path, states, network):
 
 def test_missing_damaged_and_swapped_files_are_named(tmp_path, states):
     torch.save(states[1], tmp_path / "heads.pth")
-    with pytest.raises(CheckpointError, match=r"absent\.pth does not exist.*load_lpips\(backbone=") as error:
+    with pytest.raises(CheckpointError, match=r"absent\.pth does not exist.*load_lpips\(backbone, heads\)") as error:
         load_lpips(tmp_path / "absent.pth", tmp_path / "heads.pth")
     assert BACKBONE_URL in str(error.value)
     with pytest.raises(CheckpointError, match="no tensor 'features.0.weight'"):
@@ -175,7 +175,7 @@ def test_offline_without_files_says_what_to_do(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth.*Name or service.*load_lpips\(backbone=") as error:
+    with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth.*Name or service.*load_lpips\(b") as error:
         lpips(images(0), images(1))
     assert BACKBONE_URL in str(error.value) and HEADS_URL not in str(error.value)
 

@@ -15,7 +15,7 @@ from worldkit.training.commit import commit
 from worldkit.training.ema import EMA
 from worldkit.training.lock import locked
 from worldkit.training.loggers import TensorBoardLogger, _identifier
-from worldkit.training.plan import plan
+from worldkit.training.plan import _kept_bytes, plan
 from worldkit.training.schedule import learning_rate
 from worldkit.training.watch import PATIENCE, Watch
 
@@ -156,7 +156,31 @@ def test_the_plan_trains_and_writes_nothing(tiny_model, balls, tmp_path):
     assert lines["parameters: total"] == f"{sum(p.numel() for p in run.model.parameters()):,}"
     assert lines["clips per step"] == "4 x 2 accumulated x 1 process(es)" and lines["steps"] == "2"
     assert lines["first batch: video"] == "torch.uint8 [4, 4, 3, 32, 32]"
+    assert "MB per process" in lines["memory estimate"] and "a new one" in lines["run folder"]
+
+
+def test_the_plan_counts_what_the_precision_keeps(tiny_model, balls, tmp_path):
+    runs = [trainer(tiny_model(), balls, tmp_path, precision=precision) for precision in ("no", "bf16")]
+    full, half = (_kept_bytes(run, next(iter(run.loader))) for run in runs)
+    assert half < 0.9 * full
+
+
+def test_the_plan_goes_on_without_the_weights_of_a_perceptual_loss(tiny_model, balls, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
+    lines = plan(trainer(tiny_model(objective={"reconstruction": "vgg"}), balls, tmp_path / "run"))
     assert "MB per process" in lines["memory estimate"]
+    assert "train -o train.vgg_backbone=FILE -o train.lpips_heads=FILE" in lines["missing"]
+    assert "eval --lpips-backbone FILE --lpips-heads FILE" in lines["missing"]
+
+
+def test_the_plan_says_what_becomes_of_the_run_folder(tiny_model, balls, tmp_path):
+    trainer(tiny_model(), balls, tmp_path, steps=1).fit()
+    assert "goes on from step-00000001" in plan(trainer(tiny_model(), balls, tmp_path))["run folder"]
+    other = trainer(tiny_model(objective={"num_static_frames": 2}), balls, tmp_path)
+    assert "REFUSED; give a new folder" in plan(other)["run folder"]
+    (tmp_path / "run.json").write_text("[1]")
+    assert "run.json is damaged" in plan(other)["run folder"]
 
 
 def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(tiny_model, balls, tmp_path):

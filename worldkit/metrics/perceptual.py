@@ -204,7 +204,10 @@ def _take(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], which: 
 
 def _advice(which: str) -> str:
     url = BACKBONE_URL if which == "backbone" else HEADS_URL
-    return f"download {url} and pass its path: load_lpips({which}=...)"
+    return (
+        f"download {url} and name both files of LPIPS: worldkit train -o train.vgg_backbone=FILE -o "
+        "train.lpips_heads=FILE, worldkit eval --lpips-backbone FILE --lpips-heads FILE, or load_lpips(backbone, heads)"
+    )
 
 
 def _read(path: Path, which: str, url: str) -> Mapping[str, Tensor]:

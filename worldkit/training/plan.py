@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..distributions import MEANS
+from ..errors import CheckpointError
+from ..metrics import VGGPerceptual
+from ..metrics.perceptual import random_state_dicts
+from .checkpoint import latest_checkpoint
 from .trainer import Trainer
 
 MB = 2**20
@@ -17,7 +22,8 @@ MB = 2**20
 def plan(trainer: Trainer) -> dict[str, str]:
     """The plan of a run, as text by heading.
 
-    Runs one forward pass on the first batch to count what it keeps for the backward pass; trains and writes nothing.
+    Runs one forward pass on the first batch to count what it keeps for the backward pass; trains nothing and leaves the
+    run folder alone. A perceptual loss whose weights are not there gets random ones.
 
     Args:
         trainer: A trainer that has not started.
@@ -25,10 +31,15 @@ def plan(trainer: Trainer) -> dict[str, str]:
     model, config = trainer.model, trainer.config
     counts = model.parameter_report()
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    lines = {f"parameters: {part}": f"{count:,}" for part, count in counts.items()}
+    lines = {"run folder": _run_folder(trainer)} | {f"parameters: {part}": f"{n:,}" for part, n in counts.items()}
     lines["parameters: trained"] = f"{trainable:,}"
     batch = next(iter(trainer.loader)).to(trainer.device)
-    kept = _kept_bytes(trainer, batch)
+    try:
+        kept = _kept_bytes(trainer, batch)
+    except CheckpointError as error:  # training would fail there; the estimate needs no true weights
+        model.use_perceptual(VGGPerceptual(*random_state_dicts()))
+        kept = _kept_bytes(trainer, batch)
+        lines["missing"] = f"weights of the perceptual loss, without which training stops: {error}"
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     copies = 3 + (config.ema is not None)  # gradient, two moments of Adam, moving average
@@ -49,6 +60,20 @@ def plan(trainer: Trainer) -> dict[str, str]:
     for number, note in enumerate(model.objective.notes(model), 1):
         lines[f"note {number}"] = note
     return lines
+
+
+def _run_folder(trainer: Trainer) -> str:
+    """Whether a training there would begin, go on, or be refused."""
+    described, newest = trainer.run / "run.json", latest_checkpoint(trainer.run)
+    if not described.exists():
+        return f"{trainer.run}, a new one"
+    try:
+        same = json.loads(described.read_text(encoding="utf-8"))["model"] == trainer.model.config.to_dict()
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{trainer.run}, whose run.json is damaged"
+    if not same:
+        return f"{trainer.run} belongs to another model configuration: training will be REFUSED; give a new folder"
+    return f"{trainer.run}, goes on from {newest.name}" if newest else f"{trainer.run}, begins again: no checkpoint yet"
 
 
 def _shapes(batch: Batch) -> dict[str, str]:
@@ -75,7 +100,7 @@ def _kept_bytes(trainer: Trainer, batch: Batch) -> int:
         return x
 
     trainer.model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), trainer.accelerator.autocast():
         loss = trainer.model.loss(batch, 0, sampler=MEANS)
     del loss
     return kept
