@@ -28,7 +28,7 @@ def store_result(folder, weights, stem="eval-test"):
     """As worldkit eval does."""
     data, root = "/home/somebody/my secret/balls", {"root": "/home/somebody/frames"}
     facts = f"weights {weights[:12]}; data {data}; data options {root}"
-    (folder / f"{stem}.md").write_text(f"| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n\n{facts}\n")
+    (folder / f"{stem}.md").write_text(f"# Title\n\n| model | PSNR |\n| --- | --- |\n| ours | 12.3 |\n\n{facts}\n")
     protocol = {"context_frames": 5, "split": "test", "weights": weights, "evaluation": "ours", "data": data,
                 "data options": root}
     (folder / f"{stem}-prior.json").write_text(json.dumps({"protocol": protocol}))
@@ -128,7 +128,7 @@ def test_only_results_of_the_weights_that_are_shared_come_along(run, tmp_path, c
     names = {f.name for f in (tmp_path / "shared").iterdir()}
     assert {n for n in names if n.startswith("eval")} == {"eval-test.md", "eval-test-prior.json"}
     card = (tmp_path / "shared/README.md").read_text()
-    assert card.count("| ours | 12.3 |") == 1 and "## Evaluation ours, split test" in card
+    assert card.count("| ours | 12.3 |") == 1 and "# Title" not in card and "## Evaluation ours, split test" in card
     assert provenance(tmp_path / "shared") == provenance(copy / "best")
 
 

@@ -51,7 +51,7 @@ def export_model(
             (new / file.name).write_text(text, encoding="utf-8")
         card = model_card(
             model, facts, title=title or target.name, source=name or f"dir:{folder}", licence=licence,
-            evaluations={_heading(found[0]): texts[table] for table, found in evaluations.items()},
+            evaluations={_heading(found[0]): _body(texts[table]) for table, found in evaluations.items()},
             pictures=list(pictures),
         )
         (new / "README.md").write_text(card, encoding="utf-8")
@@ -178,6 +178,11 @@ def _base_name(text: str) -> str:
 def _heading(result: Path) -> str:
     protocol = json.loads(result.read_text("utf-8"))["protocol"]
     return f"Evaluation {protocol.get('evaluation', '')}, split {protocol.get('split', '?')}"
+
+
+def _body(table: str) -> str:
+    """A table's file without its title, for which the card has a heading of its own."""
+    return table.split("\n", 1)[1].lstrip() if table.startswith("# ") else table
 
 
 def _pictures(run: Path) -> dict[str, Path]:
