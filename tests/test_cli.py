@@ -56,7 +56,7 @@ def test_a_dry_run_is_printed_by_one_process_and_says_what_it_writes(tmp_path, m
     command = ["train", "lpwm-balls-mini", "--data", "balls-32", "--dry-run", *TINY]
     assert main(command) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "at most the data cache was filled" in out and "runs/lpwm-balls-mini, a new one" in out
+    assert "at most the data cache was filled" in out and "runs/lpwm-balls-mini, from the beginning" in out
     assert not (tmp_path / "runs").exists()
     monkeypatch.setattr("worldkit.training.recipes.make_trainer", lambda *a, **k: SimpleNamespace(is_main=False))
     assert main(command) == 0 and capsys.readouterr().out == ""

@@ -135,12 +135,19 @@ def _is_readable(folder: Path) -> bool:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``train.json`` says about the training of a model; nothing if it is missing or damaged."""
+    """What ``train.json`` says about the training of a model; see `read_json`."""
+    return read_json(folder / FACTS_FILE)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file, or, with a warning, if it is damaged."""
     try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return {}
-    return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        warnings.warn(f"{file} cannot be read ({type(error).__name__}: {error})", stacklevel=2)
+        return {}
 
 
 def provenance(folder: Path) -> dict[str, Any]:

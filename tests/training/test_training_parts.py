@@ -156,7 +156,7 @@ def test_the_plan_trains_and_writes_nothing(tiny_model, balls, tmp_path):
     assert lines["parameters: total"] == f"{sum(p.numel() for p in run.model.parameters()):,}"
     assert lines["clips per step"] == "4 x 2 accumulated x 1 process(es)" and lines["steps"] == "2"
     assert lines["first batch: video"] == "torch.uint8 [4, 4, 3, 32, 32]"
-    assert "MB per process" in lines["memory estimate"] and "a new one" in lines["run folder"]
+    assert "MB per process" in lines["memory estimate"] and "from the beginning" in lines["run folder"]
 
 
 def test_the_plan_counts_what_the_precision_keeps(tiny_model, balls, tmp_path):
@@ -176,11 +176,14 @@ def test_the_plan_goes_on_without_the_weights_of_a_perceptual_loss(tiny_model, b
 
 def test_the_plan_says_what_becomes_of_the_run_folder(tiny_model, balls, tmp_path):
     trainer(tiny_model(), balls, tmp_path, steps=1).fit()
-    assert "goes on from step-00000001" in plan(trainer(tiny_model(), balls, tmp_path))["run folder"]
+    goes_on = plan(trainer(tiny_model(), balls, tmp_path, lr=1e-5))["run folder"]
+    assert "goes on from step-00000001; changed: train.lr " in goes_on and goes_on.endswith("train.steps 1 -> 2")
     other = trainer(tiny_model(objective={"num_static_frames": 2}), balls, tmp_path)
-    assert "REFUSED; give a new folder" in plan(other)["run folder"]
+    assert "REFUSED: run folder" in plan(other)["run folder"]
+    assert "REFUSED: run" in plan(trainer(tiny_model(), balls, tmp_path, seed=7))["run folder"]
     (tmp_path / "run.json").write_text("[1]")
-    assert "run.json is damaged" in plan(other)["run folder"]
+    with pytest.warns(UserWarning, match="run.json cannot be read"):
+        assert "REFUSED: run folder" in plan(other)["run folder"]  # the checkpoint knows the model, too
 
 
 def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(tiny_model, balls, tmp_path):

@@ -35,7 +35,9 @@ def _square(target: str, height: int | None, width: int | None) -> tuple[str, in
     asked = {int(size)} if size else set()
     asked |= {n for n in (height, width) if n is not None}
     if len(asked) > 1:
-        raise DataError(f"{target} cannot be {height} x {width}: the images are square; give one size, in one place")
+        sizes = ", ".join(map(str, sorted(asked)))
+        raise DataError(f"{target}: images are square, but several sizes were asked for: {sizes} (by name, height, "
+                        f"width or the model's images). '{name}' alone takes the size asked for elsewhere")
     return name, asked.pop() if asked else CANVAS
 
 

@@ -60,7 +60,7 @@ class ResumableSampler(Sampler[list[int]]):
             each = f" in each of {world} processes" if world > 1 else ""
             raise DataError(
                 f"{num_items} clips make no full batch of {batch_size}{each}: use batch_size="
-                f"{max(num_items // world, 1)} or less, or drop_last=False"
+                f"{max(num_items // world, 1)} or less (of a training: -o train.batch_size=...)"
             )
 
     def set_state(self, epoch: int, start_batch: int = 0) -> None:

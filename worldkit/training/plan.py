@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..distributions import MEANS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, WorldkitError
 from ..metrics import VGGPerceptual
 from ..metrics.perceptual import random_state_dicts
-from .checkpoint import latest_checkpoint
+from .record import in_words, where_to_begin
 from .trainer import Trainer
 
 MB = 2**20
@@ -64,16 +63,14 @@ def plan(trainer: Trainer) -> dict[str, str]:
 
 def _run_folder(trainer: Trainer) -> str:
     """Whether a training there would begin, go on, or be refused."""
-    described, newest = trainer.run / "run.json", latest_checkpoint(trainer.run)
-    if not described.exists():
-        return f"{trainer.run}, a new one"
     try:
-        same = json.loads(described.read_text(encoding="utf-8"))["model"] == trainer.model.config.to_dict()
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{trainer.run}, whose run.json is damaged"
-    if not same:
-        return f"{trainer.run} belongs to another model configuration: training will be REFUSED; give a new folder"
-    return f"{trainer.run}, goes on from {newest.name}" if newest else f"{trainer.run}, begins again: no checkpoint yet"
+        newest, record = where_to_begin(trainer.run, trainer.describe())
+    except WorldkitError as error:
+        return f"training there will be REFUSED: {error}"
+    if newest is None:
+        return f"{trainer.run}, from the beginning"
+    changed = in_words(record["resumed"][-1]["changed"])
+    return f"{trainer.run}, goes on from {newest.name}{f'; changed: {changed}' if changed else ''}"
 
 
 def _shapes(batch: Batch) -> dict[str, str]:

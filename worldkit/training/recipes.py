@@ -12,6 +12,7 @@ from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
 from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec, list_models
+from ..folders import read_facts
 from ..hub import load_parts
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
@@ -19,7 +20,6 @@ from ..presets import resolve_preset
 from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .processes import main_process_first
-from .record import read_facts
 from .trainer import Trainer, TrainResult
 
 WEIGHTS_FROM = "weights from"
@@ -130,7 +130,7 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
     """
     newest = latest_checkpoint(run)
     if newest is not None:  # which holds all weights
-        began = read_facts(newest / "train.json").get(WEIGHTS_FROM)
+        began = read_facts(newest).get(WEIGHTS_FROM)
         return {WEIGHTS_FROM: began} if began else {}
     source = config.init_from
     if source is None and config.init_parts is not None:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ import torch
 from .. import __version__
 from ..data import ClipDataset
 from ..errors import TrainingError
+from ..folders import read_json
+from ..hub import read_config
+from .checkpoint import latest_checkpoint, step_of
 from .commit import commit
 from .config import TrainConfig
 
@@ -56,17 +58,6 @@ def fingerprint(clips: ClipDataset) -> str:
     return digest.hexdigest()
 
 
-def read_facts(file: Path) -> dict[str, Any]:
-    """What a JSON file of a run says; nothing if there is none, or, with a warning, if it is damaged."""
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        warnings.warn(f"{file} cannot be read ({type(error).__name__}: {error})", stacklevel=2)
-        return {}
-
-
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
     """Write ``run.json`` in one step."""
     temporary = run / f".{RECORD_FILE}.tmp"
@@ -75,6 +66,26 @@ def write_record(run: Path, record: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(run / RECORD_FILE)
+
+
+def where_to_begin(run: Path, record: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint that a run goes on from, None for a new one, and the record to write.
+
+    Args:
+        run: Run folder.
+        record: What would be the record of a new run.
+    Raises:
+        TrainingError: if the folder belongs to another model, or to other data (see `continued`).
+        CheckpointError: if not one of its checkpoints can be read.
+    """
+    newest, began = latest_checkpoint(run), read_json(run / RECORD_FILE)
+    if newest is not None and "model" not in began:
+        began["model"] = read_config(newest).to_dict()
+    if began.get("model", record["model"]) != record["model"]:
+        raise TrainingError(f"run folder {run} belongs to another model configuration; give a new folder, or delete it")
+    if newest is None:
+        return None, dict(record)
+    return newest, continued(began, record, run=run, step=step_of(newest))
 
 
 def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, step: int) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from ..batch import Batch
 from ..data import ClipDataset, collate, make_loader
 from ..distributions import ClipSampler
 from ..errors import TrainingError
-from ..hub import read_config, save_pretrained
+from ..folders import write_folder
+from ..hub import write_model
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..viz import save_animation, save_png
@@ -37,7 +38,6 @@ from .checkpoint import (
     prune,
     random_state,
     save_checkpoint,
-    step_of,
     tidy,
     way_back,
     writing,
@@ -51,7 +51,7 @@ from .lock import locked
 from .loggers import open_loggers
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
-from .record import RECORD_FILE, continued, fingerprint, in_words, read_facts, surroundings, write_record
+from .record import fingerprint, in_words, surroundings, where_to_begin, write_record
 from .schedule import learning_rate
 from .stop import graceful_stop
 from .watch import Watch
@@ -334,7 +334,7 @@ class Trainer:
         if score > self.progress.best:
             self.progress.best = score
             with self._writing("best"):
-                save_pretrained(model, self.run / "best", facts=self._card())
+                write_folder(self.run / "best", lambda folder: write_model(model, folder, facts=self._card()))
         return entry
 
     def _masks(self, model: ComposedWorldModel) -> torch.Tensor | None:
@@ -365,17 +365,10 @@ class Trainer:
     # -- the run folder
 
     def _open_run(self) -> None:
-        newest, began, record = latest_checkpoint(self.run), read_facts(self.run / RECORD_FILE), self._describe()
-        if newest is not None and "model" not in began:
-            began["model"] = read_config(newest).to_dict()
-        if began.get("model", record["model"]) != record["model"]:
-            raise TrainingError(
-                f"run folder {self.run} belongs to another model configuration; give a new folder, or delete it"
-            )
+        newest, record = where_to_begin(self.run, self.describe())
         if newest is None:
             torch.manual_seed(self.config.seed + 1_000_003 * self.rank)  # of dropout; noise has its own generators
         else:
-            record = continued(began, record, run=self.run, step=step_of(newest))
             self._resume(newest)
             self._changed = record["resumed"][-1]["changed"]
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
@@ -412,7 +405,7 @@ class Trainer:
     def _clips_per_step(self) -> int:
         return self.config.batch_size * self.config.gradient_accumulation * self.world
 
-    def _describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """The record of a run that begins now, as JSON has it."""
         record = {
             "model": self.model.config.to_dict(), "train": self.config.to_dict(), "facts": self.facts,
