@@ -80,6 +80,19 @@ def test_a_run_folder_means_its_best_model_else_the_newest_readable_checkpoint(t
         find_model(tmp_path / "run")
 
 
+def test_a_component_may_read_values_while_it_is_built(tiny_model, tmp_path, monkeypatch):
+    def build(config):
+        torch.zeros(1).item()  # fails where the size is looked at without memory
+        return hub.build_before(config)
+
+    monkeypatch.setattr(hub, "build_before", hub.build, raising=False)
+    monkeypatch.setattr(hub, "build", build)
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    again = wk.WorldModel.from_pretrained(tmp_path / "model")
+    assert all(torch.equal(x, y) for x, y in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 def test_offline_hub_says_what_would_do(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="cannot get 'nobody/nothing' from the hub(.|\n)*dir:"):
