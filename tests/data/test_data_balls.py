@@ -101,7 +101,7 @@ def test_open_balls_gives_uint8_clips_and_states():
 
 def test_balls_size_comes_from_one_place():
     assert open_dataset("balls", height=16, num_frames=1, num_episodes=1, split="val")[0]["video"].shape[-1] == 16
-    with pytest.raises(DataError, match="one size"):
+    with pytest.raises(DataError, match="several sizes were asked for: 32, 64"):
         open_dataset("balls-32", height=64, num_frames=1, num_episodes=1)
 
 

@@ -91,7 +91,7 @@ def test_mp4_takes_odd_sides_and_other_rates(tmp_path):
 @pytest.mark.parametrize(
     ("name", "frames", "fps", "message"),
     [
-        ("a.mov", numbered(2), 10, "suffix .mp4 or .gif"),
+        ("a.mov", numbered(2), 10, "suffix .mp4, .webm, .gif"),
         ("a.mp4", numbered(2).astype(np.float32), 10, "uint8"),
         ("a.mp4", numbered(2)[..., 0], 10, r"\[T, H, W, 3\]"),
         ("a.mp4", numbered(2)[:0], 10, "at least one frame"),
