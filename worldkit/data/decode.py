@@ -8,6 +8,7 @@ out than the container states (by its frame count, or else by its duration).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,19 @@ def _resized(frame: Any, height: int, width: int, resize: str) -> np.ndarray:
     return np.rot90(_center(image, height, width), turns)
 
 
+@contextmanager
+def _film(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The open container of a video file, and its stream."""
+    av = require_extra("av", "video", f"reading {path.name}")
+    try:
+        with av.open(str(path)) as container:
+            yield container, _video_stream(path, container)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(_damaged(path, f"frame 0 cannot be read ({error})")) from error
+
+
 def video_size(path: Path) -> tuple[int, int]:
     """Height and width of a video's frames as they are shown.
 
@@ -272,14 +286,10 @@ def video_size(path: Path) -> tuple[int, int]:
         DataError: if it cannot be read.
         MissingExtraError: without PyAV.
     """
-    av = require_extra("av", "video", f"reading {path.name}")
-    try:
-        with av.open(str(path)) as container:
-            frame = next(container.decode(_video_stream(path, container)))
-    except (av.FFmpegError, OSError, ValueError, StopIteration) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(_damaged(path, "frame 0 is missing")) from error
+    with _film(path) as (container, stream):
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise DataError(_damaged(path, "frame 0 is missing"))
     size = (frame.height, frame.width)
     return size[::-1] if round(frame.rotation / 90) % 2 else size
 
@@ -291,15 +301,8 @@ def frame_rate(path: Path) -> float | None:
         DataError: if it cannot be read.
         MissingExtraError: without PyAV.
     """
-    av = require_extra("av", "video", f"reading {path.name}")
-    try:
-        with av.open(str(path)) as container:
-            rate = _video_stream(path, container).average_rate
-    except (av.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as a video: {error}") from error
-    return float(rate) if rate else None
+    with _film(path) as (_, stream):
+        return float(stream.average_rate) if stream.average_rate else None
 
 
 def image_size(path: Path) -> tuple[int, int]:
