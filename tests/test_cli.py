@@ -114,3 +114,17 @@ def test_convert(tiny_official_checkpoint, tmp_path, capsys):
 def test_python_dash_m():
     out = subprocess.run([sys.executable, "-m", "worldkit", "--version"], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == f"worldkit {wk.__version__}"
+
+
+def test_brackets_in_names_are_shown(tmp_path, monkeypatch, capsys):
+    """They are no markup: paths, and notes such as ``train.init_parts None -> [encoder]``."""
+    from worldkit import create_model
+    from worldkit.training.progress import ProgressBar
+
+    monkeypatch.chdir(tmp_path)
+    create_model("lpwm-balls-mini", pretrained=True).save_pretrained("runs[bold]x")
+    assert main(["push", "runs[bold]x", "dir:out[red]"]) == 0
+    with ProgressBar(0, 1, None, enabled=True) as bar:
+        bar.say("parts None -> [encoder]")
+    shown = capsys.readouterr().out
+    assert "dir:out[red]" in shown and "note parts None -> [encoder]" in shown

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .config import parse_assignments
 from .errors import ConfigError, UnknownComponentError
 
-console = Console()
+console = Console(markup=False)  # names and paths may hold brackets
 
 
 def run_train(options: Namespace) -> None:
@@ -61,11 +62,11 @@ def run_list(options: Namespace) -> None:
              "objectives": wk.list_objectives}
     for kind, names in kinds.items():
         if found := names(options.pattern):
-            console.print(f"[bold]{kind}[/]: {', '.join(found)}")
+            console.print(Text.assemble((kind, "bold"), f": {', '.join(found)}"))
     if found := wk.training.list_protocols(options.pattern):
-        console.print(f"[bold]evaluation protocols[/]: {', '.join(found)}")
+        console.print(Text.assemble(("evaluation protocols", "bold"), f": {', '.join(found)}"))
     for broken in wk.plugin_errors():
-        console.print(f"[red]plugin {broken.plugin} failed to load[/]: {broken.error}")
+        console.print(Text.assemble((f"plugin {broken.plugin} failed to load", "red"), f": {broken.error}"))
 
 
 def run_info(options: Namespace) -> None:
@@ -327,7 +328,7 @@ def run_push(options: Namespace) -> None:
 
     kind, _, place = options.target.partition(":")
     for line in left_out(options.model):
-        console.print(f"[yellow]left out[/] {line}", soft_wrap=True)
+        console.print(Text.assemble(("left out", "yellow"), f" {line}"), soft_wrap=True)
     if kind == "dir" and place:
         folder = export_model(options.model, place, licence=options.licence)
         return console.print(f"written: {folder}; load it with worldkit.create_model('dir:{folder}')", soft_wrap=True)
@@ -344,7 +345,7 @@ def run_demo(options: Namespace) -> None:
     from .demo import demo
 
     report = demo(out=options.out, seconds=options.seconds, seed=options.seed)
-    console.print(f"\n[bold]open this in a browser:[/] {report.resolve()}")
+    console.print(Text.assemble(("\nopen this in a browser:", "bold"), f" {report.resolve()}"))
 
 
 def run_data(options: Namespace) -> int:

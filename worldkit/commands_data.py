@@ -26,7 +26,7 @@ from .errors import DataError
 from .viz import grid, save_gif, save_png
 from .viz.images import enlarge, text_block
 
-console = Console()
+console = Console(markup=False)  # names, paths and instructions may hold brackets
 _CELL = 96  # pixels; smaller frames are enlarged to at least this height
 _GIF_FRAMES, _GIF_FPS = 120, 50  # a GIF cannot be faster
 
@@ -37,7 +37,7 @@ def run_inspect(options: Namespace) -> int:
     if options.json:
         return _print_json(about)
     size = about["bytes"]
-    table = Table(title=escape(f"{options.path}: {about['format']}"), title_justify="left", show_edge=False)
+    table = Table(title=f"{options.path}: {about['format']}", title_justify="left", show_edge=False)
     table.add_column("")
     for split in about["splits"]:
         table.add_column(split)
@@ -47,14 +47,14 @@ def run_inspect(options: Namespace) -> int:
     table.add_row("frame", *(_times(s["resolution"]) for s in about["splits"].values()))
     table.add_row("cameras", *(str(s["views"]) for s in about["splits"].values()))
     for name in dict.fromkeys(name for s in about["splits"].values() for name in s["entries"]):
-        table.add_row(escape(name), *(escape(_entry(s["entries"].get(name))) for s in about["splits"].values()))
+        table.add_row(name, *(_entry(s["entries"].get(name)) for s in about["splits"].values()))
     console.print(table)
     if size is not None:
         console.print(f"on disk: {size / 1e6:,.1f} MB")
     if "native_resolution" in about:
         console.print(f"frames in the files: {_times(about['native_resolution'])}; read at {DEFAULT_SIZE} by default")
     for split, problem in about["problems"].items():
-        console.print(f"no {split}: {problem}", markup=False, soft_wrap=True)
+        console.print(f"no {split}: {problem}", soft_wrap=True)
     return 0
 
 
@@ -69,7 +69,7 @@ def run_validate(options: Namespace) -> int:
         return int(bool(found.faults))
     for finding in found.findings:
         kind = "warning" if finding.warning else "fault  "
-        console.print(f"{kind} {finding}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{kind} {finding}", highlight=False, soft_wrap=True)
     console.print(
         f"{found.format}: {found.episodes} episodes, {found.frames} frames: "
         f"{len(found.faults)} faults, {len(found.warnings)} warnings"
@@ -97,7 +97,7 @@ def run_convert(options: Namespace) -> int:
     if options.json:
         return _print_json({"path": str(written), "format": target, "episodes": counts})
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
-    console.print(f"{told} episodes: {written} ({target})", markup=False, soft_wrap=True)
+    console.print(f"{told} episodes: {written} ({target})", soft_wrap=True)
     return 0
 
 
@@ -117,7 +117,7 @@ def run_preview(options: Namespace) -> int:
     save_gif(moving, film, fps=options.fps or min(source.summary.get("fps") or 10, _GIF_FPS))
     if options.json:
         return _print_json({"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist()})
-    console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", markup=False, soft_wrap=True)
+    console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", soft_wrap=True)
     return 0
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 FIELDS = {
     "loss": "loss", "reconstruction": "rec", "kl": "kl", "kl_dynamics": "kl_dyn", "dynamics": "dyn",
@@ -58,7 +59,7 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if not self.bar.disable:
-            self.bar.console.print(f"[yellow]note[/] {text}")
+            self.bar.console.print(Text.assemble(("note", "yellow"), f" {text}"))
 
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
