@@ -12,11 +12,12 @@ import worldkit
 ROOT = Path(worldkit.__file__).parent
 PARTS = {path.stem for path in ROOT.iterdir() if path.name != "__init__.py"}
 
-BASICS = {"errors", "registry", "config", "batch", "distributions", "latents", "conditions"}
+BASICS = {"component", "errors", "registry", "config", "batch", "distributions", "latents", "conditions"}
 COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions"}
 ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "errors": set(),
     "registry": {"errors"},
+    "component": {"registry", "errors"},
     "config": {"registry", "errors"},
     "batch": {"errors"},
     "distributions": {"errors"},

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch, check_shape, to_float_video
+from .component import Component
 from .conditioners.base import Conditioner, ModelView
 from .conditions import EMPTY, Condition
 from .config import WorldModelConfig
@@ -51,7 +52,7 @@ class Rollout:
     latent_actions: Tensor | None = None
 
 
-class WorldModel(nn.Module, ABC):
+class WorldModel(Component, ABC):
     """A learned simulator of video: it perceives, predicts, can be steered, and can be taken apart."""
 
     config: WorldModelConfig

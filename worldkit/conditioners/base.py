@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..component import Component
 from ..conditions import Condition
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import Sampler
@@ -52,7 +53,7 @@ class ModelView:
     spread: Callable[[Tensor], Tensor]
 
 
-class Conditioner(nn.Module, ABC):
+class Conditioner(Component, ABC):
     """Raw condition -> `Condition` in width ``dim``.
 
     Attributes:
@@ -65,6 +66,9 @@ class Conditioner(nn.Module, ABC):
     per_frame: ClassVar[bool] = False
     time_axis: int = -2
     takes_mask: bool = False
+    config: ConditionerConfig
+    dim: int
+    obs: ObsSpec
 
     def __init__(self, config: ConditionerConfig, *, dim: int, obs: ObsSpec):
         super().__init__()

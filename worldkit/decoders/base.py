@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..component import Component
 from ..config import ComponentConfig, ObsSpec
 from ..latents import Latent, LatentSpec
 
@@ -35,11 +36,15 @@ class Decoded:
     tokens: Tensor | None = None
 
 
-class Decoder(nn.Module, ABC):
+class Decoder(Component, ABC):
     """Latent -> video. Subclasses set ``Config``; ``kinds`` names the latents they can draw (None = any)."""
 
     Config: ClassVar[type[ComponentConfig]]
+    WORDS = {"kinds": None}
     kinds: ClassVar[frozenset[str] | None] = None
+    config: ComponentConfig
+    spec: LatentSpec
+    obs: ObsSpec
 
     def __init__(self, config: ComponentConfig, *, spec: LatentSpec, obs: ObsSpec):
         super().__init__()

@@ -6,8 +6,9 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..component import Component
 from ..conditions import Condition
 from ..config import ComponentConfig
 from ..distributions import Sampler
@@ -25,7 +26,7 @@ class Carry:
         self.history, self.cond = history, cond
 
 
-class Dynamics(nn.Module, ABC):
+class Dynamics(Component, ABC):
     """Latents and conditions up to t -> distribution of the latent at t + 1.
 
     Implement `prior` (explicit distributions), or set ``explicit_prior = False`` and implement `loss` and `predict`
@@ -40,9 +41,14 @@ class Dynamics(nn.Module, ABC):
         window: Most frames it sees at once.
     """
 
+    WORDS = {"requires": frozenset({"grid", "tracked", "normal"})}
     Config: ClassVar[type[ComponentConfig]]
     explicit_prior: ClassVar[bool] = True
     requires: ClassVar[frozenset[str]] = frozenset()
+    config: ComponentConfig
+    spec: LatentSpec
+    window: int
+    memory_length: int
     cond_dim: int
 
     def __init__(

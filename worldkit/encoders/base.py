@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..batch import check_shape
+from ..component import Component
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import MEANS, Sampler
 from ..latents import Latent, LatentDist, LatentSpec
@@ -30,7 +31,7 @@ class Encoding:
     aux: Any = None
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Component, ABC):
     """Video -> latent. Subclasses set ``Config`` and, in ``__init__``, ``spec``.
 
     Attributes:
@@ -41,6 +42,8 @@ class Encoder(nn.Module, ABC):
 
     Config: ClassVar[type[ComponentConfig]]
     default_decoder: ClassVar[str | None] = None
+    config: ComponentConfig
+    obs: ObsSpec
     spec: LatentSpec
 
     def __init__(self, config: ComponentConfig, *, obs: ObsSpec):

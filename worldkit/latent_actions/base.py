@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..component import Component
 from ..conditions import Condition
 from ..config import ComponentConfig
 from ..distributions import Distribution, Sampler
@@ -34,7 +35,7 @@ class ActionDist:
         return self.dist.kl(self.params, prior.params)
 
 
-class LatentAction(nn.Module, ABC):
+class LatentAction(Component, ABC):
     """Inverse dynamics (posterior) and policy (prior) over latent actions.
 
     Index t of both concerns the transition from frame t to frame t + 1: the posterior of T frames has T - 1 entries,
@@ -46,6 +47,10 @@ class LatentAction(nn.Module, ABC):
     """
 
     Config: ClassVar[type[ComponentConfig]]
+    config: ComponentConfig
+    spec: LatentSpec
+    window: int
+    memory_length: int
     cond_dim: int
 
     def __init__(self, config: ComponentConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,

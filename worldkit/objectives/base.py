@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..batch import Batch
+from ..component import Component
 from ..config import ComponentConfig
 from ..distributions import Sampler
 
@@ -25,7 +26,7 @@ class Loss:
     terms: Mapping[str, Tensor]
 
 
-class Objective(nn.Module, ABC):
+class Objective(Component, ABC):
     """Says which terms are summed. A module, because teachers and discriminators live here and are saved.
 
     Attributes:
@@ -35,10 +36,15 @@ class Objective(nn.Module, ABC):
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
     """
 
+    WORDS = {
+        "requires": frozenset({"decoder", "dynamics", "no-dynamics"}),
+        "frozen": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners"}),
+    }
     Config: ClassVar[type[ComponentConfig]]
     requires: ClassVar[frozenset[str]] = frozenset()
     frozen: ClassVar[frozenset[str]] = frozenset()
     steps_per_epoch: int = 0
+    config: ComponentConfig
 
     def __init__(self, config: ComponentConfig):
         super().__init__()

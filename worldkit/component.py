@@ -1,0 +1,118 @@
+"""`Component`, the base of everything a model is put together from.
+
+It keeps a part's own names apart from those of its contract. In Python, a submodule called like a method of the class
+is never found (``self.embed = LatentEmbed(...)``, and ``self.embed(z)`` still calls the method), and a number hides the
+method of that name from everybody else (``self.step = 0``). Both are refused where they are written.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from .errors import WorldkitError
+from .registry import suggestion
+
+_MISSING = object()
+
+
+class Component(nn.Module):
+    """Base of encoders, decoders, dynamics, conditioners, latent actions, objectives and models.
+
+    A class that derives from it directly is a contract; what derives from that is a part.
+
+    Attributes:
+        WORDS: Class attribute that is a set of words -> the words it may hold, None for any. Parts may write such sets
+            as any collection; they are frozen sets afterwards.
+    Raises:
+        WorldkitError: when an attribute is set whose name belongs to the contract, or a class is defined whose sets of
+            words hold unknown ones.
+    Example:
+        >>> class Contract(Component):
+        ...     def embed(self, z): ...
+        >>> Contract().embed = nn.Linear(2, 2)
+        Traceback (most recent call last):
+        worldkit.errors.WorldkitError: Contract.embed is a method of the contract (Contract), so it cannot be a ...
+    """
+
+    WORDS: ClassVar[Mapping[str, frozenset[str] | None]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for name, value in list(vars(cls).items()):
+            if name in cls.WORDS and value is not None and not isinstance(value, property):
+                setattr(cls, name, _words(cls, name, value))
+            above = next((vars(base)[name] for base in cls.__mro__[1:] if name in vars(base)), None)
+            hides = not (_is_method(value) or callable(value)) or isinstance(value, (nn.Module, property))
+            if not name.startswith("__") and _is_method(above) and hides:
+                raise WorldkitError(
+                    f"{cls.__name__}.{name} = {value!r} hides the method {name}() that parts of this kind have: take "
+                    "another name"
+                )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        problem = _problem(type(self), name, value)
+        if problem:
+            raise WorldkitError(
+                f"{type(self).__name__}.{name} is {problem}, so it cannot be a {type(value).__name__} as well: take "
+                f"another name, for example self.{name}_{'net' if isinstance(value, nn.Module) else 'value'}"
+            )
+        super().__setattr__(name, value)
+
+
+def _is_method(attribute: Any) -> bool:
+    return inspect.isroutine(attribute) or isinstance(attribute, (classmethod, staticmethod))
+
+
+def _problem(cls: type, name: str, value: Any) -> str:
+    """What a name means already, if that and the value cannot both be had; empty if they can."""
+    holds_weights = isinstance(value, (nn.Module, Tensor))
+    found = inspect.getattr_static(cls, name, _MISSING)
+    if found is _MISSING:
+        owner = _owner(cls, name)
+        return f"set by the contract ({owner.__name__})" if owner is not None and holds_weights else ""
+    where = _defined(cls, name)
+    if _is_method(found) and (holds_weights or not callable(value)):
+        return f"a method of {where}"
+    if isinstance(found, property) and isinstance(value, (nn.Module, nn.Parameter)):
+        return f"a property of {where}"
+    if isinstance(value, (nn.Module, nn.Parameter)):
+        return f"an attribute of {where} that would hide it"
+    return ""
+
+
+def _contracts(cls: type) -> list[type]:
+    return [base for base in cls.__mro__ if Component in base.__bases__ or base in (Component, nn.Module)]
+
+
+def _owner(cls: type, name: str) -> type | None:
+    """The contract that announces an attribute of its instances, if one does."""
+    return next((base for base in _contracts(cls) if name in inspect.get_annotations(base)), None)
+
+
+def _defined(cls: type, name: str) -> str:
+    """Where an attribute of a class comes from, in words."""
+    base = next(base for base in cls.__mro__ if name in vars(base))
+    return f"the contract ({base.__name__})" if base in _contracts(cls) else base.__name__
+
+
+def _words(cls: type, name: str, value: Any) -> frozenset[str]:
+    """A set of words that a class declares.
+
+    Raises:
+        WorldkitError: if it is a bare string, or holds an unknown word.
+    """
+    known = cls.WORDS[name]  # type: ignore[attr-defined]
+    example = f"frozenset({{{(min(known) if known else 'patches')!r}}})"
+    if isinstance(value, str) or not hasattr(value, "__iter__") or not all(isinstance(word, str) for word in value):
+        raise WorldkitError(f"{cls.__name__}.{name} must be a set of words, {example}; got {value!r}")
+    for word in value:
+        if known is not None and word not in known:
+            raise WorldkitError(
+                f"{cls.__name__}.{name}: unknown word {word!r}.{suggestion(word, sorted(known))} Words it may hold: "
+                f"{', '.join(sorted(known))}"
+            )
+    return frozenset(value)
