@@ -2,7 +2,7 @@
 
     python examples/04_from_videos_to_a_shared_model.py recordings/ [--steps 1000]
 
-Without a folder it first writes one, with synthetic videos of bouncing balls. Needs worldkit[video,train].
+Without a folder it first writes one, with synthetic videos of bouncing balls. Needs the extras video and train.
 """
 
 import argparse

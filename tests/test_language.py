@@ -253,8 +253,8 @@ def test_without_transformers(t5, monkeypatch):
 
     monkeypatch.setattr(errors.importlib, "import_module", missing)
     monkeypatch.setattr(compat, "import_torchvision", lambda: None)
-    refuse(MissingExtraError, "conditioner 'language' with a T5 encoder needs transformers, which is not installed: "
-           'pip install "worldkit[language]"', lambda: encode_text(TEXTS, str(t5), LENGTH))
+    refuse(MissingExtraError, "conditioner 'language' with a T5 encoder needs transformers, which is not installed. "
+           + errors.install_hint("language"), lambda: encode_text(TEXTS, str(t5), LENGTH))
 
 
 def test_offline_names_what_would_do(monkeypatch):

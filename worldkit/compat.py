@@ -83,7 +83,8 @@ def _import(name: str) -> ModuleType:
         if error.name != name:
             raise  # the package is there, something inside it is missing: keep that message
         raise MissingExtraError(
-            f"{name} is not installed, though worldkit depends on it: pip install {name} -c constraints.txt"
+            f"{name} is not installed, though worldkit depends on it. In the checkout of worldkit: "
+            "pip install -c constraints.txt -e ."
         ) from error
 
 

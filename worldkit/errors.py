@@ -84,5 +84,30 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there, something inside it is broken: keep that message
         raise MissingExtraError(
-            f'{purpose} needs {module.split(".")[0]}, which is not installed: pip install "worldkit[{extra}]"'
+            f'{purpose} needs {module.split(".")[0]}, which is not installed. {install_hint(extra)}'
         ) from error
+
+
+def install_hint(extra: str) -> str:
+    """What to type to get an extra.
+
+    Never by the name: on the public index "worldkit" is another project.
+
+    Args:
+        extra: Name of the extra in pyproject.toml, for example ``"video"``.
+    Returns:
+        The command for a checkout and, where worldkit is installed, the packages themselves for every other case.
+    Example:
+        >>> install_hint("video").split(";")[0]
+        'In the checkout of worldkit: pip install -c constraints.txt -e ".[video]"'
+    """
+    from importlib import metadata  # costs more than the whole of this module, and only those in need pay
+
+    try:
+        requirements = metadata.requires("worldkit") or []
+    except metadata.PackageNotFoundError:  # run from a source folder
+        requirements = []
+    marked = [requirement.replace("'", '"').split(";") for requirement in requirements if ";" in requirement]
+    packages = [f'"{name.strip()}"' for name, marker in marked if marker.strip() == f'extra == "{extra}"']
+    hint = f'In the checkout of worldkit: pip install -c constraints.txt -e ".[{extra}]"'
+    return f"{hint}; elsewhere: pip install {' '.join(packages)}" if packages else hint

@@ -351,7 +351,7 @@ def test_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     root = by_hand_v3(tmp_path / "set")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "worldkit\[data\]"'):
+    with pytest.raises(MissingExtraError, match=r'pyarrow, which is not installed\. .* -e "\.\[data\]"'):
         open_lerobot(str(root), split="train")
     with pytest.raises(MissingExtraError, match="writing a LeRobot data set needs pyarrow"):
         write_dataset(ArraySource([{"video": np.zeros((2, 3, 8, 8), np.uint8)}]), tmp_path / "out", "lerobot")

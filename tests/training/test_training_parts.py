@@ -143,7 +143,7 @@ def test_weights_and_biases_offline(tiny_model, balls, tmp_path, monkeypatch):
 
 def test_a_logger_that_is_not_installed_is_named(tiny_model, balls, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "worldkit\[logging\]"'):
+    with pytest.raises(MissingExtraError, match=r'tensorboard, which is not installed\. .* -e "\.\[logging\]"'):
         trainer(tiny_model(), balls, tmp_path, loggers=("tensorboard",)).fit()
 
 

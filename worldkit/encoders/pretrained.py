@@ -290,7 +290,7 @@ def _load(library: Any, architecture: str, folder: Path, **options: Any) -> Any:
         loader = getattr(library, architecture)
     except (AttributeError, ImportError) as error:
         raise MissingExtraError(
-            f'{library.__name__} {library.__version__} has no {architecture}: pip install -U "worldkit[vision]"'
+            f"{library.__name__} {library.__version__} has no {architecture}: pip install -U {library.__name__}"
         ) from error
     logging = library.utils.logging
     verbosity = logging.get_verbosity()
