@@ -166,6 +166,7 @@ def run_rollout(options: Namespace) -> None:
 
     from .data import collate
     from .training import animation, predict
+    from .training.figures import INFERRED_NOTE
     from .training.recipes import open_clips
     from .viz import save_animation
 
@@ -191,7 +192,9 @@ def run_rollout(options: Namespace) -> None:
         if rollout.latent_actions is not None:
             tensors["latent_actions"] = rollout.latent_actions.contiguous()
         save_file(tensors, out / f"clip-{number:03d}.safetensors")
-        console.print(f"{picture}: {context} frames given, {horizon} predicted; latents beside it")
+        console.print(f"{picture}: {context} frames given, {horizon} predicted; latents of the sample beside it")
+    if loaded.model.latent_action is not None:
+        console.print(INFERRED_NOTE)
 
 
 def _data_options(options: Namespace) -> dict[str, Any]:

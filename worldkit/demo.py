@@ -22,6 +22,7 @@ from .factory import create_model, get_model_spec
 from .metrics import Report
 from .model import ComposedWorldModel
 from .training import animation, evaluate, mean_image, panel
+from .training.figures import INFERRED_NOTE
 from .training.recipes import open_clips, train
 from .viz import HtmlReport
 from .viz.boxes import boxes_from_particles, draw_boxes
@@ -107,7 +108,8 @@ def _report(models: dict[str, ComposedWorldModel], scores: dict[str, Report], te
         for index in (0, len(test) // 2):
             generator = torch.Generator().manual_seed(seed)
             frames = animation(model, collate([test[index]]), context_frames=CONTEXT, generator=generator)
-            page.gif(frames, fps=4, caption="blue: given frames, reconstructed; green: predicted; red: the truth")
+            page.gif(frames, fps=4, caption="Red: the truth; blue: given frames, reconstructed; green: predicted. "
+                     f"The tables score the mean prediction. {INFERRED_NOTE}")
         page.heading(f"What if: {name}")
         page.gif(what_if(model, clip.video), fps=4, caption=(
             "left: the model's prediction; right: the same after its largest particle was moved by 0.35 of the "

@@ -1,6 +1,7 @@
 """Protocols by name, and models side by side on the same clips."""
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,9 @@ from worldkit.data import ArraySource, ClipDataset, generate_balls
 from worldkit.errors import ConfigError, DataError, UnknownComponentError
 from worldkit.metrics import PROTOCOLS, Protocol, VideoFeatures, med10
 from worldkit.training import compare, evaluate, find_protocol
+from worldkit.training.figures import INFERRED_NOTE
 from worldkit.training.rows import Rows
+from worldkit.viz.animation import INFERRED, MEAN
 
 SMALL = ["-o", "data.num_episodes=4", "-o", "data.episode_length=20", "--pictures", "1"]
 
@@ -183,3 +186,15 @@ def test_errors_say_what_to_type(options, message, tiny_model, tmp_path, monkeyp
     tiny_model().save_pretrained("one")
     assert main(["eval", "--data", "balls-32", *options, "./one"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_pictures_show_the_scored_mean_or_say_that_they_peek(tiny_model, monkeypatch):
+    module, drawn = sys.modules["worldkit.training.compare"], []
+    monkeypatch.setattr(module, "animate_rollout", lambda truth, rollouts, **options: drawn.append((rollouts, options)))
+    for drivers in (("inferred", "prior"), ("inferred",)):
+        protocol = Protocol("short", context_frames=2, horizon=3, driven_by=drivers, max_clips=1)
+        compare({"a": tiny_model()}, "balls-32", protocol, pictures=1,
+                data_options={"num_episodes": 4, "episode_length": 20})
+    (mean, plain), (peeking, explained) = drawn
+    assert list(mean) == [f"a: {MEAN}"] and plain["note"] == ""
+    assert list(peeking) == [f"a: {INFERRED}"] and explained["note"] == INFERRED_NOTE

@@ -50,6 +50,21 @@ def test_pictures(tiny_model, balls, views):
     assert frames.shape[0] == 6 and frames.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("latent_action", ["gaussian", None])
+def test_an_animation_shows_what_is_scored_and_explains_what_peeks(tiny_model, balls, monkeypatch, latent_action):
+    from worldkit.training import figures
+    from worldkit.viz.animation import INFERRED, MEAN, SAMPLED
+
+    model, batch, drawn = tiny_model(latent_action=latent_action), collate([balls(6)[0]]), {}
+    monkeypatch.setattr(figures, "animate_rollout", lambda truth, rollouts, **options: drawn.update(rollouts, **options))
+    animation(model, batch, context_frames=3, generator=torch.Generator().manual_seed(0))
+    peeks = latent_action is not None
+    assert [name for name in drawn if name in (MEAN, SAMPLED, INFERRED)] == [MEAN, SAMPLED, INFERRED][:2 + peeks]
+    scored = predict(model, batch, context_frames=3, driven_by="prior", generator=None).video[0].clamp(0, 1)
+    torch.testing.assert_close(drawn[MEAN][3:], scored)
+    assert drawn["note"] == (figures.INFERRED_NOTE if peeks else "")
+
+
 def test_a_picture_far_outside_the_range_is_drawn_clamped(tiny_model, balls):
     from worldkit.decoders.base import Decoded
 

@@ -16,8 +16,8 @@ def clips():
 
 
 def animation(**options):
-    truth, inferred, sampled = clips()
-    return animate_rollout(truth, {INFERRED: inferred, SAMPLED: sampled}, context_frames=2, cell=32, **options)
+    truth, sampled, inferred = clips()
+    return animate_rollout(truth, {SAMPLED: sampled, INFERRED: inferred}, context_frames=2, cell=32, **options)
 
 
 def test_three_panels_with_their_borders():
@@ -36,6 +36,15 @@ def test_title_and_goal_add_room():
     plain, titled, goal = animation(), animation(title="push the block"), animation(goal=clips()[0, -1])
     assert titled.shape[2] > plain.shape[2] and titled.shape[3] == plain.shape[3]
     assert goal.shape[3] == plain.shape[3] + S + 10 + 8
+
+
+def test_a_note_stands_below_in_full():
+    words = "what a column means that its name cannot say, " * 4
+    plain, noted, wide = animation(), animation(note=words), animation(note=words, goal=clips()[0, -1])
+    below = noted[:, :, plain.shape[2]:]
+    assert torch.equal(noted[:, :, :plain.shape[2]], plain) and (below < 128).any()
+    assert noted.shape[2] > wide.shape[2] > plain.shape[2]  # fewer lines where there is more room
+    assert (below < 128).any(3).any(1)[0].nonzero().max() > below.shape[2] - 24  # the last line is used
 
 
 def test_truth_alone():

@@ -23,6 +23,7 @@ from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout
 from ..viz.images import write_atomically
 from .evaluate import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
+from .figures import COLUMNS, INFERRED_NOTE
 from .protocols import BY_HAND
 from .recipes import open_clips
 
@@ -241,9 +242,10 @@ def compare(
     if not reports:
         raise ConfigError(f"nothing can be evaluated: {' '.join(notes)}")
     order = [driver for driver in (*protocol.driven_by, "best of n") if driver in reports]
+    drawn = "prior" if "prior" in order else order[0]
     return Comparison(
         protocol, dict(changed or {}), {driver: reports[driver] for driver in order}, notes,
-        _pictures(models, clips, protocol, order[0], seed, device, pictures),
+        _pictures(models, clips, protocol, drawn, seed, device, pictures),
     )
 
 
@@ -263,9 +265,10 @@ def _pictures(
             rollout = predict(model, batch, context_frames=protocol.context_frames, driven_by=driver,
                               generator=torch.Generator(device=device).manual_seed(seed))
             both = torch.cat([rollout.context_video, rollout.video], -4)
-            rollouts[f"{name}, {DRIVERS[driver]}"] = _one_picture(both).clamp(0, 1).cpu()
+            rollouts[f"{name}: {COLUMNS[driver]}"] = _one_picture(both).clamp(0, 1).cpu()
         truth = _one_picture(to_float_video(batch.video)).cpu()
-        frames = animate_rollout(truth, rollouts, context_frames=protocol.context_frames, cell=128)
+        frames = animate_rollout(truth, rollouts, context_frames=protocol.context_frames, cell=128,
+                                 note=INFERRED_NOTE if driver == "inferred" else "")
         drawn.append((f"episode {item['episode']}, from frame {item['start']}", frames))
     return drawn
 

@@ -1,4 +1,4 @@
-"""Pictures of a model at work: the decomposition panel and the three-panel animation."""
+"""Pictures of a model at work: the decomposition panel, and rollouts beside the truth."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from ..batch import Batch, to_float_video
 from ..latents import Latent, LatentSpec, Particles
 from ..model import ComposedWorldModel
 from ..viz import PanelInputs, animate_rollout, decomposition_panel
-from ..viz.animation import INFERRED, SAMPLED
+from ..viz.animation import INFERRED, MEAN, SAMPLED
 from .evaluate import predict
+
+COLUMNS = {"prior": MEAN, "sampled": SAMPLED, "inferred": INFERRED}
+"""What may drive a rollout -> what a picture calls it."""
+INFERRED_NOTE = (
+    "Latent actions read off the true future tell which particle will show an object: that column is no prediction. A "
+    "model trained briefly can look worse with them than with its mean, because it does not know yet where and in which "
+    "colour; the mean fades what it is unsure of."
+)
+"""What stands below every picture that has this column."""
 
 
 @torch.no_grad()
@@ -71,10 +80,10 @@ def animation(
     model: ComposedWorldModel, batch: Batch, *, context_frames: int, generator: torch.Generator | None = None,
     title: str = "", cell: int = 160,
 ) -> Tensor:
-    """Ground truth beside a rollout driven by inferred latent actions and a sampled one.
+    """Ground truth beside the mean prediction (the one that is scored), a sampled one, and a reconstruction.
 
     Args:
-        model: The model; without latent actions there is no middle panel.
+        model: The model; without latent actions nothing can be read off the true future, and that column is left out.
         batch: One clip with its conditions (several views: the first is shown).
         context_frames: Frames that are given; the rest is predicted.
         generator: Of the sampled rollout.
@@ -86,13 +95,15 @@ def animation(
     def shown(x: Tensor) -> Tensor:
         return x[0, 0] if several else x[0]
 
-    drivers = {INFERRED: "inferred", SAMPLED: "sampled"} if model.latent_action is not None else {SAMPLED: "sampled"}
     rollouts = {}
-    for caption, driver in drivers.items():
+    for driver, caption in COLUMNS.items():
+        if driver == "inferred" and model.latent_action is None:
+            continue
         rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
         rollouts[caption] = torch.cat([shown(rollout.context_video), shown(rollout.video)]).clamp(0, 1)
     goal = batch.conditions.get("goal_image") if "goal_image" in model.conditioners else None
     return animate_rollout(
         to_float_video(shown(batch.video)), rollouts, context_frames=context_frames, title=title,
+        note=INFERRED_NOTE if INFERRED in rollouts else "",
         goal=None if goal is None else to_float_video(shown(goal)), cell=cell,
     )

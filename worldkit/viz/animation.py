@@ -1,8 +1,8 @@
 """Rollout animations: the true clip beside rollouts of a model, as GIF or MP4.
 
 The border of a frame says what it is: red the ground truth, blue a reconstructed context frame (the model has seen it),
-green a predicted one. A rollout driven by latent actions inferred from the true future must carry that in its name:
-`INFERRED` and `SAMPLED` are the usual two.
+green a predicted one. A rollout driven by latent actions inferred from the true future must carry that in its name
+and be explained by a note: `MEAN`, `SAMPLED` and `INFERRED` are the usual three.
 """
 
 from __future__ import annotations
@@ -19,27 +19,41 @@ from torch import Tensor
 
 from ..batch import check_shape
 from ..errors import ShapeError, WorldkitError, require_extra
-from .images import INK, MUTED, WHITE, border, canvas, enlarge, save_gif, text_block, to_uint8, write_atomically
+from .images import (
+    INK,
+    MUTED,
+    WHITE,
+    border,
+    canvas,
+    enlarge,
+    save_gif,
+    text_block,
+    text_height,
+    to_uint8,
+    write_atomically,
+)
 
-INFERRED = "-D inferred latent actions"
-SAMPLED = "-S sampled"
+MEAN = "the mean prediction (scored)"
+SAMPLED = "one sampled prediction"
+INFERRED = "latent actions read off the true future"
 
 TRUTH_COLOR, CONTEXT_COLOR, PREDICTED_COLOR = (220, 38, 38), (37, 99, 235), (22, 163, 74)
-_BORDER, _GAP, _CAPTION, _TITLE_LINE = 5, 8, 40, 20
+_BORDER, _GAP, _CAPTION, _TITLE_LINE, _NOTE_SIZE = 5, 8, 40, 20, 12
 
 
 def animate_rollout(
-    truth: Tensor, rollouts: Mapping[str, Tensor], *, context_frames: int, title: str = "", goal: Tensor | None = None,
-    cell: int = 160,
+    truth: Tensor, rollouts: Mapping[str, Tensor], *, context_frames: int, title: str = "", note: str = "",
+    goal: Tensor | None = None, cell: int = 160,
 ) -> Tensor:
     """The true clip and rollouts side by side, with coloured borders and captions.
 
     Args:
         truth: True frames, ``[T, 3, H, W]``, uint8 or float in [0, 1]. Several views: stack them along H first.
-        rollouts: Caption -> ``[T, 3, H, W]``: reconstructed context, then predicted frames. The usual two are
-            ``{INFERRED: ..., SAMPLED: ...}``.
+        rollouts: Caption -> ``[T, 3, H, W]``: reconstructed context, then predicted frames. The usual three are
+            ``{MEAN: ..., SAMPLED: ..., INFERRED: ...}``.
         context_frames: Number of leading frames that are reconstructions.
         title: Text above everything, for example the instruction.
+        note: Text below everything: what a column means that its name cannot say.
         goal: Goal image, ``[3, H, W]``, shown at the right.
         cell: Height to which small frames are enlarged by a whole factor, in pixels.
     Returns:
@@ -47,10 +61,10 @@ def animate_rollout(
     Raises:
         ShapeError: if shapes differ, or ``context_frames`` is not in 0 .. T.
     Source:
-        The three-panel animation of upstream lpwm, eval/eval_model.py @ 4cf53c4.
+        The three-panel animation of upstream lpwm, eval/eval_model.py @ 4cf53c4, with the scored mean beside it.
     Example:
         >>> clip = torch.rand(4, 3, 32, 32)
-        >>> animate_rollout(clip, {INFERRED: clip, SAMPLED: clip}, context_frames=2).shape
+        >>> animate_rollout(clip, {MEAN: clip, SAMPLED: clip}, context_frames=2).shape
         torch.Size([4, 3, 226, 542])
     """
     sizes = check_shape(truth, "t c h w", name="truth", c=3)
@@ -70,6 +84,10 @@ def animate_rollout(
     if title:
         header = text_block(title, _title_height(title, joined.shape[-1]), joined.shape[-1], size=15, color=INK)
         strips.insert(0, repeat(header, "c h w -> t c h w", t=sizes["t"]))
+    if note:
+        width = joined.shape[-1]
+        below = text_block(note, text_height(note, width, size=_NOTE_SIZE) + _GAP, width, size=_NOTE_SIZE, color=INK)
+        strips.append(repeat(below, "c h w -> t c h w", t=sizes["t"]))
     return torch.cat(strips, -2)
 
 

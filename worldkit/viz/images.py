@@ -142,6 +142,11 @@ def text_block(
     return from_pil(image)
 
 
+def text_height(text: str, width: int, *, size: int = 14) -> int:
+    """Height in pixels that `text_block` needs to show all of a text at this width."""
+    return (size + 4) * len(_wrap(text, max(1, width - 8), font(size)))
+
+
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's built-in font at a size in pixels."""
