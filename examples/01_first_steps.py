@@ -9,7 +9,7 @@ import torch
 
 import worldkit as wk
 from worldkit.training import panel
-from worldkit.viz import save_png
+from worldkit.viz import grid, save_png
 
 model = wk.create_model("lpwm-balls-mini", pretrained=True)
 clip = wk.data.open_dataset("balls-32", split="test", num_frames=10, height=32, width=32)[0]
@@ -28,8 +28,16 @@ with torch.no_grad():
     future = model.rollout(video[:, :5], horizon=5, generator=generator)
     print("predicted frames:", tuple(future.video.shape), "latent actions:", tuple(future.latent_actions.shape))
 
-    moved = model.rollout(z.edit([5], delta_position=(0.0, 0.4)), horizon=5, deterministic=True)
-    print("what if particle 5 had been further right:", tuple(moved.video.shape))
+    # What if the red ball, at (y, x) = (0.6, 0.0) of the last given frame, had been up and to the right?
+    ball = z.follow(z.object_at((0.6, 0.0)))  # frame -> all particles that draw it
+    print("particles of the ball, frame by frame:", ball)
+    moved = model.decode(z.edit(ball, delta_position=(-0.4, 0.4))).video.clamp(0, 1)
+    before = model.rollout(drawn.video.clamp(0, 1), horizon=5, deterministic=True)
+    after = model.rollout(moved, horizon=5, deterministic=True)
+    there = [(r.video[0, 0, 0, 18:23, 19:24]).mean() for r in (before, after)]  # red of the first predicted frame
+    print(f"red where the ball would have been: {there[0]:.2f} before, {there[1]:.2f} after")
 
+rows = [torch.cat([r.context_video, r.video], 1)[0].clamp(0, 1) for r in (before, after)]
+save_png(grid(torch.cat(rows).repeat_interleave(4, -1).repeat_interleave(4, -2), 10), "what_if.png")
 save_png(panel(model, video[0, :5], frames=5), "first_steps.png")
-print("how the model takes the clip apart: first_steps.png")
+print("how the model takes the clip apart: first_steps.png; the prediction and the what-if: what_if.png")

@@ -1,5 +1,6 @@
 """Every example runs, at reduced size."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ def run(name, *arguments, cwd):
 def test_first_steps(tmp_path):
     out = run("01_first_steps.py", cwd=tmp_path)
     assert "reconstruction:" in out and (tmp_path / "first_steps.png").exists()
+    before, after = re.search(r"would have been: (\S+) before, (\S+) after", out).groups()
+    assert float(before) < 0.1 and float(after) > 0.8 and (tmp_path / "what_if.png").exists()
 
 
 def test_swap_a_component(tmp_path):
@@ -59,4 +62,6 @@ def test_the_readme_runs():
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["future"].video.shape == (1, 5, 3, 32, 32) and names["what_if"].latents.shape == (1, 5)
+    was, becomes = (names[name].video[0, 0, 0, 18:23, 19:24].mean() for name in ("future", "what_if"))
+    assert was < 0.2 and becomes > 0.8, "the what-if shows nothing: red where the ball was put"
     assert names["loss"].total.isfinite()

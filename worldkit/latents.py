@@ -17,7 +17,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from .distributions import MEANS, Beta, Distribution, Normal, Sampler
-from .errors import ShapeError, WorldkitError
+from .editing import Editing
+from .errors import ShapeError
 
 Key = tuple[str, str]
 """(group name, field name)."""
@@ -158,7 +159,7 @@ class _Fields:
         return f"{type(self).__name__}({fields})"
 
 
-class Latent(_Fields):
+class Latent(_Fields, Editing):
     """Values of a described latent, ``[B, T, N_group, dim]`` per field.
 
     Attributes:
@@ -222,69 +223,6 @@ class Latent(_Fields):
             columns = rows[..., : sum(f.dim for f in group.fields)].split([f.dim for f in group.fields], -1)
             values |= {(group.name, f.name): column for f, column in zip(group.fields, columns, strict=True)}
         return Latent.build(spec, values)
-
-    def edit(
-        self,
-        tokens: Sequence[int],
-        *,
-        position: Sequence[float] | Tensor | None = None,
-        delta_position: Sequence[float] | Tensor | None = None,
-        scale: Sequence[float] | float | Tensor | None = None,
-        transparency: float | None = None,
-        features_from: int | None = None,
-    ) -> Latent:
-        """An edited copy, for what-if questions. Edits hold for all batch entries and times.
-
-        Args:
-            tokens: Indices of tokens in the group that has the edited field.
-            position: New position, (y, x) in [-1, 1].
-            delta_position: Shift of the position, (y, x).
-            scale: New box side over image side in (0, 1), one number or (height, width).
-            transparency: New transparency in [0, 1]; 0 removes the token.
-            features_from: Token whose features (look) the edited tokens take over.
-        Raises:
-            WorldkitError: if the latent has no such field, naming the fields it has.
-        Example: ``model.decode(z.edit([3], delta_position=(0.0, 0.2)))``
-        """
-        values, index = dict(self._tensors), list(tokens)
-
-        def column(field: str, used: Sequence[int] = index) -> Key:
-            key = self.spec.find(field)
-            if key is None:
-                have = ", ".join(sorted({f for _, f in self.spec.keys()}))
-                raise WorldkitError(f"this latent has no '{field}' to edit; its fields are: {have}")
-            size = values[key].shape[2]
-            if any(not -size <= token < size for token in used):
-                raise ShapeError(
-                    f"tokens {list(used)} are out of range: group '{key[0]}' has {size} tokens (0..{size - 1})"
-                )
-            values[key] = values[key].clone()
-            return key
-
-        def put(field: str, new: Any, *, relative: bool = False) -> None:
-            key = column(field)
-            new = torch.as_tensor(new, dtype=values[key].dtype, device=values[key].device)
-            values[key][:, :, index] = values[key][:, :, index] + new if relative else new.expand_as(
-                values[key][:, :, index]
-            )
-
-        if position is not None:
-            put("position", position)
-        if delta_position is not None:
-            put("position", delta_position, relative=True)
-        if scale is not None:
-            scale = torch.as_tensor(scale, dtype=torch.float32)
-            if not ((scale > 0) & (scale < 1)).all():
-                raise ShapeError(f"scale is box side over image side and must lie inside (0, 1), got {scale.tolist()}")
-            put("scale", torch.logit(scale))
-        if transparency is not None:
-            if not 0 <= transparency <= 1:
-                raise ShapeError(f"transparency must lie in [0, 1], got {transparency}")
-            put("transparency", transparency)
-        if features_from is not None:
-            key = column("features", [*index, features_from])
-            values[key][:, :, index] = values[key][:, :, [features_from]].expand_as(values[key][:, :, index])
-        return self._like(values, self.score)
 
 
 class Particles(Latent, kind="particles"):

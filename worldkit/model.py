@@ -51,6 +51,18 @@ class Rollout:
     context_video: Tensor | None = None
     latent_actions: Tensor | None = None
 
+    def __repr__(self) -> str:
+        (clips, given), predicted = self.context_latents.shape, self.latents.shape[1]
+        kind, tokens = type(self.latents).__name__, self.latents.spec.num_tokens
+        shapes = {"video": self.video, "context_video": self.context_video, "latent_actions": self.latent_actions}
+        known = [f"{name} {list(x.shape)}" for name, x in shapes.items() if x is not None]
+        missing = [name for name, x in shapes.items() if x is None]
+        return "\n".join([
+            f"Rollout of {clips} clip(s): {given} frames given, {predicted} predicted",
+            f"  latents, context_latents: {kind}, {tokens} tokens a frame",
+            f"  {', '.join(known + [f'no {name}' for name in missing])}",
+        ])
+
 
 class WorldModel(Component, ABC):
     """A learned simulator of video: it perceives, predicts, can be steered, and can be taken apart."""
