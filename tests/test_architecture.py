@@ -29,8 +29,9 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "nn": {"config", "errors", "distributions"},  # distributions know no latents
     **{kind: BASICS | {"nn", "compat"} for kind in COMPONENTS},
     "objectives": BASICS,
-    "model": BASICS | COMPONENTS | {"objectives"},
-    "factory": {"model", "config", "registry", "presets", "errors"},
+    "wiring": BASICS | {"dynamics"},
+    "model": BASICS | COMPONENTS | {"objectives", "wiring"},
+    "factory": {"model", "wiring", "config", "registry", "presets", "errors"},
     "folders": {"errors"},
     "hub": {"", "folders", "model_card", "factory", "model", "config", "presets", "registry", "errors"},
     "model_card": {"", "model"},

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+FORMS = ("frame", "token", "memory")
+"""The forms a condition can have; the attributes of `Condition`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,20 @@ class Condition:
             return b if a is None else a if b is None else torch.cat([a, b], 1)
 
         return Condition(join(self.frame, new.frame), join(self.token, new.token), new.memory)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Which of `FORMS` it has.
+
+        Example:
+            >>> Condition(memory=torch.zeros(2, 3, 8)).forms
+            ('memory',)
+        """
+        return tuple(form for form in FORMS if getattr(self, form) is not None)
+
+    def only(self, forms: Collection[str]) -> Condition:
+        """The same condition without its other forms."""
+        return Condition(**{form: getattr(self, form) for form in self.forms if form in forms})
 
     @property
     def is_empty(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from . import registry as registries
+from . import wiring
 from .config import WorldModelConfig, merge, nest
 from .errors import ConfigError, IncompatibleComponentsError, NoPretrainedWeightsError
 from .model import ComposedWorldModel, WorldModel
@@ -164,8 +165,8 @@ def build(config: WorldModelConfig) -> WorldModel:
     if config.decoder is not None:
         _check_decoder(component("decoder"), config, spec)
         decoder = make("decoder", component("decoder"), config.decoder, spec=spec, obs=config.obs)
-    receivers = {name: _receiver(name, c, config) for name, c in config.conditioners.items()}
-    memory = _memory_lengths(config, receivers)
+    receivers = {name: wiring.receiver_of(name, c, config) for name, c in config.conditioners.items()}
+    memory = wiring.memory_lengths(config, receivers)
     if config.dynamics is not None:
         _check_dynamics(component("dynamics"), config, spec)
         dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
@@ -177,10 +178,11 @@ def build(config: WorldModelConfig) -> WorldModel:
             "latent_action", component("latent_action"), config.latent_action, spec=spec, anchors=anchors,
             window=horizon, dynamics_dim=dynamics.cond_dim, memory_length=memory["latent_action"],
         )
+    wiring.check_read(config, receivers, {"dynamics": dynamics, "latent_action": latent_action})
     widths = {"dynamics": getattr(dynamics, "cond_dim", 0), "latent_action": getattr(latent_action, "cond_dim", 0)}
     conditioners = {
         name: make(f"conditioners.{name}", registries.conditioners.get(c.name), c, obs=config.obs,
-                   dim=_width(name, receivers[name], widths))
+                   dim=wiring.width_of(name, receivers[name], widths))
         for name, c in config.conditioners.items()
     }
     objective = make("objective", component("objective"), config.objective)
@@ -189,40 +191,6 @@ def build(config: WorldModelConfig) -> WorldModel:
         config, encoder=encoder, decoder=decoder, dynamics=dynamics, latent_action=latent_action,
         conditioners=conditioners, receivers=receivers, objective=objective,
     )
-
-
-def _receiver(name: str, conditioner: Any, config: WorldModelConfig) -> str:
-    if config.dynamics is None:
-        raise IncompatibleComponentsError(
-            f"condition '{name}' steers a dynamics, but this model has none; set dynamics, or drop the conditioner"
-        )
-    if conditioner.to == "auto":
-        return "dynamics" if config.latent_action is None else "latent_action"
-    if conditioner.to != "dynamics" and config.latent_action is None:
-        raise IncompatibleComponentsError(
-            f"conditioner '{name}' is routed to '{conditioner.to}', but the model has no latent action; "
-            "set latent_action='gaussian', or to='dynamics'"
-        )
-    return conditioner.to
-
-
-def _memory_lengths(config: WorldModelConfig, receivers: Mapping[str, str]) -> dict[str, int]:
-    lengths = {"dynamics": 0, "latent_action": 0}
-    for name, c in config.conditioners.items():
-        for receiver in lengths if receivers[name] == "both" else [receivers[name]]:
-            lengths[receiver] += registries.conditioners.get(c.name).memory_tokens(c)
-    return lengths
-
-
-def _width(name: str, receiver: str, widths: Mapping[str, int]) -> int:
-    if receiver != "both":
-        return widths[receiver]
-    if widths["dynamics"] != widths["latent_action"]:
-        raise IncompatibleComponentsError(
-            f"condition '{name}' goes to both latent action (width {widths['latent_action']}) and dynamics (width "
-            f"{widths['dynamics']}); give both the same dim, or route it to one of them"
-        )
-    return widths["dynamics"]
 
 
 def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:

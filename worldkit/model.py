@@ -30,6 +30,7 @@ from .latent_actions.base import ActionDist, LatentAction
 from .latents import Latent, LatentDist
 from .objectives.base import Loss, Objective
 from .registry import register_model
+from .wiring import refuse_unread
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class ComposedWorldModel(WorldModel):
             posterior, prior = self.latent_action(z, given["latent_action"])
             prior = prior[:, :-1]
             action = posterior.sample(sampler, "latent_action.posterior")
-            to_dynamics = to_dynamics + self.latent_action.condition(action)
+            to_dynamics = to_dynamics + self._told(self.latent_action, action)
         return to_dynamics, posterior, prior
 
     def predict_next(
@@ -335,7 +336,7 @@ class ComposedWorldModel(WorldModel):
             )
             actions = posterior.sample(MEANS, "latent_action.posterior")
         if actions is not None and past > 1:
-            cond = cond + module.condition(actions[:, : past - 1])
+            cond = cond + self._told(module, actions[:, : past - 1])
         state = self.dynamics.start(z, cond, window=window)
         predicted: list[Latent] = []
         for t in range(past - 1, past + horizon - 1):  # transition t leads to frame t + 1
@@ -345,7 +346,7 @@ class ComposedWorldModel(WorldModel):
                 action = module.next(carry).sample(sampler, "latent_action.prior")
                 actions = torch.cat([actions, action], 1)
             if actions is not None:
-                cond = cond + module.condition(actions[:, now])
+                cond = cond + self._told(module, actions[:, now])
             step = self.dynamics.predict(state, cond, sampler, mean=self.latent_action is not None)
             predicted.append(step)
             if t < past + horizon - 2:
@@ -378,6 +379,12 @@ class ComposedWorldModel(WorldModel):
         if self.latent_action is None:
             raise WorldkitError(f"{what} needs latent actions: create_model(..., latent_action='gaussian')")
         return self.latent_action
+
+    def _told(self, module: LatentAction, action: Tensor) -> Condition:
+        """What latent actions tell the dynamics."""
+        cond = module.condition(action)
+        refuse_unread(self.dynamics, cond, "the latent action")
+        return cond
 
     @contextlib.contextmanager
     def _evaluating(self, *inputs: Any) -> Iterator[None]:
@@ -415,6 +422,7 @@ class ComposedWorldModel(WorldModel):
                     spread=self.encoder.spec.spread_views,
                 )
                 cond = conditioner(raw, mask, view=view)
+                refuse_unread(module, cond, f"condition '{name}'")
                 if cond.token is not None and cond.token.shape[1] != frames:
                     cond = Condition(cond.frame, cond.token.expand(-1, frames, -1, -1), cond.memory)
                 total[receiver] = total[receiver] + cond

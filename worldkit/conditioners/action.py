@@ -57,6 +57,7 @@ class ActionConditioner(Conditioner):
     """
 
     Config = ActionConfig
+    gives = frozenset({"frame"})  # and "token", if actions come per view
     per_frame = True
 
     def __init__(self, config: ActionConfig, *, dim: int, obs: ObsSpec):

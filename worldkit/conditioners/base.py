@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..component import Component
-from ..conditions import Condition
+from ..conditions import FORMS, Condition
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import Sampler
 from ..errors import ShapeError
@@ -60,9 +60,15 @@ class Conditioner(Component, ABC):
         per_frame: True if the raw value has a time axis.
         time_axis: Which axis that is, counted from the end.
         takes_mask: True if a mask may say where the condition is absent.
+        gives: Forms of conditions it gives: ``"frame"``, ``"token"``, ``"memory"``; a receiver that does not read one
+            of them is refused when the model is built. None: not known before it runs (`memory_tokens` apart).
+        embeds: True if it uses `ModelView.embed`; a receiver that embeds no latents is refused.
     """
 
+    WORDS = {"gives": frozenset(FORMS)}
     Config: ClassVar[type[ConditionerConfig]]
+    gives: ClassVar[frozenset[str] | None] = None
+    embeds: ClassVar[bool] = False
     per_frame: ClassVar[bool] = False
     time_axis: int = -2
     takes_mask: bool = False

@@ -36,6 +36,8 @@ class GoalImageConditioner(Conditioner):
     """
 
     Config = GoalImageConfig
+    gives = frozenset({"token"})
+    embeds = True
 
     def __init__(self, config: GoalImageConfig, *, dim: int, obs: ObsSpec):
         super().__init__(config, dim=dim, obs=obs)

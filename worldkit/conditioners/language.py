@@ -51,6 +51,7 @@ class LanguageConditioner(Conditioner):
     """
 
     Config = LanguageConfig
+    gives = frozenset({"memory"})
 
     def __init__(self, config: LanguageConfig, *, dim: int, obs: ObsSpec):
         super().__init__(config, dim=dim, obs=obs)

@@ -9,14 +9,22 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from ..component import Component
-from ..conditions import Condition
+from ..conditions import FORMS, Condition
 from ..config import ComponentConfig
 from ..distributions import Sampler
+from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, LatentSpec
 
 Window = Literal["exact", "streaming"]
 """What happens when a rollout outgrows the window. ``exact``: slide by one frame and recompute, as in training.
 ``streaming``: APPROXIMATE; drop the oldest half, recompute once, go on with cached keys and values."""
+
+
+EMBED = (
+    "To send it goals, give it a method embed(self, z) -> tokens [B, T, N, D] as it sees latents, usually: return "
+    "self.embed_latent(z, mark_views=False) of its LatentEmbed"
+)
+"""What to do about a dynamics that embeds no goals."""
 
 
 class Carry:
@@ -37,14 +45,18 @@ class Dynamics(Component, ABC):
         Config: The component's config class.
         explicit_prior: True if `prior` is implemented.
         requires: Properties of the latent it cannot do without: ``"grid"``, ``"tracked"``, ``"normal"``.
+        takes: Forms of conditions it reads: ``"frame"`` (actions), ``"token"`` (latent actions, goals), ``"memory"``
+            (language). A model that would give it another is refused. None: a dynamics that does not say so is tried
+            out when a model with conditions is built.
         cond_dim: Width of the conditions it receives.
         window: Most frames it sees at once.
     """
 
-    WORDS = {"requires": frozenset({"grid", "tracked", "normal"})}
+    WORDS = {"requires": frozenset({"grid", "tracked", "normal"}), "takes": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
     explicit_prior: ClassVar[bool] = True
     requires: ClassVar[frozenset[str]] = frozenset()
+    takes: frozenset[str] | None = None
     config: ComponentConfig
     spec: LatentSpec
     window: int
@@ -99,6 +111,9 @@ class Dynamics(Component, ABC):
         carry.history = type(z).cat([carry.history, z])
 
     def embed(self, z: Latent) -> Tensor:
-        """Tokens ``[B, T, N, D]`` of a goal as this dynamics sees latents, without view embeddings (as upstream)."""
-        raise NotImplementedError(f"{type(self).__name__} embeds no goals; send goals to a latent action")
+        """Tokens ``[B, T, N, D]`` of a goal as this dynamics sees latents, without view embeddings (as upstream).
+
+        Only needed for goals; a model that sends some to a dynamics without this method is refused.
+        """
+        raise IncompatibleComponentsError(f"{type(self).__name__} embeds no goals. {EMBED}")
 

@@ -113,6 +113,7 @@ class Diffusion(Dynamics):
     Config = DiffusionConfig
     explicit_prior = False
     requires = frozenset({"tracked"})
+    takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: DiffusionConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):

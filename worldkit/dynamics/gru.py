@@ -80,6 +80,7 @@ class GRU(Dynamics):
 
     Config = GRUConfig
     requires = frozenset({"tracked"})
+    takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: GRUConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):

@@ -62,6 +62,7 @@ class PINT(Dynamics):
 
     Config = PINTConfig
     requires = frozenset({"tracked"})
+    takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: PINTConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):

@@ -67,6 +67,7 @@ class SlotFormer(Dynamics):
     """Transformer encoder over the tokens of a window of frames."""
 
     Config = SlotFormerConfig
+    takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: SlotFormerConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):

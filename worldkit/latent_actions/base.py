@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..component import Component
-from ..conditions import Condition
+from ..conditions import FORMS, Condition
 from ..config import ComponentConfig
 from ..distributions import Distribution, Sampler
 from ..latents import Latent, LatentSpec
@@ -43,10 +43,16 @@ class LatentAction(Component, ABC):
 
     Attributes:
         Config: The component's config class.
+        takes: Forms of conditions it reads, as `Dynamics.takes`.
+        gives: Forms of conditions that `condition` gives the dynamics: ``"frame"``, ``"token"``. None: not known before
+            it runs.
         cond_dim: Width of the conditions it receives (actions, language, goals).
     """
 
+    WORDS = {"takes": frozenset(FORMS), "gives": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
+    takes: frozenset[str] | None = None
+    gives: ClassVar[frozenset[str] | None] = None
     config: ComponentConfig
     spec: LatentSpec
     window: int

@@ -76,6 +76,8 @@ class GaussianLatentAction(LatentAction):
     """Posterior and prior over Gaussian latent actions from one spatio-temporal trunk."""
 
     Config = GaussianLatentActionConfig
+    takes = frozenset({"frame", "token", "memory"})
+    gives = frozenset({"token"})
 
     def __init__(self, config: GaussianLatentActionConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor],
                  window: int, dynamics_dim: int, memory_length: int = 0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from .examples import (
     example_video,
     last_time,
 )
+from .forms import check_forms
 from .report import Reporter, prepare, score, shake, tensors
 
 
@@ -109,7 +112,8 @@ def check_decoder(
 
 
 def _map_cond(cond: Condition, index: Any) -> Condition:
-    return Condition(changed(cond.frame, index), changed(cond.token, index), cond.memory)
+    parts = {form: changed(getattr(cond, form), index) for form in cond.forms if form != "memory"}
+    return replace(cond, **parts)
 
 
 def check_dynamics(
@@ -125,11 +129,12 @@ def check_dynamics(
     cls, config, report = prepare(registries.dynamics, dynamics, options)
     spec = spec or example_spec()
 
-    def make() -> nn.Module:
+    def make(memory_length: int = memory_length) -> nn.Module:
         return cls(config, spec=spec, anchors=example_anchors(spec), window=WINDOW, memory_length=memory_length)
 
     module, z = shake(make()), example_latent(spec)
-    cond = example_conditioning(module.cond_dim, spec, WINDOW, memory_length)
+    taken = check_forms(report, module, partial(make, memory_length or 2))
+    cond = example_conditioning(module.cond_dim, spec, WINDOW, memory_length).only(taken)
     if not module.explicit_prior:
         _check_implicit(report, module, make, z, cond.at(slice(0, WINDOW - 1)))
         return
@@ -218,12 +223,13 @@ def check_latent_action(
     cls, config, report = prepare(registries.latent_actions, latent_action, options)
     spec = spec or example_spec()
 
-    def make() -> nn.Module:
+    def make(memory_length: int = memory_length) -> nn.Module:
         return cls(config, spec=spec, anchors=example_anchors(spec), window=WINDOW, dynamics_dim=12,
                    memory_length=memory_length)
 
-    module, frames = shake(make()), WINDOW + 1
-    z, cond = example_latent(spec, time=frames), example_conditioning(module.cond_dim, spec, frames, memory_length)
+    module, frames, z = shake(make()), WINDOW + 1, example_latent(spec, time=WINDOW + 1)
+    taken = check_forms(report, module, partial(make, memory_length or 2))
+    cond = example_conditioning(module.cond_dim, spec, frames, memory_length).only(taken)
 
     def run(m: Any, z: Latent, cond: Condition) -> tuple[Tensor, Tensor]:
         posterior, prior = m(z, cond)
@@ -275,7 +281,13 @@ def check_conditioner(
         shift = video.flatten(1).mean(1)[:, None, None, None]
         return example_latent(spec, len(video), 1).map(lambda x: x * 0.5 + shift)
 
-    view = ModelView(encode=encode, embed=lambda z: z.pack() @ mixer, spread=spec.spread_views)
+    embedded: list[Latent] = []
+
+    def embed(z: Latent) -> Tensor:
+        embedded.append(z)
+        return z.pack() @ mixer
+
+    view = ModelView(encode=encode, embed=embed, spread=spec.spread_views)
 
     def make() -> nn.Module:
         return cls(config, dim=dim, obs=obs)
@@ -291,6 +303,10 @@ def check_conditioner(
     for name, x, rank in (("frame", cond.frame, 3), ("token", cond.token, 4), ("memory", cond.memory, 3)):
         report.require(x is None or (x.ndim == rank and x.shape[0] == BATCH and x.shape[-1] == dim), "shapes",
                        f"{name} is {None if x is None else list(x.shape)}, expected {rank} axes ending in {dim}")
+    report.require(cls.gives is None or cls.gives >= set(cond.forms), "gives",
+                   f"declares {', '.join(sorted(cls.gives or ())) or 'nothing'}, but gave {', '.join(cond.forms)}")
+    report.require(cls.embeds or not embedded, "embeds", "it called view.embed, so declare embeds = True")
+    report.require(not cls.embeds or bool(embedded), "embeds", "declared, but it never called view.embed")
     length = 0 if cond.memory is None else cond.memory.shape[1]
     report.require(length == cls.memory_tokens(config), "memory_tokens",
                    f"promises {cls.memory_tokens(config)} tokens, gives {length}")

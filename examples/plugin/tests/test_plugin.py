@@ -26,8 +26,9 @@ def test_token_mlp():
     {},
     {"conditioners": {"action": {"name": "action", "dim": 3}}},
     {"conditioners": {"language": {"name": "language", "embed_dim": 5, "max_length": 2}}},
+    {"conditioners": {"goal_image": {"name": "goal-image"}}},
     {"obs.views": 2},
-], ids=["plain", "action", "language", "two views"])
+], ids=["plain", "action", "language", "goal", "two views"])
 def test_models(options):
     check_model("mosaic-balls-mini", **options)
 

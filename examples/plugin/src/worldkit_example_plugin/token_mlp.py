@@ -37,6 +37,7 @@ class TokenMLP(Dynamics):
 
     Config = TokenMLPConfig
     requires = frozenset({"tracked"})  # token n must be the same thing in both frames
+    takes = frozenset({"frame", "token", "memory"})  # all that conditions can be
 
     def __init__(self, config: TokenMLPConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):
@@ -45,6 +46,10 @@ class TokenMLP(Dynamics):
         self.embed_latent = LatentEmbed(spec, config.dim, anchors=anchors)
         self.network = mlp(config.dim, 2 * config.dim, config.dim)
         self.head = LatentHead(spec, config.dim, anchors=anchors)
+
+    def embed(self, z: Latent) -> Tensor:
+        """A goal's tokens, ``[B, T, N, D]``."""
+        return self.embed_latent(z, mark_views=False)
 
     def prior(self, z: Latent, cond: Condition) -> LatentDist:
         tokens = self.embed_latent(z)  # [B, T, N, D]

@@ -1,0 +1,255 @@
+"""Who receives which condition, in what width, and whether it reads it.
+
+A condition that nobody reads is a model that cannot be steered, and does not say so. A part says which forms it reads
+(`Dynamics.takes`, `LatentAction.takes`); one that does not is tried out, on made-up latents, when a model with
+conditions is built.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import registry as registries
+from .conditions import EMPTY, FORMS, Condition
+from .config import WorldModelConfig
+from .distributions import Sampler
+from .dynamics.base import EMBED, Dynamics
+from .errors import IncompatibleComponentsError
+from .latents import Latent, LatentDist, LatentSpec
+from .registry import Registry
+
+NEEDS = {
+    "frame": "conditions per frame (Condition.frame)",
+    "token": "conditions per token (Condition.token)",
+    "memory": "tokens to attend to (Condition.memory)",
+    "goal": "goals as it embeds latents (a method embed)",
+}
+"""What a receiver of conditions may have to do, in words."""
+
+
+def receiver_of(name: str, conditioner: Any, config: WorldModelConfig) -> str:
+    """Who receives the condition of a batch field: ``"dynamics"``, ``"latent_action"`` or ``"both"``.
+
+    Raises:
+        IncompatibleComponentsError: the model has no such part.
+    """
+    if config.dynamics is None:
+        raise IncompatibleComponentsError(
+            f"condition '{name}' steers a dynamics, but this model has none; set dynamics, or drop the conditioner"
+        )
+    if conditioner.to == "auto":
+        return "dynamics" if config.latent_action is None else "latent_action"
+    if conditioner.to != "dynamics" and config.latent_action is None:
+        raise IncompatibleComponentsError(
+            f"conditioner '{name}' is routed to '{conditioner.to}', but the model has no latent action; "
+            "set latent_action='gaussian', or to='dynamics'"
+        )
+    return conditioner.to
+
+
+def memory_lengths(config: WorldModelConfig, receivers: Mapping[str, str]) -> dict[str, int]:
+    """Receiver -> tokens of memory that it gets."""
+    lengths = {"dynamics": 0, "latent_action": 0}
+    for name, c in config.conditioners.items():
+        for receiver in lengths if receivers[name] == "both" else [receivers[name]]:
+            lengths[receiver] += registries.conditioners.get(c.name).memory_tokens(c)
+    return lengths
+
+
+def width_of(name: str, receiver: str, widths: Mapping[str, int]) -> int:
+    """Width of the condition of a batch field.
+
+    Raises:
+        IncompatibleComponentsError: it goes to two parts of different widths.
+    """
+    if receiver != "both":
+        return widths[receiver]
+    if widths["dynamics"] != widths["latent_action"]:
+        raise IncompatibleComponentsError(
+            f"condition '{name}' goes to both latent action (width {widths['latent_action']}) and dynamics (width "
+            f"{widths['dynamics']}); give both the same dim, or route it to one of them"
+        )
+    return widths["dynamics"]
+
+
+def check_read(config: WorldModelConfig, receivers: Mapping[str, str], parts: Mapping[str, Any]) -> None:
+    """Check that every part reads the conditions that go to it; fills in ``takes`` of parts that do not say so.
+
+    Args:
+        config: Of the model.
+        receivers: Condition -> who receives it, see `receiver_of`.
+        parts: ``"dynamics"`` and ``"latent_action"``, either may be None.
+    Raises:
+        IncompatibleComponentsError: naming the condition, what is missing, and what to do.
+    """
+    for kind, part in parts.items():
+        given = dict(_given(kind, config, receivers))
+        if part is None or not given:
+            continue
+        says = type(part).takes is not None
+        if not says:
+            part.takes = tried(part)
+        for what, needs in given.items():
+            unknown = frozenset(FORMS if part.takes is None else ())
+            missing = sorted(needs - abilities(part) - unknown)
+            if missing:
+                raise IncompatibleComponentsError(_refusal(kind, config, part, what, missing, says=says))
+
+
+def _given(kind: str, config: WorldModelConfig, receivers: Mapping[str, str]) -> Iterator[tuple[str, frozenset[str]]]:
+    """(what gives conditions to a part, what the part must be able to do with them)."""
+    for name, c in config.conditioners.items():
+        cls = registries.conditioners.get(c.name)
+        forms = frozenset({"memory"} if cls.memory_tokens(c) else ()) if cls.gives is None else cls.gives
+        if receivers[name] in (kind, "both"):
+            yield f"condition '{name}'", forms | frozenset({"goal"} if cls.embeds else ())
+    if kind == "dynamics" and config.latent_action is not None:
+        gives = registries.latent_actions.get(config.latent_action.name).gives
+        yield f"latent action '{config.latent_action.name}'", gives or frozenset()
+
+
+def abilities(part: Any) -> frozenset[str]:
+    """Which of `NEEDS` a part, or a class of parts, meets; as far as it says so."""
+    cls = part if isinstance(part, type) else type(part)
+    silent = issubclass(cls, Dynamics) and cls.embed is Dynamics.embed
+    return frozenset(part.takes or ()) | frozenset(() if silent else {"goal"})
+
+
+def _refusal(
+    kind: str, config: WorldModelConfig, part: Any, what: str, missing: Collection[str], *, says: bool
+) -> str:
+    title, registry = kind.replace("_", " "), WorldModelConfig.COMPONENTS[kind]
+    name = getattr(config, kind).name
+    forms = [form for form in missing if form in FORMS]
+    lines = [f"{title} '{name}' does not read {' nor '.join(NEEDS[m] for m in missing)}, which {what} gives it."]
+    if forms and not says:
+        lines.append(
+            f"It was tried: its answer does not depend on them. If it does read them, say so in its class: takes = "
+            f"frozenset({{{', '.join(repr(form) for form in FORMS if form in {*forms, *part.takes})}}})."
+        )
+    if "goal" in missing:
+        lines.append(f"{EMBED}.")
+    fits = ", ".join(_fitting(registry, part.spec, missing)) or "none"
+    lines.append(f"Otherwise take a {title} that does ({fits}){_elsewhere(kind, what, config)}")
+    return " ".join(lines)
+
+
+def _elsewhere(kind: str, what: str, config: WorldModelConfig) -> str:
+    """What else may be done with a condition, in words; nothing, with those of a latent action."""
+    if what.startswith("latent action"):
+        return ""
+    other = "dynamics" if kind == "latent_action" else "latent_action"
+    first = "" if getattr(config, other) is not None else "latent_action='gaussian' and "
+    return f", drop the conditioner, or send it elsewhere ({first}conditioners.{what.split(chr(39))[1]}.to='{other}')"
+
+
+def _fitting(registry: Registry, spec: LatentSpec, needs: Collection[str]) -> list[str]:
+    classes = {name: registry.get(name) for name in registry.names()}
+    return [name for name, cls in classes.items()
+            if set(needs) <= abilities(cls) and getattr(cls, "requires", frozenset()) <= spec.properties]
+
+
+def tried(part: Any) -> frozenset[str] | None:
+    """The forms of conditions on which the answers of a dynamics or latent action depend.
+
+    A copy with shaken weights (layers that begin at zero would hide what they read) runs on made-up latents. The part
+    itself and the global random state stay as they are.
+
+    Args:
+        part: A `Dynamics` or a `LatentAction`.
+    Returns:
+        None if it cannot be told: the part has no values yet (a ``meta`` device), or it does not run even without a
+        condition.
+    """
+    if any(x.is_meta for x in (*part.parameters(), *part.buffers())):
+        return None
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        try:
+            trial = _Trial(part)
+            return frozenset(trial.forms())
+        except Exception:  # a stranger's code, on latents that we made up: no reason to refuse it
+            return None
+
+
+class _Trial:
+    """A part on made-up latents of two frames (one if its window has no more)."""
+
+    def __init__(self, part: Any):
+        self.part: Any = copy.deepcopy(part).eval()
+        for parameter in self.part.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        self.explicit = isinstance(part, Dynamics) and part.explicit_prior
+        self.frames = min(2, part.window) if self.explicit else 2
+        self.z = _made_up(part.spec, self.frames, next(iter(part.parameters()), torch.zeros(())))
+
+    def forms(self) -> list[str]:
+        everything = self._condition()
+        try:
+            run_once(self.part, self.z, everything)
+            return [form for form in everything.forms if self._depends(everything, form)]
+        except Exception:  # it may not know what to do with one of them: each by itself, or beside the memory
+            found = [form for form in everything.forms
+                     if any(self._survives(everything.only({form, *more}), form) for more in ((), ("memory",)))]
+            if not found:
+                run_once(self.part, self.z, EMPTY)
+            return found
+
+    def _survives(self, cond: Condition, form: str) -> bool:
+        try:
+            return self._depends(cond, form)
+        except Exception:
+            return False
+
+    def _depends(self, cond: Condition, form: str) -> bool:
+        other = replace(cond, **{form: torch.randn_like(getattr(cond, form))})
+        pairs = zip(*(run_once(self.part, self.z, c) for c in (cond, other)), strict=True)
+        return any(not torch.equal(a, b) for a, b in pairs)
+
+    def _condition(self) -> Condition:
+        part, steps = self.part, self.frames - (isinstance(self.part, Dynamics) and not self.explicit)
+        shapes = {"frame": (steps,), "token": (steps, part.spec.num_tokens), "memory": (part.memory_length,)}
+        like = self.z.presence
+        return Condition(**{form: torch.randn(1, *shape, part.cond_dim, device=like.device, dtype=like.dtype)
+                            for form, shape in shapes.items() if form != "memory" or part.memory_length})
+
+
+def run_once(part: Any, z: Latent, cond: Condition) -> list[Tensor]:
+    """The answers of a dynamics or a latent action, whatever they are; the same for the same input."""
+    if not isinstance(part, Dynamics):
+        return [dist.params for dist in part(z, cond)]
+    if part.explicit_prior:
+        return list(part.prior(z, cond).params.values())
+    return list(part.loss(z, cond, Sampler(generator=torch.Generator(z.presence.device).manual_seed(0))).values())
+
+
+def _made_up(spec: LatentSpec, frames: int, like: Tensor) -> Latent:
+    params = {}
+    for key in spec.keys():
+        f = spec.field(key)
+        raw = torch.randn(1, frames, spec.group(key[0]).size, f.dist.raw_dim(f.dim), device=like.device)
+        params[key] = f.dist.from_raw(raw)
+    return LatentDist(spec, params).mode()
+
+
+def refuse_unread(part: nn.Module | None, cond: Condition, what: str) -> None:
+    """Refuse a condition of a form that nobody announced, and that its receiver does not read.
+
+    Raises:
+        IncompatibleComponentsError: naming what gave the condition, and the form.
+    """
+    takes = getattr(part, "takes", None)
+    if takes is None:
+        return
+    for form in cond.forms:
+        if form not in takes:
+            raise IncompatibleComponentsError(
+                f"{what} gave {NEEDS[form]}, which {type(part).__name__} does not read: it takes "
+                f"{', '.join(sorted(takes)) or 'no conditions'}. If it does read them, add '{form}' to its takes"
+            )
