@@ -1,0 +1,221 @@
+"""What README and docs say to type: Python blocks run, page by page; command lines are understood by the real parser.
+
+A block that is not run as it stands says so right above it, in a comment that readers of the page do not see:
+``<!-- not run: needs an account -->``, or ``<!-- tested with: `500steps` as `1steps` -->`` for a smaller size.
+"""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from markdown_it import MarkdownIt
+
+import worldkit as wk
+from worldkit.cli import parser
+from worldkit.config import parse_assignments
+from worldkit.training import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks/README.md",
+         ROOT / "examples/plugin/README.md"]
+ELSEWHERE = {"docs/plugins.md": "test_plugin_example.py", "docs/tutorial.md": "test_tutorial.py"}  # run whole there
+SHELL = {"", "bash", "sh"}
+NOT_OURS = {"--nproc-per-node", "--ctx"}  # of torchrun, of the official LPWM code
+
+
+def blocks(text):
+    """(language, code, comments right above) of every code block, fenced or indented."""
+    found, comments = [], []
+    for token in MarkdownIt().parse(text):
+        if token.type == "html_block":
+            comments.append(token.content.strip())
+        elif token.type in ("fence", "code_block"):
+            found.append((token.info.split(" ")[0], token.content, comments))
+            comments = []
+        elif token.nesting == 0 or token.type == "paragraph_open":
+            comments = []
+    return found
+
+
+def spans(text):
+    """Every inline code span."""
+    inline = (child for token in MarkdownIt().enable("table").parse(text) for child in token.children or ())
+    return [child.content for child in inline if child.type == "code_inline"]
+
+
+def as_tested(code, comments):
+    """The code as a test runs it; None where a comment says that it is not run."""
+    for comment in comments:
+        if comment.startswith("<!-- not run:"):
+            return None
+        for said, done in re.findall("`([^`]+)` as `([^`]+)`", comment) if "tested with:" in comment else ():
+            assert said in code, f"{comment}: no {said!r} in the block below it"
+            code = code.replace(said, done)
+    return code
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+WITH_PYTHON = [p for p in PAGES if name_of(p) not in ELSEWHERE
+               and any(language == "python" for language, _, _ in blocks(p.read_text(encoding="utf-8")))]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in, with recordings/ as the pages speak of: twelve short films with actions."""
+    write = pytest.importorskip("worldkit.data").write_video
+    pytest.importorskip("av")
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        frames = np.repeat(generator.integers(0, 255, (1, 8, 8, 3), np.uint8), 24, 0).repeat(8, 1).repeat(8, 2)
+        frames[np.arange(24), number * 4, np.arange(24)] = 255
+        write(tmp_path / f"recordings/push_{number:02d}.mp4", frames)
+        np.savez(tmp_path / f"recordings/push_{number:02d}.npz", action=generator.random((24, 2), np.float32))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_the_python_of_a_page_runs(page, place):
+    torch.manual_seed(0)
+    names = {"__name__": "page"}
+    for language, code, comments in blocks(page.read_text(encoding="utf-8")):
+        if language == "python" and (code := as_tested(code, comments)) is not None:
+            exec(compile(code, name_of(page), "exec"), names)
+    if page.name == "README.md":
+        assert names["future"].video.shape == (1, 5, 3, 32, 32) and names["what_if"].latents.shape == (1, 5)
+        was, becomes = (names[name].video[0, 0, 0, 18:23, 19:24].mean() for name in ("future", "what_if"))
+        assert was < 0.2 and becomes > 0.8, "the what-if shows nothing: red where the ball was put"
+        assert names["loss"].total.isfinite()
+
+
+def test_every_python_block_is_python():
+    """Those that are not run, too."""
+    for page in PAGES:
+        for language, code, _ in blocks(page.read_text(encoding="utf-8")):
+            if language == "python":
+                compile(code, name_of(page), "exec")
+
+
+def commands(text):
+    """Simple commands of a shell text, as lists of words."""
+    for line in text.replace("\\\n", " ").splitlines():
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue  # a drawing, or prose
+        command = []
+        for word in [*words, "&&"]:
+            if word in ("&&", "|", ";", "||"):
+                yield command
+                command = []
+            else:
+                command.append(word)
+
+
+def ours(command):
+    """The arguments of worldkit in a command, or None."""
+    if "-m" in command and command[command.index("-m") + 1:][:1] == ["worldkit"]:
+        return command[command.index("-m") + 2:]
+    return command[1:] if command and command[0].split("/")[-1] == "worldkit" else None
+
+
+def said():
+    """(where, arguments) of every worldkit command in code blocks of the pages and in the help of the commands."""
+    for page in PAGES:
+        for language, code, _ in blocks(page.read_text(encoding="utf-8")):
+            if language in SHELL:
+                yield from ((name_of(page), ours(c)) for c in commands(code) if ours(c) is not None)
+    for path, command in parsers().items():
+        for line in (command.epilog or "").splitlines():
+            line = re.sub(r"\s{3,}.*", "", line.strip())
+            yield from ((f"{path} --help", ours(c)) for c in commands(line) if ours(c) is not None)
+
+
+def parsers():
+    """Every parser of the command line, by the words that lead to it."""
+    found, todo = {}, [("worldkit", parser())]
+    while todo:
+        path, one = todo.pop()
+        found[path] = one
+        for action in one._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                todo += [(f"{path} {name}", sub) for name, sub in action.choices.items()]
+    return found
+
+
+def parse(arguments):
+    """Parsed arguments, or what argparse says against them."""
+    complaint = []
+    argparse.ArgumentParser.error, kept = lambda self, message: complaint.append(message) or exit(2), \
+        argparse.ArgumentParser.error
+    try:
+        return parser().parse_args(arguments), ""
+    except SystemExit:
+        return None, " ".join(complaint)
+    finally:
+        argparse.ArgumentParser.error = kept
+
+
+COMMANDS = [(where, arguments) for where, arguments in said() if "..." not in arguments and "|" not in arguments]
+
+
+def test_every_command_line_is_understood():
+    assert len(COMMANDS) > 40
+    complaints = [f"{where}: worldkit {shlex.join(arguments)}: {complaint}" for where, arguments in COMMANDS
+                  for _, complaint in [parse(arguments)] if complaint]
+    assert complaints == []
+
+
+def test_every_option_of_a_model_exists():
+    """What stands behind -o and --set, where the preset is named."""
+    seen = 0
+    for where, arguments in COMMANDS:
+        options, _ = parse(arguments)
+        if options is None or getattr(options, "preset", None) not in wk.list_models():
+            continue
+        try:
+            overrides = parse_assignments(options.override)
+            TrainConfig(**overrides.pop("train", {}))
+            overrides.pop("data", None)
+            wk.create_config(options.preset, **overrides)
+        except wk.WorldkitError as error:
+            raise AssertionError(f"{where}: worldkit {shlex.join(arguments)}") from error
+        seen += bool(overrides)
+    assert seen
+
+
+def test_options_in_the_running_text_exist():
+    known = {option for one in parsers().values() for option in one._option_string_actions} | NOT_OURS
+    fields, wrong = set(TrainConfig.model_fields), []
+    for page in PAGES[:-2]:
+        for span in spans(page.read_text(encoding="utf-8")):
+            command = next(iter(commands(span)), [])
+            if (arguments := ours(command)) is not None:
+                name = next((a for a in arguments if not a.startswith("-")), "train")
+                if f"worldkit {name}" not in parsers():
+                    wrong.append(f"{name_of(page)}: `{span}`: no command {name!r}")
+            elif not command or not command[0].startswith("-"):
+                continue
+            wrong += [f"{name_of(page)}: `{span}`: no option {o}" for o in re.findall(r"(?<!\S)--[\w-]+", span)
+                      if o not in known]
+            wrong += [f"{name_of(page)}: `{span}`: no train.{o}" for o in re.findall(r"\btrain\.(\w+)\b", span)
+                      if o not in fields]
+    assert wrong == []
+
+
+def test_options_of_benchmarks_exist():
+    """Lines like ``python benchmarks/lpwm.py --repeat 3``: the script knows the option."""
+    for page in PAGES:
+        for language, code, _ in blocks(page.read_text(encoding="utf-8")):
+            for command in commands(code) if language in SHELL else ():
+                script = ROOT / command[1] if len(command) > 1 and command[0] == "python" else None
+                if script is not None and script.suffix == ".py" and script.is_file():
+                    for option in (word for word in command if word.startswith("--")):
+                        assert f'"{option}"' in script.read_text(encoding="utf-8"), f"{name_of(page)}: {option}"
