@@ -34,9 +34,9 @@ def run_ours(shape: str, task: str, options: argparse.Namespace) -> Callable[[],
     import torch
 
     from worldkit import Batch
+    from worldkit.assembly import build
     from worldkit.convert.lpwm import config_from_hparams
     from worldkit.distributions import MEANS
-    from worldkit.factory import build
     from worldkit.nn.checkpoint import set_checkpointing
 
     h = SHAPES[shape]["hparams"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import worldkit as wk
 from worldkit.data import generate_balls, write_video
-from worldkit.folders import provenance
-from worldkit.sharing import export_model
+from worldkit.storage.folders import provenance
+from worldkit.storage.sharing import export_model
 from worldkit.training import compare, find_protocol
 from worldkit.training.recipes import train
 

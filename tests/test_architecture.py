@@ -30,22 +30,22 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     **{kind: BASICS | {"nn", "compat"} for kind in COMPONENTS},
     "objectives": BASICS,
     "wiring": BASICS | {"dynamics"},
-    "model": BASICS | COMPONENTS | {"objectives", "wiring"},
-    "factory": {"model", "wiring", "config", "registry", "presets", "errors"},
-    "folders": {"errors"},
-    "hub": {"", "folders", "model_card", "factory", "model", "config", "presets", "registry", "errors"},
-    "model_card": {"", "model"},
-    "sharing": {"folders", "hub", "model", "model_card", "errors"},
-    "convert": {"factory", "model", "config", "errors"},
+    "assembly": {"wiring", "config", "registry", "errors"},
+    "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring"},
+    "storage": {"", "assembly", "config", "registry", "errors"},
+    "factory": {"config", "registry", "presets", "errors"},
+    "convert": {"assembly", "model", "config", "errors"},
     "data": {"batch", "errors", "compat", "registry"},
     "metrics": {"batch", "errors", "compat"},
     "viz": {"batch", "latents", "errors", "compat"},
-    "training": BASICS | {"", "data", "metrics", "viz", "model", "folders", "hub", "factory", "presets", "nn"},
+    "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn"},
 }
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
-LAZY = {"model": {"hub", "sharing", "metrics"}, "factory": {"hub"}}  # inside a function, for what few calls need
-TYPES = {"objectives": {"model"} | COMPONENTS}  # for annotations only
-TOP = {"ablation", "agents", "cli", "commands", "commands_data", "demo", "envs", "planning", "testing", "__main__"}
+LAZY = {"model": {"storage", "metrics"}, "factory": {"assembly", "storage"}}
+"""Inside a function, for what few calls need."""
+TYPES = {"objectives": {"model"} | COMPONENTS, "assembly": {"model"}, "storage": {"model"}, "factory": {"model"}}
+"""For annotations only."""
+TOP = {"ablation", "agents", "cli", "envs", "planning", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 
@@ -103,6 +103,37 @@ def test_no_forbidden_arrow():
     assert found == []
 
 
+def circles(arrows):
+    """Parts that reach themselves, with a way; ``arrows``: part -> parts that it imports."""
+    found = []
+    for start in sorted(arrows):
+        ways, seen = [[start]], set()
+        while ways:
+            way = ways.pop()
+            for following in sorted(arrows.get(way[-1], ())):
+                if following == start:
+                    found.append(" -> ".join([*way, start]))
+                elif following not in seen:
+                    seen.add(following)
+                    ways.append([*way, following])
+    return found
+
+
+def test_no_circle_between_packages():
+    """Not even by an import inside a function; annotations are read by type checkers only."""
+    arrows = {}
+    for file in FILES_HERE:
+        tree, part = ast.parse((ROOT / file).read_text(encoding="utf-8")), owner(file.parts)
+        arrows.setdefault(part, set()).update(
+            name for name, how, _ in imports(tree, file.parts) if how != "types" and name not in (part, ""))
+    assert circles(arrows) == []
+
+
+def test_circles_are_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set()}) == []
+    assert "a -> b -> c -> a" in circles({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+
+
 def test_every_part_has_a_place():
     parts = {owner(f.parts) for f in FILES_HERE} - {"__init__"}
     assert parts - set(ALLOWED) - TOP == set(), "say in this file what the new part may import"
@@ -118,7 +149,9 @@ def test_every_part_has_a_place():
     ("objectives/x.py", "from ..model import WorldModel", "objectives -> model (top)"),
     ("nn/conv.py", "from ..latents import Latent", "nn -> latents (top)"),
     ("registry.py", "from . import config", "registry -> config (top)"),
-    ("model.py", "from .hub import save_pretrained", "model -> hub (top)"),
+    ("model.py", "from .storage.hub import save_pretrained", "model -> storage (top)"),
+    ("storage/hub.py", "def f():\n    from ..model import WorldModel", "storage -> model (lazy)"),
+    ("storage/hub.py", "from ..factory import create_model", "storage -> factory (top)"),
     ("data/x.py", "from ..model import WorldModel", "data -> model (top)"),
 ])
 def test_the_check_sees_forbidden_arrows(path, source, arrow):
@@ -130,8 +163,8 @@ def test_the_check_sees_forbidden_arrows(path, source, arrow):
     ("encoders/x.py", "from .base import Encoder\nfrom ..nn.conv import mlp\nimport torch"),
     ("objectives/x.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..model import WorldModel"),
     ("nn/spec.py", "from ..latents import Latent"),
-    ("model.py", "def f():\n    from .hub import save_pretrained"),
-    ("hub.py", "from . import __version__"),
+    ("model.py", "def f():\n    from .storage.hub import save_pretrained"),
+    ("storage/hub.py", "from .. import __version__"),
 ])
 def test_the_check_passes_what_is_allowed(path, source):
     assert violations(source, Path(path).parts) == []

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import worldkit as wk
 from worldkit.cli import main
-from worldkit.folders import provenance
+from worldkit.storage.folders import provenance
 from worldkit.training.figures import INFERRED_NOTE
 
 TINY = ["-o", "encoder.hidden_dim=16", "-o", "decoder.hidden_dim=16", "-o", "dynamics.dim=16",

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from worldkit import registry
+from worldkit.assembly import build
 from worldkit.conditioners import ModelView
 from worldkit.config import ObsSpec
 from worldkit.distributions import MEANS, Sampler
 from worldkit.errors import ConditionError, ConfigError, ShapeError
-from worldkit.factory import build
 from worldkit.testing import check_conditioner, check_model, example_batch, example_condition
 from worldkit.testing.examples import changed, small_config
 

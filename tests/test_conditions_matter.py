@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from worldkit import Batch, registry
+from worldkit.assembly import build
 from worldkit.config import ComponentConfig
 from worldkit.decoders.base import Decoded, Decoder
 from worldkit.distributions import Normal
 from worldkit.encoders.base import Encoder, Encoding
-from worldkit.factory import build
 from worldkit.latents import Field, LatentDist, LatentSpec, TokenGroup
 from worldkit.testing.examples import small_config
 

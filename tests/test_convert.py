@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.convert.lpwm import canonical_key, config_from_hparams, from_lpwm, load_state, target_of
 from worldkit.errors import CheckpointError, ConfigError
-from worldkit.factory import build
 
 OFFICIAL = json.loads(Path(__file__).with_name("official_lpwm_hparams.json").read_text(encoding="utf-8"))
 SKETCHY = OFFICIAL["common"] | OFFICIAL["configs"]["sketchy"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.compat import import_transformers
 from worldkit.config import WorldModelConfig
 from worldkit.errors import IncompatibleComponentsError
-from worldkit.factory import build
 from worldkit.testing import check_model
 from worldkit.testing.examples import SMALL, small_config
 

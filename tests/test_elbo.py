@@ -51,7 +51,7 @@ def test_warmup_lasts_for_its_share_of_the_first_epochs(tiny_model):
 ])
 def test_whether_the_dynamics_shapes_the_encoder(encoder, dynamics, reached):
     """Only where latents have a density and the dynamics an explicit prior; else latents would shrink to please it."""
-    from worldkit.factory import build
+    from worldkit.assembly import build
     from worldkit.testing import example_batch
     from worldkit.testing.examples import small_config
 

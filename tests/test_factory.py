@@ -170,7 +170,7 @@ def test_finished_models_take_no_overrides(name):
 
 @pytest.mark.parametrize("name", ["hub:org/model@v1", "dir:/a/folder"])
 def test_prefixed_names_are_loaded(name, monkeypatch):
-    from worldkit import hub
+    from worldkit.storage import hub
 
     monkeypatch.setattr(hub, "from_pretrained", lambda source: ("loaded", source))
     assert wk.create_model(name) == ("loaded", name)

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import worldkit as wk
-from worldkit import hub
 from worldkit.errors import CheckpointError
-from worldkit.folders import find_model, write_folder
+from worldkit.storage import hub
+from worldkit.storage.folders import find_model, write_folder
 
 
 def test_a_saved_model_gives_the_same_numbers(tiny_model, tmp_path):

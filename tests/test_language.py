@@ -13,11 +13,11 @@ import torch
 
 import worldkit as wk
 from worldkit import compat, errors
+from worldkit.assembly import build
 from worldkit.conditioners import text
 from worldkit.conditioners.language import encode_text, encode_text_with_mask
 from worldkit.data import ArraySource, ClipDataset, make_loader
 from worldkit.errors import CheckpointError, ConditionError, ConfigError, MissingExtraError
-from worldkit.factory import build
 from worldkit.testing import example_batch
 from worldkit.testing.examples import small_config
 from worldkit.testing.report import shake

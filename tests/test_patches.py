@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.config import ObsSpec
 from worldkit.decoders.patch import PatchDecoder, PatchDecoderConfig
 from worldkit.distributions import MEANS, Normal, Sampler
 from worldkit.encoders.patch import PatchEncoder, PatchEncoderConfig
 from worldkit.errors import ConfigError, IncompatibleComponentsError
-from worldkit.factory import build
 from worldkit.testing import check_decoder, check_encoder, check_model, example_spec
 from worldkit.testing.examples import small_config
 

@@ -9,11 +9,11 @@ import torch
 
 import worldkit as wk
 from worldkit import compat
+from worldkit.assembly import build
 from worldkit.config import ObsSpec
 from worldkit.distributions import MEANS
 from worldkit.encoders.pretrained import PretrainedEncoder, PretrainedEncoderConfig
 from worldkit.errors import CheckpointError, ConfigError, MissingExtraError
-from worldkit.factory import build
 from worldkit.testing import check_encoder, check_model
 from worldkit.testing.examples import small_config
 

@@ -9,8 +9,8 @@ import torch
 import worldkit as wk
 from worldkit.cli import main
 from worldkit.errors import CheckpointError
-from worldkit.folders import provenance
-from worldkit.sharing import export_model, push_to_hub
+from worldkit.storage.folders import provenance
+from worldkit.storage.sharing import export_model, push_to_hub
 from worldkit.training import TrainConfig, Trainer
 
 

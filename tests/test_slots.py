@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.config import ObsSpec
 from worldkit.decoders.slot import SlotDecoder, SlotDecoderConfig
 from worldkit.distributions import MEANS, Sampler
 from worldkit.encoders.slot import SlotEncoder, SlotEncoderConfig
 from worldkit.errors import ConfigError, IncompatibleComponentsError, ShapeError
-from worldkit.factory import build
 from worldkit.latents import Slots
 from worldkit.nn.slots import SlotAttention
 from worldkit.testing import check_decoder, check_encoder, check_model, check_objective, example_latent, example_spec

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from worldkit.assembly import build
 from worldkit.conditioners.action import ActionConditioner
 from worldkit.decoders.particle import ParticleDecoder
 from worldkit.dynamics.pint import PINT
 from worldkit.encoders.particle import ParticleEncoder
-from worldkit.factory import build
 from worldkit.latent_actions.gaussian import GaussianLatentAction
 from worldkit.latents import LatentDist
 from worldkit.objectives.base import Loss

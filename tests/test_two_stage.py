@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.conditions import EMPTY
 from worldkit.distributions import MEANS
 from worldkit.errors import CheckpointError, ConfigError, IncompatibleComponentsError, ShapeError, TrainingError
-from worldkit.factory import build
-from worldkit.hub import load_parts
 from worldkit.latents import LatentDist
 from worldkit.objectives.two_stage import latent_loss, unroll
+from worldkit.storage.hub import load_parts
 from worldkit.testing import check_model, check_objective
 from worldkit.testing.examples import example_batch, example_latent, small_config
 from worldkit.testing.report import shake

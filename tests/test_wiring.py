@@ -8,11 +8,11 @@ from torch import nn
 
 import worldkit as wk
 from worldkit import registry
+from worldkit.assembly import build
 from worldkit.conditioners.base import Conditioner, ConditionerConfig
 from worldkit.conditions import FORMS, Condition
 from worldkit.config import ComponentConfig
 from worldkit.dynamics import Dynamics
-from worldkit.factory import build
 from worldkit.latent_actions.gaussian import GaussianLatentAction
 from worldkit.nn.spec import LatentEmbed, LatentHead
 from worldkit.testing import check_conditioner, check_dynamics, check_latent_action, check_model, example_batch

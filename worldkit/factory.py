@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import Any
-
-import torch
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from . import registry as registries
-from . import wiring
 from .config import WorldModelConfig, merge, nest
-from .errors import ConfigError, IncompatibleComponentsError, NoPretrainedWeightsError
-from .model import ComposedWorldModel, WorldModel
-from .presets import ModelSpec, preset_names, preset_spec, resolve_preset
+from .errors import ConfigError, NoPretrainedWeightsError
+from .presets import ModelSpec, packaged_file, preset_names, preset_spec, resolve_preset
+
+if TYPE_CHECKING:
+    from .model import WorldModel
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -109,6 +108,8 @@ def create_model(
         >>> model.config.obs.height
         64
     """
+    from .assembly import build  # with PyTorch, which names and configurations do without
+
     if config is not None:
         if name is not None or overrides:
             raise ConfigError("create_model(config=...) takes no name and no overrides: config.replace(path, value)")
@@ -118,7 +119,7 @@ def create_model(
     if name.startswith(("hub:", "dir:")):
         if overrides:
             raise ConfigError(f"{name} is a finished model and takes no overrides")
-        from .hub import from_pretrained
+        from .storage.hub import from_pretrained
 
         return from_pretrained(name)
     if "/" in name:
@@ -134,103 +135,21 @@ def create_model(
         )
     if overrides:
         raise ConfigError("pretrained=True takes no overrides: the weights fit only the preset's own configuration")
-    from .hub import load_packaged
-
-    return load_packaged(spec)
+    return _load_published(spec)
 
 
-def build(config: WorldModelConfig) -> WorldModel:
-    """Assemble a model. Every component draws its initial weights from a random stream of its own.
+def _load_published(spec: ModelSpec) -> WorldModel:
+    """A preset with its own weights, from inside the package or from the hub."""
+    import torch
 
-    Raises:
-        IncompatibleComponentsError: with the reason and the parts that would fit.
-    """
-    if config.family != "composed":
-        return registries.models.get(config.family)(config)
-    base = int(torch.randint(2**62, (), device="cpu").item())
+    from .assembly import build
+    from .storage.hub import from_pretrained, load_weights, read_weights
 
-    def make(key: str, constructor: Any, *args: Any, **wiring: Any) -> Any:
-        digest = hashlib.sha256(f"{base}:{key}".encode()).digest()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:7], "big"))
-            return constructor(*args, **wiring)
-
-    def component(kind: str) -> Any:
-        return WorldModelConfig.COMPONENTS[kind].get(getattr(config, kind).name)
-
-    horizon = config.timestep_horizon
-    encoder = make("encoder", component("encoder"), config.encoder, obs=config.obs)
-    spec, anchors = encoder.spec, encoder.anchors()
-    decoder = dynamics = latent_action = None
-    if config.decoder is not None:
-        _check_decoder(component("decoder"), config, spec)
-        decoder = make("decoder", component("decoder"), config.decoder, spec=spec, obs=config.obs)
-    receivers = {name: wiring.receiver_of(name, c, config) for name, c in config.conditioners.items()}
-    memory = wiring.memory_lengths(config, receivers)
-    if config.dynamics is not None:
-        _check_dynamics(component("dynamics"), config, spec)
-        dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
-                        memory_length=memory["dynamics"])
-    if config.latent_action is not None:
-        if dynamics is None:
-            raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")
-        latent_action = make(
-            "latent_action", component("latent_action"), config.latent_action, spec=spec, anchors=anchors,
-            window=horizon, dynamics_dim=dynamics.cond_dim, memory_length=memory["latent_action"],
-        )
-    wiring.check_read(config, receivers, {"dynamics": dynamics, "latent_action": latent_action})
-    widths = {"dynamics": getattr(dynamics, "cond_dim", 0), "latent_action": getattr(latent_action, "cond_dim", 0)}
-    conditioners = {
-        name: make(f"conditioners.{name}", registries.conditioners.get(c.name), c, obs=config.obs,
-                   dim=wiring.width_of(name, receivers[name], widths))
-        for name, c in config.conditioners.items()
-    }
-    objective = make("objective", component("objective"), config.objective)
-    _check_objective(objective, config, dynamics)
-    return ComposedWorldModel(
-        config, encoder=encoder, decoder=decoder, dynamics=dynamics, latent_action=latent_action,
-        conditioners=conditioners, receivers=receivers, objective=objective,
-    )
-
-
-def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:
-    if decoder.kinds is not None and spec.kind not in decoder.kinds:
-        fits = [n for n in registries.list_decoders()
-                if (kinds := registries.decoders.get(n).kinds) is None or spec.kind in kinds]
-        raise IncompatibleComponentsError(
-            f"decoder '{config.decoder.name}' draws {', '.join(sorted(decoder.kinds))}, but encoder "
-            f"'{config.encoder.name}' gives {spec.kind}. Decoders that fit: {', '.join(fits) or 'none'}"
-        )
-
-
-def _check_dynamics(dynamics: Any, config: WorldModelConfig, spec: Any) -> None:
-    missing = dynamics.requires - spec.properties
-    if missing:
-        fits = [n for n in registries.list_dynamics() if registries.dynamics.get(n).requires <= spec.properties]
-        what = " and ".join({"grid": "a grid of tokens (height x width)",
-                             "tracked": "tokens that keep their identity over time",
-                             "normal": "Gaussian fields only"}.get(m, m) for m in sorted(missing))
-        groups = " + ".join(f"{g.size} {g.name}" for g in spec.groups)
-        raise IncompatibleComponentsError(
-            f"dynamics '{config.dynamics.name}' needs {what}, but encoder '{config.encoder.name}' gives {groups} "
-            f"without that. Dynamics that fit: {', '.join(fits) or 'none'}"
-        )
-
-
-def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) -> None:
-    if "decoder" in objective.requires and config.decoder is None:
-        raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
-    if "dynamics" in objective.requires and dynamics is None:
-        raise IncompatibleComponentsError(f"objective '{config.objective.name}' trains a dynamics, but none is set")
-    most = config.timestep_horizon + 1
-    if dynamics is not None and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
-        raise IncompatibleComponentsError(
-            f"objective '{config.objective.name}' asks for clips of {config.clip_length} frames, but "
-            f"{'latent actions read' if config.latent_action else 'an implicit dynamics learns from'} at most {most} "
-            f"(timestep_horizon + 1); set objective.num_frames to {most} or less, or a larger timestep_horizon"
-        )
-    if "no-dynamics" in objective.requires and dynamics is not None:
-        raise IncompatibleComponentsError(
-            f"objective '{config.objective.name}' trains encoder and decoder only and would leave dynamics "
-            f"'{config.dynamics.name}' untrained; set dynamics=None, or objective='elbo'"
-        )
+    weights = str(spec.weights)
+    if weights.startswith("hub:"):
+        return from_pretrained(weights)
+    with torch.random.fork_rng(devices=[]):
+        model = build(create_config(spec.name))
+    with resources.as_file(packaged_file(spec)) as path:
+        load_weights(model, read_weights(path), where=f"preset '{spec.name}'")
+    return model.eval()

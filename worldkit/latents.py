@@ -109,6 +109,12 @@ class LatentSpec:
         """Key of the first field with this name, if there is one."""
         return next((key for key in self.keys() if key[1] == field), None)
 
+    @property
+    def gated_tokens(self) -> int | None:
+        """How many tokens of a view have a transparency, and so may draw nothing; None if the field is missing."""
+        key = self.find("transparency")
+        return None if key is None else self.group(key[0]).size // self.views
+
 
 _Self = TypeVar("_Self", bound="_Fields")
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .assembly import assemble
 from .batch import Batch, check_shape, to_float_video
 from .component import Component
 from .conditioners.base import Conditioner, ModelView
@@ -100,26 +101,31 @@ class WorldModel(Component, ABC):
     ) -> Rollout:
         """Predict ``horizon`` frames after the context."""
 
+    @classmethod
+    def from_config(cls, config: WorldModelConfig) -> WorldModel:
+        """Build the model of a configuration; families with other constructors override this."""
+        return cls(config)
+
     def forward(self, batch: Batch, step: int = 0, *, sampler: Sampler | None = None) -> Loss:
         """`loss`, so that the hooks of distributed wrappers fire."""
         return self.loss(batch, step, sampler=sampler)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors``; see `worldkit.hub.save_pretrained`."""
-        from .hub import save_pretrained
+        """Write ``config.json`` and ``model.safetensors``; see `worldkit.storage.hub.save_pretrained`."""
+        from .storage.hub import save_pretrained
 
         return save_pretrained(self, folder)
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
-        """Upload the model to the hub; see `worldkit.sharing.push_to_hub`."""
-        from .sharing import push_to_hub
+        """Upload the model to the hub; see `worldkit.storage.sharing.push_to_hub`."""
+        from .storage.sharing import push_to_hub
 
         return push_to_hub(self, repo, **options)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> WorldModel:
-        """Load a model from a folder or a hub id; see `worldkit.hub.from_pretrained`."""
-        from .hub import from_pretrained
+        """Load a model from a folder or a hub id; see `worldkit.storage.hub.from_pretrained`."""
+        from .storage.hub import from_pretrained
 
         return from_pretrained(source, revision=revision)
 
@@ -157,6 +163,11 @@ class ComposedWorldModel(WorldModel):
         self.objective = objective
         self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule
         self.freeze()
+
+    @classmethod
+    def from_config(cls, config: WorldModelConfig) -> ComposedWorldModel:
+        """Assemble the model of a configuration; see `worldkit.assembly.assemble`."""
+        return cls(config, **assemble(config))
 
     @property
     def clip_length(self) -> int:

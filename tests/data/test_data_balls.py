@@ -17,8 +17,8 @@ from worldkit.data import (
     write_balls_hdf5,
     write_dataset,
 )
-from worldkit.data.balls import episode_seeds, render, simulate
-from worldkit.data.hdf5 import HDF5Source
+from worldkit.data.formats.balls import episode_seeds, render, simulate
+from worldkit.data.formats.hdf5 import HDF5Source
 from worldkit.errors import DataError
 
 PARITY = Path(os.environ.get("WORLDKIT_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
@@ -221,7 +221,7 @@ def test_only_what_the_balls_layout_gives_back_is_written_in_it(tmp_path, state,
 
 
 def test_hidden_ball_gets_a_new_id_when_it_returns():
-    from worldkit.data.hdf5 import _ids
+    from worldkit.data.formats.hdf5 import _ids
 
     seen = np.ones((1, 4, 3), dtype=bool)
     seen[0, 1, 1] = False

@@ -8,7 +8,7 @@ import torch
 
 from worldkit.data import ArraySource, make_loader, open_dataset, validate, write_balls_hdf5, write_dataset
 from worldkit.data import action_statistics as statistics_of
-from worldkit.data.columns import choose_cameras, is_columns, open_columns
+from worldkit.data.formats.columns import choose_cameras, is_columns, open_columns
 from worldkit.errors import DataError
 
 h5py = pytest.importorskip("h5py")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from worldkit.data import ArraySource, list_formats, make_loader, open_dataset, write_dataset
-from worldkit.data.lerobot import open_lerobot
+from worldkit.data.formats.lerobot import open_lerobot
 from worldkit.errors import DataError, MissingExtraError
 
 av = pytest.importorskip("av")
@@ -496,8 +496,8 @@ def test_v2_is_written_as_published(tmp_path):
 
 
 def test_large_files_are_followed_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr("worldkit.data.lerobot_write.LeRobotWriter.megabytes", (1e-6, 1e-6))
-    monkeypatch.setattr("worldkit.data.lerobot_write.CHUNK_FILES", 2)
+    monkeypatch.setattr("worldkit.data.formats.lerobot_write.LeRobotWriter.megabytes", (1e-6, 1e-6))
+    monkeypatch.setattr("worldkit.data.formats.lerobot_write.CHUNK_FILES", 2)
     source = recorded((4, 5, 6, 3, 4))
     root = write_dataset({"train": source}, tmp_path / "set", "lerobot", lossless=True)
     files = sorted(p.relative_to(root / "data").as_posix() for p in (root / "data").rglob("*.parquet"))

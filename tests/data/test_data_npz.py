@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worldkit.data import ArraySource, collate, list_formats, open_dataset, validate, write_dataset
-from worldkit.data.npz import is_npz, open_npz
+from worldkit.data.formats.npz import is_npz, open_npz
 from worldkit.errors import DataError
 
 

@@ -15,8 +15,8 @@ from worldkit.data import cache as cache_module
 from worldkit.data import make_loader, open_dataset, write_video
 from worldkit.data.cache import cache_key, cached
 from worldkit.data.decode import decode_at, decode_images, decode_video, scaled_size
+from worldkit.data.formats.video import find_clips
 from worldkit.data.splits import split_clips
-from worldkit.data.video import find_clips
 from worldkit.errors import DataError, WorldkitError
 
 av = pytest.importorskip("av")
@@ -117,7 +117,7 @@ def test_one_video_is_split_in_time_without_leaks(tmp_path):
 def test_second_opening_reads_the_cache(tmp_path, cache, monkeypatch):
     path = write(tmp_path / "a.mp4", numbered(20))
     first = open_dataset(path, num_frames=4, height=16, width=24)
-    monkeypatch.setattr("worldkit.data.video.decode_video", None)  # would fail if called
+    monkeypatch.setattr("worldkit.data.formats.video.decode_video", None)  # would fail if called
     again = open_dataset(path, num_frames=4, height=16, width=24)
     assert torch.equal(first[3]["video"], again[3]["video"]) and again[3]["video"].shape == (4, 3, 16, 24)
     assert len(list(cache.iterdir())) == 1

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..viz import HtmlReport
-
-if TYPE_CHECKING:
-    from .table import Ablation, Row
+from .table import Ablation, Row
 
 
 def draw_page(ablation: Ablation) -> HtmlReport:

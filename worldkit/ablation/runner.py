@@ -23,6 +23,7 @@ from ..training.lock import locked
 from ..training.recipes import train_config
 from .cell import CELL_FILE, RESULT_FILE, failure, read_json, run_cell, write_json
 from .grid import Variant, expand, flatten
+from .page import draw_page
 from .process import run_isolated
 from .study import Budget, Study, data_of
 from .table import Ablation, make_rows
@@ -104,6 +105,7 @@ def run(
             rows = make_rows(variants, work.results, work.folders, seeds)
             result = Ablation(study, rows, folder, seeds, command)
             result.write()
+            draw_page(result).write(folder / "report.html")
     return result
 
 

@@ -15,7 +15,6 @@ from ..metrics.report import Interval
 from ..viz.images import write_atomically
 from .cell import write_json
 from .grid import Variant, shown
-from .page import draw_page
 from .study import Study
 
 METRICS = {
@@ -206,11 +205,10 @@ class Ablation:
         }
 
     def write(self) -> None:
-        """Write ``table.md``, ``table.json`` and ``report.html`` into the folder."""
+        """Write ``table.md`` and ``table.json`` into the folder."""
         write_json(self.folder / "table.json", self.to_dict())
         markdown = self.to_markdown()
         write_atomically(self.folder / "table.md", lambda temporary: temporary.write_text(markdown, "utf-8"))
-        draw_page(self).write(self.folder / "report.html")
 
 
 def _text(metric: str, interval: Interval | None) -> str:

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..assembly import build
 from ..config import WorldModelConfig
 from ..errors import CheckpointError, ConfigError
-from ..factory import build
 from ..model import ComposedWorldModel
 
 ALIASES = (

@@ -3,24 +3,24 @@
 `open_dataset` opens anything by name or path; `make_loader` turns it into batches.
 """
 
-from .balls import BallEpisodes, generate_balls
 from .base import ArraySource, ClipDataset, EpisodeSource, collate
-from .clip_writers import FramesWriter, VideoWriter
-from .columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
 from .describe import describe, open_splits
-from .generated import is_generated, open_balls, open_shapes
-from .hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
+from .formats.balls import BallEpisodes, generate_balls
+from .formats.clip_writers import FramesWriter, VideoWriter
+from .formats.columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
+from .formats.generated import is_generated, open_balls, open_shapes
+from .formats.hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
+from .formats.lerobot import is_lerobot, open_lerobot
+from .formats.lerobot_write import LeRobotWriter
+from .formats.lerobot_write_v21 import LeRobot21Writer
+from .formats.npz import NpzWriter, is_npz, open_npz
+from .formats.shapes import generate_shapes
+from .formats.video import is_clip_path, open_video
 from .layouts import register_layouts
-from .lerobot import is_lerobot, open_lerobot
-from .lerobot_write import LeRobotWriter
-from .lerobot_write_v21 import LeRobot21Writer
 from .loader import ResumableSampler, make_loader
-from .npz import NpzWriter, is_npz, open_npz
 from .registry import list_formats, open_dataset, register_format
-from .shapes import generate_shapes
 from .statistics import ActionStatistics, action_statistics
 from .validate import Validation, validate
-from .video import is_clip_path, open_video
 from .video_io import write_video
 from .writers import list_writers, register_writer, write_dataset
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from ..errors import DataError
 from .base import EpisodeSource
+from .formats.video import native_size
 from .recording import flat_entries
 from .registry import find_format
 from .splits import SPLITS, MissingSplitError
 from .statistics import RunningStatistics
-from .video import native_size
 
 BINS = 8  # of the histogram of lengths
 _EXAMPLES = 3  # instructions shown

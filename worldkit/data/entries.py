@@ -1,8 +1,8 @@
 """What an ``.npz`` file holds besides frames: actions, masks, instruction, goal, state.
 
-Such a file is an episode of its own (`worldkit.data.npz`) or lies beside a clip.
+Such a file is an episode of its own (`worldkit.data.formats.npz`) or lies beside a clip.
 
-Nothing is ever unpickled. The names are told in `worldkit.data.npz`.
+Nothing is ever unpickled. The names are told in `worldkit.data.formats.npz`.
 """
 
 from __future__ import annotations

@@ -17,20 +17,20 @@ import numpy as np
 from ..errors import DataError
 from .base import EpisodeSource
 from .cache import cached_video
-from .columns import INDEX, column_files, read_index
 from .decode import decode_video, video_size
 from .entries import load_arrays
-from .h5 import H5File, datasets, read_rows
-from .hdf5 import HDF5Source
+from .formats.columns import INDEX, column_files, read_index
+from .formats.h5 import H5File, datasets, read_rows
+from .formats.hdf5 import HDF5Source
+from .formats.lerobot import read_camera
+from .formats.lerobot_check import contradictions
+from .formats.lerobot_meta import read_columns, read_episodes, read_info
+from .formats.npz import npz_files, stored_frames
+from .formats.video import Clip, find_clips
 from .layouts.source import LayoutSource
-from .lerobot import read_camera
-from .lerobot_check import contradictions
-from .lerobot_meta import read_columns, read_episodes, read_info
-from .npz import npz_files, stored_frames
 from .recording import flat_entries
 from .registry import find_format
 from .splits import SPLIT_FOLDERS, SPLITS, split_folder
-from .video import Clip, find_clips
 
 CHUNK = 32  # frames in memory at a time
 _ACTIONS = ("action", "actions")

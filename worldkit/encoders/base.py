@@ -38,6 +38,8 @@ class Encoder(Component, ABC):
         Config: The component's config class.
         default_decoder: Registered name of the decoder that fits; used when an override swaps the encoder alone.
         spec: Description of the latent, available right after ``__init__``.
+        every_token_draws: Whether a token that never draws a pixel is a fault, which training then reports. (Particles
+            may rightly be idle: their transparency says so.)
     """
 
     Config: ClassVar[type[ComponentConfig]]
@@ -45,6 +47,7 @@ class Encoder(Component, ABC):
     config: ComponentConfig
     obs: ObsSpec
     spec: LatentSpec
+    every_token_draws: ClassVar[bool] = False
 
     def __init__(self, config: ComponentConfig, *, obs: ObsSpec):
         super().__init__()

@@ -135,6 +135,7 @@ class SlotEncoder(Encoder):
 
     Config = SlotEncoderConfig
     default_decoder = "slot"
+    every_token_draws = True
 
     def __init__(self, config: SlotEncoderConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)

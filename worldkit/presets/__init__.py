@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from ..config import merge
@@ -125,3 +126,8 @@ def preset_spec(name: str) -> ModelSpec:
         name=name, aliases=tuple(table.get("aliases", ())), provider=provider,
         **{"paper": base.paper, "source": base.source, **own}, **parts,
     )
+
+
+def packaged_file(spec: ModelSpec) -> Traversable:
+    """File with the weights of a preset that has its own inside the package."""
+    return resources.files(__name__).joinpath(str(spec.weights))

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import registry as registries
+from ..assembly import build
 from ..batch import Batch
 from ..config import WorldModelConfig
 from ..distributions import MEANS
-from ..factory import build, create_config
+from ..factory import create_config
 from ..model import Rollout, WorldModel
 from .examples import BATCH, SECOND, changed, example_batch, last_time, small_config
 from .report import Reporter, prepare, shake, tensors

@@ -1,7 +1,7 @@
 """Checkpoints of a run: everything that decides the next step, written beside and renamed.
 
-``checkpoints/step-00001000/`` is a model folder (`worldkit.hub`) plus ``state.pt``: optimiser, random state, position
-in the data. Loading it and going on gives the same numbers as never having stopped.
+``checkpoints/step-00001000/`` is a model folder (`worldkit.storage.hub`) plus ``state.pt``: optimiser, random state,
+position in the data. Loading it and going on gives the same numbers as never having stopped.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, TrainingError
-from ..folders import WEIGHTS_FILE, tidy_folders, write_folder
-from ..hub import load_weights, read_weights, write_model
 from ..model import WorldModel
+from ..storage.folders import WEIGHTS_FILE, tidy_folders, write_folder
+from ..storage.hub import load_weights, read_weights, write_model
 
 STATE_FILE = "state.pt"
 

@@ -193,8 +193,8 @@ def compare(
         data: What `worldkit.data.open_dataset` recognises.
         protocol: What to do; `find_protocol` finds one by name.
         changed: What of it is not as the protocol of that name says, for the record.
-        facts: Name -> what the results say of a model besides, as `worldkit.folders.provenance` tells it: without its
-            ``"weights"``, ``worldkit push`` does not know whose results these are.
+        facts: Name -> what the results say of a model besides, as `worldkit.storage.folders.provenance` tells it:
+            without its ``"weights"``, ``worldkit push`` does not know whose results these are.
         data_options: Options of the data format.
         perceptual: LPIPS network, needed if the protocol has LPIPS.
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`, likewise.

@@ -43,7 +43,7 @@ class TrainConfig(Config):
         strategy: With several processes: ``"ddp"`` replicates the weights, ``"fsdp"`` shards them.
         loggers: ``"tensorboard"``, ``"wandb"``, besides log.jsonl (extra ``logging``).
         init_from: Trained model (run or model folder, preset with weights, ``"hub:org/name"``) that gives its weights
-            to all parts it has in common with this one, before a run starts; see `worldkit.hub.load_parts`.
+            to all parts it has in common with this one, before a run starts; see `worldkit.storage.hub.load_parts`.
         init_parts: Of these the parts to take, for example ``("encoder", "decoder")``; None: all.
         vgg_backbone, lpips_heads: Weight files of the perceptual loss; without them torch's cache or the hub is asked.
     """

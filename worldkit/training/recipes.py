@@ -12,11 +12,11 @@ from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
 from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec, list_models
-from ..folders import read_facts
-from ..hub import load_parts
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from ..presets import resolve_preset
+from ..storage.folders import read_facts
+from ..storage.hub import load_parts
 from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .processes import main_process_first

@@ -20,8 +20,8 @@ import torch
 from .. import __version__
 from ..data import ClipDataset
 from ..errors import TrainingError
-from ..folders import read_json
-from ..hub import read_config
+from ..storage.folders import read_json
+from ..storage.hub import read_config
 from .checkpoint import latest_checkpoint, step_of
 from .commit import commit
 from .config import TrainConfig

@@ -25,10 +25,10 @@ from ..batch import Batch
 from ..data import ClipDataset, collate, make_loader
 from ..distributions import ClipSampler
 from ..errors import TrainingError
-from ..folders import write_folder
-from ..hub import write_model
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
+from ..storage.folders import write_folder
+from ..storage.hub import write_model
 from ..viz import save_animation, save_png
 from .checkpoint import (
     RunLog,
@@ -147,7 +147,7 @@ class Trainer:
         self.ema = EMA(model, config.ema) if config.ema is not None else None
         self.facts = dict(facts or {})
         self.progress = Progress()
-        self.watch = Watch(_num_particles(model))
+        self.watch = Watch(model.encoder.spec.gated_tokens)
         self.show_progress = show_progress and self.is_main
         self._mean_image = mean_image(train) if rollouts is not None and self.is_main else None
         self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
@@ -338,8 +338,8 @@ class Trainer:
         return entry
 
     def _masks(self, model: ComposedWorldModel) -> torch.Tensor | None:
-        """Masks of slots in some validation clips; particles may rightly be idle, their transparency is watched."""
-        if model.encoder.spec.kind != "slots":
+        """Masks in some validation clips, of an encoder whose tokens all ought to draw something."""
+        if not model.encoder.every_token_draws:
             return None
         indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
         video = collate([self.valid[i] for i in indices]).to(self.device).video
@@ -457,10 +457,3 @@ def _grouped(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """Batches in groups of ``size``; a rest is left out."""
     batches = iter(loader)
     return (list(group) for group in zip(*[batches] * size, strict=False))
-
-
-def _num_particles(model: ComposedWorldModel) -> int | None:
-    """Tokens with a transparency, per view."""
-    spec = model.encoder.spec
-    key = spec.find("transparency")
-    return None if key is None else spec.group(key[0]).size // spec.views

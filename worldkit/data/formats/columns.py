@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError, require_extra
-from .base import EpisodeSource
-from .decode import fit_video
+from ...errors import DataError, require_extra
+from ..base import EpisodeSource
+from ..decode import fit_video
+from ..recording import as_action, check_mask, flat_entries, put
+from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
-from .recording import as_action, check_mask, flat_entries, put
-from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 INDEX = ("ep_len", "ep_offset")
 _GOALS = ("goal_image", "goal")

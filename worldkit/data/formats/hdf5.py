@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from ..errors import DataError, require_extra
+from ...errors import DataError, require_extra
+from ..base import EpisodeSource
+from ..decode import fit_video
+from ..recording import as_action
+from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
-from .base import EpisodeSource
-from .decode import fit_video
 from .h5 import H5File, datasets
-from .recording import as_action
-from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 
 SUFFIXES = (".hdf5", ".h5")
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .base import EpisodeSource
-from .cache import Span, cache_key
-from .entries import DAMAGED, VIDEO_NAMES, fit_frames, load_arrays, read_entries, save_entries
-from .progress import track
-from .recording import Recording, RecordingSource, cached_frames
-from .splits import SPLIT_FOLDERS, split_episodes, split_folder
+from ...errors import DataError
+from ..base import EpisodeSource
+from ..cache import Span, cache_key
+from ..entries import DAMAGED, VIDEO_NAMES, fit_frames, load_arrays, read_entries, save_entries
+from ..progress import track
+from ..recording import Recording, RecordingSource, cached_frames
+from ..splits import SPLIT_FOLDERS, split_episodes, split_folder
 from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 _VERSION = 1  # raise when resizing changes, so that old cache entries are not used

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, require_extra
+from ...errors import DataError, require_extra
 
 
 class H5File:

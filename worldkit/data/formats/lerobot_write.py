@@ -1,4 +1,4 @@
-"""Writes LeRobot data sets, v3.0, so that lerobot and `worldkit.data.lerobot` read them.
+"""Writes LeRobot data sets, v3.0, so that lerobot and `worldkit.data.formats.lerobot` read them.
 
 Left out, as no reader needs them: statistics per episode in ``meta/episodes``, quantiles in ``meta/stats.json``.
 ``state["next.NAME"]`` becomes the feature ``next.NAME``, any other state ``observation.NAME``.
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, require_extra
+from ...errors import DataError, require_extra
+from ..recording import flat_entries
+from ..statistics import RunningStatistics
 from .lerobot import CAMERA, GOAL, goal_features
-from .recording import flat_entries
-from .statistics import RunningStatistics
 
 CHUNK_FILES, DATA_MEGABYTES, VIDEO_MEGABYTES = 1000, 100, 200
 _PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"

@@ -7,13 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .folders import WEIGHTS_FILE, check_target, digest, read_facts, write_folder
 from .hub import load_folder, locate, write_model
-from .model import WorldModel
 from .model_card import model_card
+
+if TYPE_CHECKING:
+    from ..model import WorldModel
 
 
 def export_model(
@@ -34,10 +36,10 @@ def export_model(
     Raises:
         CheckpointError: there is no model, or ``folder`` holds something else or overlaps with ``source``.
     """
-    place = None if isinstance(source, WorldModel) else locate(source)
-    run = None if isinstance(source, WorldModel) else _run(source, place)
+    place = locate(source) if isinstance(source, (str, Path)) else None
+    run = None if place is None else _run(source, place)
     target = check_target(folder, run)
-    model = source if isinstance(source, WorldModel) else load_folder(place)
+    model = source if place is None else load_folder(place)
     facts = _facts(place) if place is not None else {}
     evaluations = _evaluations(run, place)[0] if run is not None else {}
     texts = {file: text for table, results in evaluations.items() for file, text in _published(table, results).items()}

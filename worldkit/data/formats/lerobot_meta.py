@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, require_extra
+from ...errors import DataError, require_extra
 
 BOOKKEEPING = ("frame_index", "episode_index", "index")
 _KEPT = ("timestamp", "task_index")

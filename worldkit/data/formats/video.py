@@ -3,7 +3,8 @@
 Each clip becomes one cache entry named by its path, modification time, size and the target size; training reads that. A
 folder is searched with its sub-folders: every video file is a clip, and so is every folder that holds image files (in
 natural order: ``frame2`` before ``frame10``). How clips are split is told in `worldkit.data.splits`. Actions and the
-like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder of images (see `worldkit.data.npz`).
+like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder of images (see
+`worldkit.data.formats.npz`).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .base import EpisodeSource
-from .cache import Span, cache_key, cached
-from .decode import decode_images, decode_video, frame_rate, image_size, video_size
-from .entries import IMAGES_SIDECAR, read_entries
-from .progress import track
-from .recording import Recording, RecordingSource
-from .splits import SPLITS, split_clips, split_folder, split_time
+from ...errors import DataError
+from ..base import EpisodeSource
+from ..cache import Span, cache_key, cached
+from ..decode import decode_images, decode_video, frame_rate, image_size, video_size
+from ..entries import IMAGES_SIDECAR, read_entries
+from ..progress import track
+from ..recording import Recording, RecordingSource
+from ..splits import SPLITS, split_clips, split_folder, split_time
 
 VIDEO_SUFFIXES = (
     ".mp4",

@@ -9,24 +9,23 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import __version__
-from . import registry as registries
-from .config import WorldModelConfig
-from .errors import CheckpointError, ConfigError, NoPretrainedWeightsError
-from .factory import build, create_config
+from .. import __version__
+from .. import registry as registries
+from ..assembly import build
+from ..config import WorldModelConfig
+from ..errors import CheckpointError, ConfigError
+from ..registry import Registry, plugin_errors, plugins_enabled
 from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder
-from .model import ComposedWorldModel, WorldModel
 from .model_card import model_card
-from .presets import ModelSpec
-from .registry import Registry, plugin_errors, plugins_enabled
+
+if TYPE_CHECKING:
+    from ..model import ComposedWorldModel, WorldModel
 
 MAX_NUMBER, MAX_COUNT = 2**20, 1000
 """Largest whole number, and largest number of layers or list entries, that a stored config may hold."""
@@ -291,11 +290,11 @@ def load_parts(
     Raises:
         CheckpointError: a part that must fit does not, with the options that differ; or nothing fits.
     """
-    if isinstance(source, ComposedWorldModel):
-        where, config, state = "the given model", source.config, source.state_dict()
-    else:
-        where = locate(source)
+    if isinstance(source, (str, Path)):
+        where: Any = locate(source)
         config, state = read_config(where), read_weights(where / WEIGHTS_FILE)
+    else:
+        where, config, state = "the given model", source.config, source.state_dict()
     ours, theirs, own = _parts(model.config), _parts(config), model.state_dict()
     taken: dict[str, Tensor] = {}
     names, problems = [], {}
@@ -344,25 +343,3 @@ def _other_tensors(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> l
     sizes = [{name: list(x.shape) for name, x in tensors.items()} for tensors in (here, there)]
     return [f"{name} has size {sizes[1].get(name)} there, {sizes[0].get(name)} here"
             for name in sorted(here.keys() | there.keys()) if sizes[0].get(name) != sizes[1].get(name)][:5]
-
-
-def load_packaged(spec: ModelSpec) -> WorldModel:
-    """The preset's own weights, from inside the package or from the hub.
-
-    Raises:
-        NoPretrainedWeightsError: if the preset has none.
-    """
-    if spec.weights is None:
-        raise NoPretrainedWeightsError(f"no weights are published for '{spec.name}'")
-    if spec.weights.startswith("hub:"):
-        return from_pretrained(spec.weights)
-    with torch.random.fork_rng(devices=[]):
-        model = build(create_config(spec.name))
-    with resources.as_file(packaged_file(spec)) as path:
-        load_weights(model, read_weights(path), where=f"preset '{spec.name}'")
-    return model.eval()
-
-
-def packaged_file(spec: ModelSpec) -> Traversable:
-    """File with the weights of a preset that has its own inside the package."""
-    return resources.files("worldkit.presets").joinpath(str(spec.weights))

@@ -17,16 +17,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from .data import ClipDataset, collate
-from .factory import create_model, get_model_spec
-from .metrics import Report
-from .model import ComposedWorldModel
-from .training import animation, evaluate, mean_image, panel
-from .training.figures import INFERRED_NOTE
-from .training.recipes import open_clips, train
-from .viz import HtmlReport
-from .viz.boxes import boxes_from_particles, draw_boxes
-from .viz.images import enlarge, grid, to_uint8
+from ..data import ClipDataset, collate
+from ..factory import create_model, get_model_spec
+from ..metrics import Report
+from ..model import ComposedWorldModel
+from ..training import animation, evaluate, mean_image, panel
+from ..training.figures import INFERRED_NOTE
+from ..training.recipes import open_clips, train
+from ..viz import HtmlReport
+from ..viz.boxes import boxes_from_particles, draw_boxes
+from ..viz.images import enlarge, grid, to_uint8
 
 PRESET, DATA = "lpwm-balls-mini", "balls-32"
 CONTEXT, HORIZON, CLIPS = 5, 5, 40

@@ -1,41 +1,75 @@
-"""What ``worldkit data ...`` does: a few calls into `worldkit.data`, and printing."""
+"""``worldkit data inspect | validate | convert | preview``: a few calls into `worldkit.data`, and printing."""
 
 from __future__ import annotations
 
-import json
-from argparse import Namespace
-from collections.abc import Iterator
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
-from torch import Tensor
 
-from .config import parse_assignments
-from .data import EpisodeSource, describe, list_writers, open_splits, validate, write_dataset
-from .data.registry import find_format
-from .data.video import DEFAULT_SIZE, frame_rates, native_size
-from .data.writers import suffix_writers
-from .errors import DataError
-from .viz import grid, save_gif, save_png
-from .viz.images import enlarge, text_block
+from ...config import parse_assignments
+from ...errors import DataError
+from ..options import Commands, command, positive
+from ..output import console, print_json
 
-console = Console(markup=False)  # names, paths and instructions may hold brackets
-_CELL = 96  # pixels; smaller frames are enlarged to at least this height
-_GIF_FRAMES, _GIF_FPS = 120, 50  # a GIF cannot be faster
+_DATA_HELP = """examples:
+  worldkit data inspect recordings/                          episodes, lengths, frame size, actions, splits
+  worldkit data validate recordings/                         every fault with its path and frame; exit code 1 if any
+  worldkit data convert recordings/ out/ --to lerobot        keeps the splits; nothing half-written
+  worldkit data convert my.mp4 small.hdf5 --size 64 --split train
+  worldkit data preview recordings/                          preview.png and preview.gif"""
+
+
+def add(commands: Commands) -> None:
+    """Their arguments."""
+    p = command(commands, "data", "Look at data, check it, convert it.", _DATA_HELP)
+    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, summary: str, run: Callable[[Namespace], int]) -> ArgumentParser:
+        p = actions.add_parser(name, help=summary, description=summary)
+        p.add_argument("path", help="video file, folder, HDF5 file, LeRobot data set, ..., or balls, shapes")
+        p.add_argument("--format", help="name of the format, if it should not be recognised")
+        p.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE",
+                       help="option of the format, for example cameras=front")
+        p.add_argument("--json", action="store_true", help="print JSON")
+        p.set_defaults(function=run)
+        return p
+
+    action("inspect", "What is in a data set.", run_inspect)
+    action("validate", "Read all of a data set and tell every fault with its path and frame.", run_validate)
+    convert = action("convert", "Write a data set in another format.", run_convert)
+    convert.add_argument("out", help="folder or file to write")
+    convert.add_argument("--to", metavar="FORMAT",
+                         help="video, frames, npz, hdf5, columns, lerobot, lerobot-v2.1 (default: by OUT's suffix)")
+    convert.add_argument("-w", "--write", action="append", default=[], metavar="OPTION=VALUE",
+                         help="option of the written format, for example lossless=true")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT")
+    preview = action("preview", "Draw a contact sheet (PNG) and an animation (GIF).", run_preview)
+    preview.add_argument("--out", default="preview", help="name of the pictures, without suffix (default: preview)")
+    preview.add_argument("--clips", type=positive(int), default=6, help="episodes to show (default: 6)")
+    preview.add_argument("--frames", type=positive(int), default=8, help="frames per episode (default: 8)")
+    for p in (convert, preview):
+        p.add_argument("--split", choices=("train", "val", "test"), help="only this split (preview: default train)")
+        p.add_argument("--size", type=positive(int), metavar="PIXELS",
+                       help="height and width (default: the data's; preview of videos: 64)")
+        p.add_argument("--fps", type=positive(float), help="frames per second (default: the data's, or 10)")
 
 
 def run_inspect(options: Namespace) -> int:
     """``worldkit data inspect``: what is in it."""
+    from rich.table import Table
+
+    from ...data import describe
+    from ...data.formats.video import DEFAULT_SIZE
+
     about = describe(options.path, format=options.format, **parse_assignments(options.override))
     if options.json:
-        return _print_json(about)
+        return print_json(about)
     size = about["bytes"]
     table = Table(title=f"{options.path}: {about['format']}", title_justify="left", show_edge=False)
     table.add_column("")
@@ -60,12 +94,14 @@ def run_inspect(options: Namespace) -> int:
 
 def run_validate(options: Namespace) -> int:
     """``worldkit data validate``: what is wrong with it. Returns 1 if anything is."""
+    from ...data import validate
+
     with _bar("Reading") as advance:
         found = validate(
             options.path, format=options.format, progress=advance, **parse_assignments(options.override)
         )
     if options.json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
         return int(bool(found.faults))
     for finding in found.findings:
         kind = "warning" if finding.warning else "fault  "
@@ -79,6 +115,8 @@ def run_validate(options: Namespace) -> int:
 
 def run_convert(options: Namespace) -> int:
     """``worldkit data convert``: from any format to any that can be written."""
+    from ...data import open_splits, write_dataset
+
     target = _target_format(options)
     height, width = _size(options)
     sources, problems = open_splits(
@@ -95,7 +133,7 @@ def run_convert(options: Namespace) -> int:
         )
     counts = {name: s.num_episodes for name, s in sources.items() if options.split in (None, name)}
     if options.json:
-        return _print_json({"path": str(written), "format": target, "episodes": counts})
+        return print_json({"path": str(written), "format": target, "episodes": counts})
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
     console.print(f"{told} episodes: {written} ({target})", soft_wrap=True)
     return 0
@@ -103,6 +141,12 @@ def run_convert(options: Namespace) -> int:
 
 def run_preview(options: Namespace) -> int:
     """``worldkit data preview``: a contact sheet and an animation to look at, as a model would see the data."""
+    import numpy as np
+
+    from ...data import open_splits
+    from ...viz import save_gif, save_png
+    from ..preview import GIF_FPS, animation, contact_sheet
+
     sources, problems = open_splits(
         options.path, format=options.format, height=options.size, **parse_assignments(options.override)
     )
@@ -114,61 +158,18 @@ def run_preview(options: Namespace) -> int:
     sheet, moving = contact_sheet(source, chosen.tolist(), options.frames), animation(source, chosen.tolist())
     picture, film = Path(f"{options.out}.png"), Path(f"{options.out}.gif")
     save_png(sheet, picture)
-    save_gif(moving, film, fps=options.fps or min(source.summary.get("fps") or 10, _GIF_FPS))
+    save_gif(moving, film, fps=options.fps or min(source.summary.get("fps") or 10, GIF_FPS))
     if options.json:
-        return _print_json({"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist()})
+        return print_json({"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist()})
     console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", soft_wrap=True)
     return 0
 
 
-def contact_sheet(source: EpisodeSource, episodes: list[int], frames: int) -> Tensor:
-    """Evenly spaced frames of some episodes, one row each, with a caption and, where there is one, the goal.
-
-    Returns:
-        ``[3, h, w]`` uint8.
-    """
-    rows = []
-    for episode in episodes:
-        times = np.linspace(0, source.length(episode) - 1, frames).round().astype(int).tolist()
-        items = [source.read(episode, t, t + 1) for t in times]
-        pictures = torch.cat([_shown(item["video"]) for item in items])
-        if "goal_image" in items[0]:
-            goal = torch.as_tensor(source.read(episode, 0, source.length(episode))["goal_image"])
-            pictures = torch.cat([pictures, _shown(goal.unsqueeze(-4))])
-        row = grid(pictures, len(pictures))
-        caption = f"episode {episode}, {source.length(episode)} frames"
-        caption += f": {items[0]['language']}" if isinstance(items[0].get("language"), str) else ""
-        caption += " (last picture: goal)" if "goal_image" in items[0] else ""
-        rows.append(torch.cat([text_block(caption, 22, row.shape[-1], align="left"), row], -2))
-    return grid(torch.stack(rows), 1, gap=8)
-
-
-def animation(source: EpisodeSource, episodes: list[int]) -> Tensor:
-    """The first frames of some episodes side by side; one that ends waits at its last frame.
-
-    Returns:
-        ``[T, 3, h, w]`` uint8.
-    """
-    clips = []
-    for episode in episodes:
-        clips.append(_shown(source.read(episode, 0, min(source.length(episode), _GIF_FRAMES))["video"]))
-    longest = max(len(clip) for clip in clips)
-    columns = int(np.ceil(np.sqrt(len(clips))))
-    return torch.stack([
-        grid(torch.stack([clip[min(t, len(clip) - 1)] for clip in clips]), columns) for t in range(longest)
-    ])
-
-
-def _shown(video: Any) -> Tensor:
-    """Frames ``[T, 3, h, w]``, cameras one above the other, enlarged so that one can see something."""
-    video = torch.as_tensor(video)
-    if video.ndim == 5:
-        video = torch.cat(list(video), -2)
-    return enlarge(video, _CELL)[0]
-
-
 def _target_format(options: Namespace) -> str:
     """The format to write: named, or told by the suffix of the target."""
+    from ...data import list_writers
+    from ...data.writers import suffix_writers
+
     if options.to is not None:
         return options.to
     suffix = Path(options.out).suffix
@@ -187,6 +188,9 @@ def _check_source_survives(options: Namespace) -> None:
 
 def _common_rate(options: Namespace) -> float | None:
     """Frames per second of videos, which must agree, as the written data set has one number; None: the source tells."""
+    from ...data.formats.video import frame_rates
+    from ...data.registry import find_format
+
     if find_format(options.path, options.format).name != "video":
         return None
     rates = frame_rates(options.path)
@@ -198,6 +202,9 @@ def _common_rate(options: Namespace) -> float | None:
 
 def _size(options: Namespace) -> tuple[int | None, int | None]:
     """Height and width asked for; for videos and images, else their own (not the default, which is for training)."""
+    from ...data.formats.video import native_size
+    from ...data.registry import find_format
+
     if options.size is not None:
         return options.size, options.size
     if find_format(options.path, options.format).name == "video":
@@ -212,11 +219,6 @@ def _bar(title: str) -> Iterator[Any]:
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(escape(title), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _print_json(value: Any) -> int:
-    print(json.dumps(value, indent=2))
-    return 0
 
 
 def _times(size: list[int]) -> str:

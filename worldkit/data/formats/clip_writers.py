@@ -1,8 +1,8 @@
 """Writers of clips anyone can look at: a folder of video files, or of folders of PNG images.
 
 What the frames do not show (actions, instructions, states, ...) goes to ``NAME.npz`` beside the video ``NAME.mp4``, or
-to ``entries.npz`` in the folder of images; the names inside are those of `worldkit.data.npz`, and the readers of clips
-pick them up.
+to ``entries.npz`` in the folder of images; the names inside are those of `worldkit.data.formats.npz`, and the
+readers of clips pick them up.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, require_extra
-from .entries import IMAGES_SIDECAR, save_entries
-from .video_io import write_video
+from ...errors import DataError, require_extra
+from ..entries import IMAGES_SIDECAR, save_entries
+from ..video_io import write_video
 
 _KINDS = ("mp4", "webm", "gif")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import DataError
-from .splits import SPLITS, check_split
+from ...errors import DataError
+from ..splits import SPLITS, check_split
 
 BACKGROUND = (0, 255, 255)
 _KINDS = ("circle", "rectangle", "triangle")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import __version__
-from .model import WorldModel
+from .. import __version__
+
+if TYPE_CHECKING:
+    from ..model import WorldModel
 
 _USAGE = """```python
 import worldkit
@@ -43,7 +45,7 @@ def model_card(
         evaluations: Heading -> Markdown with protocol and numbers.
         pictures: Names of image files beside the card.
     Example:
-        >>> from worldkit.testing.examples import small_config; from worldkit.factory import build
+        >>> from worldkit.testing.examples import small_config; from worldkit.assembly import build
         >>> "library_name: worldkit" in model_card(build(small_config()), {"seed": 0})
         True
     """

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError, require_extra
-from .base import EpisodeSource
-from .cache import Span, cache_key
+from ...errors import DataError, require_extra
+from ..base import EpisodeSource
+from ..cache import Span, cache_key
+from ..decode import decode_at, fit_video
+from ..progress import track
+from ..recording import Recording, RecordingSource, as_action, cached_frames
+from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes
 from .columns import choose_cameras
-from .decode import decode_at, fit_video
 from .lerobot_meta import DataSetInfo, EpisodeInfo, read_columns, read_episodes, read_info, read_tasks
-from .progress import track
-from .recording import Recording, RecordingSource, as_action, cached_frames
-from .splits import SPLIT_FOLDERS, MissingSplitError, split_episodes
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
 GOAL, CAMERA = "goal_image", "observation.images."

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import DataError
+from ...errors import DataError
+from ..base import EpisodeSource
+from ..cache import CacheSource, Span, cache_key, cached
+from ..splits import check_split
 from .balls import CANVAS, iter_balls
-from .base import EpisodeSource
-from .cache import CacheSource, Span, cache_key, cached
 from .shapes import iter_shapes
-from .splits import check_split
 
 _VERSION = 1  # raise when the generators change, so that old cache entries are not used
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
@@ -50,7 +50,7 @@ def open_balls(
     num_episodes: int | None = None,
     episode_length: int = 100,
 ) -> EpisodeSource:
-    """Balls-Interaction (see `worldkit.data.balls`), for example ``"balls"`` or ``"balls-32"``.
+    """Balls-Interaction (see `worldkit.data.formats.balls`), for example ``"balls"`` or ``"balls-32"``.
 
     Args:
         num_episodes: Default 200 for train, 20 for val and test (the original: 5000, 200, 200). They are the first
@@ -91,7 +91,7 @@ def open_shapes(
     width: int | None = None,
     num_images: int | None = None,
 ) -> EpisodeSource:
-    """Still images of circles, rectangles and triangles (see `worldkit.data.shapes`); episodes of one frame.
+    """Still images of circles, rectangles and triangles (see `worldkit.data.formats.shapes`); episodes of one frame.
 
     Args:
         num_images: Default 4000 for train, 400 for val and test (LPWM: 40,000 and 2,000). They are the first ones.

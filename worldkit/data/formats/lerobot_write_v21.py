@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..statistics import RunningStatistics
 from .lerobot_write import CHUNK_FILES, LeRobotWriter, write_json
-from .statistics import RunningStatistics
 
 _EPISODE = "episode_{episode_index:06d}"
 

@@ -1,0 +1,124 @@
+"""From a configuration to a model: finding the parts, checking that they fit, giving them their wiring.
+
+Build order: encoder -> its spec -> decoder, dynamics, latent action -> conditioners -> objective.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import registry as registries
+from . import wiring
+from .config import WorldModelConfig
+from .errors import IncompatibleComponentsError
+
+if TYPE_CHECKING:
+    from .model import WorldModel
+
+
+def build(config: WorldModelConfig) -> WorldModel:
+    """Build the model of a configuration. Its class is the one registered as ``config.family``.
+
+    Raises:
+        UnknownComponentError: an unknown family or component.
+        IncompatibleComponentsError: with the reason and the parts that would fit.
+    """
+    return registries.models.get(config.family).from_config(config)
+
+
+def assemble(config: WorldModelConfig) -> dict[str, Any]:
+    """The parts of a composed model, by the names that its constructor gives them.
+
+    Every component draws its initial weights from a random stream of its own.
+
+    Raises:
+        IncompatibleComponentsError: with the reason and the parts that would fit.
+    """
+    base = int(torch.randint(2**62, (), device="cpu").item())
+
+    def make(key: str, constructor: Any, *args: Any, **given: Any) -> Any:
+        digest = hashlib.sha256(f"{base}:{key}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:7], "big"))
+            return constructor(*args, **given)
+
+    def component(kind: str) -> Any:
+        return WorldModelConfig.COMPONENTS[kind].get(getattr(config, kind).name)
+
+    horizon = config.timestep_horizon
+    encoder = make("encoder", component("encoder"), config.encoder, obs=config.obs)
+    spec, anchors = encoder.spec, encoder.anchors()
+    decoder = dynamics = latent_action = None
+    if config.decoder is not None:
+        _check_decoder(component("decoder"), config, spec)
+        decoder = make("decoder", component("decoder"), config.decoder, spec=spec, obs=config.obs)
+    receivers = {name: wiring.receiver_of(name, c, config) for name, c in config.conditioners.items()}
+    memory = wiring.memory_lengths(config, receivers)
+    if config.dynamics is not None:
+        _check_dynamics(component("dynamics"), config, spec)
+        dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
+                        memory_length=memory["dynamics"])
+    if config.latent_action is not None:
+        if dynamics is None:
+            raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")
+        latent_action = make(
+            "latent_action", component("latent_action"), config.latent_action, spec=spec, anchors=anchors,
+            window=horizon, dynamics_dim=dynamics.cond_dim, memory_length=memory["latent_action"],
+        )
+    wiring.check_read(config, receivers, {"dynamics": dynamics, "latent_action": latent_action})
+    widths = {"dynamics": getattr(dynamics, "cond_dim", 0), "latent_action": getattr(latent_action, "cond_dim", 0)}
+    conditioners = {
+        name: make(f"conditioners.{name}", registries.conditioners.get(c.name), c, obs=config.obs,
+                   dim=wiring.width_of(name, receivers[name], widths))
+        for name, c in config.conditioners.items()
+    }
+    objective = make("objective", component("objective"), config.objective)
+    _check_objective(objective, config, dynamics)
+    return {"encoder": encoder, "decoder": decoder, "dynamics": dynamics, "latent_action": latent_action,
+            "conditioners": conditioners, "receivers": receivers, "objective": objective}
+
+
+def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:
+    if decoder.kinds is not None and spec.kind not in decoder.kinds:
+        fits = [n for n in registries.list_decoders()
+                if (kinds := registries.decoders.get(n).kinds) is None or spec.kind in kinds]
+        raise IncompatibleComponentsError(
+            f"decoder '{config.decoder.name}' draws {', '.join(sorted(decoder.kinds))}, but encoder "
+            f"'{config.encoder.name}' gives {spec.kind}. Decoders that fit: {', '.join(fits) or 'none'}"
+        )
+
+
+def _check_dynamics(dynamics: Any, config: WorldModelConfig, spec: Any) -> None:
+    missing = dynamics.requires - spec.properties
+    if missing:
+        fits = [n for n in registries.list_dynamics() if registries.dynamics.get(n).requires <= spec.properties]
+        what = " and ".join({"grid": "a grid of tokens (height x width)",
+                             "tracked": "tokens that keep their identity over time",
+                             "normal": "Gaussian fields only"}.get(m, m) for m in sorted(missing))
+        groups = " + ".join(f"{g.size} {g.name}" for g in spec.groups)
+        raise IncompatibleComponentsError(
+            f"dynamics '{config.dynamics.name}' needs {what}, but encoder '{config.encoder.name}' gives {groups} "
+            f"without that. Dynamics that fit: {', '.join(fits) or 'none'}"
+        )
+
+
+def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) -> None:
+    if "decoder" in objective.requires and config.decoder is None:
+        raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
+    if "dynamics" in objective.requires and dynamics is None:
+        raise IncompatibleComponentsError(f"objective '{config.objective.name}' trains a dynamics, but none is set")
+    most = config.timestep_horizon + 1
+    if dynamics is not None and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' asks for clips of {config.clip_length} frames, but "
+            f"{'latent actions read' if config.latent_action else 'an implicit dynamics learns from'} at most {most} "
+            f"(timestep_horizon + 1); set objective.num_frames to {most} or less, or a larger timestep_horizon"
+        )
+    if "no-dynamics" in objective.requires and dynamics is not None:
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' trains encoder and decoder only and would leave dynamics "
+            f"'{config.dynamics.name}' untrained; set dynamics=None, or objective='elbo'"
+        )

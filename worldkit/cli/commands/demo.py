@@ -1,0 +1,28 @@
+"""``worldkit demo``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from rich.text import Text
+
+from ..options import Commands, command
+from ..output import console
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    p = command(commands, "demo",
+                "Make data, train a small LPWM from scratch, evaluate it, write report.html. No GPU, no download.")
+    p.add_argument("--seconds", type=float, default=240, help="training time (default: 240)")
+    p.add_argument("--out", default="worldkit-demo", help="folder to write (default: worldkit-demo)")
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(function=run_demo)
+
+
+def run_demo(options: Namespace) -> None:
+    """``worldkit demo``."""
+    from ..demo import demo
+
+    report = demo(out=options.out, seconds=options.seconds, seed=options.seed)
+    console.print(Text.assemble(("\nopen this in a browser:", "bold"), f" {report.resolve()}"))

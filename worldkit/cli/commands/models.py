@@ -1,0 +1,77 @@
+"""``worldkit list`` and ``worldkit info``: what there is, and what it is."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from rich.text import Text
+
+from ..loading import is_place
+from ..options import Commands, command
+from ..output import console, table_of
+
+
+def add(commands: Commands) -> None:
+    """Their arguments."""
+    p = command(commands, "list", "List models and components that match a pattern.")
+    p.add_argument("pattern", nargs="?", default="*", help="shell-style pattern, for example 'lpwm*'")
+    p.set_defaults(function=run_list)
+
+    p = command(commands, "info", "Show what a model is: source, parts, parameters, training defaults.")
+    p.add_argument("model", help="preset, model folder, run folder or hub:org/name[@revision]")
+    p.set_defaults(function=run_info)
+
+
+def run_list(options: Namespace) -> None:
+    """``worldkit list``."""
+    import worldkit as wk
+
+    table = table_of("models", "name", "weights", "what it is")
+    for name in wk.list_models(options.pattern):
+        spec = wk.get_model_spec(name)
+        table.add_row(name, "yes" if spec.weights else "-", spec.summary)
+    console.print(table)
+    kinds = {"encoders": wk.list_encoders, "decoders": wk.list_decoders, "dynamics": wk.list_dynamics,
+             "conditioners": wk.list_conditioners, "latent actions": wk.list_latent_actions,
+             "objectives": wk.list_objectives}
+    for kind, names in kinds.items():
+        if found := names(options.pattern):
+            console.print(Text.assemble((kind, "bold"), f": {', '.join(found)}"))
+    if found := wk.training.list_protocols(options.pattern):
+        console.print(Text.assemble(("evaluation protocols", "bold"), f": {', '.join(found)}"))
+    for broken in wk.plugin_errors():
+        console.print(Text.assemble((f"plugin {broken.plugin} failed to load", "red"), f": {broken.error}"))
+
+
+def run_info(options: Namespace) -> None:
+    """``worldkit info``."""
+    from ...assembly import build
+    from ...factory import create_config, get_model_spec, list_models
+    from ...model import ComposedWorldModel
+    from ...presets import resolve_preset
+    from ...storage.hub import locate, read_config
+
+    if is_place(options.model):
+        folder = locate(options.model)
+        config, about = read_config(folder), {"folder": str(folder)}
+    else:
+        name = resolve_preset(options.model)
+        spec, config = get_model_spec(name), create_config(name)
+        about = {"preset": name, "summary": spec.summary, "source": spec.source, "paper": spec.paper,
+                 "weights": "yes" if name in list_models(pretrained=True) else "none published"}
+        about |= {f"train.{k}": str(v) for k, v in spec.train.items()} | {f"eval.{k}": str(v) for k, v in
+                                                                          spec.eval.items()}
+    import torch
+
+    with torch.device("meta"):
+        model = build(config)
+    table = table_of("", "", "")
+    for key, value in about.items():
+        if value:
+            table.add_row(key, value)
+    for part, count in model.parameter_report().items():
+        table.add_row(f"parameters: {part}", f"{count:,}")
+    for note in model.objective.notes(model) if isinstance(model, ComposedWorldModel) else ():
+        table.add_row("note", note)
+    console.print(table)
+    console.print_json(config.to_json())

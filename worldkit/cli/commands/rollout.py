@@ -1,0 +1,64 @@
+"""``worldkit rollout``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..loading import load, protocol
+from ..options import Commands, command, data_argument, data_option, data_options, protocol_arguments
+from ..output import console
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    p = command(commands, "rollout", "Predict clips: writes GIF or MP4 pictures and the latents.")
+    p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
+    data_argument(p)
+    data_option(p)
+    protocol_arguments(p)
+    p.add_argument("--window", default="exact", choices=("exact", "streaming"),
+                   help="beyond the training window; streaming is faster and approximate")
+    p.add_argument("--out", default="rollouts", help="folder to write (default: rollouts)")
+    p.add_argument("--clips", type=int, default=2, help="how many clips (default: 2)")
+    p.add_argument("--format", choices=("gif", "mp4"), default="gif")
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(function=run_rollout)
+
+
+def run_rollout(options: Namespace) -> None:
+    """``worldkit rollout``."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ...data import collate
+    from ...training import animation, predict
+    from ...training.figures import INFERRED_NOTE
+    from ...training.recipes import open_clips
+    from ...viz import save_animation
+
+    loaded = load(options.model)
+    model = loaded.model
+    context, horizon = protocol(options, loaded)
+    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon,
+                       **data_options(options))
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    count = min(options.clips, len(clips))
+    for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):
+        batch = collate([clips[index]])
+        generator = torch.Generator().manual_seed(options.seed)
+        frames = animation(model, batch, context_frames=context, generator=generator)
+        picture = out / f"clip-{number:03d}.{options.format}"
+        save_animation(frames, picture)
+        with torch.no_grad():
+            generator.manual_seed(options.seed)
+            rollout = predict(model, batch, context_frames=context, driven_by="sampled", generator=generator,
+                              window=options.window)
+        tensors = {f"{group}.{name}": value.contiguous() for (group, name), value in rollout.latents.values.items()}
+        if rollout.latent_actions is not None:
+            tensors["latent_actions"] = rollout.latent_actions.contiguous()
+        save_file(tensors, out / f"clip-{number:03d}.safetensors")
+        console.print(f"{picture}: {context} frames given, {horizon} predicted; latents of the sample beside it")
+    if loaded.model.latent_action is not None:
+        console.print(INFERRED_NOTE)

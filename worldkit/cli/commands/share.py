@@ -1,0 +1,58 @@
+"""``worldkit convert`` and ``worldkit push``: models from elsewhere, and to others."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from rich.text import Text
+
+from ...errors import ConfigError
+from ..options import Commands, command
+from ..output import console
+
+
+def add(commands: Commands) -> None:
+    """Their arguments."""
+    p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.")
+    p.add_argument("kind", choices=("lpwm",), help="which project the checkpoint comes from")
+    p.add_argument("checkpoint", help="the .pth file")
+    p.add_argument("--hparams", required=True, help="hparams.json of the same run")
+    p.add_argument("--out", required=True, help="folder to write")
+    p.set_defaults(function=run_convert)
+
+    p = command(commands, "push",
+                "Share a model: upload it to the Hugging Face hub, or write a folder ready to be shared.",
+                "A run folder brings its best model, its newest pictures and those results of worldkit eval that\n"
+                "scored that model into the model card. A folder that holds anything else is never replaced.")
+    p.add_argument("model", help="run folder, model folder or hub:org/name[@revision]")
+    p.add_argument("target", help="hub:org/name[@branch], or dir:/path")
+    p.add_argument("--licence", help="of the weights, as the hub spells it, for example mit")
+    p.add_argument("--private", action="store_true", help="if the repository has to be made")
+    p.set_defaults(function=run_push)
+
+
+def run_convert(options: Namespace) -> None:
+    """``worldkit convert``."""
+    from ...convert import from_lpwm
+
+    model = from_lpwm(options.checkpoint, options.hparams)
+    folder = model.save_pretrained(options.out)
+    console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
+
+
+def run_push(options: Namespace) -> None:
+    """``worldkit push``."""
+    from ...storage.sharing import export_model, left_out, push_to_hub
+
+    kind, _, place = options.target.partition(":")
+    for line in left_out(options.model):
+        console.print(Text.assemble(("left out", "yellow"), f" {line}"), soft_wrap=True)
+    if kind == "dir" and place:
+        folder = export_model(options.model, place, licence=options.licence)
+        return console.print(f"written: {folder}; load it with worldkit.create_model('dir:{folder}')", soft_wrap=True)
+    if kind != "hub" or not place:
+        raise ConfigError(f"the target reads hub:org/name or dir:/path, got '{options.target}'")
+    repo, _, branch = place.partition("@")
+    address = push_to_hub(options.model, repo, licence=options.licence, private=options.private,
+                          revision=branch or None)
+    console.print(f"uploaded: {address}; load it with worldkit.create_model('{options.target}')", soft_wrap=True)

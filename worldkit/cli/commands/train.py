@@ -1,0 +1,68 @@
+"""``worldkit train``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ...config import parse_assignments
+from ..options import Commands, command, data_argument
+from ..output import console, table_of
+
+_TRAIN_HELP = """DATA is recognised: a video file, a folder of videos or of frame folders, an HDF5 file of the Balls
+layout, or generated data by name: balls (64 px), balls-32, shapes.
+
+Several processes: torchrun --nproc-per-node 2 -m worldkit train ... --out RUN   (-o train.strategy=fsdp shards weights)
+
+The run folder holds run.json, log.jsonl, checkpoints/, best/ and figures/. The same command goes on where an
+interrupted run stopped, to the same numbers."""
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    p = command(commands, "train", "Train a model, or go on with an interrupted run.", _TRAIN_HELP)
+    p.add_argument("preset", help="model to train, see worldkit list")
+    data_argument(p)
+    p.add_argument("--run", "--out", dest="run",
+                   help="run folder (default: runs/PRESET); say --out under torchrun, whose options begin with --run")
+    p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
+                   help="model option (dynamics.num_layers=4, encoder=slot), train.OPTION or data.OPTION")
+    p.add_argument("--steps", type=int, help="stop after so many steps (short for -o train.steps=N)")
+    p.add_argument("--seconds", type=float, help="stop after so much training time (short for -o train.seconds=S)")
+    p.add_argument("--seed", type=int, help="short for -o train.seed=N")
+    p.add_argument("--keep", type=int, help="newest checkpoints that stay (short for -o train.keep=N)")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.add_argument("--dry-run", action="store_true",
+                   help="print the plan (run folder, parameters, memory, steps, shapes of the first batch) and stop; "
+                        "only the data cache may be filled")
+    p.set_defaults(function=run_train)
+
+
+def run_train(options: Namespace) -> None:
+    """``worldkit train``."""
+    from ...training.plan import plan
+    from ...training.recipes import make_trainer
+
+    overrides = parse_assignments(options.override)
+    training, data = overrides.pop("train", {}), overrides.pop("data", {})
+    for name in ("steps", "seconds", "seed", "keep"):
+        if getattr(options, name) is not None:
+            training[name] = getattr(options, name)
+    run = Path(options.run or Path("runs") / options.preset)
+    trainer = make_trainer(options.preset, options.data, run=run, overrides=overrides, train_overrides=training,
+                           data_options=data, show_progress=not options.quiet)
+    if options.dry_run and not trainer.is_main:
+        return None
+    if options.dry_run:
+        title = f"plan: worldkit train {options.preset} (nothing was trained; at most the data cache was filled)"
+        table = table_of(title, "", "")
+        for name, text in plan(trainer).items():
+            table.add_row(name, text)
+        return console.print(table)
+    result = trainer.fit()
+    if not trainer.is_main:
+        return None
+    state = "finished" if result.finished else "stopped; the same command goes on"
+    console.print(f"{state} at step {result.step} after {result.seconds:.0f} s of training: {result.run}")
+    best = result.run / "best" if (result.run / "best").exists() else "none yet"
+    console.print(f"pictures: {result.run / 'figures'}   best model: {best}")

@@ -1,0 +1,60 @@
+"""Arguments that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from typing import Any
+
+from ..config import parse_assignments
+from ..errors import ConfigError
+
+Commands = Any
+"""What ``ArgumentParser.add_subparsers`` gives; its class is private to argparse."""
+
+
+def command(commands: Commands, name: str, summary: str, epilog: str = "") -> ArgumentParser:
+    """A new command."""
+    return commands.add_parser(
+        name, help=summary, description=summary, epilog=epilog, formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """For ``type=``: a number above 0, and not infinite."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = f"{'whole ' if kind is int else ''}number above 0"  # argparse: "invalid NAME value"
+    return parse
+
+
+def data_argument(p: ArgumentParser) -> None:
+    """``--data``."""
+    p.add_argument("--data", required=True, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
+
+
+def protocol_arguments(p: ArgumentParser) -> None:
+    """Frames given and predicted, and the split."""
+    p.add_argument("--context", type=int, help="frames given (default: the preset's)")
+    p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
+    p.add_argument("--split", default="test", choices=("train", "val", "test"))
+
+
+def data_option(p: ArgumentParser) -> None:
+    """``-o data.OPTION=VALUE``; `data_options` reads it."""
+    p.add_argument("-o", "--override", action="append", default=[], metavar="data.OPTION=VALUE",
+                   help="option of the data, for example data.num_episodes=50 or data.format=sketchy")
+
+
+def data_options(options: Namespace) -> dict[str, Any]:
+    """Options of the data format; a finished model takes no others."""
+    overrides = parse_assignments(options.override)
+    if unknown := [name for name in overrides if name != "data"]:
+        raise ConfigError(f"-o of {options.command} takes data.OPTION=VALUE only, got {', '.join(unknown)}")
+    return overrides.get("data", {})
