@@ -25,6 +25,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "latents": {"distributions", "editing", "errors"},
     "conditions": {"batch"},
     "compat": {"errors"},
+    "progress": set(),
     "presets": {"config", "registry", "errors"},
     "nn": {"config", "errors", "distributions"},  # distributions know no latents
     **{kind: BASICS | {"nn", "compat"} for kind in COMPONENTS},
@@ -35,10 +36,10 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "storage": {"", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
     "convert": {"assembly", "model", "config", "errors"},
-    "data": {"batch", "errors", "compat", "registry"},
+    "data": {"batch", "errors", "compat", "progress", "registry"},
     "metrics": {"batch", "errors", "compat"},
     "viz": {"batch", "latents", "errors", "compat"},
-    "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn"},
+    "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn", "progress"},
 }
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
 LAZY = {"model": {"storage", "metrics"}, "factory": {"assembly", "storage"}}

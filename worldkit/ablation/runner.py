@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 
 from ..config import WorldModelConfig
 from ..data import open_dataset
 from ..errors import ConfigError
 from ..factory import get_model_spec
 from ..presets import resolve_preset
+from ..progress import Meter, duration
 from ..training.lock import locked
 from ..training.recipes import train_config
 from .cell import CELL_FILE, RESULT_FILE, failure, read_json, run_cell, write_json
@@ -184,16 +185,13 @@ class _Work:
         for variant in self.variants:
             if variant.error:
                 console.print(f"  cannot be built: {variant.label}: {variant.error}", markup=False)
-        bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeElapsedColumn(),
-                       TextColumn("{task.fields[more]}"), console=console, disable=not self.show, transient=True)
-        with bar:
-            for number, cell in enumerate(todo):
-                try:
-                    self._do_cell(cell, number, len(todo), bar, lock)
-                except BaseException:
-                    bar.console.print(f"stopped: {len(self.results)} of {len(self.cells)} cells are done; the same "
-                                      "command goes on")
-                    raise
+        for number, cell in enumerate(todo):
+            try:
+                self._do_cell(cell, number, len(todo), console, lock)
+            except BaseException:
+                console.print(f"stopped: {len(self.results)} of {len(self.cells)} cells are done; the same "
+                              "command goes on")
+                raise
 
     def _look_up(self) -> None:
         for cell in self.cells:
@@ -207,24 +205,27 @@ class _Work:
                 self.results[cell] = stored
             self._inherit(cell)
 
-    def _do_cell(self, cell: tuple[int, int], number: int, count: int, bar: Progress, lock: int | None) -> None:
+    def _do_cell(self, cell: tuple[int, int], number: int, count: int, console: Console, lock: int | None) -> None:
         index, seed = cell
         name = f"[{number + 1}/{count}] {self.variants[index].label}, seed {seed}"
         if self._inherit(cell):
             return
         folder, started = self.folders[cell], time.monotonic()
         self._prepare(cell)
-        task = bar.add_task(name, total=self.study.budget.amount, more=self._left(count - number))
-        if self.isolate:
-            self.results[cell] = run_isolated(folder, lock=lock, watch=lambda: self._show(bar, task, folder))
-        elif (result := run_cell(folder, isolated=False)) is not None:
-            self.results[cell] = result
-        else:
-            raise KeyboardInterrupt
-        bar.remove_task(task)
+        budget, left = self.study.budget, self._left(count - number)
+        unit = {"seconds": " s", "steps": ""}.get(budget.unit, f" {budget.unit}")
+        meter = Meter(name, total=budget.amount, unit=unit, enabled=self.show, console=console, keep=False)
+        meter.update(0, step="0" if unit else "", terms=[escape(left)] if left else [])
+        with meter:
+            if self.isolate:
+                self.results[cell] = run_isolated(folder, lock=lock, watch=lambda: self._show(meter, folder))
+            elif (result := run_cell(folder, isolated=False)) is not None:
+                self.results[cell] = result
+            else:
+                raise KeyboardInterrupt
         self.durations.append(time.monotonic() - started)
-        bar.console.print(f"{name}: {_verdict(self.results[cell])} ({self.durations[-1]:.0f} s)", markup=False,
-                          highlight=False, soft_wrap=True)
+        console.print(f"{name}: {_verdict(self.results[cell])} ({self.durations[-1]:.0f} s)", markup=False,
+                      highlight=False, soft_wrap=True)
 
     def _inherit(self, cell: tuple[int, int]) -> bool:
         """What cannot be built with the first seed cannot be built with another."""
@@ -251,12 +252,12 @@ class _Work:
         """Estimated time of the cells that are not done."""
         if self.durations:
             seconds = sum(self.durations) / len(self.durations) * remaining
-            return f"about {_duration(seconds)} left"
+            return f"all cells: about {duration(seconds)} left"
         if self.study.budget.unit == "seconds":
-            return f"at least {_duration(self.study.budget.amount * remaining)} left"
+            return f"all cells: at least {duration(self.study.budget.amount * remaining)} left"
         return ""
 
-    def _show(self, bar: Progress, task: Any, folder: Path) -> None:
+    def _show(self, meter: Meter, folder: Path) -> None:
         try:
             last = json.loads((folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
         except (OSError, IndexError, json.JSONDecodeError):
@@ -265,16 +266,10 @@ class _Work:
         if self.study.budget.unit == "samples":
             cell = read_json(folder / CELL_FILE)
             spent = last["step"] / cell["train"]["steps"] * self.study.budget.amount
-        bar.update(task, completed=spent)
+        meter.update(spent, step=str(last["step"]) if meter.unit else "", terms=meter.terms)
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
     if result["status"] == "failed":
         return f"failed: {result['error']}"
     return f"PSNR {result['psnr']:.2f}, SSIM {result['ssim']:.3f}, {result['steps']} steps"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,21 +1,21 @@
-"""The progress bar of training: upstream's fields, live."""
+"""What training shows of its progress: upstream's fields behind bar, step and ETA."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..progress import EVERY, Meter
+
 FIELDS = {
-    "loss": "loss", "reconstruction": "rec", "kl": "kl", "kl_dynamics": "kl_dyn", "dynamics": "dyn",
-    "latent": "latent", "image": "image",
-    "visible_particles": "visible",
-    "beta_a": "a", "beta_b": "b", "scale": "scale", "psnr": "psnr",
+    "loss": "loss", "psnr": "psnr", "reconstruction": "rec", "kl": "kl", "kl_dynamics": "kl_dyn", "dynamics": "dyn",
+    "latent": "latent", "image": "image", "visible_particles": "visible", "beta_a": "a", "beta_b": "b",
+    "scale": "scale",
 }
-"""Loss term -> label."""
+"""Loss term -> label, in the order in which they are shown while there is room."""
 
 
 class ProgressBar:
@@ -25,26 +25,26 @@ class ProgressBar:
         step: Where the run stands.
         limit: Steps it may take.
         seconds: Seconds it may take, if that is the limit.
+        spent: Seconds it has taken.
         enabled: False shows nothing.
+        console: A rich console; default: standard output.
+        every: Seconds between lines where output is no terminal.
     """
 
-    def __init__(self, step: int, limit: int, seconds: float | None, *, enabled: bool = True):
+    def __init__(self, step: int, limit: int, seconds: float | None, *, spent: float = 0.0, enabled: bool = True,
+                 console: Any = None, every: float = EVERY):
         self.by_time = seconds is not None
         self.average: dict[str, float] = {}
-        self.bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[terms]}"), disable=not enabled,
-        )
-        total = int(seconds) if seconds is not None else limit
-        name = "training (s)" if self.by_time else "training"
-        self.task = self.bar.add_task(name, total=total, completed=0 if self.by_time else step, terms="")
+        total, done, unit = (limit, step, "") if seconds is None else (seconds, spent, " s")
+        self.meter = Meter("training", total=total, done=done, unit=unit, enabled=enabled, console=console, every=every)
+        self.meter.step = str(step) if self.by_time else ""
 
     def __enter__(self) -> ProgressBar:
-        self.bar.start()
+        self.meter.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.stop()
+        self.meter.__exit__(*error)
 
     def update(self, progress: Any, terms: Mapping[str, Any]) -> None:
         """Show the state after a step."""
@@ -52,21 +52,14 @@ class ProgressBar:
             if name in terms:
                 value = float(terms[name])
                 self.average[name] = 0.9 * self.average.get(name, value) + 0.1 * value
-        text = " ".join(f"[dim]{FIELDS[name]}[/] {value:.3g}" for name, value in self.average.items())
-        text = f"[dim]step[/] {progress.step} {text}" if self.by_time else text
-        self.bar.update(self.task, completed=int(progress.seconds) if self.by_time else progress.step, terms=text)
+        known = [f"[dim]{label}[/] {self.average[name]:.3g}" for name, label in FIELDS.items() if name in self.average]
+        step = str(progress.step) if self.by_time else ""
+        self.meter.update(progress.seconds if self.by_time else progress.step, step=step, terms=known)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        if not self.bar.disable:
-            self.bar.console.print(Text.assemble(("note", "yellow"), f" {text}"))
+        self.meter.say(Text.assemble(("note", "yellow"), f" {text}"))
 
-    @contextmanager
-    def paused(self, what: str) -> Iterator[None]:
+    def paused(self, what: str) -> AbstractContextManager[None]:
         """Say that something else is going on."""
-        before = self.bar.tasks[0].description
-        self.bar.update(self.task, description=what)
-        try:
-            yield
-        finally:
-            self.bar.update(self.task, description=before)
+        return self.meter.paused(what)

@@ -180,7 +180,8 @@ class Trainer:
         if self.config.compile:
             engine = torch.compile(engine)
         optimizer = self.accelerator.prepare(self.optimizer) if self.config.strategy == "ddp" else self.optimizer
-        bar = ProgressBar(self.progress.step, self.limit, self.config.seconds, enabled=self.show_progress)
+        bar = ProgressBar(self.progress.step, self.limit, self.config.seconds, spent=self.progress.seconds,
+                          enabled=self.show_progress)
         with graceful_stop(self.stop), flush_denormals(), bar:
             for note in self.model.objective.notes(self.model):
                 bar.say(note)
