@@ -1,9 +1,15 @@
 """Data sets: clips of video as uint8, from files, folders, HDF5 or a generator.
 
-`open_dataset` opens anything by name or path; `make_loader` turns it into batches.
+`open_dataset` opens anything by name or path; `make_loader` turns it into batches. What hands out tensors (and so needs
+PyTorch) loads on first use: looking at data does without.
 """
 
-from .base import ArraySource, ClipDataset, EpisodeSource, collate
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .base import EpisodeSource
 from .describe import describe, open_splits
 from .formats.balls import BallEpisodes, generate_balls
 from .formats.clip_writers import FramesWriter, VideoWriter
@@ -17,7 +23,6 @@ from .formats.npz import NpzWriter, is_npz, open_npz
 from .formats.shapes import generate_shapes
 from .formats.video import is_clip_path, open_video
 from .layouts import register_layouts
-from .loader import ResumableSampler, make_loader
 from .registry import list_formats, open_dataset, register_format
 from .statistics import ActionStatistics, action_statistics
 from .validate import Validation, validate
@@ -118,3 +123,12 @@ __all__ = [
     "write_dataset",
     "write_video",
 ]
+
+_TENSORS = {"ArraySource": "clips", "ClipDataset": "clips", "collate": "clips", "ResumableSampler": "loader",
+            "make_loader": "loader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TENSORS:
+        return getattr(importlib.import_module(f".{_TENSORS[name]}", __name__), name)
+    raise AttributeError(f"module 'worldkit.data' has no attribute '{name}'")

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import DataError, require_extra
 
@@ -45,21 +43,24 @@ def _center(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return frame[top : top + height, left : left + width]
 
 
-def fit_video(video: Tensor, size: tuple[int, int], resize: str = "crop") -> Tensor:
+def fit_video(video: np.ndarray, size: tuple[int, int], resize: str = "crop") -> np.ndarray:
     """``[T, C, H, W]`` uint8 at another size: scaled (area average, upwards bicubic), then the centre cut.
 
     Example:
-        >>> fit_video(torch.zeros(2, 3, 8, 16, dtype=torch.uint8), (4, 4)).shape
-        torch.Size([2, 3, 4, 4])
+        >>> fit_video(np.zeros((2, 3, 8, 16), np.uint8), (4, 4)).shape
+        (2, 3, 4, 4)
     """
     if tuple(video.shape[-2:]) == size:
-        return video.contiguous()
+        return np.ascontiguousarray(video)
+    import torch  # only what is scaled needs it
+
     scaled = scaled_size(*size, tuple(video.shape[-2:]), resize)
     mode = "area" if scaled[0] <= video.shape[-2] and scaled[1] <= video.shape[-1] else "bicubic"
-    resized = torch.nn.functional.interpolate(video.float(), size=scaled, mode=mode)
+    frames = torch.from_numpy(np.ascontiguousarray(video)).float()
+    resized = torch.nn.functional.interpolate(frames, size=scaled, mode=mode)
     top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
     cut = resized[..., top : top + size[0], left : left + size[1]]
-    return cut.add(0.5).clamp(0, 255).to(torch.uint8)
+    return cut.add(0.5).clamp(0, 255).to(torch.uint8).numpy()
 
 
 def decode_video(

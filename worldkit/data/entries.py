@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import DataError
 from .decode import fit_video
@@ -30,7 +29,7 @@ IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CL
 def fit_frames(frames: np.ndarray, channels_last: bool, size: tuple[int, int], resize: str) -> np.ndarray:
     """Frames of any layout as ``[T, H, W, 3]`` of a size; grey ones get three equal channels."""
     frames = frames if not channels_last else np.moveaxis(frames, -1, -3)
-    fitted = fit_video(torch.from_numpy(np.ascontiguousarray(frames)), size, resize).numpy()
+    fitted = fit_video(frames, size, resize)
     return np.moveaxis(np.repeat(fitted, 3 // fitted.shape[-3], axis=-3), -3, -1)
 
 

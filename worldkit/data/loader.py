@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ..errors import DataError
-from .base import ClipDataset, collate
+from .clips import ClipDataset, collate
 
 
 class ResumableSampler(Sampler[list[int]]):

@@ -24,12 +24,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, DuplicateComponentError
 from ..registry import load_plugins, suggestion
-from .base import ClipDataset, EpisodeSource
+from .base import EpisodeSource
 from .splits import check_split
+
+if TYPE_CHECKING:
+    from .clips import ClipDataset
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def open_dataset(
         >>> open_dataset("balls-32", split="val", num_frames=6, num_episodes=1, episode_length=8)[0]["video"].shape
         torch.Size([6, 3, 32, 32])
     """
+    from .clips import ClipDataset
+
     check_split(split)
     for name, value in (("height", height), ("width", width)):
         if value is not None and (not isinstance(value, int) or value < 1):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import DataError, require_extra
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: float = 10) -> Path:
@@ -33,7 +35,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
     writers = {".mp4": _write_mp4, ".webm": _write_webm, ".gif": _write_gif}
     if path.suffix.lower() not in writers:
         raise DataError(f"cannot write {path}: use the suffix {', '.join(writers)}")
-    frames = frames.detach().cpu().numpy() if torch.is_tensor(frames) else np.asarray(frames)
+    frames = frames.detach().cpu().numpy() if hasattr(frames, "detach") else np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise DataError(
             f"frames must be uint8 [T, H, W, 3] with at least one frame, got {frames.dtype} {list(frames.shape)}"

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from ..errors import DataError, DuplicateComponentError
 from ..registry import load_plugins, suggestion
@@ -290,7 +289,7 @@ def _arrays(value: Any) -> Any:
     """Tensors, at any depth of dicts, as arrays."""
     if isinstance(value, Mapping):
         return {name: _arrays(entry) for name, entry in value.items()}
-    return value.detach().cpu().numpy() if torch.is_tensor(value) else value
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
 
 
 def _check_like(sample: Mapping[str, Any], item: Mapping[str, Any], split: str, episode: int) -> None:

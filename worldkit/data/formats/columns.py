@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
@@ -145,9 +144,8 @@ class ColumnsSource(EpisodeSource):
         return self._fitted(self._rows(name, rows, number))
 
     def _fitted(self, images: np.ndarray) -> np.ndarray:
-        frames = np.ascontiguousarray(np.moveaxis(images, -1, 1))
-        fitted = fit_video(torch.from_numpy(frames), self._size, self._resize)
-        return np.repeat(fitted.numpy(), 3 // fitted.shape[1], axis=1)
+        fitted = fit_video(np.moveaxis(images, -1, 1), self._size, self._resize)
+        return np.repeat(fitted, 3 // fitted.shape[1], axis=1)
 
     def _goal(self, name: str, row: int, number: int) -> np.ndarray:
         """The goal at a row; where every camera has one, those of the cameras to show."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 
 from ...errors import DataError, require_extra
@@ -89,9 +88,9 @@ class HDF5Source(EpisodeSource):
             return super().read_entry(episode, name)
         return self._action(episode, 0, self.length(episode)) if "actions" in self._besides else None
 
-    def video(self, episode: int, start: int, stop: int) -> torch.Tensor:
+    def video(self, episode: int, start: int, stop: int) -> np.ndarray:
         """Frames alone, uint8 ``[T, 3, H, W]``."""
-        images = torch.from_numpy(self._rows("imgs", episode, start, stop))
+        images = self._rows("imgs", episode, start, stop)
         return fit_video(rearrange(images, "t h w c -> t c h w"), self._size)
 
     def stored(self, episode: int, start: int, stop: int) -> dict[str, np.ndarray]:

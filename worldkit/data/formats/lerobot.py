@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
@@ -221,5 +220,4 @@ def _images(
                 image = np.array(opened.convert("RGB"))
         except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{episode.data}: image of frame {number} cannot be read ({error})") from error
-        video = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-        yield fit_video(video, size, resize)[0].permute(1, 2, 0).numpy()
+        yield fit_video(image.transpose(2, 0, 1)[None], size, resize)[0].transpose(1, 2, 0)

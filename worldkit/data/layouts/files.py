@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...errors import DataError
 from ..splits import split_folder
@@ -129,6 +128,8 @@ def load_pt(path: Path) -> Any:
     Raises:
         DataError: if it is missing or damaged, or holds anything else.
     """
+    import torch
+
     try:
         with torch.serialization.safe_globals(_numpy_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -209,7 +210,7 @@ def numbers(value: Any, where: str) -> np.ndarray:
     Raises:
         DataError: if it is none.
     """
-    value = value.detach().numpy() if torch.is_tensor(value) else value
+    value = value.detach().numpy() if hasattr(value, "detach") else value
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from ...errors import DataError
 from .files import has_below, load_pt, names_in, numbered, part_of, subfolders
@@ -61,7 +60,7 @@ class InstructionSource(LayoutSource):
         if not isinstance(held, dict) or self._key not in held:
             raise DataError(f"{file} has no '{self._key}'")
         value = held[self._key]
-        if torch.is_tensor(value):
+        if hasattr(value, "detach"):  # a tensor
             value = value.detach().float().numpy()
         if not isinstance(value, str) and not (isinstance(value, np.ndarray) and value.ndim == 2):
             got = list(value.shape) if isinstance(value, np.ndarray) else type(value).__name__

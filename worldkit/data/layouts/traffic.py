@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...errors import DataError
 from ..base import EpisodeSource
@@ -76,7 +75,7 @@ class TrafficSource(EpisodeSource):
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         first = self._spans[episode][0]
         frames = np.moveaxis(np.array(self._frames()[first + start : first + stop]), -1, 1)
-        return {"video": fit_video(torch.from_numpy(frames), self._size, self._resize)}
+        return {"video": fit_video(frames, self._size, self._resize)}
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -1,0 +1,216 @@
+"""`ClipDataset` (windows of episodes), `collate` (items to a `Batch`), and `ArraySource` (episodes in memory).
+
+The dataset cuts windows of ``num_frames`` frames: ``"slide"`` takes every start (training), ``"tile"`` takes windows
+that do not overlap (evaluation). Frames stay uint8 all the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..errors import DataError
+from .base import EpisodeSource
+
+_TIMED = ("action", "done_mask")  # entries besides the video with a time axis, at the front
+_NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "episode", "start")
+
+
+class ArraySource(EpisodeSource):
+    """Episodes that are already in memory.
+
+    Args:
+        episodes: One dict per episode, entries as in `EpisodeSource.read`, over the whole episode.
+        name: What it is called in messages and reports.
+        synthetic: Whether the frames were generated.
+    Raises:
+        DataError: if there is no episode, or a video is not uint8 with 4 or 5 axes.
+    Example:
+        >>> source = ArraySource([{"video": np.zeros((7, 3, 8, 8), np.uint8)}])
+        >>> len(ClipDataset(source, num_frames=5))
+        3
+    """
+
+    def __init__(self, episodes: Sequence[Mapping[str, Any]], name: str = "arrays", synthetic: bool = False):
+        if not episodes:
+            raise DataError(f"{name}: no episodes given")
+        self._episodes = [{key: _tensors(value) for key, value in episode.items()} for episode in episodes]
+        self._name, self._synthetic = name, synthetic
+        for i, episode in enumerate(self._episodes):
+            video = episode.get("video")
+            if not torch.is_tensor(video) or video.dtype != torch.uint8 or video.ndim not in (4, 5):
+                found = f"{video.dtype} {list(video.shape)}" if torch.is_tensor(video) else type(video).__name__
+                raise DataError(
+                    f"{name}: video of episode {i} must be uint8 [T, C, H, W] or [V, T, C, H, W], got {found}"
+                )
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._episodes)
+
+    def length(self, episode: int) -> int:
+        return self._episodes[episode]["video"].shape[-4]
+
+    def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
+        return _cut(self._episodes[episode], slice(start, stop))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        size = list(self._episodes[0]["video"].shape[-2:])
+        return {"name": self._name, "kind": "arrays", "resolution": size, "synthetic": self._synthetic}
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """Windows of ``num_frames`` frames over all episodes of a source.
+
+    Args:
+        source: Where the episodes come from.
+        num_frames: Frames per item.
+        stride_between_windows: Distance between the starts of two windows in frames (``"slide"`` only).
+        frame_skip: Take every n-th frame; a window then spans ``(num_frames - 1) * frame_skip + 1`` frames.
+        mode: ``"slide"`` or ``"tile"`` (windows that do not overlap; a rest at the end is left out).
+    Attributes:
+        skipped: Clips left out: shorter than a window, or (``on_error="skip"``) not decodable.
+    Raises:
+        DataError: if every episode is shorter than a window; names the lengths.
+    Example:
+        >>> source = ArraySource([{"video": np.zeros((n, 3, 8, 8), np.uint8)} for n in (4, 7, 2)])
+        >>> dataset = ClipDataset(source, num_frames=3)
+        >>> len(dataset), dataset.skipped, dataset[2]["episode"], dataset[2]["start"]
+        (7, 1, 1, 0)
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        num_frames: int,
+        stride_between_windows: int = 1,
+        frame_skip: int = 1,
+        mode: str = "slide",
+    ):
+        for name, value in (
+            ("num_frames", num_frames),
+            ("stride_between_windows", stride_between_windows),
+            ("frame_skip", frame_skip),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if mode not in ("slide", "tile"):
+            raise DataError(f"mode must be 'slide' or 'tile', got {mode!r}")
+        self.source, self.num_frames, self.frame_skip, self.mode = source, num_frames, frame_skip, mode
+        self._span = (num_frames - 1) * frame_skip + 1
+        self._stride = stride_between_windows if mode == "slide" else self._span
+        last = np.array([source.last_start(i, self._span) for i in range(source.num_episodes)], dtype=np.int64)
+        windows = np.where(last >= 0, last // self._stride + 1, 0)
+        self._last = np.cumsum(windows)  # one past the last window of each episode
+        self.skipped = source.skipped + int((windows == 0).sum())
+        if not windows.sum():
+            raise DataError(self._too_short())
+
+    def _too_short(self) -> str:
+        summary = self.source.summary
+        lengths = np.array([self.source.length(i) for i in range(self.source.num_episodes)])
+        name = summary.get("name", "data")
+        if "split" in summary:
+            name += f", split '{summary['split']}'" + (" (by time)" if summary.get("split_by") == "time" else "")
+        if len(lengths) == 0 or lengths.max() == 0:
+            return f"{name}: no frames. Give more or longer clips"
+        found = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"
+        return (
+            f"{name}: all {len(lengths)} clip(s) are shorter than a window: they have {found} frames, a window of "
+            f"num_frames={self.num_frames} with frame_skip={self.frame_skip} spans {self._span}. "
+            f"Use num_frames={(lengths.max() - 1) // self.frame_skip + 1} or less, or longer clips."
+        )
+
+    def __len__(self) -> int:
+        return int(self._last[-1])
+
+    def window(self, index: int) -> tuple[int, int]:
+        """Episode and first frame of an item."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        episode = int(np.searchsorted(self._last, index, side="right"))
+        first = int(self._last[episode - 1]) if episode else 0
+        return episode, (index - first) * self._stride
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One clip: what the source reads, as tensors, plus ``"episode"`` and ``"start"`` (ints)."""
+        episode, start = self.window(index)
+        item = {k: _tensors(v) for k, v in self.source.read(episode, start, start + self._span).items()}
+        if self.frame_skip > 1:
+            if "action" in item:
+                raise DataError("frame_skip above 1 would drop actions between frames: use frame_skip=1 with actions")
+            item = _cut(item, slice(None, None, self.frame_skip))
+        return {**item, "episode": episode, "start": start}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The source's summary plus ``episodes``, ``clips``, ``num_frames`` and ``skipped``."""
+        return {
+            **self.source.summary,
+            "episodes": self.source.num_episodes,
+            "clips": len(self),
+            "num_frames": self.num_frames,
+            "skipped": self.skipped,
+        }
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
+    """Items of a `ClipDataset` -> `Batch`. ``"state"`` is for evaluation and does not enter the batch.
+
+    Args:
+        items: Dicts with the same keys and shapes.
+    Returns:
+        ``video`` uint8 ``[B, T, C, H, W]`` (or with views), conditions stacked on a new first axis (strings: a list).
+    Raises:
+        DataError: if the items differ in keys or shapes.
+    Example:
+        >>> collate([{"video": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}] * 2).video.shape
+        torch.Size([2, 4, 3, 8, 8])
+    """
+    keys = set(items[0])
+    for item in items:
+        if set(item) != keys:
+            raise DataError(f"clips of one batch differ in their entries: {sorted(keys ^ set(item))} are not in all")
+    return Batch(
+        video=_stack("video", [item["video"] for item in items]),
+        conditions={k: _stack(k, [item[k] for item in items]) for k in sorted(keys - set(_NOT_CONDITIONS))},
+        masks={k: _stack(k, [item["masks"][k] for item in items]) for k in items[0].get("masks", {})},
+        done_mask=_stack("done_mask", [item["done_mask"] for item in items]) if "done_mask" in keys else None,
+    )
+
+
+def _stack(name: str, values: list[Any]) -> Tensor | list[Any]:
+    if not torch.is_tensor(values[0]):
+        return values
+    shapes = sorted({tuple(value.shape) for value in values})
+    if len(shapes) > 1:
+        raise DataError(f"{name}: clips of one batch must have one shape, got {' and '.join(map(str, shapes))}")
+    return torch.stack(values)
+
+
+def _tensors(value: Any) -> Any:
+    """Arrays, at any depth of dicts, as tensors of their own memory (a read-only file map is copied)."""
+    if isinstance(value, Mapping):
+        return {k: _tensors(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
+    return value
+
+
+def _cut(item: Mapping[str, Any], frames: slice) -> dict[str, Any]:
+    """Entries of an episode or clip restricted to some frames."""
+    cut = dict(item)
+    cut["video"] = item["video"][..., frames, :, :, :]
+    for key in _TIMED:
+        if key in item:
+            cut[key] = item[key][frames]
+    for key in ("state", "masks"):
+        if key in item:
+            cut[key] = {name: value[frames] for name, value in item[key].items()}
+    return cut
