@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ class _Seen:
 
 
 def validate(
-    target: str,
+    target: str | os.PathLike[str],
     *,
     format: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -117,6 +118,7 @@ def validate(
         >>> validate("balls-32", num_episodes=3, episode_length=4).faults
         []
     """
+    target = os.fspath(target)
     name, parts, problems = find_parts(target, format, options)
     found = Validation(target, name, findings=[_unopened(target, problem) for problem in problems])
     seen = []

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, require_extra
+from ..paths import inside
 
 
 class H5File:
@@ -43,7 +44,12 @@ class H5File:
                 raise DataError(
                     f"{self.path} cannot be read as HDF5: it is missing, truncated or of another format ({error})"
                 ) from error
-            self._check(self.path, self._file)
+            try:
+                check_links(self.path, self._file)
+                self._check(self.path, self._file)
+            except DataError:
+                self.close()
+                raise
             self._pid = os.getpid()
         return self._file
 
@@ -55,6 +61,51 @@ class H5File:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_pid": None}
+
+
+def check_links(path: Path, file: Any) -> None:
+    """Check that everything at the top of an open file is there, and lies in files of the same folder.
+
+    An HDF5 file may take a dataset from another file (an external link), put one together from several files (a virtual
+    dataset), or name raw files as the storage of one.
+
+    Raises:
+        DataError: for a file outside the folder, raw files anywhere (their place depends on the current folder), or a
+            link that leads nowhere.
+    """
+    external = importlib.import_module("h5py").ExternalLink
+    for name in file:
+        where = Path(f"{path}: '{name}'")
+        link = file.get(name, getlink=True)
+        if isinstance(link, external):
+            inside(path.parent, link.filename, where)
+        data = file.get(name)
+        if data is None:
+            raise DataError(f"{where} is a link that leads nowhere")
+        _check_stored(path, data, where, set())
+
+
+def _check_stored(path: Path, data: Any, where: Path, seen: set[tuple[str, str]]) -> None:
+    """Check the files in which a dataset, or the sources of a virtual one, are stored; ``seen`` were checked."""
+    name = Path(data.file.filename)
+    if (str(name), data.name) in seen:
+        return
+    seen.add((str(name), data.name))
+    if not name.samefile(path):
+        inside(path.parent, os.path.relpath(name.absolute(), path.parent.absolute()), where)
+    if not hasattr(data, "shape"):
+        return
+    if data.external:
+        raise DataError(f"{where} is stored in the raw file {data.external[0][0]!r}: it is not read. Use h5repack")
+    for source in data.virtual_sources() if data.is_virtual else ():
+        if source.file_name == ".":
+            _check_stored(path, data.file[source.dset_name], where, seen)
+            continue
+        part = inside(path.parent, source.file_name, where)
+        if not part.is_file():
+            raise DataError(f"{where} is put together from files, of which {part} does not exist")
+        with importlib.import_module("h5py").File(part, "r") as opened:
+            _check_stored(path, opened[source.dset_name], where, seen)
 
 
 def datasets(file: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..cache import Span, cache_key
 from ..decode import decode_at, fit_video
+from ..paths import inside
 from ..progress import track
 from ..recording import Recording, RecordingSource, as_action, cached_frames
 from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes
@@ -215,9 +216,12 @@ def _images(
     for number, cell in enumerate(table[name].to_pylist()):
         try:
             stored = cell if isinstance(cell, Mapping) else {"bytes": cell}
-            source = io.BytesIO(stored["bytes"]) if stored.get("bytes") else info.root / stored["path"]
+            held = stored.get("bytes")
+            source = io.BytesIO(held) if held else inside(info.root, stored["path"], episode.data)
             with image_module.open(source) as opened:
                 image = np.array(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError, image_module.DecompressionBombError) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"{episode.data}: image of frame {number} cannot be read ({error})") from error
         yield fit_video(image.transpose(2, 0, 1)[None], size, resize)[0].transpose(1, 2, 0)

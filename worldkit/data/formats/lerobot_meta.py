@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, require_extra
+from ..paths import fill_template, inside
 
 BOOKKEEPING = ("frame_index", "episode_index", "index")
 _KEPT = ("timestamp", "task_index")
@@ -91,7 +92,7 @@ def read_info(root: Path) -> DataSetInfo:
     Raises:
         DataError: if it is missing, damaged, or of a version other than v2.0, v2.1 or v3.
     """
-    path = root / "meta" / "info.json"
+    path = inside(root, "meta/info.json")
     raw = _json(path)
     try:
         version = str(raw["codebase_version"])
@@ -112,7 +113,7 @@ def read_info(root: Path) -> DataSetInfo:
         for name in info.numbers():
             _shape(info.features[name], f"{path}: feature '{name}'")
         return info
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from error
@@ -125,9 +126,9 @@ def read_tasks(info: DataSetInfo) -> dict[int, str]:
         DataError: if the table is missing or damaged.
     """
     if not info.chunked:
-        path = info.root / "meta" / "tasks.jsonl"
+        path = inside(info.root, "meta/tasks.jsonl")
         return {int(_get(row, "task_index", path)): str(_get(row, "task", path)) for row in _json_lines(path)}
-    path = info.root / "meta" / "tasks.parquet"
+    path = inside(info.root, "meta/tasks.parquet")
     table = _table(path)
     # pandas keeps the instructions as its index, which has a name or not
     texts = [name for name in ("task", "__index_level_0__") if name in table.column_names]
@@ -144,7 +145,7 @@ def read_episodes(info: DataSetInfo) -> list[EpisodeInfo]:
     """
     try:
         episodes = sorted(_chunked(info) if info.chunked else _single(info), key=lambda e: e.index)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         if isinstance(error, DataError):
             raise
         problem = f"{type(error).__name__}: {error}"
@@ -163,7 +164,7 @@ def _chunked(info: DataSetInfo) -> Iterable[EpisodeInfo]:
     if not files:
         raise DataError(f"{info.root / 'meta' / 'episodes'} holds no chunk-000/file-000.parquet")
     videos = [name for name, feature in info.features.items() if feature["dtype"] == "video"]
-    for path in files:
+    for path in (inside(info.root, file.relative_to(info.root)) for file in files):
         columns = [name for name in _schema(path) if not name.startswith("stats/")]
         for row in _table(path, columns).to_pylist():
             where = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
@@ -177,7 +178,7 @@ def _chunked(info: DataSetInfo) -> Iterable[EpisodeInfo]:
 
 
 def _single(info: DataSetInfo) -> Iterable[EpisodeInfo]:
-    path = info.root / "meta" / "episodes.jsonl"
+    path = inside(info.root, "meta/episodes.jsonl")
     videos = [name for name, feature in info.features.items() if feature["dtype"] == "video"]
     for row in _json_lines(path):
         index = int(_get(row, "episode_index", path))
@@ -186,14 +187,17 @@ def _single(info: DataSetInfo) -> Iterable[EpisodeInfo]:
         yield EpisodeInfo(index, int(_get(row, "length", path)), _file(info, "data_path", **place), shown)
 
 
-def _file(info: DataSetInfo, key: str, **place: Any) -> Path:
+def _file(info: DataSetInfo, key: str, **place: int | str) -> Path:
     """The file that a template of ``meta/info.json`` means."""
     template = info.raw.get(key)
     try:
-        return info.root / template.format(**place)
-    except (AttributeError, LookupError, ValueError) as error:
+        name = fill_template(template, place)
+    except ValueError as error:
         known = ", ".join(f"{{{name}}}" for name in place)
-        raise DataError(f"{info.path}: '{key}' must be a path with {known} in it, got {template!r}") from error
+        raise DataError(
+            f"{info.path}: '{key}' must be a path with {known} in it, got {template!r:.200}: {error}"
+        ) from error
+    return inside(info.root, name, info.path)
 
 
 def read_columns(info: DataSetInfo, episodes: Sequence[EpisodeInfo]) -> dict[int, dict[str, np.ndarray]]:

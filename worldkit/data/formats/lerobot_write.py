@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, require_extra
+from ..paths import fill_template, inside
 from ..recording import flat_entries
 from ..statistics import RunningStatistics
 from .lerobot import CAMERA, GOAL, goal_features
@@ -63,7 +64,7 @@ class LeRobotWriter:
         self._features = self._describe()
         self._table = _Rolling(path, self.data_path, self.megabytes[0], self._open_table)
         self._videos = {
-            name: _Rolling(path, self.video_path.replace("{video_key}", name), self.megabytes[1], self._open_film)
+            name: _Rolling(path, self.video_path, self.megabytes[1], self._open_film, video_key=name)
             for name in ([] if lossless else self._cameras)
         }
         self._tasks: dict[str, int] = {}
@@ -239,8 +240,8 @@ class LeRobotWriter:
 class _Rolling:
     """A file that is followed by the next one when it has grown large; ``open_file(path)`` needs ``close``."""
 
-    def __init__(self, root: Path, template: str, megabytes: float, open_file: Any):
-        self._root, self._template, self._open_file = root, template, open_file
+    def __init__(self, root: Path, template: str, megabytes: float, open_file: Any, **names: str):
+        self._root, self._template, self._open_file, self._names = root, template, open_file, names
         self._limit, self._number, self._file, self._path = megabytes * 2**20, -1, None, root
 
     def next(self) -> tuple[Any, dict[str, int]]:
@@ -251,7 +252,7 @@ class _Rolling:
             self.close()
             self._number += 1
             episode = {"episode_index": self._number, "episode_chunk": self._number // CHUNK_FILES}  # of v2.1
-            self._path = self._root / self._template.format(**self._place(), **episode)
+            self._path = inside(self._root, fill_template(self._template, {**self._place(), **episode, **self._names}))
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open_file(self._path)
         return self._file, self._place()
@@ -303,7 +304,7 @@ def _camera_names(plan: Any) -> list[str]:
     count = 1 if np.ndim(plan.sample["video"]) == 4 else len(plan.sample["video"])
     names = list(plan.cameras) if len(plan.cameras) == count else []
     names = names or ([f"view{i}" for i in range(count)] if count > 1 else ["front"])
-    return [name if name.startswith(CAMERA) else CAMERA + name.replace("/", "_") for name in names]
+    return [CAMERA + name.removeprefix(CAMERA).replace("/", "_") for name in names]
 
 
 def _goal_names(sample: Mapping[str, Any], cameras: Sequence[str]) -> list[str]:
