@@ -98,7 +98,7 @@ def decode_video(
                         end = max(end, frame.time + float((frame.duration or 0) * frame.time_base))
                     if count == max_frames:
                         return
-            _check_complete(path, container, stream, (count, packets), end - (start or 0.0))
+            _check_complete(path, container, stream, (count, packets), (start or 0.0, end))
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -195,17 +195,20 @@ def _damaged(path: Path, problem: str) -> str:
     return f"{path} is truncated or damaged: {problem}. {advice}"
 
 
-def _check_complete(path: Path, container: Any, stream: Any, found: tuple[int, int], seconds: float) -> None:
+def _check_complete(
+    path: Path, container: Any, stream: Any, found: tuple[int, int], times: tuple[float, float]
+) -> None:
     """Compare what was found with what the container states.
 
     Args:
         found: Frames that were decoded, and packets they came from.
-        seconds: Time the frames cover.
+        times: Seconds at which the first frame begins and the last one ends.
     """
     count, packets = found
     if count == 0:
         raise DataError(_damaged(path, "frame 0 is missing"))
-    stated = _stated_seconds(container, stream)
+    stated, begins = _stated_seconds(container, stream)
+    seconds = times[1] - (0.0 if begins else times[0])
     slack = 2 / float(stream.average_rate or 25)
     lasts = stated is None or seconds >= stated - max(slack, min(0.02 * stated, 1.0))
     # a trimmed file still counts the frames before the cut; those that are left fill the stated time
@@ -218,16 +221,24 @@ def _check_complete(path: Path, container: Any, stream: Any, found: tuple[int, i
         )
 
 
-def _stated_seconds(container: Any, stream: Any) -> float | None:
+def _stated_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:
+    """Stated length of a film, and whether it is counted from time 0: the first frame may come later.
+
+    Matroska, WebM and ASF state the time at which the last frame ends, all others, and the statistics that mkvmerge
+    writes, how long the frames last.
+    """
+    from_zero = container.format.name in ("matroska,webm", "asf")
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska, WebM: "00:00:02.400000000"
-    if tag.count(":") == 2:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return float(stream.duration * stream.time_base), from_zero
+    tags = {name: text for name, text in stream.metadata.items() if name.partition("-")[0] == "DURATION"}
+    for text in tags.values():  # "00:00:02.400000000"; mkvmerge adds the language to the name
+        if text.count(":") == 2:
+            hours, minutes, seconds = text.split(":")
+            statistics = any(name.startswith("_STATISTICS") for name in stream.metadata)
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds), from_zero and not statistics
     if container.duration is not None and len(container.streams) == 1:  # with sound, it may be the sound's
-        return container.duration / 1e6
-    return None
+        return container.duration / 1e6, from_zero
+    return None, from_zero
 
 
 def _check_gif(path: Path) -> None:
