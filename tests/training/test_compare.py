@@ -142,7 +142,7 @@ def test_differences_are_paired(tiny_model, tmp_path):
     by_hand = replace(result, protocol=replace(protocol, name="by hand"))
     assert (tmp_path / "eval-test.md") in by_hand.write(tmp_path)
     page = (tmp_path / "eval-short-test.html").read_text()
-    assert page.count("<svg") == 4 and page.count("data:image/gif") == 1
+    assert page.count('<div class="wide"><svg') == 4 and page.count("data:image/gif") == 1
     assert "not predictions" in (tmp_path / "eval-short-test.md").read_text()
 
 

@@ -75,7 +75,7 @@ def test_mp4_without_pyav_names_the_extra(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"worldkit\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[video\]"):
         save_animation(animation(), tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
 

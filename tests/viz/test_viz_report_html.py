@@ -3,6 +3,8 @@
 import base64
 import math
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -142,3 +144,55 @@ def test_ticks_are_round():
     assert _linear_ticks(-0.13, 0.31) == pytest.approx([-0.1, 0, 0.1, 0.2, 0.3])
     assert _log_ticks(-2, 3) == pytest.approx([0.01, 0.1, 1, 10, 100, 1000])
     assert _log_ticks(0, 1) == [1, 2, 5, 10]
+
+
+# -- does it fit?
+
+METRICS = ["method", *(f"metric number {i} ↑" for i in range(12))]
+
+
+def wide_page():
+    """A table of 13 columns, long words, a chart and a picture wider than any screen."""
+    return (
+        HtmlReport("A page with everything that is wide")
+        .table(METRICS, [["a-model-with-a-rather-long-name", *["-12.82 ± 0.45 *"] * 12]] * 3, caption="driven by: " * 9)
+        .table(["method", "PSNR (dB) ↑", "SSIM ↑"], [["model − mean training frame", "2.886 ± 0.54 *", "0.51 ± 0.1"]])
+        .curve({f"series number {i}": ([0, 1], [i, 2]) for i in range(9)}, x_label="step", y_label="dB")
+        .image(torch.rand(3, 40, 2000), caption="wide")
+        .text("command --option=" + "x" * 400)
+    )
+
+
+def test_rules_for_small_screens():
+    page = wide_page().to_html()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert "@media(max-width:640px)" in page and "img{display:block;max-width:100%" in page
+    assert page.count('<table class="cards many">') == 1 and page.count("<table>") == 1  # three columns fit as they are
+    assert '<td data-label="SSIM ↑">0.51 ±&nbsp;0.1</td>' in page and "white-space:nowrap" not in page
+    assert page.count('<div class="wide"><svg') == page.count('<div class="narrow"><svg') == 1
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MEASURE = """<!doctype html><body style="margin:0">{frames}<script>onload=()=>{{
+let out=[];for(const f of document.querySelectorAll("iframe")){{const d=f.contentDocument;
+let w=d.documentElement.clientWidth,wide=0;for(const e of d.querySelectorAll("td,th,caption,p,h1,img,svg,figcaption"))
+if(getComputedStyle(e).display!="none")wide=Math.max(wide,e.getBoundingClientRect().right);
+out.push([w,d.documentElement.scrollWidth,Math.round(wide)].join(" "))}}document.title=out.join(",")}}</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+def test_the_page_fits_a_phone_and_a_window(tmp_path):
+    """Real layout at 390 and 1,100 pixels: nothing reaches beyond the right edge."""
+    wide_page().write(tmp_path / "page.html")
+    frames = "".join(f'<iframe src="page.html" style="border:0;width:{w}px"></iframe>' for w in (390, 1100))
+    (tmp_path / "measure.html").write_text(MEASURE.format(frames=frames))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files", "--window-size=1600,900", "--hide-scrollbars",
+               "--dump-dom", f"file://{tmp_path / 'measure.html'}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search("<title>(.*?)</title>", dom).group(1)
+    sizes = [tuple(map(int, part.split())) for part in found.split(",")]
+    assert [width for width, *_ in sizes] == [390, 1100]
+    for width, scrolled, right in sizes:
+        assert scrolled <= width and 0 < right <= width, found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from ..errors import ShapeError
 
@@ -13,12 +14,28 @@ Numbers = Sequence[float]
 Series = tuple[Numbers, Numbers] | tuple[Numbers, Numbers, Numbers, Numbers]
 """(x, y), or (x, y, low, high) with an interval to shade."""
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1080, 360, 72, 16, 14, 52
 _MAX_POINTS = 1200
 
 
+class Sheet(NamedTuple):
+    """Size of a chart and of the margins around its plot, pixels; letters are 12 of them."""
+
+    width: int
+    height: int
+    left: int
+    ticks: int
+    right: int = 16
+    top: int = 14
+    bottom: int = 52
+
+
+WIDE, NARROW = Sheet(1080, 360, 72, 6), Sheet(400, 300, 58, 4)
+"""For a desktop, and for a phone: a wide chart shrunk to a phone cannot be read."""
+
+
 def curve_svg(
-    series: Mapping[str, Series], *, x_label: str = "", y_label: str = "", log: bool = False, description: str = ""
+    series: Mapping[str, Series], *, x_label: str = "", y_label: str = "", log: bool = False, description: str = "",
+    sheet: Sheet = WIDE,
 ) -> tuple[str, int]:
     """Line chart of named series.
 
@@ -30,6 +47,7 @@ def curve_svg(
         y_label: Name and unit of the vertical axis.
         log: Logarithmic vertical axis.
         description: Text for readers that do not see the picture.
+        sheet: Size of the chart.
     Returns:
         (SVG element, number of values left out because they are not finite or, with ``log``, not positive).
     Raises:
@@ -50,15 +68,16 @@ def curve_svg(
     rows = [row for line in lines.values() for row in line if row is not None]
     if not rows:
         raise ShapeError("no value of these curves can be drawn: all are missing, NaN, infinite or not positive (log)")
-    to_x, x_ticks = _axis([row[0] for row in rows], _LEFT, _WIDTH - _RIGHT, log=False)
+    span = (sheet.left, sheet.width - sheet.right)
+    to_x, x_ticks = _axis([row[0] for row in rows], *span, log=False, ticks=sheet.ticks)
     heights = [v for row in rows for v in row[1:] if not (log and v <= 0)]
-    to_y, y_ticks = _axis(heights, _HEIGHT - _BOTTOM, _TOP, log=log)
-    body = [_frame(to_x, x_ticks, to_y, y_ticks, x_label, y_label)]
+    to_y, y_ticks = _axis(heights, sheet.height - sheet.bottom, sheet.top, log=log, ticks=6)
+    body = [_frame(sheet, to_x, x_ticks, to_y, y_ticks, x_label, y_label)]
     floor = min(heights)  # an interval may reach below zero on a logarithmic axis
     for i, line in enumerate(lines.values()):
         body += [_draw(run, to_x, to_y, f"var(--line{i % 8})", floor if log else -math.inf) for run in _runs(line)]
     label = html.escape(description or f"curves: {', '.join(series)}")
-    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg>'
+    svg = f'<svg viewBox="0 0 {sheet.width} {sheet.height}" role="img" aria-label="{label}">{"".join(body)}</svg>'
     return svg, hidden
 
 
@@ -108,7 +127,7 @@ def _draw(run: list[tuple[float, ...]], to_x: Scale, to_y: Scale, color: str, fl
     return out
 
 
-def _axis(values: list[float], start: float, end: float, *, log: bool) -> tuple[Scale, list[float]]:
+def _axis(values: list[float], start: float, end: float, *, log: bool, ticks: int) -> tuple[Scale, list[float]]:
     """Mapping value -> pixel, and where to put ticks."""
     scale = math.log10 if log else float
     low, high = min(map(scale, values)), max(map(scale, values))
@@ -117,12 +136,12 @@ def _axis(values: list[float], start: float, end: float, *, log: bool) -> tuple[
         low, high = low - margin, high + margin
     pad = 0.04 * (high - low) if start > end else 0.0  # room above and below, none at the sides
     low, high = low - pad, high + pad
-    ticks = _log_ticks(low, high) if log else _linear_ticks(low, high)
-    return (lambda v: start + (scale(v) - low) / (high - low) * (end - start)), ticks
+    marks = _log_ticks(low, high) if log else _linear_ticks(low, high, ticks)
+    return (lambda v: start + (scale(v) - low) / (high - low) * (end - start)), marks
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
-    raw = (high - low) / 6
+def _linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    raw = (high - low) / most
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= raw)
     first = math.ceil(low / step - 1e-9)
@@ -142,20 +161,20 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _frame(
-    to_x: Scale, x_ticks: list[float], to_y: Scale, y_ticks: list[float], x_label: str, y_label: str
+    sheet: Sheet, to_x: Scale, x_ticks: list[float], to_y: Scale, y_ticks: list[float], x_label: str, y_label: str
 ) -> str:
-    out, bottom, right = [], _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    out, left, bottom, right = [], sheet.left, sheet.height - sheet.bottom, sheet.width - sheet.right
     for v in y_ticks:
         y = f"{to_y(v):.1f}"
-        out.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}" stroke="var(--rule)"/>')
-        out.append(f'<text x="{_LEFT - 8}" y="{y}" dy=".35em" text-anchor="end">{v:.4g}</text>')
-    out.append(f'<line x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="var(--muted)"/>')
+        out.append(f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}" stroke="var(--rule)"/>')
+        out.append(f'<text x="{left - 8}" y="{y}" dy=".35em" text-anchor="end">{v:.4g}</text>')
+    out.append(f'<line x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="var(--muted)"/>')
     for v in x_ticks:
         x = f"{to_x(v):.1f}"
         out.append(f'<line x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 5}" stroke="var(--muted)"/>')
         out.append(f'<text x="{x}" y="{bottom + 19}" text-anchor="middle">{v:.6g}</text>')
-    middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
-    out.append(f'<text x="{middle_x}" y="{_HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>')
+    middle_x, middle_y = (left + right) / 2, (sheet.top + bottom) / 2
+    out.append(f'<text x="{middle_x}" y="{sheet.height - 8}" text-anchor="middle">{html.escape(x_label)}</text>')
     out.append(
         f'<text transform="translate(16 {middle_y}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>'
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..errors import ShapeError
-from .curves import Series, curve_svg
+from .curves import NARROW, WIDE, Series, curve_svg
 from .images import gif_bytes, png_bytes, write_atomically
 
 
@@ -23,7 +23,7 @@ class HtmlReport:
         title: Heading of the page.
     Example:
         >>> page = HtmlReport("Run 1").text("All fine.").table(["step", "loss"], [[1, 0.5]])
-        >>> "<td>0.5</td>" in page.to_html()
+        >>> '<td data-label="loss">0.5</td>' in page.to_html()
         True
     """
 
@@ -42,17 +42,21 @@ class HtmlReport:
     def table(self, header: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str = "") -> HtmlReport:
         """Add a table. The first column is set as row names, the others as numbers.
 
+        Cells wrap where room is short; on a phone, rows of more than three cells become cards.
+
         Raises:
             ShapeError: if a row has another length than the header.
         """
         for i, row in enumerate(rows):
             if len(row) != len(header):
                 raise ShapeError(f"table row {i} has {len(row)} cells, the header {len(header)}")
-        head = "".join(f'<th scope="col">{html.escape(str(cell))}</th>' for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
+        names = [html.escape(str(cell)) for cell in header]
+        head = "".join(f'<th scope="col">{name}</th>' for name in names)
+        body = "".join(f"<tr>{_cells(names, row)}</tr>" for row in rows)
         title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        kind = "" if len(header) <= 3 else ' class="cards"' if len(header) <= 9 else ' class="cards many"'
         return self._add(
-            f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+            f'<div class="scroll"><table{kind}>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
 
     def image(self, picture: Tensor | bytes, *, caption: str = "") -> HtmlReport:
@@ -83,13 +87,17 @@ class HtmlReport:
         Raises:
             ShapeError: if a series is empty or its parts differ in length, or no value at all can be drawn.
         """
-        svg, hidden = curve_svg(series, x_label=x_label, y_label=y_label, log=log, description=caption)
+        charts = []
+        for name, sheet in (("wide", WIDE), ("narrow", NARROW)):
+            svg, hidden = curve_svg(series, x_label=x_label, y_label=y_label, log=log, description=caption, sheet=sheet)
+            charts.append(f'<div class="{name}">{svg}</div>')
         if hidden:
             kind = "not finite or not positive" if log else "not finite"
             caption = f"{caption} ({hidden} values not drawn: {kind})".strip()
         keys = [f'<i style="background:var(--line{i % 8})"></i>{html.escape(name)}' for i, name in enumerate(series)]
         names = "".join(f"<li>{key}</li>" for key in keys)
-        return self._add(f'<figure><ul class="legend">{names}</ul>{svg}{_figcaption(caption)}</figure>')
+        drawn = "".join(charts) + _figcaption(caption)
+        return self._add(f'<figure><ul class="legend">{names}</ul>{drawn}</figure>')
 
     def to_html(self) -> str:
         """The whole page."""
@@ -120,6 +128,12 @@ class HtmlReport:
         return self
 
 
+def _cells(names: Sequence[str], row: Sequence[object]) -> str:
+    """Cells of a row; each knows its column's name, for cards. A line breaks before "±", never behind it."""
+    texts = [html.escape(str(cell)).replace("± ", "±&nbsp;").replace(" *", "&nbsp;*") for cell in row]
+    return "".join(f'<td data-label="{name}">{text}</td>' for name, text in zip(names, texts, strict=True))
+
+
 def _figcaption(caption: str) -> str:
     return f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
 
@@ -140,19 +154,32 @@ h2{font-size:1.25rem;margin:44px 0 12px;padding-bottom:6px;border-bottom:1px sol
 p{max-width:72ch;margin:0 0 14px;white-space:pre-line;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:0 0 22px;background:var(--card);border:1px solid var(--rule);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-caption{caption-side:bottom;text-align:left;padding:10px 16px;color:var(--muted);font-size:.88rem}
-th,td{padding:9px 16px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+caption{text-align:left;padding:12px 16px;font-weight:600;border-bottom:1px solid var(--rule)}
+th,td{padding:9px 16px;text-align:right;vertical-align:top;border-bottom:1px solid var(--rule)}
+.cards th,.cards td{padding:9px 10px}
+.many th,.many td{padding:8px 6px;font-size:.8rem}
+th:first-child,td:first-child{text-align:left;min-width:8em}
 th{font-size:.82rem;font-weight:600;color:var(--muted)}
 tbody tr:last-child td{border-bottom:0}
 figure{margin:0 0 22px;padding:16px;background:var(--card);border:1px solid var(--rule);border-radius:10px;
 overflow-x:auto}
 img{display:block;max-width:100%;height:auto;border-radius:4px}
 figcaption{margin-top:10px;color:var(--muted);font-size:.88rem;max-width:90ch;overflow-wrap:anywhere}
-svg{display:block;width:100%;min-width:560px;max-width:1080px;height:auto;
+.narrow{display:none}
+svg{display:block;width:100%;max-width:1080px;height:auto;
 font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
 svg text{fill:var(--muted)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:0 0 8px;padding:0;font-size:.88rem}
 .legend i{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:7px;vertical-align:middle}
+@media(max-width:640px){main{padding:24px 14px 56px}h1{font-size:1.5rem}figure{padding:12px}
+.wide{display:none}.narrow{display:block}
+th,td{padding:8px 10px;font-size:.88rem}th:first-child,td:first-child{min-width:0}
+.cards,.cards caption,.cards tbody,.cards tr{display:block}
+.cards thead{display:none}
+.cards tr{padding:6px 0;border-bottom:1px solid var(--rule)}.cards tr:last-child{border-bottom:0}
+.cards td,.cards td:first-child{display:flex;justify-content:space-between;gap:14px;padding:3px 12px;border:0;
+font-size:.88rem;text-align:right}
+.cards td::before{content:attr(data-label);color:var(--muted);text-align:left}
+.cards td:first-child{font-weight:600;text-align:left}.cards td:first-child::before,.cards td:empty{display:none}}
 @media print{main{padding:0}figure,.scroll{break-inside:avoid}}
 """
