@@ -125,7 +125,7 @@ def works(config):
                  "send it goals, give it a method embed.self, z. -> tokens"),
     (Deaf, ACTION, "does not read conditions per frame .Condition.frame., which condition 'action' gives it. It was "
                    r"tried: .* say so in its class: takes = frozenset\({'frame'}\). Otherwise take a dynamics"),
-    (Solo, LANGUAGE, r"does not read tokens to attend to .Condition.memory., which condition 'language' gives it.*takes "
+    (Solo, LANGUAGE, r"does not read tokens to attend to ..*, which condition 'language' gives it.*takes "
                      r"= frozenset\({'frame', 'token', 'memory'}\)"),
     (Declared, LANGUAGE, r"which condition 'language' gives it. Otherwise take a dynamics that does .*pint.*, drop "
                          "the conditioner, or send it elsewhere .latent_action='gaussian' and "

@@ -3,12 +3,14 @@
 It keeps a part's own names apart from those of its contract. In Python, a submodule called like a method of the class
 is never found (``self.embed = LatentEmbed(...)``, and ``self.embed(z)`` still calls the method), and a number hides the
 method of that name from everybody else (``self.step = 0``). Both are refused where they are written.
+
+`NamedModules` and `NamedParameters` hold what others have named (fields, groups, conditions), so any name must do.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -116,3 +118,79 @@ def _words(cls: type, name: str, value: Any) -> frozenset[str]:
                 f"{', '.join(sorted(known))}"
             )
     return frozenset(value)
+
+
+def attribute_name(name: str) -> str:
+    """The attribute, and so the part of a state dict's keys, under which `NamedModules` keep what has this name.
+
+    Names that torch's own containers refuse (``type``, ``keys``, ``training``) get a trailing underscore.
+
+    Example:
+        >>> attribute_name("position"), attribute_name("type"), attribute_name("type_")
+        ('position', 'type_', 'type__')
+    """
+    return f"{name}_" if _is_taken(name) else name
+
+
+_TAKEN = frozenset(dir(nn.ModuleDict()))
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a name, or what is left without underscores at its end, is one of torch's own."""
+    return name in _TAKEN or (name.endswith("_") and _is_taken(name[:-1]))
+
+
+def _name_of(attribute: str) -> str:
+    """Inverse of `attribute_name`."""
+    return attribute[:-1] if _is_taken(attribute) else attribute
+
+
+class NamedModules(nn.ModuleDict):
+    """A `torch.nn.ModuleDict` that takes any name (but dots).
+
+    Example:
+        >>> modules = NamedModules({"type": nn.ReLU(), "position": nn.ReLU()})
+        >>> list(modules), [name for name, _ in modules.named_children()]
+        (['type', 'position'], ['type_', 'position'])
+    """
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return super().__getitem__(attribute_name(name))
+
+    def __setitem__(self, name: str, module: nn.Module) -> None:
+        super().__setitem__(attribute_name(name), module)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(attribute_name(name))
+
+    def __contains__(self, name: str) -> bool:
+        return super().__contains__(attribute_name(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_name_of, self._modules)
+
+    def keys(self) -> KeysView[str]:
+        return {_name_of(attribute): None for attribute in self._modules}.keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        return {_name_of(attribute): module for attribute, module in self._modules.items()}.items()
+
+
+class NamedParameters(nn.Module):
+    """Parameters by name, sorted as in `torch.nn.ParameterDict` (optimisers count on it); any name will do (but dots).
+
+    Example:
+        >>> "type" in NamedParameters({"type": Tensor([1.0])})
+        True
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]):
+        super().__init__()
+        for name, value in sorted(parameters.items()):
+            self.register_parameter(attribute_name(name), nn.Parameter(value))
+
+    def __getitem__(self, name: str) -> nn.Parameter:
+        return getattr(self, attribute_name(name))
+
+    def __contains__(self, name: str) -> bool:
+        return attribute_name(name) in self._parameters

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from . import registry as registries
 from .errors import ConfigError, WorldkitError
+from .names import NOT_CONDITIONS, check_name
 from .registry import Registry, suggestion
 
 C = TypeVar("C", bound="Config")
@@ -153,6 +154,19 @@ class WorldModelConfig(Config):
     latent_action: Choice(registries.latent_actions) | None = None  # type: ignore[valid-type]
     conditioners: dict[str, Choice(registries.conditioners)] = {}  # type: ignore[valid-type]
     objective: Choice(registries.objectives)  # type: ignore[valid-type]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_condition_names(cls, data: Any) -> Any:
+        given = data.get("conditioners") if isinstance(data, Mapping) else None
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            if name in NOT_CONDITIONS:
+                raise ValueError(f"a condition cannot be called '{name}': clips have something else under this name")
+            for inner, options in value.items() if isinstance(value, Mapping) and "name" not in value else ():
+                if isinstance(options, Mapping) and "name" in options:  # what nesting made of {"pose.x": ...}
+                    check_name(f"{name}.{inner}", "a condition")
+            check_name(name, "a condition")
+        return data
 
     @property
     def clip_length(self) -> int:

@@ -18,20 +18,45 @@ from torch import Tensor
 
 from .distributions import MEANS, Beta, Distribution, Normal, Sampler
 from .editing import Editing
-from .errors import ShapeError
+from .errors import ConfigError, ShapeError
+from .names import check_distinct, check_name
 
 Key = tuple[str, str]
 """(group name, field name)."""
 
+_WIDTHS = {"position": 2, "transparency": 1}
+_MEANINGS = {"position": "(y, x) in the image", "transparency": "how much of the token is there"}
+
+
+def _check_count(value: Any, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{what} must be a whole number of at least 1, got {value!r}")
+
 
 @dataclass(frozen=True)
 class Field:
-    """One attribute of a token: its name, width, distribution and unit."""
+    """One attribute of a token: its name, width, distribution and unit.
+
+    Any name will do, but two mean something to pictures, metrics and networks: ``"position"`` is (y, x) in the image,
+    ``"transparency"`` says how much of the token is there.
+
+    Raises:
+        ConfigError: the name holds a dot, or the width does not fit.
+    """
 
     name: str
     dim: int
     dist: Distribution = Normal()
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "a field of a latent")
+        _check_count(self.dim, f"dim of field '{self.name}'")
+        if self.dim != (wanted := _WIDTHS.get(self.name, self.dim)):
+            raise ConfigError(
+                f"field '{self.name}' has {wanted} number(s), {_MEANINGS[self.name]}; got {self.dim}. Call it "
+                "otherwise if it means something else"
+            )
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,14 @@ class TokenGroup:
     size: int
     fields: tuple[Field, ...]
     drawn: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "a group of tokens")
+        object.__setattr__(self, "fields", tuple(self.fields))
+        _check_count(self.size, f"size of group '{self.name}'")
+        if not self.fields:
+            raise ConfigError(f"group '{self.name}' needs at least one field: TokenGroup(name, size, (Field(...),))")
+        check_distinct([f.name for f in self.fields], f"fields of group '{self.name}'")
 
     def field(self, name: str) -> Field | None:
         return next((f for f in self.fields if f.name == name), None)
@@ -68,6 +101,20 @@ class LatentSpec:
     grid: tuple[int, int] | None = None
     views: int = 1
     kind: str = "latent"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", tuple(self.groups))
+        if not self.groups:
+            raise ConfigError("a latent needs at least one group of tokens: LatentSpec((TokenGroup(...),))")
+        check_distinct([g.name for g in self.groups], "groups of tokens")
+        for g in self.groups:
+            if g.size % self.views:
+                raise ConfigError(f"group '{g.name}' has {g.size} tokens, which is no multiple of {self.views} views; "
+                                  "its size counts the tokens of all views")
+        first, grid = self.groups[0], self.grid
+        if grid is not None and grid[0] * grid[1] * self.views != first.size:
+            raise ConfigError(f"group '{first.name}' has {first.size // self.views} tokens per view, but its grid is "
+                              f"{grid[0]} x {grid[1]}")
 
     @property
     def num_tokens(self) -> int:

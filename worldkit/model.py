@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .assembly import assemble
 from .batch import Batch, check_shape, to_float_video
-from .component import Component
+from .component import Component, NamedModules
 from .conditioners.base import Conditioner, ModelView
 from .conditions import EMPTY, Condition
 from .config import WorldModelConfig
@@ -158,7 +158,7 @@ class ComposedWorldModel(WorldModel):
         super().__init__()
         self.config = config
         self.encoder, self.decoder, self.dynamics, self.latent_action = encoder, decoder, dynamics, latent_action
-        self.conditioners = nn.ModuleDict(conditioners)
+        self.conditioners = NamedModules(conditioners)
         self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
         self.objective = objective
         self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule

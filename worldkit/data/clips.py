@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import DataError
+from ..names import NOT_CONDITIONS
 from .base import EpisodeSource
 
 _TIMED = ("action", "done_mask")  # entries besides the video with a time axis, at the front
-_NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "episode", "start")
+_NOT_CONDITIONS = (*NOT_CONDITIONS, "state")
 
 
 class ArraySource(EpisodeSource):

@@ -21,7 +21,7 @@ from ..config import ComponentConfig
 from ..distributions import Normal
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.rolling import Rolling
-from ..nn.spec import LatentEmbed, LatentHead
+from ..nn.spec import LatentEmbed, LatentHead, field_order
 from ..nn.transformer import SpatioTemporalTransformer, join_tokens
 from ..registry import register_dynamics
 from .base import Dynamics, Window
@@ -68,7 +68,7 @@ class PINT(Dynamics):
                  memory_length: int = 0):
         super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
         self.cond_dim = config.dim
-        fields = {"particles": [f for f in _FIELDS if f != "origin" or anchors]} if spec.kind == "particles" else None
+        fields = {g.name: field_order(g, _FIELDS, anchors) for g in spec.groups if spec.kind == "particles"}
         self.embed_latent = LatentEmbed(spec, config.dim, fields=fields, anchors=anchors)
         self.transformer = SpatioTemporalTransformer(
             dim=config.dim, num_layers=config.num_layers, num_heads=config.num_heads, max_frames=window,

@@ -24,6 +24,7 @@ from einops import rearrange, repeat
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..component import NamedModules
 from ..conditions import Condition
 from ..config import ComponentConfig
 from ..distributions import Delta, full_precision
@@ -73,8 +74,8 @@ class SlotFormer(Dynamics):
                  memory_length: int = 0):
         super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
         dim = self.cond_dim = config.dim
-        self.inputs = nn.ModuleDict({g.name: nn.Linear(sum(f.dim for f in g.fields), dim) for g in spec.groups})
-        self.outputs = nn.ModuleDict({
+        self.inputs = NamedModules({g.name: nn.Linear(sum(f.dim for f in g.fields), dim) for g in spec.groups})
+        self.outputs = NamedModules({
             g.name: nn.Linear(dim, sum(f.dist.raw_dim(f.dim) for f in g.fields)) for g in spec.groups
         })
         self.view_embedding = nn.Parameter(0.02 * torch.randn(spec.views, dim)) if spec.views > 1 else None

@@ -25,7 +25,7 @@ from ..config import ComponentConfig
 from ..distributions import Normal, full_precision
 from ..latents import Latent, LatentSpec
 from ..nn.rolling import Rolling
-from ..nn.spec import LatentEmbed
+from ..nn.spec import LatentEmbed, field_order
 from ..nn.transformer import SpatioTemporalTransformer, join_tokens
 from ..registry import register_latent_action
 from .base import ActionDist, LatentAction
@@ -84,7 +84,7 @@ class GaussianLatentAction(LatentAction):
         super().__init__(config, spec=spec, anchors=anchors, window=window, dynamics_dim=dynamics_dim,
                          memory_length=memory_length)
         self.cond_dim = config.dim
-        fields = {"particles": [f for f in _FIELDS if f != "origin" or anchors]} if spec.kind == "particles" else None
+        fields = {g.name: field_order(g, _FIELDS, anchors) for g in spec.groups if spec.kind == "particles"}
         self.embed_latent = LatentEmbed(spec, config.dim, fields=fields, anchors=anchors)
         self.pool_token = nn.Parameter(0.02 * torch.randn(config.dim)) if config.pool == "token" else None
         self.transformer = SpatioTemporalTransformer(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..component import NamedModules, NamedParameters
 from ..distributions import Beta, full_precision
 from ..latents import Key, Latent, LatentDist, LatentSpec, TokenGroup
 from .attention import RMSNorm
@@ -27,11 +28,26 @@ def _projection(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), RMSNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
+def field_order(group: TokenGroup, first: Sequence[str], anchors: Mapping[str, Tensor] | None) -> list[str]:
+    """All fields of a group, "origin" included where positions have anchors: those in ``first`` as they stand there.
+
+    Example:
+        >>> from worldkit.latents import Field
+        >>> field_order(TokenGroup("things", 3, (Field("colour", 3), Field("position", 2))), ["position"], None)
+        ['position', 'colour']
+    """
+    names = [f.name for f in group.fields]
+    if anchors and "position" in names and "origin" not in names:
+        names.append("origin")
+    return [n for n in first if n in names] + [n for n in names if n not in first]
+
+
 class GroupEmbed(nn.Module):
     """Tokens of one group, ``[B, T, N, D]``: one small network per field, joined by another.
 
     A group with a single field needs no joining. Fields of tokens that are not present are replaced by learned
-    stand-ins, except the transparency itself and the score. "origin" is derived: (anchor, position - anchor).
+    stand-ins, except the transparency itself and the score. Two are derived, in groups that have no field of that name:
+    "origin", (anchor, position - anchor), and "score".
     """
 
     def __init__(
@@ -41,15 +57,16 @@ class GroupEmbed(nn.Module):
         self.group, self.fields, self.views = group.name, tuple(fields), views
         self.gated = group.field("transparency") is not None
         self.register_buffer("anchors", anchors, persistent=False)
-        dims = {f.name: f.dim for f in group.fields} | {"score": 1, "origin": 4}
+        own = {f.name: f.dim for f in group.fields}
+        dims = {"score": 1, "origin": 4} | own
+        self.derived = frozenset(dims) - frozenset(own)
         self.single = len(self.fields) == 1
         width = dim if self.single else field_dim
-        self.project = nn.ModuleDict({name: _projection(dims[name], dim, width) for name in self.fields})
+        self.project = NamedModules({name: _projection(dims[name], dim, width) for name in self.fields})
         self.join = nn.Identity() if self.single else _projection(len(self.fields) * field_dim, dim, dim)
-        hidden = [n for n in self.fields if self.gated and n not in ("transparency", "score")]
-        self.stand_ins = nn.ParameterDict({
-            n: nn.Parameter(torch.full((dims[n],), _STAND_IN[n]) if n in _STAND_IN else 0.02 * torch.randn(dims[n]))
-            for n in hidden
+        hidden = [n for n in self.fields if self.gated and n != "transparency" and (n != "score" or n in own)]
+        self.stand_ins = NamedParameters({
+            n: torch.full((dims[n],), _STAND_IN[n]) if n in _STAND_IN else 0.02 * torch.randn(dims[n]) for n in hidden
         })
 
     def _origin(self, position: Tensor) -> Tensor:
@@ -62,9 +79,9 @@ class GroupEmbed(nn.Module):
             gate = (z.values[self.group, "transparency"] > PRESENCE_GATE).to(z.values[self.group, "transparency"].dtype)
         columns = []
         for name in self.fields:
-            if name == "score":
+            if name == "score" and name in self.derived:
                 value = score
-            elif name == "origin":
+            elif name == "origin" and name in self.derived:
                 value = self._origin(z.values[self.group, "position"])
             else:
                 value = z.values[self.group, name]
@@ -100,14 +117,12 @@ class LatentEmbed(nn.Module):
         super().__init__()
         position = (anchors or {}).get("position")
         self.sizes, self.views = [g.size for g in spec.groups], spec.views
-        self.groups = nn.ModuleDict()
+        self.groups = NamedModules()
         for group in spec.groups:
-            has_origin = position is not None and group.field("position") is not None
-            names = [f.name for f in group.fields] + (["origin"] if has_origin else [])
-            names = list((fields or {}).get(group.name, names))
+            names = list((fields or {}).get(group.name, field_order(group, (), anchors)))
+            derived = "origin" in names and group.field("origin") is None
             self.groups[group.name] = GroupEmbed(
-                group, dim, fields=names, views=spec.views, anchors=position if "origin" in names else None,
-                field_dim=field_dim,
+                group, dim, fields=names, views=spec.views, anchors=position if derived else None, field_dim=field_dim,
             )
         rows = [1] * len(self.sizes)
         if token_embedding:
@@ -145,8 +160,8 @@ class LatentHead(nn.Module):
     def __init__(self, spec: LatentSpec, dim: int, *, anchors: Mapping[str, Tensor] | None = None):
         super().__init__()
         self.spec = spec
-        self.heads = nn.ModuleDict({
-            group.name: nn.ModuleDict({f.name: mlp(dim, dim, f.dist.raw_dim(f.dim)) for f in group.fields})
+        self.heads = NamedModules({
+            group.name: NamedModules({f.name: mlp(dim, dim, f.dist.raw_dim(f.dim)) for f in group.fields})
             for group in spec.groups
         })
         position = (anchors or {}).get("position")

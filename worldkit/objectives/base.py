@@ -13,9 +13,13 @@ from ..batch import Batch
 from ..component import Component
 from ..config import ComponentConfig
 from ..distributions import Sampler
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel
+
+RESERVED_TERMS = ("loss", "step", "epoch", "seconds", "lr", "grad_norm", "valid_loss", "warning")
+"""What logs say beside the terms of a loss."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Loss:
 
     total: Tensor
     terms: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        taken = [name for name in RESERVED_TERMS if name in self.terms]
+        if taken:
+            raise ConfigError(f"a term of a loss cannot be called '{taken[0]}': logs say something else there")
 
 
 class Objective(Component, ABC):

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import __version__
 from .. import registry as registries
 from ..assembly import build
+from ..component import attribute_name
 from ..config import WorldModelConfig
 from ..errors import CheckpointError, ConfigError
 from ..registry import Registry, plugin_errors, plugins_enabled
@@ -299,7 +300,7 @@ def load_parts(
     taken: dict[str, Tensor] = {}
     names, problems = [], {}
     for part in ours if parts is None else parts:
-        mine, other = ({k: v for k, v in s.items() if k.startswith(f"{part}.")} for s in (own, state))
+        mine, other = ({k: v for k, v in s.items() if k.startswith(_prefix(part))} for s in (own, state))
         different = _differences(ours.get(part), theirs.get(part), part) or _other_tensors(mine, other)
         if part not in ours:
             problems[part] = [f"this model has no part '{part}'; it has {', '.join(ours)}"]
@@ -317,6 +318,12 @@ def load_parts(
         )
     model.load_state_dict(taken, strict=False)
     return names
+
+
+def _prefix(part: str) -> str:
+    """What the names of a part's tensors begin with."""
+    kind, _, name = part.partition(".")
+    return f"{kind}.{attribute_name(name)}." if name else f"{kind}."
 
 
 def _parts(config: WorldModelConfig) -> dict[str, Any]:
