@@ -7,17 +7,17 @@ from torch import nn
 
 import worldkit as wk
 from worldkit import registry
+from worldkit.assembly import build
 from worldkit.component import NamedModules, NamedParameters, attribute_name
 from worldkit.config import ComponentConfig, WorldModelConfig
 from worldkit.data import ArraySource, ClipDataset
 from worldkit.decoders import Decoded, Decoder
 from worldkit.distributions import Beta
 from worldkit.encoders import Encoder, Encoding
-from worldkit.factory import build
-from worldkit.hub import load_parts
 from worldkit.latents import Field, LatentDist, LatentSpec, Particles, TokenGroup
 from worldkit.names import NOT_CONDITIONS
 from worldkit.objectives.base import RESERVED_TERMS, Loss
+from worldkit.storage.hub import load_parts
 from worldkit.testing.examples import SMALL
 from worldkit.training import TrainConfig, Trainer
 
