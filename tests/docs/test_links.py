@@ -54,3 +54,18 @@ def test_every_page_can_be_found():
         seen.add(page)
         todo += [(page.parent / t.partition("#")[0]).resolve() for t in read(page)[0] if not re.match(r"[a-z]+:|#", t)]
     assert [p for p in (ROOT / "docs").rglob("*.md") if p not in seen] == []
+
+
+def test_the_menu_of_the_site_has_every_page():
+    """Without building it; the build itself, strict, is a step of the continuous integration."""
+    yaml = pytest.importorskip("yaml")
+    menu, todo = set(), [yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]]
+    while todo:
+        entry = todo.pop()
+        if isinstance(entry, str):
+            menu.add(entry)
+        else:
+            todo += entry.values() if isinstance(entry, dict) else entry
+    elsewhere = {"index.md", "benchmarks.md", "example_plugin.md", "changelog.md"}
+    pages = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
+    assert {name for name in menu if not name.startswith("api/")} == pages | elsewhere

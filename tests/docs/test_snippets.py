@@ -15,7 +15,7 @@ import torch
 from markdown_it import MarkdownIt
 
 import worldkit as wk
-from worldkit.cli import parser
+from worldkit.cli import make_parser
 from worldkit.config import parse_assignments
 from worldkit.training import TrainConfig
 
@@ -140,7 +140,7 @@ def said():
 
 def parsers():
     """Every parser of the command line, by the words that lead to it."""
-    found, todo = {}, [("worldkit", parser())]
+    found, todo = {}, [("worldkit", make_parser())]
     while todo:
         path, one = todo.pop()
         found[path] = one
@@ -156,7 +156,7 @@ def parse(arguments):
     argparse.ArgumentParser.error, kept = lambda self, message: complaint.append(message) or exit(2), \
         argparse.ArgumentParser.error
     try:
-        return parser().parse_args(arguments), ""
+        return make_parser().parse_args(arguments), ""
     except SystemExit:
         return None, " ".join(complaint)
     finally:
