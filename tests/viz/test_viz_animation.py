@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from worldkit.errors import MissingExtraError, ShapeError, WorldkitError
-from worldkit.viz import animate_rollout, save_animation
+from worldkit.viz import animate_rollout, rollout_strip, save_animation
 from worldkit.viz.animation import CONTEXT_COLOR, INFERRED, PREDICTED_COLOR, SAMPLED, TRUTH_COLOR
 
 T, S = 5, 32
@@ -47,6 +47,24 @@ def test_a_note_stands_below_in_full():
     assert (below < 128).any(3).any(1)[0].nonzero().max() > below.shape[2] - 24  # the last line is used
 
 
+@pytest.mark.parametrize(("frames", "shown"), [(9, [1, 2, 3, 4]), (3, [1, 2, 4]), (1, [4])])
+def test_a_strip_has_the_last_given_frame_and_evenly_spaced_predicted_ones(frames, shown):
+    truth, video, _ = clips()
+    strip = rollout_strip(truth, {SAMPLED: video}, context_frames=2, frames=frames, cell=32)
+    label, top, side, gap = 108, 22, S + 10, 4
+    assert strip.shape[1:] == (top + 2 * (side + gap), label + len(shown) * (side + gap))
+    for column, t in enumerate(shown):
+        left = label + column * (side + gap)
+        model = CONTEXT_COLOR if t < 2 else PREDICTED_COLOR
+        for row, (clip, color) in enumerate(((truth, TRUTH_COLOR), (video, model))):
+            edge = top + row * (side + gap)
+            assert tuple(strip[:, edge, left].tolist()) == color
+            inside = strip[:, edge + 5 : edge + 5 + S, left + 5 : left + 5 + S]
+            assert torch.equal(inside, (clip[t] * 255).round().byte())
+    noted = rollout_strip(truth, {SAMPLED: video}, context_frames=2, frames=frames, cell=32, note="what it means")
+    assert torch.equal(noted[:, : strip.shape[1]], strip) and (noted[:, strip.shape[1] :] < 128).any()
+
+
 def test_truth_alone():
     assert animate_rollout(clips()[0], {}, context_frames=0).shape[0] == T
 
@@ -86,6 +104,8 @@ def test_bad_input_is_named(tmp_path):
         animate_rollout(truth, {"x": truth[:2]}, context_frames=1)
     with pytest.raises(ShapeError, match="context_frames must be in 0 .. 5"):
         animate_rollout(truth, {}, context_frames=6)
+    with pytest.raises(ShapeError, match="frames=0"):
+        rollout_strip(truth, {}, context_frames=1, frames=0)
     with pytest.raises(WorldkitError, match="name it .gif or .mp4"):
         save_animation(truth, tmp_path / "a.webm")
     with pytest.raises(ShapeError, match="fps"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,11 @@ from .evaluate import predict
 COLUMNS = {"prior": MEAN, "sampled": SAMPLED, "inferred": INFERRED}
 """What may drive a rollout -> what a picture calls it."""
 INFERRED_NOTE = (
-    "Latent actions read off the true future tell which particle will show an object: that column is no prediction. A "
-    "model trained briefly can look worse with them than with its mean, because it does not know yet where and in which "
-    "colour; the mean fades what it is unsure of."
+    "Latent actions read off the true future tell which particle will show an object, so what follows them is no "
+    "prediction. A model trained briefly can look worse with them than with its mean, because it does not know yet where "
+    "and in which colour; the mean fades what it is unsure of."
 )
-"""What stands below every picture that has this column."""
+"""What stands below every picture that shows these rollouts."""
 
 
 @torch.no_grad()
@@ -76,19 +77,19 @@ def _first_view(z: Latent) -> Latent:
 
 
 @torch.no_grad()
-def animation(
+def rollouts_beside_truth(
     model: ComposedWorldModel, batch: Batch, *, context_frames: int, generator: torch.Generator | None = None,
-    title: str = "", cell: int = 160,
-) -> Tensor:
-    """Ground truth beside the mean prediction (the one that is scored), a sampled one, and a reconstruction.
+) -> dict[str, Any]:
+    """A clip and what a model makes of it: the mean prediction (which is scored), a sampled one, a reconstruction.
 
     Args:
-        model: The model; without latent actions nothing can be read off the true future, and that column is left out.
+        model: The model; without latent actions nothing can be read off the true future, and that part is left out.
         batch: One clip with its conditions (several views: the first is shown).
         context_frames: Frames that are given; the rest is predicted.
         generator: Of the sampled rollout.
     Returns:
-        uint8 ``[T, 3, h, w]``.
+        What `worldkit.viz.animate_rollout` and `worldkit.viz.rollout_strip` take: ``truth``, ``rollouts``,
+        ``context_frames``, ``note``.
     """
     several = batch.video.ndim == 6
 
@@ -101,9 +102,25 @@ def animation(
             continue
         rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
         rollouts[caption] = torch.cat([shown(rollout.context_video), shown(rollout.video)]).clamp(0, 1)
+    return {"truth": to_float_video(shown(batch.video)), "rollouts": rollouts, "context_frames": context_frames,
+            "note": INFERRED_NOTE if INFERRED in rollouts else ""}
+
+
+def animation(
+    model: ComposedWorldModel, batch: Batch, *, context_frames: int, generator: torch.Generator | None = None,
+    title: str = "", cell: int = 160,
+) -> Tensor:
+    """`rollouts_beside_truth` as an animation, with the goal image if there is one.
+
+    Args:
+        model, batch, context_frames, generator: As there.
+        title: Text above.
+        cell: Height of a picture, pixels.
+    Returns:
+        uint8 ``[T, 3, h, w]``.
+    """
     goal = batch.conditions.get("goal_image") if "goal_image" in model.conditioners else None
-    return animate_rollout(
-        to_float_video(shown(batch.video)), rollouts, context_frames=context_frames, title=title,
-        note=INFERRED_NOTE if INFERRED in rollouts else "",
-        goal=None if goal is None else to_float_video(shown(goal)), cell=cell,
-    )
+    if goal is not None:
+        goal = to_float_video(goal[0, 0] if batch.video.ndim == 6 else goal[0])
+    parts = rollouts_beside_truth(model, batch, context_frames=context_frames, generator=generator)
+    return animate_rollout(**parts, title=title, goal=goal, cell=cell)

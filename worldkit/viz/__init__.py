@@ -4,7 +4,7 @@ Pictures are uint8 tensors ``[3, h, w]`` in RGB, animations ``[T, 3, h, w]``. Ev
 `Particles`), so that any model can fill it. Pillow and PyAV are imported on first use; there is no matplotlib.
 """
 
-from .animation import animate_rollout, save_animation
+from .animation import animate_rollout, rollout_strip, save_animation
 from .boxes import PALETTE, boxes_from_masks, boxes_from_particles, draw_boxes, draw_keypoints, nms
 from .images import gif_bytes, grid, png_bytes, save_gif, save_png, to_uint8
 from .panel import PanelInputs, decomposition_panel
@@ -24,6 +24,7 @@ __all__ = [
     "grid",
     "nms",
     "png_bytes",
+    "rollout_strip",
     "save_animation",
     "save_gif",
     "save_png",

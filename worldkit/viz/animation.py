@@ -26,6 +26,7 @@ from .images import (
     border,
     canvas,
     enlarge,
+    labelled_rows,
     save_gif,
     text_block,
     text_height,
@@ -67,11 +68,7 @@ def animate_rollout(
         >>> animate_rollout(clip, {MEAN: clip, SAMPLED: clip}, context_frames=2).shape
         torch.Size([4, 3, 226, 542])
     """
-    sizes = check_shape(truth, "t c h w", name="truth", c=3)
-    for name, video in rollouts.items():
-        check_shape(video, "t c h w", name=f"rollout '{name}'", **sizes)
-    if sizes["t"] == 0 or not 0 <= context_frames <= sizes["t"]:
-        raise ShapeError(f"context_frames must be in 0 .. {sizes['t']}, the frames of the clip, got {context_frames}")
+    sizes = _check(truth, rollouts, context_frames)
     panels = [_panel("ground truth", truth, [TRUTH_COLOR] * sizes["t"], cell)]
     colors = [CONTEXT_COLOR] * context_frames + [PREDICTED_COLOR] * (sizes["t"] - context_frames)
     panels += [_panel(name, video, colors, cell) for name, video in rollouts.items()]
@@ -85,10 +82,38 @@ def animate_rollout(
         header = text_block(title, _title_height(title, joined.shape[-1]), joined.shape[-1], size=15, color=INK)
         strips.insert(0, repeat(header, "c h w -> t c h w", t=sizes["t"]))
     if note:
-        width = joined.shape[-1]
-        below = text_block(note, text_height(note, width, size=_NOTE_SIZE) + _GAP, width, size=_NOTE_SIZE, color=INK)
-        strips.append(repeat(below, "c h w -> t c h w", t=sizes["t"]))
+        strips.append(repeat(_note(note, joined.shape[-1]), "c h w -> t c h w", t=sizes["t"]))
     return torch.cat(strips, -2)
+
+
+def rollout_strip(
+    truth: Tensor, rollouts: Mapping[str, Tensor], *, context_frames: int, note: str = "", frames: int = 6,
+    cell: int = 96,
+) -> Tensor:
+    """What `animate_rollout` shows, standing still: a row for the truth and each rollout, a column per frame.
+
+    Args:
+        truth, rollouts, context_frames, note, cell: As there.
+        frames: Columns at most: evenly spaced frames, from the last given one to the last of the clip.
+    Returns:
+        ``[3, h, w]`` uint8.
+    Raises:
+        ShapeError: as there, or if ``frames`` is below 1.
+    Example:
+        >>> clip = torch.rand(9, 3, 32, 32)
+        >>> rollout_strip(clip, {MEAN: clip, SAMPLED: clip}, context_frames=4).shape
+        torch.Size([3, 352, 768])
+    """
+    count = _check(truth, rollouts, context_frames)["t"]
+    if frames < 1:
+        raise ShapeError(f"a strip needs at least 1 frame, got frames={frames}")
+    first = max(0, context_frames - 1)
+    chosen = torch.linspace(count - 1, first, min(frames, count - first)).round().long().flip(0)
+    colors = [CONTEXT_COLOR if t < context_frames else PREDICTED_COLOR for t in chosen.tolist()]
+    rows = {"ground truth": _framed(truth[chosen], [TRUTH_COLOR] * len(chosen), cell)}
+    rows |= {name: _framed(video[chosen], colors, cell) for name, video in rollouts.items()}
+    strip = labelled_rows(rows, [f"t = {t}" for t in chosen.tolist()])
+    return torch.cat([strip, _note(note, strip.shape[-1])], -2) if note else strip
 
 
 def save_animation(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 8) -> None:
@@ -114,10 +139,30 @@ def save_animation(frames: Tensor, path: str | os.PathLike[str], *, fps: float =
         raise WorldkitError(f"cannot write an animation to '{path}': name it .gif or .mp4")
 
 
+def _check(truth: Tensor, rollouts: Mapping[str, Tensor], context_frames: int) -> dict[str, int]:
+    """Sizes of the truth, once all fits together."""
+    sizes = check_shape(truth, "t c h w", name="truth", c=3)
+    for name, video in rollouts.items():
+        check_shape(video, "t c h w", name=f"rollout '{name}'", **sizes)
+    if sizes["t"] == 0 or not 0 <= context_frames <= sizes["t"]:
+        raise ShapeError(f"context_frames must be in 0 .. {sizes['t']}, the frames of the clip, got {context_frames}")
+    return sizes
+
+
+def _framed(video: Tensor, colors: list[tuple[int, int, int]], cell: int) -> Tensor:
+    """Enlarged frames, each in a border of its colour, ``[T, 3, h, w]``."""
+    pictures = enlarge(to_uint8(video), cell)[0]
+    return torch.cat([border(p[None], color, _BORDER) for p, color in zip(pictures, colors, strict=True)])
+
+
+def _note(text: str, width: int) -> Tensor:
+    height = text_height(text, width, size=_NOTE_SIZE) + _GAP
+    return text_block(text, height, width, size=_NOTE_SIZE, color=INK)
+
+
 def _panel(caption: str, video: Tensor, colors: list[tuple[int, int, int]], cell: int) -> Tensor:
     """Bordered frames with a caption above, ``[T, 3, h, w]``."""
-    pictures = enlarge(to_uint8(video), cell)[0]
-    framed = torch.cat([border(p[None], color, _BORDER) for p, color in zip(pictures, colors, strict=True)])
+    framed = _framed(video, colors, cell)
     header = text_block(caption, _CAPTION, framed.shape[-1], size=13)
     return torch.cat([repeat(header, "c h w -> t c h w", t=len(framed)), framed], -2)
 

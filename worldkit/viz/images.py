@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,33 @@ def grid(images: Tensor, columns: int, *, gap: int = 4, color: Color = WHITE) ->
     for i, image in enumerate(images):
         top, left = i // columns * (h + gap), i % columns * (w + gap)
         out[:, top : top + h, left : left + w] = image
+    return out
+
+
+def labelled_rows(rows: Mapping[str, Tensor], titles: Sequence[str]) -> Tensor:
+    """Rows of pictures with a name at the left of each row and a title above each column.
+
+    Args:
+        rows: Name -> ``[N, 3, h, w]`` uint8, all of one shape.
+        titles: N of them.
+    Returns:
+        ``[3, H, W]`` uint8.
+    Example:
+        >>> labelled_rows({"input": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, ["t = 0", "t = 1"]).shape
+        torch.Size([3, 58, 180])
+    """
+    label, top, gap = 108, 22, 4
+    height, width = next(iter(rows.values())).shape[-2:]
+    out = canvas(top + len(rows) * (height + gap), label + len(titles) * (width + gap))
+    for column, text in enumerate(titles):
+        left = label + column * (width + gap)
+        out[:, :top, left : left + width] = text_block(text, top, width, size=13, color=MUTED)
+    for row, (name, pictures) in enumerate(rows.items()):
+        edge = top + row * (height + gap)
+        out[:, edge : edge + height, :label] = text_block(name, height, label, align="right")
+        for column, picture in enumerate(pictures):
+            left = label + column * (width + gap)
+            out[:, edge : edge + height, left : left + width] = picture
     return out
 
 

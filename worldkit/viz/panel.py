@@ -18,7 +18,7 @@ from ..batch import check_shape
 from ..errors import ShapeError
 from ..latents import Particles
 from .boxes import PALETTE, boxes_from_masks, boxes_from_particles, draw_boxes, draw_keypoints, nms, token_colors
-from .images import MUTED, WHITE, canvas, enlarge, text_block, to_uint8
+from .images import WHITE, enlarge, labelled_rows, to_uint8
 
 ROWS = (
     "input", "all keypoints", "reconstruction", "prior proposals", "surest keypoints", "foreground",
@@ -30,7 +30,6 @@ MIN_PRESENCE = 0.2
 """Particles more transparent than this get no box and are not among the surest (LPWM gates at the same value)."""
 
 _MIN_MASK_SCORE = 0.1  # masks fainter than this on average get no box
-_LABEL_WIDTH, _TITLE_HEIGHT, _GAP = 108, 22, 4
 
 
 @dataclass(frozen=True)
@@ -139,19 +138,7 @@ def decomposition_panel(inputs: PanelInputs, *, frames: int = 8, cell: int = 128
     if frames < 1 or top < 1:
         raise ShapeError(f"frames and top must be at least 1, got frames={frames}, top={top}")
     rows = panel_rows(inputs, frames=frames, cell=cell, top=top)
-    count, _, height, width = rows["input"].shape
-    panel = canvas(_TITLE_HEIGHT + len(rows) * (height + _GAP), _LABEL_WIDTH + count * (width + _GAP))
-    for t in range(count):
-        left = _LABEL_WIDTH + t * (width + _GAP)
-        title = text_block(f"t = {t}", _TITLE_HEIGHT, width, size=13, color=MUTED)
-        panel[:, :_TITLE_HEIGHT, left : left + width] = title
-    for r, (label, pictures) in enumerate(rows.items()):
-        top_edge = _TITLE_HEIGHT + r * (height + _GAP)
-        panel[:, top_edge : top_edge + height, :_LABEL_WIDTH] = text_block(label, height, _LABEL_WIDTH, align="right")
-        for t, picture in enumerate(pictures):
-            left = _LABEL_WIDTH + t * (width + _GAP)
-            panel[:, top_edge : top_edge + height, left : left + width] = picture
-    return panel
+    return labelled_rows(rows, [f"t = {t}" for t in range(len(rows["input"]))])
 
 
 def segmentation(masks: Tensor) -> Tensor:
