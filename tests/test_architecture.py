@@ -16,6 +16,7 @@ BASICS = {"component", "errors", "registry", "config", "batch", "distributions",
 COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions"}
 ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "errors": set(),
+    "lazy": set(),
     "registry": {"errors"},
     "names": {"errors"},
     "component": {"registry", "errors"},
@@ -29,18 +30,19 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "progress": set(),
     "presets": {"config", "registry", "errors"},
     "nn": {"component", "config", "errors", "distributions"},  # distributions know no latents
-    **{kind: BASICS | {"nn", "compat"} for kind in COMPONENTS},
-    "objectives": BASICS,
+    **{kind: BASICS | {"nn", "compat", "lazy"} for kind in COMPONENTS},
+    "objectives": BASICS | {"lazy"},
     "wiring": BASICS | {"dynamics"},
     "assembly": {"wiring", "config", "registry", "errors"},
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring"},
     "storage": {"", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
     "convert": {"assembly", "model", "config", "errors"},
-    "data": {"names", "batch", "errors", "compat", "progress", "registry"},
-    "metrics": {"batch", "errors", "compat"},
+    "data": {"names", "batch", "errors", "compat", "progress", "registry", "lazy"},
+    "metrics": {"batch", "errors", "compat", "lazy"},
     "viz": {"batch", "latents", "errors", "compat"},
-    "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn", "progress"},
+    "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn",
+                         "progress", "lazy"},
 }
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
 LAZY = {"model": {"storage", "metrics"}, "factory": {"assembly", "storage"}}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from .lazy import lazy_exports
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
@@ -30,20 +32,16 @@ _EXPORTS = {
         "NoPretrainedWeightsError", "CheckpointError", "DataError", "TrainingError",
     ),
 }
-_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+_find = lazy_exports(__name__, _EXPORTS)
 _SUBMODULES = ("ablation", "convert", "data", "metrics", "testing", "training", "viz")
 
-__all__ = [*_MODULE_OF, *_SUBMODULES, "__version__"]
+__all__ = [*(name for names in _EXPORTS.values() for name in names), *_SUBMODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
-        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-        globals()[name] = value
-        return value
     if name in _SUBMODULES:
         return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module 'worldkit' has no attribute '{name}'")
+    return _find(name)
 
 
 def __dir__() -> list[str]:

@@ -189,7 +189,7 @@ def test_errors_say_what_to_type(options, message, tiny_model, tmp_path, monkeyp
 
 
 def test_pictures_show_the_scored_mean_or_say_that_they_peek(tiny_model, monkeypatch):
-    module, drawn = sys.modules["worldkit.training.compare"], []
+    module, drawn = sys.modules["worldkit.training.comparison"], []
     monkeypatch.setattr(module, "animate_rollout", lambda truth, rollouts, **options: drawn.append((rollouts, options)))
     for drivers in (("inferred", "prior"), ("inferred",)):
         protocol = Protocol("short", context_frames=2, horizon=3, driven_by=drivers, max_clips=1)

@@ -1,8 +1,18 @@
-"""Conditioners: actions, language, goal images -> `Condition`. Importing this package registers the built-in ones."""
+"""Conditioners: actions, language, goal images -> `Condition`. Importing this package registers the built-in
+ones.
 
-from . import action as action
-from . import goal_image as goal_image
-from . import language as language
-from .base import Conditioner, ConditionerConfig, ModelView, stand_in
+A module loads when its component is used. Your own may register with a decorator,
+``@register_conditioner(NAME)``.
+"""
 
-__all__ = ["Conditioner", "ConditionerConfig", "ModelView", "stand_in"]
+from ..lazy import lazy_exports
+from ..registry import register_conditioner
+
+register_conditioner("action", "worldkit.conditioners.action:ActionConditioner", aliases=("actions",))
+register_conditioner("goal-image", "worldkit.conditioners.goal_image:GoalImageConditioner", aliases=("goal",))
+register_conditioner("language", "worldkit.conditioners.language:LanguageConditioner", aliases=("t5",),
+                     extra="language")
+
+_BASE = ("Conditioner", "ConditionerConfig", "ModelView", "stand_in")
+__getattr__ = lazy_exports(__name__, {"base": _BASE})
+__all__ = [*_BASE]

@@ -15,7 +15,6 @@ from ..conditions import Condition
 from ..config import ObsSpec
 from ..errors import ShapeError
 from ..nn.attention import RMSNorm
-from ..registry import register_conditioner
 from .base import Conditioner, ConditionerConfig, ModelView, stand_in
 
 
@@ -47,7 +46,6 @@ class ActionConfig(ConditionerConfig):
         return self
 
 
-@register_conditioner("action", aliases=("actions",))
 class ActionConditioner(Conditioner):
     """Actions -> one vector per transition: Linear (continuous) or a table (discrete), then RMSNorm, GELU.
 

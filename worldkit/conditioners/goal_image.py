@@ -12,7 +12,6 @@ from ..batch import check_shape
 from ..conditions import Condition
 from ..config import ObsSpec
 from ..nn.attention import RMSNorm
-from ..registry import register_conditioner
 from .base import Conditioner, ConditionerConfig, ModelView, stand_in
 
 
@@ -27,7 +26,6 @@ class GoalImageConfig(ConditionerConfig):
     null_embedding: bool = False
 
 
-@register_conditioner("goal-image", aliases=("goal",))
 class GoalImageConditioner(Conditioner):
     """Goal ``[B, C, H, W]`` (``[B, V, C, H, W]``), uint8 or float -> one vector per token, the same for all times.
 

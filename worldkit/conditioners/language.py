@@ -17,7 +17,6 @@ from ..batch import check_shape
 from ..conditions import Condition
 from ..config import ObsSpec
 from ..errors import ConditionError, ConfigError
-from ..registry import register_conditioner
 from .base import Conditioner, ConditionerConfig, ModelView, stand_in
 from .text import check_texts, encode_text, encode_text_with_mask, text_encoder
 
@@ -43,7 +42,6 @@ class LanguageConfig(ConditionerConfig):
     null_embedding: bool = False
 
 
-@register_conditioner("language", aliases=("t5",), extra="language")
 class LanguageConditioner(Conditioner):
     """Embeddings ``[B, L, E]``, or B strings -> ``L`` tokens to attend to, marked by a learned type vector.
 

@@ -6,9 +6,7 @@ PyTorch) loads on first use: looking at data does without.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
+from ..lazy import lazy_exports
 from .base import EpisodeSource
 from .describe import describe, open_splits
 from .formats.balls import BallEpisodes, generate_balls
@@ -124,11 +122,5 @@ __all__ = [
     "write_video",
 ]
 
-_TENSORS = {"ArraySource": "clips", "ClipDataset": "clips", "collate": "clips", "ResumableSampler": "loader",
-            "make_loader": "loader"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _TENSORS:
-        return getattr(importlib.import_module(f".{_TENSORS[name]}", __name__), name)
-    raise AttributeError(f"module 'worldkit.data' has no attribute '{name}'")
+__getattr__ = lazy_exports(__name__, {"clips": ("ArraySource", "ClipDataset", "collate"),
+                                      "loader": ("ResumableSampler", "make_loader")})

@@ -1,8 +1,16 @@
-"""Decoders: latent -> video. Importing this package registers the built-in ones."""
+"""Decoders: latent -> video. Importing this package registers the built-in ones.
 
-from . import particle as particle
-from . import patch as patch
-from . import slot as slot
-from .base import Decoded, Decoder
+A module loads when its component is used. Your own may register with a decorator,
+``@register_decoder(NAME)``.
+"""
 
-__all__ = ["Decoded", "Decoder"]
+from ..lazy import lazy_exports
+from ..registry import register_decoder
+
+register_decoder("particle", "worldkit.decoders.particle:ParticleDecoder", aliases=("dlp", "dlpv3"))
+register_decoder("patch", "worldkit.decoders.patch:PatchDecoder", aliases=("dvae",))
+register_decoder("slot", "worldkit.decoders.slot:SlotDecoder", aliases=("spatial-broadcast",))
+
+_BASE = ("Decoded", "Decoder")
+__getattr__ = lazy_exports(__name__, {"base": _BASE})
+__all__ = [*_BASE]

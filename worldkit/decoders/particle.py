@@ -20,7 +20,6 @@ from ..errors import ConfigError
 from ..latents import Latent, LatentSpec, Particles
 from ..nn.composite import composite, particle_masks
 from ..nn.conv import ConvConfig, ConvDecoder, LatentToMap, doublings, init_convs, zero_linear_biases
-from ..registry import register_decoder
 from .base import Decoded, Decoder
 
 
@@ -42,7 +41,6 @@ class ParticleDecoderConfig(ComponentConfig):
     background_cnn: ConvConfig = ConvConfig(channel_multipliers=(1, 1, 1, 2, 4))
 
 
-@register_decoder("particle", aliases=("dlp", "dlpv3"))
 class ParticleDecoder(Decoder):
     """Particles -> video, with foreground, background and (on request) one mask per drawn particle."""
 

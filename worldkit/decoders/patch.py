@@ -19,7 +19,6 @@ from ..config import ComponentConfig, ObsSpec
 from ..errors import ConfigError
 from ..latents import Latent, LatentSpec, PatchTokens
 from ..nn.conv import ConvConfig, ConvDecoder
-from ..registry import register_decoder
 from .base import Decoded, Decoder
 
 
@@ -37,7 +36,6 @@ class PatchDecoderConfig(ComponentConfig):
     cnn: ConvConfig = ConvConfig(channel_multipliers=(1, 1, 1, 2, 4))
 
 
-@register_decoder("patch", aliases=("dvae",))
 class PatchDecoder(Decoder):
     """Grid of tokens -> video; ``Decoded.masks`` stays None."""
 

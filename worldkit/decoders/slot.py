@@ -22,7 +22,6 @@ from ..config import ComponentConfig, ObsSpec
 from ..errors import ConfigError
 from ..latents import Latent, LatentSpec, Slots
 from ..nn.slots import Chunked, GridEmbedding, keep_signal
-from ..registry import register_decoder
 from .base import Decoded, Decoder
 
 
@@ -99,7 +98,6 @@ def mixed(painted: Tensor) -> Tensor:
     return reduce(painted[:, :, :1] * painted[:, :, 1:], "m n c h w -> m c h w", "sum")
 
 
-@register_decoder("slot", aliases=("spatial-broadcast",))
 class SlotDecoder(Decoder):
     """Slots -> video; on request one mask per slot, and every slot's own picture as its glimpse (of image size)."""
 

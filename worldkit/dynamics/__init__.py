@@ -1,9 +1,17 @@
-"""Dynamics: latents so far -> distribution of the next. Importing this package registers the built-in ones."""
+"""Dynamics: latents so far -> distribution of the next. Importing this package registers the built-in ones.
 
-from . import diffusion as diffusion
-from . import gru as gru
-from . import pint as pint
-from . import slotformer as slotformer
-from .base import Dynamics, Window
+A module loads when its component is used. Your own may register with a decorator,
+``@register_dynamics(NAME)``.
+"""
 
-__all__ = ["Dynamics", "Window"]
+from ..lazy import lazy_exports
+from ..registry import register_dynamics
+
+register_dynamics("diffusion", "worldkit.dynamics.diffusion:Diffusion", aliases=("flow",))
+register_dynamics("gru", "worldkit.dynamics.gru:GRU", aliases=("recurrent",))
+register_dynamics("pint", "worldkit.dynamics.pint:PINT", aliases=("particle-transformer",))
+register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
+
+_BASE = ("Dynamics", "Window")
+__getattr__ = lazy_exports(__name__, {"base": _BASE})
+__all__ = [*_BASE]

@@ -32,7 +32,6 @@ from ..nn.rolling import Rolling
 from ..nn.spec import LatentEmbed
 from ..nn.standardize import RunningStandardizer
 from ..nn.transformer import SpatioTemporalTransformer
-from ..registry import register_dynamics
 from .base import Dynamics, Window
 
 _EDGE = 1e-5
@@ -90,7 +89,6 @@ class _Carry:
     pending: Latent  # newest frame, [B, 1]
 
 
-@register_dynamics("diffusion", aliases=("flow",))
 class Diffusion(Dynamics):
     """Denoising of the next frame.
 

@@ -25,7 +25,6 @@ from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.attention import Block, RMSNorm
 from ..nn.spec import LatentEmbed, LatentHead
 from ..nn.transformer import join_tokens
-from ..registry import register_dynamics
 from .base import Dynamics, Window
 
 
@@ -64,7 +63,6 @@ class _Carry:
     pending: Latent  # newest frame, [B, 1]
 
 
-@register_dynamics("gru", aliases=("recurrent",))
 class GRU(Dynamics):
     """Attention among the tokens of a frame, then a GRU along time for every token.
 

@@ -23,7 +23,6 @@ from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.rolling import Rolling
 from ..nn.spec import LatentEmbed, LatentHead, field_order
 from ..nn.transformer import SpatioTemporalTransformer, join_tokens
-from ..registry import register_dynamics
 from .base import Dynamics, Window
 
 _FIELDS = ("position", "scale", "transparency", "depth", "features", "origin")
@@ -56,7 +55,6 @@ class _Carry:
     pending: Latent  # newest frame, [B, 1]
 
 
-@register_dynamics("pint", aliases=("particle-transformer",))
 class PINT(Dynamics):
     """Transformer over all tokens of all frames so far."""
 

@@ -29,7 +29,6 @@ from ..conditions import Condition
 from ..config import ComponentConfig
 from ..distributions import Delta, full_precision
 from ..latents import Key, Latent, LatentDist, LatentSpec
-from ..registry import register_dynamics
 from .base import Carry, Dynamics
 
 
@@ -63,7 +62,6 @@ def age_encoding(length: int, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-@register_dynamics("slotformer", aliases=("joint-transformer",))
 class SlotFormer(Dynamics):
     """Transformer encoder over the tokens of a window of frames."""
 

@@ -1,9 +1,17 @@
-"""Encoders: video -> described latent. Importing this package registers the built-in ones."""
+"""Encoders: video -> described latent. Importing this package registers the built-in ones.
 
-from . import particle as particle
-from . import patch as patch
-from . import pretrained as pretrained
-from . import slot as slot
-from .base import Encoder, Encoding
+A module loads when its component is used. Your own may register with a decorator,
+``@register_encoder(NAME)``.
+"""
 
-__all__ = ["Encoder", "Encoding"]
+from ..lazy import lazy_exports
+from ..registry import register_encoder
+
+register_encoder("particle", "worldkit.encoders.particle:ParticleEncoder", aliases=("dlp", "dlpv3"))
+register_encoder("patch", "worldkit.encoders.patch:PatchEncoder", aliases=("dvae",))
+register_encoder("pretrained", "worldkit.encoders.pretrained:PretrainedEncoder", extra="vision")
+register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))
+
+_BASE = ("Encoder", "Encoding")
+__getattr__ = lazy_exports(__name__, {"base": _BASE})
+__all__ = [*_BASE]

@@ -31,7 +31,6 @@ from ..nn.conv import ConvConfig, ConvEncoder, MapToLatent, Padding, init_convs,
 from ..nn.glimpse import box_mask, crop
 from ..nn.keypoints import PatchKeypoints
 from ..nn.spec import PRESENCE_GATE
-from ..registry import register_encoder
 from .base import Encoder, Encoding
 from .particle_interaction import InteractionEncoder
 
@@ -136,7 +135,6 @@ def _gather(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
-@register_encoder("particle", aliases=("dlp", "dlpv3"))
 class ParticleEncoder(Encoder):
     """Image -> particles (position, scale, depth, transparency, features) and background features.
 

@@ -25,7 +25,6 @@ from ..errors import ConfigError
 from ..latents import Field as LatentField
 from ..latents import LatentDist, LatentSpec, TokenGroup
 from ..nn.conv import ConvConfig, ConvEncoder, Padding
-from ..registry import register_encoder
 from .base import Encoder, Encoding
 
 
@@ -48,7 +47,6 @@ class PatchEncoderConfig(ComponentConfig):
     padding: Padding = "zeros"
 
 
-@register_encoder("patch", aliases=("dvae",))
 class PatchEncoder(Encoder):
     """Frame -> tokens on a grid, each a diagonal Gaussian. Views are put side by side in one group, view-major.
 

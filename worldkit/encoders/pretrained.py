@@ -32,7 +32,6 @@ from ..distributions import Delta, Sampler, full_precision
 from ..errors import CheckpointError, ConfigError, MissingExtraError, require_extra
 from ..latents import Field as LatentField
 from ..latents import LatentDist, LatentSpec, TokenGroup
-from ..registry import register_encoder
 from .base import Encoder, Encoding
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -60,7 +59,6 @@ class PretrainedEncoderConfig(ComponentConfig):
     normalize: bool | None = None
 
 
-@register_encoder("pretrained", extra="vision")
 class PretrainedEncoder(Encoder):
     r"""Frame -> frozen features on a grid. Views are put side by side in one group, view-major.
 

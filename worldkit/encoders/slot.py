@@ -31,7 +31,6 @@ from ..errors import ConfigError
 from ..latents import Field as LatentField
 from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.slots import Chunked, GridEmbedding, SlotAttention, Transition, keep_signal, make_transition
-from ..registry import register_encoder
 from .base import Encoder, Encoding
 
 _KERNEL_VARIANCE = 0.01
@@ -123,7 +122,6 @@ class PixelFeatures(Chunked):
         return self.mlp(rearrange(maps, "m c h w -> m (h w) c"))
 
 
-@register_encoder("slot", aliases=("savi",))
 class SlotEncoder(Encoder):
     """Video -> slots.
 

@@ -1,6 +1,15 @@
-"""Latent actions: what happened between two frames, inferred. Importing this package registers the built-in ones."""
+"""Latent actions: what happened between two frames, inferred. Importing this package registers the built-in
+ones.
 
-from . import gaussian as gaussian
-from .base import ActionDist, LatentAction
+A module loads when its component is used. Your own may register with a decorator,
+``@register_latent_action(NAME)``.
+"""
 
-__all__ = ["ActionDist", "LatentAction"]
+from ..lazy import lazy_exports
+from ..registry import register_latent_action
+
+register_latent_action("gaussian", "worldkit.latent_actions.gaussian:GaussianLatentAction", aliases=("lpwm",))
+
+_BASE = ("ActionDist", "LatentAction")
+__getattr__ = lazy_exports(__name__, {"base": _BASE})
+__all__ = [*_BASE]

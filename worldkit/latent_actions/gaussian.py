@@ -27,7 +27,6 @@ from ..latents import Latent, LatentSpec
 from ..nn.rolling import Rolling
 from ..nn.spec import LatentEmbed, field_order
 from ..nn.transformer import SpatioTemporalTransformer, join_tokens
-from ..registry import register_latent_action
 from .base import ActionDist, LatentAction
 
 _FIELDS = ("position", "scale", "features", "transparency", "depth", "origin")
@@ -71,7 +70,6 @@ class _Carry:
     newest: Tensor  # trunk output of the newest frame, [B, 1, tokens, D]
 
 
-@register_latent_action("gaussian", aliases=("lpwm",))
 class GaussianLatentAction(LatentAction):
     """Posterior and prior over Gaussian latent actions from one spatio-temporal trunk."""
 

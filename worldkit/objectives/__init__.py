@@ -1,8 +1,16 @@
-"""Objectives: what training minimises. Importing this package registers the built-in ones."""
+"""Objectives: what training minimises. Importing this package registers the built-in ones.
 
-from . import elbo as elbo
-from . import reconstruction as reconstruction
-from . import two_stage as two_stage
-from .base import Loss, Objective
+A module loads when its component is used. Your own may register with a decorator,
+``@register_objective(NAME)``.
+"""
 
-__all__ = ["Loss", "Objective"]
+from ..lazy import lazy_exports
+from ..registry import register_objective
+
+register_objective("elbo", "worldkit.objectives.elbo:ELBO")
+register_objective("reconstruction", "worldkit.objectives.reconstruction:Reconstruction")
+register_objective("two-stage", "worldkit.objectives.two_stage:TwoStage")
+
+_BASE = ("Loss", "Objective")
+__getattr__ = lazy_exports(__name__, {"base": _BASE})
+__all__ = [*_BASE]

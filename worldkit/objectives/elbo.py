@@ -35,7 +35,6 @@ from ..batch import Batch
 from ..config import ComponentConfig, Config
 from ..distributions import Beta, Delta, Sampler
 from ..latents import Key, Latent, LatentDist, LatentSpec
-from ..registry import register_objective
 from .base import Loss, Objective
 
 if TYPE_CHECKING:
@@ -85,7 +84,6 @@ class ELBOConfig(ComponentConfig):
     warmup_epochs: int = Field(default=1, ge=0)
 
 
-@register_objective("elbo")
 class ELBO(Objective):
     """Reconstruction and KL terms; see the module's docstring."""
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from ..batch import Batch
 from ..config import ComponentConfig
 from ..distributions import Sampler
-from ..registry import register_objective
 from .base import Loss, Objective
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class ReconstructionConfig(ComponentConfig):
     regularizer_weight: float = Field(default=1e-4, ge=0)
 
 
-@register_objective("reconstruction")
 class Reconstruction(Objective):
     """Mean squared error of images in [-1, 1], plus what the encoder asks for."""
 

@@ -30,7 +30,6 @@ from ..config import ComponentConfig
 from ..distributions import MEANS, Delta, Sampler
 from ..errors import ShapeError
 from ..latents import Latent, LatentDist
-from ..registry import register_objective
 from .base import Loss, Objective
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ class TwoStageConfig(ComponentConfig):
         return self
 
 
-@register_objective("two-stage")
 class TwoStage(Objective):
     """Rollout in the latents of a frozen encoder; see the module's docstring."""
 

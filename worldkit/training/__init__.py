@@ -1,13 +1,14 @@
 """Training, evaluation and their pictures."""
 
-from .compare import Comparison, compare
-from .config import TrainConfig
-from .evaluate import evaluate, mean_image, predict, validation_loss
-from .figures import animation, panel
-from .protocols import find_protocol, list_protocols
-from .trainer import Trainer, TrainResult
+from ..lazy import lazy_exports
 
-__all__ = [
-    "Comparison", "TrainConfig", "TrainResult", "Trainer", "animation", "compare", "evaluate", "find_protocol",
-    "list_protocols", "mean_image", "panel", "predict", "validation_loss",
-]
+_EXPORTS = {
+    "comparison": ("Comparison", "compare"),
+    "config": ("TrainConfig",),
+    "evaluation": ("evaluate", "mean_image", "predict", "validation_loss"),
+    "figures": ("animation", "panel"),
+    "protocols": ("find_protocol", "list_protocols"),
+    "trainer": ("Trainer", "TrainResult"),
+}
+__getattr__ = lazy_exports(__name__, _EXPORTS)
+__all__ = sorted(name for names in _EXPORTS.values() for name in names)

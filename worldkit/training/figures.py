@@ -13,7 +13,7 @@ from ..latents import Latent, LatentSpec, Particles
 from ..model import ComposedWorldModel
 from ..viz import PanelInputs, animate_rollout, decomposition_panel
 from ..viz.animation import INFERRED, MEAN, SAMPLED
-from .evaluate import predict
+from .evaluation import predict
 
 COLUMNS = {"prior": MEAN, "sampled": SAMPLED, "inferred": INFERRED}
 """What may drive a rollout -> what a picture calls it."""

@@ -45,7 +45,7 @@ from .checkpoint import (
 from .config import TrainConfig
 from .denormals import flush_denormals
 from .ema import EMA
-from .evaluate import evaluate, mean_image, validation_loss
+from .evaluation import evaluate, mean_image, validation_loss
 from .figures import animation, panel
 from .lock import locked
 from .loggers import open_loggers

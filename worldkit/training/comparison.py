@@ -22,7 +22,7 @@ from ..metrics.report import starred, title
 from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout
 from ..viz.images import write_atomically
-from .evaluate import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
+from .evaluation import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
 from .figures import COLUMNS, INFERRED_NOTE
 from .protocols import BY_HAND
 from .recipes import open_clips
