@@ -1,6 +1,7 @@
 """HDF5 columns with ep_len and ep_offset: laid out by hand as stable-worldmodel does, broken ones, round trips."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -242,3 +243,62 @@ def test_what_is_written_reads_back_equal(tmp_path, views):
     if views:  # a chosen camera comes with its own goal
         found = open_columns(str(root), split="train", cameras="pixels.1").read(0, 0, 2)
         assert (found["goal_image"] == before[0]["goal_image"][1]).all()
+
+
+def test_actions_that_are_text_are_no_actions(tmp_path):
+    path = tmp_path / "words.h5"
+    by_hand(path, action=np.array(["left"] * sum(LENGTHS), object))
+    with pytest.raises(DataError, match=r"words.h5, episode \d: actions must be numbers \[T, A\], got text"):
+        open_dataset(path, num_frames=2)[0]
+    faults = validate(path).faults
+    assert len(faults) == len(LENGTHS) and all("actions must be numbers" in str(fault) for fault in faults)
+
+
+def test_actions_may_be_called_actions(tmp_path):
+    data = by_hand(tmp_path / "train.h5", actions=np.ones((sum(LENGTHS), 3), np.float32))
+    item = open_dataset(tmp_path / "train.h5", num_frames=2)[0]
+    assert item["action"].tolist() == data["action"][:2].tolist() and item["state"]["actions"].tolist() == [[1] * 3] * 2
+    with h5py.File(tmp_path / "train.h5", "a") as file:
+        del file["action"]
+    item = open_dataset(tmp_path / "train.h5", num_frames=2)[0]
+    assert item["action"].tolist() == [[1] * 3] * 2 and "actions" not in item["state"]
+    assert not validate(tmp_path / "train.h5").faults
+
+
+@pytest.mark.parametrize(("offsets", "shared"), [
+    ((0, 4, 12, 18), r"episodes 0 and 1 share rows 4..4"),
+    ((0, 5, 5, 18), r"episodes 1 and 2 share rows 5..10"),
+    ((16, 0, 7, 18), r"episodes 0 and 3 share rows 18..20"),
+])
+def test_episodes_that_share_rows_are_refused(tmp_path, offsets, shared):
+    path = tmp_path / "leak.h5"
+    by_hand(path)
+    with h5py.File(path, "a") as file:
+        file["ep_offset"][...] = offsets
+    with pytest.raises(DataError, match=f"leak.h5: {shared}"):
+        open_dataset(path, num_frames=2)
+    assert any(re.search(f"leak.h5: {shared}", str(fault)) for fault in validate(path).faults)
+
+
+def test_validate_takes_what_stable_worldmodel_writes_at_a_reset(tmp_path):
+    n, starts = sum(LENGTHS), np.concatenate([[0], np.cumsum(LENGTHS)[:-1]])
+    reward = np.zeros(n)
+    reward[starts] = np.nan
+    by_hand(tmp_path / "a.h5", reward=reward, terminated=reward)
+    assert not validate(tmp_path / "a.h5").faults
+    reward[3] = np.nan
+    by_hand(tmp_path / "b.h5", reward=reward)
+    assert [str(fault) for fault in validate(tmp_path / "b.h5").faults] == [
+        f"{tmp_path / 'b.h5'}, episode 0, frame 3: 'reward' is not finite: [nan]"]
+    by_hand(tmp_path / "c.h5", proprio=np.where(np.arange(n) == 0, np.nan, 1.0)[:, None])
+    assert len(validate(tmp_path / "c.h5").faults) == 1
+
+
+def test_validate_reads_cameras_of_different_sizes(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 255, (sum(LENGTHS), 6, 6, 1), np.uint8)
+    by_hand(tmp_path / "a.h5", **{"pixels.wrist": pixels})
+    found = validate(tmp_path / "a.h5")
+    assert not found.findings and found.frames == sum(LENGTHS)
+    pixels[1:6] = pixels[0]  # one of two cameras moves
+    by_hand(tmp_path / "b.h5", **{"pixels.wrist": pixels})
+    assert not validate(tmp_path / "b.h5").findings

@@ -17,10 +17,9 @@ import numpy as np
 
 from ..errors import DataError
 from .decode import fit_video
-from .recording import as_action, flat_entries
+from .recording import ACTIONS, as_action, flat_entries
 
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
-_ACTION_NAMES = ("action", "actions")
 CONSTANT = ("language", "goal_image")
 DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError)  # what a broken file raises
 IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CLIP.npz
@@ -66,7 +65,7 @@ def read_entries(
     timed: dict[str, np.ndarray] = {}
     constant: dict[str, Any] = {}
     for name, array in load_arrays(path, max_frames=max_frames).items():
-        if name in _ACTION_NAMES:
+        if name in ACTIONS:
             timed["action"] = as_action(array, str(path))
         elif name in CONSTANT:
             constant[name] = _constant(path, name, array, size, resize)

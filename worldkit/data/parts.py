@@ -6,7 +6,7 @@ come unchecked, so that one fault does not hide the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,18 +22,18 @@ from .entries import load_arrays
 from .formats.columns import INDEX, column_files, read_index
 from .formats.h5 import H5File, datasets, read_rows
 from .formats.hdf5 import HDF5Source
+from .formats.index import overlaps
 from .formats.lerobot import read_camera
 from .formats.lerobot_check import contradictions
 from .formats.lerobot_meta import read_columns, read_episodes, read_info
 from .formats.npz import npz_files, stored_frames
 from .formats.video import Clip, find_clips
 from .layouts.source import LayoutSource
-from .recording import flat_entries
+from .recording import ACTIONS, flat_entries
 from .registry import find_format
 from .splits import SPLIT_FOLDERS, SPLITS, split_folder
 
 CHUNK = 32  # frames in memory at a time
-_ACTIONS = ("action", "actions")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ class Part:
     Attributes:
         path: Its file or folder; where a file holds many episodes, also which one.
         split: Split it belongs to, ``""`` if the data set is not split.
-        frames: Yields the frames one after the other, uint8 ``[H, W, 3]``, or ``[V, H, W, 3]``; raises DataError.
+        frames: Yields the frames one after the other, for each a tuple of its views, uint8 ``[H, W, 3]`` (cameras may
+            differ in size); raises DataError.
         entries: What is there besides: name -> array with a time axis, and name -> value of the whole episode.
         images: In place of ``frames``: the image files of each camera.
     """
 
     path: str
     split: str
-    frames: Callable[[], Iterator[np.ndarray]] | None
+    frames: Callable[[], Iterator[tuple[np.ndarray, ...]]] | None
     entries: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]]
     images: tuple[tuple[Path, ...], ...] = ()
 
@@ -76,7 +77,8 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
         parts = list(finder(path))
         if not parts:
             raise DataError(f"{path} holds no episode")
-        return found.name, parts, list(contradictions(path)) if found.name == "lerobot" else []
+        check = {"lerobot": contradictions, "columns": _shared_rows}.get(found.name)
+        return found.name, parts, list(check(path)) if check else []
     parts, problems = [], []
     for split in SPLITS:
         try:
@@ -119,8 +121,8 @@ def _clip(clip: Clip, split: str) -> Part:
     return Part(str(clip.files[0]), split, partial(_video, clip.files[0]), entries)
 
 
-def _video(path: Path) -> Iterator[np.ndarray]:
-    yield from decode_video(path, *video_size(path))
+def _video(path: Path) -> Iterator[tuple[np.ndarray, ...]]:
+    yield from ((frame,) for frame in decode_video(path, *video_size(path)))
 
 
 def _sidecar(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -129,14 +131,14 @@ def _sidecar(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _named(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays of an ``.npz`` file: actions and masks have a time axis; of others, it is not known."""
-    timed = {n: a for n, a in arrays.items() if n in (*_ACTIONS, "done", "done_mask") or n.startswith("masks.")}
+    timed = {n: a for n, a in arrays.items() if n in (*ACTIONS, "done", "done_mask") or n.startswith("masks.")}
     plain = {n: a.dtype.kind != "U" or (n == "language" and a.size != 1) for n, a in arrays.items()}
     constant = {n: a if plain[n] else str(a) for n, a in arrays.items() if n not in timed}
     return _renamed(timed), constant
 
 
 def _renamed(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {"action" if name in _ACTIONS else name: array for name, array in columns.items()}
+    return {"action" if name in ACTIONS else name: array for name, array in columns.items()}
 
 
 def _npz(path: Path) -> Iterator[Part]:
@@ -155,11 +157,11 @@ def _lerobot(path: Path) -> Iterator[Part]:
         def entries(episode: Any = episode) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             return _renamed(read_columns(info, [episode])[episode.index]), {}
 
-        def frames(episode: Any = episode) -> Iterator[np.ndarray]:
+        def frames(episode: Any = episode) -> Iterator[tuple[np.ndarray, ...]]:
             stamps = read_columns(info, [episode])[episode.index]["timestamp"]
             views = [cached_video(read_camera(info, n, s, "crop", episode, stamps).folder) for n, s in cameras.items()]
             for frame in zip(*views, strict=True):
-                yield _joined([np.moveaxis(view, 0, -1) for view in frame])
+                yield tuple(np.moveaxis(view, 0, -1) for view in frame)
 
         yield Part(f"{path}, episode {episode.index}", split, frames, entries)
 
@@ -171,7 +173,13 @@ def _columns(path: Path) -> Iterator[Part]:
         for i, (length, offset) in enumerate(zip(*read_index(found, file.open()), strict=True)):
             where = f"{found}, episode {i}"
             read = partial(_rows, file, slice(offset, offset + length), where)
-            yield Part(where, split, partial(_row_frames, read), partial(read, images=False))
+            yield Part(where, split, partial(_row_frames, read), partial(_row_entries, read))
+
+
+def _shared_rows(path: Path) -> Iterator[DataError]:
+    for found in column_files(path):
+        index = read_index(found, H5File(found, read_index).open())
+        yield from (DataError(f"{found}: {shared}") for shared in overlaps(*index))
 
 
 def _rows(
@@ -186,18 +194,22 @@ def _rows(
         if rows.start < 0 or rows.stop > len(data):
             place = f"rows {rows.start}..{rows.stop - 1}"
             raise DataError(f"it should lie at {place} (ep_offset, ep_len), but '{name}' has {len(data)} rows")
-        if data.dtype.kind in "OS":
+        if data.dtype.kind in "OS" and name not in ACTIONS:
             constant[name] = "text"
         elif len(chosen):
             timed[name] = read_rows(data, slice(chosen.start, chosen.stop), where)
     return timed, constant
 
 
-def _row_frames(read: Callable[..., tuple[dict[str, np.ndarray], dict[str, Any]]]) -> Iterator[np.ndarray]:
+def _row_entries(read: Callable[..., Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    timed, constant = read(images=False)
+    return _renamed(timed), constant
+
+
+def _row_frames(read: Callable[..., Any]) -> Iterator[tuple[np.ndarray, ...]]:
     start = 0
     while views := list(read(images=True, part=slice(start, start + CHUNK))[0].values()):
-        for frame in zip(*views, strict=True):
-            yield _joined(list(frame))
+        yield from zip(*views, strict=True)
         start += CHUNK
 
 
@@ -223,10 +235,10 @@ def _layout_entries(source: LayoutSource, number: int) -> tuple[dict[str, np.nda
     return source.columns(episode), source.constants(episode)
 
 
-def _chunks(read: Callable[[int, int], Any], length: int) -> Iterator[np.ndarray]:
+def _chunks(read: Callable[[int, int], Any], length: int) -> Iterator[tuple[np.ndarray, ...]]:
     for start in range(0, length, CHUNK):
-        video = np.asarray(read(start, min(start + CHUNK, length)))
-        yield from np.moveaxis(np.moveaxis(video, -4, 0), -3, -1)
+        video = np.moveaxis(np.asarray(read(start, min(start + CHUNK, length))), -3, -1)
+        yield from zip(*(video[None] if video.ndim == 4 else video), strict=True)
 
 
 def _stored(source: HDF5Source, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -240,7 +252,3 @@ def _source_video(source: EpisodeSource, number: int, start: int, stop: int) -> 
 def _source_entries(source: EpisodeSource, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     names = [n for n in source.read(number, 0, 1) if n not in ("video", "state", "masks", "goal_image")]
     return flat_entries({n: source.read_entry(number, n) for n in names})
-
-
-def _joined(views: Sequence[np.ndarray]) -> np.ndarray:
-    return views[0] if len(views) == 1 else np.stack(views)

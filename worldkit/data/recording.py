@@ -18,6 +18,7 @@ from .base import EpisodeSource
 from .cache import Span, cached, cached_video
 
 GROUPS = ("state", "masks")
+ACTIONS = ("action", "actions")  # names under which files hold them
 _TIMED = ("action", "done_mask")
 
 
@@ -70,7 +71,8 @@ def as_action(values: np.ndarray, where: str, *, first: int = 0, ends: bool = Tr
     if values.ndim and values.dtype.kind in "iu" and values.size == len(values):
         return values.reshape(-1).astype(np.int64)
     if values.dtype.kind not in "fiu" or values.ndim not in (1, 2):
-        raise DataError(f"{where}: actions must be numbers [T, A], got {values.dtype} {list(values.shape)}")
+        kind = "text" if values.dtype.kind in "OSU" else values.dtype
+        raise DataError(f"{where}: actions must be numbers [T, A], got {kind} {list(values.shape)}")
     values = values.astype(np.float32).reshape(len(values), -1)
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad) and ends and bad[0] == len(values) - 1:

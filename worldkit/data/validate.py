@@ -21,6 +21,7 @@ from .recording import as_action, check_mask
 from .splits import MissingSplitError
 
 FROZEN_FRAMES = 5  # so many equal frames in a row are worth a warning
+AT_RESET = ("reward", "terminated", "truncated")  # stable-worldmodel writes NaN where an environment was just reset
 OUTLIER_SPREADS = 20  # interquartile ranges from the median; a normal distribution has one in 10^180 out there
 
 
@@ -85,7 +86,7 @@ class _Seen:
 
     part: Part
     frames: int = 0
-    shape: tuple[int, ...] | None = None
+    sizes: tuple[tuple[int, ...], ...] = ()  # of every camera
     digest: str = ""
     timed: Mapping[str, np.ndarray] = field(default_factory=dict)
     constant: Mapping[str, Any] = field(default_factory=dict)
@@ -185,7 +186,7 @@ def _refused(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
         yield Finding(path, _without(path, error))
 
 
-def _look(seen: _Seen, frames: Iterator[np.ndarray | Finding]) -> Iterator[Finding]:
+def _look(seen: _Seen, frames: Iterator[tuple[np.ndarray, ...] | Finding]) -> Iterator[Finding]:
     """Count frames, tell frozen stretches, and pass on what was found."""
     digest, last, since = hashlib.sha256(), None, 0
     broken = False
@@ -194,11 +195,12 @@ def _look(seen: _Seen, frames: Iterator[np.ndarray | Finding]) -> Iterator[Findi
             seen.whole, broken = seen.whole and frame.warning, broken or not frame.warning
             yield frame
             continue
-        digest.update(np.ascontiguousarray(frame).data)
-        if last is not None and not np.array_equal(frame, last):
+        for view in frame:
+            digest.update(np.ascontiguousarray(view).data)
+        if last is not None and not all(map(np.array_equal, frame, last)):
             yield from _frozen(seen.part.path, since, seen.frames)
             since = seen.frames
-        last, seen.shape = frame, frame.shape
+        last, seen.sizes = frame, tuple(view.shape[:2] for view in frame)
         seen.frames += 1
     yield from _frozen(seen.part.path, since, seen.frames)
     seen.digest = digest.hexdigest()
@@ -212,7 +214,7 @@ def _frozen(path: str, first: int, stop: int) -> Iterator[Finding]:
         yield Finding(path, f"the video is frozen: frames {first} to {stop - 1} are equal", first, warning=True)
 
 
-def _stream(seen: _Seen) -> Iterator[np.ndarray | Finding]:
+def _stream(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
     """Frames of a file; a fault ends them."""
     try:
         yield from seen.part.frames()
@@ -222,29 +224,29 @@ def _stream(seen: _Seen) -> Iterator[np.ndarray | Finding]:
         yield Finding(seen.part.path, _without(seen.part.path, error), frame)
 
 
-def _images(seen: _Seen) -> Iterator[np.ndarray | Finding]:
+def _images(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
     """Images one by one, so that a broken one does not hide the next; those of several cameras side by side."""
     views = seen.part.images
     for files in views:
         yield from _gaps(files)
     if len({len(files) for files in views}) > 1:
         yield Finding(seen.part.path, f"cameras differ in frames: {', '.join(str(len(files)) for files in views)}")
-    sizes: Counter[tuple[int, int]] = Counter()
+    sizes: list[Counter[tuple[int, int]]] = [Counter() for _ in views]
     for number, files in enumerate(zip(*views, strict=False)):
         pictures = []
-        for file in files:
+        for file, seen_sizes in zip(files, sizes, strict=True):
             try:
                 size = image_size(file)
                 pictures.append(next(iter(decode_images([file], *size))))
-                sizes[size] += 1
-                usual = sizes.most_common(1)[0][0]
+                seen_sizes[size] += 1
+                usual = seen_sizes.most_common(1)[0][0]
                 if size != usual:
                     problem = f"is {_times(size)} pixels, the images before it are {_times(usual)}"
                     yield Finding(str(file), problem, number)
             except DataError as error:
                 yield Finding(str(file), _without(str(file), error), number)
-        if len(pictures) == len(files) and len({picture.shape for picture in pictures}) == 1:
-            yield pictures[0] if len(pictures) == 1 else np.stack(pictures)
+        if len(pictures) == len(files):
+            yield tuple(pictures)
 
 
 def _gaps(files: Sequence[Path]) -> Iterator[Finding]:
@@ -262,14 +264,14 @@ def _gaps(files: Sequence[Path]) -> Iterator[Finding]:
 
 
 def _not_finite(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
-    """Rows with NaN or infinity; the last action of an episode leads nowhere and may be one."""
+    """Rows with NaN or infinity; the last action of an episode leads nowhere, its first frame had no reward."""
     if array.dtype.kind != "f" or not len(array):
         return
     rows = array.reshape(len(array), -1)
     with np.errstate(over="ignore"):
         taken = rows.astype(np.float32) if name == "action" else rows
     for row in np.flatnonzero(~np.isfinite(taken).all(1)).tolist():
-        if name == "action" and row == len(array) - 1:
+        if (name == "action" and row == len(array) - 1) or (row == 0 and name.removeprefix("state.") in AT_RESET):
             continue
         problem = "too large for float32" if np.isfinite(rows[row]).all() else "not finite"
         values = np.array2string(rows[row][:8], precision=4, separator=", ")
@@ -297,8 +299,8 @@ def _layout(seen: _Seen) -> dict[str, str]:
         same = array and value.ndim and len(value) == seen.frames and name not in CONSTANT
         shape = ["T", *value.shape[1:]] if same else list(value.shape) if array else []
         found[name] = f"{value.dtype} {shape}".replace("'", "") if array else "text"
-    views = seen.shape[0] if len(seen.shape) == 4 else 1
-    return {**found, "cameras": str(views), "frame size": _times(seen.shape[-3:-1])}
+    sizes = " and ".join(dict.fromkeys(map(_times, seen.sizes)))
+    return {**found, "cameras": str(len(seen.sizes)), "frame size": sizes}
 
 
 def _twins(seen: Sequence[_Seen]) -> Iterator[Finding]:

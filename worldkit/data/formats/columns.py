@@ -20,10 +20,11 @@ import numpy as np
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..decode import fit_video
-from ..recording import as_action, check_mask, flat_entries, put
+from ..recording import ACTIONS, as_action, check_mask, flat_entries, put
 from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
+from .index import check_index, index_of
 
 INDEX = ("ep_len", "ep_offset")
 _GOALS = ("goal_image", "goal")
@@ -100,6 +101,7 @@ class ColumnsSource(EpisodeSource):
                 raise DataError(f"{path}: '{name}' should have one image per camera, [N, V, H, W, 3]; it is {shape}")
         self._lengths, self._offsets = read_index(path, file)
         self._columns = self._check(held)
+        self._actions = next((name for name in ACTIONS if name in self._columns), None)
         names = [str(i) for i in range(len(self._lengths))]
         self._spans = (
             [(i, 0, length) for i, length in enumerate(self._lengths)]
@@ -111,6 +113,7 @@ class ColumnsSource(EpisodeSource):
     def _check(self, held: Mapping[str, Any]) -> list[str]:
         """Columns to read besides cameras, after a check that every one reaches to the end of every episode."""
         columns = [n for n, data in held.items() if n not in INDEX and not n.startswith("pixels") and data.ndim]
+        check_index(str(self._path), self._lengths, self._offsets)
         for name in (*self.cameras, *columns):
             for i, (offset, length) in enumerate(zip(self._offsets, self._lengths, strict=True)):
                 if offset < 0 or length < 1 or offset + length > len(held[name]):
@@ -155,14 +158,14 @@ class ColumnsSource(EpisodeSource):
 
     def _put(self, item: dict[str, Any], name: str, rows: slice, number: int) -> None:
         data = self._file.open()[name]
-        if data.dtype.kind in "OS":
+        if name == self._actions:
+            item["action"] = self._action(rows, number)
+        elif data.dtype.kind in "OS":
             if name in _TEXTS and "language" not in item:
                 text = self._rows(name, slice(rows.start, rows.start + 1), number)[0]
                 item["language"] = text.decode() if isinstance(text, bytes) else str(text)
         elif name in _GOALS and data.ndim in (4, 5) and data.dtype == np.uint8:
             item["goal_image"] = self._goal(name, rows.start, number)
-        elif name == "action":
-            item["action"] = self._action(rows, number)
         elif name == "done_mask" or name.startswith(("masks.", "state.")):
             values = self._rows(name, rows, number)
             check_mask(values, name, f"{self._path}, episode {number}")
@@ -172,7 +175,7 @@ class ColumnsSource(EpisodeSource):
 
     def _action(self, rows: slice, number: int) -> np.ndarray:
         first, stop = (row - self._offsets[number] for row in (rows.start, rows.stop))
-        values, where = self._rows("action", rows, number), f"{self._path}, episode {number}"
+        values, where = self._rows(self._actions, rows, number), f"{self._path}, episode {number}"
         return as_action(values, where, first=first, ends=stop == self._lengths[number])
 
     def read_entry(self, episode: int, name: str) -> Any:
@@ -180,7 +183,7 @@ class ColumnsSource(EpisodeSource):
             return super().read_entry(episode, name)
         number, first, last = self._spans[episode]
         begin = self._offsets[number]
-        return self._action(slice(begin + first, begin + last), number) if "action" in self._columns else None
+        return self._action(slice(begin + first, begin + last), number) if self._actions else None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -204,12 +207,9 @@ def read_index(path: Path, file: Any) -> tuple[list[int], list[int]]:
     missing = [name for name in INDEX if name not in held]
     if missing:
         raise DataError(f"{path} has no '{missing[0]}'; it has {', '.join(file) or 'nothing'}")
-    lengths, offsets = (held[name] for name in INDEX)
-    if lengths.ndim != 1 or lengths.shape != offsets.shape or {lengths.dtype.kind, offsets.dtype.kind} - {*"iu"}:
-        found = ", ".join(f"{name} is {held[name].dtype} {list(held[name].shape)}" for name in INDEX)
-        raise DataError(f"{path}: ep_len and ep_offset must be whole numbers [E], one per episode, but {found}")
-    every = slice(0, len(lengths))
-    return read_rows(lengths, every, str(path)).tolist(), read_rows(offsets, every, str(path)).tolist()
+    index = (held[name] for name in INDEX)
+    rows = [read_rows(data, slice(0, len(data)), str(path)) if data.ndim else data[()] for data in index]
+    return index_of(str(path), *rows)
 
 
 def choose_cameras(
@@ -312,7 +312,7 @@ class ColumnsWriter:
             row = value if isinstance(value, str) else np.moveaxis(value, -3, -1)
             columns[name] = np.array([row] * len(views[0]), dtype=object if isinstance(value, str) else np.uint8)
         # a state keeps its prefix only where the plain name would mean something else
-        meaning = {"action", "done_mask", *INDEX, *_GOALS, *_TEXTS}
+        meaning = {*ACTIONS, "done_mask", *INDEX, *_GOALS, *_TEXTS}
         for name, array in timed.items():
             short = name.removeprefix("state.")
             clear = short not in meaning and not short.startswith(("pixels", "masks.", "state.")) and array.ndim < 4

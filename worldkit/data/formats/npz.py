@@ -98,16 +98,15 @@ def npz_files(path: Path) -> list[Path]:
     return files
 
 
-def stored_frames(path: Path) -> Iterator[np.ndarray]:
-    """Frames of a file in their own size, ``[H, W, 3]``, or ``[V, H, W, 3]`` with several cameras.
+def stored_frames(path: Path) -> Iterator[tuple[np.ndarray, ...]]:
+    """Frames of a file in their own size, for each a tuple of its views ``[H, W, 3]``.
 
     Raises:
         DataError: see `open_npz`.
     """
     video = _Video(path)
     views = [_frames(path, video, view, video.size, "crop") for view in range(video.views or 1)]
-    for frame in zip(*views, strict=True):
-        yield frame[0] if video.views is None else np.stack(frame)
+    yield from zip(*views, strict=True)
 
 
 class _Video:
