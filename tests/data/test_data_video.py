@@ -15,7 +15,7 @@ from worldkit.data import cache as cache_module
 from worldkit.data import make_loader, open_dataset, write_video
 from worldkit.data.cache import cache_key, cached
 from worldkit.data.decode import decode_at, decode_images, decode_video, scaled_size
-from worldkit.data.formats.video import find_clips
+from worldkit.data.formats.clip_files import find_clips
 from worldkit.data.splits import split_clips
 from worldkit.errors import DataError, WorldkitError
 

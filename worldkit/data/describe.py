@@ -78,7 +78,7 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
     about = {split: _describe(source) for split, source in sources.items()}
     name = find_format(target, format).name
     found = {"data": target, "format": name, "bytes": disk_bytes(target), "splits": about, "problems": problems}
-    return found | {"native_resolution": list(native_size(target))} if name == "video" else found
+    return found | {"native_resolution": list(native_size(target, options.get("series")))} if name == "video" else found
 
 
 def disk_bytes(target: str) -> int | None:

@@ -27,7 +27,7 @@ from .formats.lerobot import read_camera
 from .formats.lerobot_check import contradictions
 from .formats.lerobot_meta import read_columns, read_episodes, read_info
 from .formats.npz import npz_files, stored_frames
-from .formats.video import Clip, find_clips
+from .formats.clip_files import Clip, find_clips
 from .layouts.source import LayoutSource
 from .recording import ACTIONS, flat_entries
 from .registry import find_format
@@ -70,7 +70,9 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
     """
     found = find_format(target, format)
     path = Path(target).expanduser()
-    finder = {"video": _clips, "npz": _npz, "lerobot": _lerobot, "columns": _columns}.get(found.name)
+    found.check_options(target, options)
+    clips = partial(_clips, series=options.get("series"))
+    finder = {"video": clips, "npz": _npz, "lerobot": _lerobot, "columns": _columns}.get(found.name)
     if finder is not None:
         if not path.exists():
             raise DataError(f"{path} does not exist")
@@ -105,19 +107,19 @@ def _split_folders(path: Path) -> list[tuple[str, Path]]:
     return found or [("", path)]
 
 
-def _clips(path: Path) -> Iterator[Part]:
+def _clips(path: Path, series: str | Sequence[str] | None = None) -> Iterator[Part]:
     if path.is_file():
         yield _clip(Clip(path.name, (path,)), "")
         return
     for split, folder in _split_folders(path):
-        for clip in find_clips(folder):
+        for clip in find_clips(folder, series):
             yield _clip(clip, split)
 
 
 def _clip(clip: Clip, split: str) -> Part:
     entries = partial(_sidecar, clip.sidecar)
     if not clip.is_video:
-        return Part(str(clip.files[0].parent), split, None, entries, (clip.files,))
+        return Part(str(clip.files[0].parent), split, None, entries, clip.views)
     return Part(str(clip.files[0]), split, partial(_video, clip.files[0]), entries)
 
 

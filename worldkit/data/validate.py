@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from .decode import decode_images, image_size
 from .entries import CONSTANT, check_constant
+from .numbering import find_gaps
 from .parts import Part, find_parts
 from .recording import as_action, check_mask
 from .splits import MissingSplitError
@@ -228,7 +229,8 @@ def _images(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
     """Images one by one, so that a broken one does not hide the next; those of several cameras side by side."""
     views = seen.part.images
     for files in views:
-        yield from _gaps(files)
+        for gap in find_gaps([file.stem for file in files]):
+            yield Finding(str(files[0].parent), gap.problem, gap.frame, warning=not gap.sure)
     if len({len(files) for files in views}) > 1:
         yield Finding(seen.part.path, f"cameras differ in frames: {', '.join(str(len(files)) for files in views)}")
     sizes: list[Counter[tuple[int, int]]] = [Counter() for _ in views]
@@ -247,20 +249,6 @@ def _images(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
                 yield Finding(str(file), _without(str(file), error), number)
         if len(pictures) == len(files):
             yield tuple(pictures)
-
-
-def _gaps(files: Sequence[Path]) -> Iterator[Finding]:
-    """Numbers that are missing between the names of images."""
-    numbers = [int(found[-1]) for file in files if (found := re.findall(r"\d+", file.stem))]
-    steps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
-    if len(numbers) != len(files) or not steps or min(steps) < 1:
-        return  # names without numbers, or other numbers in them
-    usual = min(steps)
-    for before, step in zip(numbers, steps, strict=False):
-        if step != usual:
-            missing = list(range(before + usual, before + step, usual))
-            which = str(missing[0]) if len(missing) == 1 else f"{missing[0]} to {missing[-1]}"
-            yield Finding(str(files[0].parent), f"missing in the numbering of the images: {which}", missing[0])
 
 
 def _not_finite(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:

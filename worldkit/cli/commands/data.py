@@ -193,7 +193,7 @@ def _common_rate(options: Namespace) -> float | None:
 
     if find_format(options.path, options.format).name != "video":
         return None
-    rates = frame_rates(options.path)
+    rates = frame_rates(options.path, parse_assignments(options.override).get("series"))
     if len(rates) > 1:
         found = ", ".join(f"{rate:g} ({clip})" for rate, clip in rates.items())
         raise DataError(f"the clips of {options.path} differ in frames per second: {found}. Say which to write: --fps")
@@ -208,7 +208,7 @@ def _size(options: Namespace) -> tuple[int | None, int | None]:
     if options.size is not None:
         return options.size, options.size
     if find_format(options.path, options.format).name == "video":
-        return native_size(options.path)
+        return native_size(options.path, parse_assignments(options.override).get("series"))
     return None, None
 
 

@@ -26,7 +26,8 @@ from ..entries import DAMAGED, VIDEO_NAMES, fit_frames, load_arrays, read_entrie
 from ..progress import track
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLIT_FOLDERS, split_episodes, split_folder
-from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
+from .clip_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from .image_series import natural_key
 
 _VERSION = 1  # raise when resizing changes, so that old cache entries are not used
 

@@ -2,7 +2,8 @@
 
 Each clip becomes one cache entry named by its path, modification time, size and the target size; training reads that. A
 folder is searched with its sub-folders: every video file is a clip, and so is every folder that holds image files (in
-natural order: ``frame2`` before ``frame10``). How clips are split is told in `worldkit.data.splits`. Actions and the
+order of time: ``frame2`` before ``frame10``, ``84.38285`` before ``84.4156127``; of several series, the one that is
+chosen, see `worldkit.data.formats.image_series`). How clips are split is told in `worldkit.data.splits`. Actions and the
 like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder of images (see
 `worldkit.data.formats.npz`).
 """
@@ -10,71 +11,24 @@ like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from ...errors import DataError
 from ..base import EpisodeSource
-from ..cache import Span, cache_key, cached
+from ..cache import Span, cache_key
 from ..decode import decode_images, decode_video, frame_rate, image_size, video_size
-from ..entries import IMAGES_SIDECAR, read_entries
+from ..entries import read_entries
 from ..progress import track
-from ..recording import Recording, RecordingSource
+from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLITS, split_clips, split_folder, split_time
+from .clip_files import VIDEO_SUFFIXES, Clip, find_clips
 
-VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".webm",
-    ".mkv",
-    ".avi",
-    ".gif",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".wmv",
-    ".flv",
-    ".ogv",
-)
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_SIZE = 64
 _VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip that is not decoded yet: a name inside its data set, and one video file or its image files."""
-
-    name: str
-    files: tuple[Path, ...]
-
-    @property
-    def is_video(self) -> bool:
-        return self.files[0].suffix.lower() not in IMAGE_SUFFIXES
-
-    @property
-    def sidecar(self) -> Path:
-        """The file with actions and the like, if there is one."""
-        return self.files[0].with_suffix(".npz") if self.is_video else self.files[0].parent / IMAGES_SIDECAR
-
-
-def natural_key(name: str) -> list[Any]:
-    """Sort key that orders numbers by value.
-
-    Example:
-        >>> sorted(["f10.png", "f2.png"], key=natural_key)
-        ['f2.png', 'f10.png']
-    """
-    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)]
 
 
 def is_clip_path(target: str) -> bool:
@@ -84,40 +38,6 @@ def is_clip_path(target: str) -> bool:
     """
     path = Path(target).expanduser()
     return path.exists() or path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def find_clips(folder: Path) -> list[Clip]:
-    """Every clip below a folder, in natural order. Hidden files and folders are passed over.
-
-    Raises:
-        DataError: if there is none, or one folder holds both videos and images.
-    """
-    clips: list[Clip] = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        visible = (name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name)))
-        folders[:] = sorted(visible, key=natural_key)
-        files = [Path(root) / n for n in sorted(names, key=natural_key) if not n.startswith(".")]
-        videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
-        images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
-        if videos and images:
-            raise DataError(
-                f"{root} holds {len(videos)} video(s) and {len(images)} image(s), so it is unclear which are the data: "
-                "move one kind elsewhere"
-            )
-        clips += [Clip(video.relative_to(folder).as_posix(), (video,)) for video in videos]
-        if images:
-            clips.append(Clip(Path(root).relative_to(folder).as_posix(), tuple(images)))
-    if not clips:
-        raise DataError(
-            f"{folder} holds no video ({', '.join(VIDEO_SUFFIXES[:6])}, ...) and no image "
-            f"({', '.join(IMAGE_SUFFIXES[:4])}, ...): give a folder of videos, of images or of image folders"
-        )
-    return sorted(clips, key=lambda clip: natural_key(clip.name))
-
-
-def _leads_back(folder: Path) -> bool:
-    """Whether this is a link to a folder it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def open_video(
@@ -130,6 +50,7 @@ def open_video(
     max_frames: int | None = None,
     on_error: str = "raise",
     split_seed: int = 0,
+    series: str | Sequence[str] | None = None,
 ) -> EpisodeSource:
     """A video file, or a folder of clips.
 
@@ -143,6 +64,8 @@ def open_video(
         max_frames: Use only the first frames of every clip.
         on_error: ``"raise"``, or ``"skip"``: leave out a clip that cannot be decoded, with a warning, and count it.
         split_seed: Another seed, another split of the clips.
+        series: Which of several series of images in one folder (``"rgba"``); several (``"left,right"``) are cameras of
+            one clip; ``"all"``: all images, one behind the other.
     Raises:
         DataError: see `open_dataset`.
     """
@@ -156,11 +79,11 @@ def open_video(
     size = (height, width or height)
     decode = partial(_decode, size=size, resize=resize, max_frames=max_frames)
     path = Path(target).expanduser()
-    clips, cut_in_time = _choose(path, split, split_seed)
+    clips, cut_in_time = _choose(path, split, split_seed, series)
     recordings, skipped, fps = [], 0, None
     for clip in track(clips, f"Decoding {path.name}"):
         try:
-            recordings.append(_recording(clip, Span.whole(decode(clip)), size, resize, max_frames))
+            recordings.append(_recording(clip, decode(clip), size, resize, max_frames))
             fps = fps or (frame_rate(clip.files[0]) if clip.is_video else None)  # of one clip; see `frame_rates`
         except DataError as error:
             if on_error == "raise":
@@ -176,28 +99,35 @@ def open_video(
     return RecordingSource(recordings, skipped=skipped, **facts, fps=fps, synthetic=False)
 
 
-def native_size(target: str) -> tuple[int, int]:
+def all_clips(target: str, series: str | Sequence[str] | None = None) -> list[Clip]:
+    """The clip of a video file, or all clips of a folder.
+
+    Raises:
+        DataError: if there is none.
+    """
+    path = Path(target).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a video file or a folder")
+    return find_clips(path, series) if path.is_dir() else [Clip(path.name, (path,))]
+
+
+def native_size(target: str, series: str | Sequence[str] | None = None) -> tuple[int, int]:
     """Height and width of the frames of a video file, or of the first clip of a folder.
 
     Raises:
         DataError: if there is none, or it cannot be read.
     """
-    path = Path(target).expanduser()
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give a video file or a folder")
-    clip = find_clips(path)[0] if path.is_dir() else Clip(path.name, (path,))
+    clip = all_clips(target, series)[0]
     return video_size(clip.files[0]) if clip.is_video else image_size(clip.files[0])
 
 
-def frame_rates(target: str) -> dict[float, str]:
+def frame_rates(target: str, series: str | Sequence[str] | None = None) -> dict[float, str]:
     """Frames per second of the clips of a video file or a folder, each with the first clip that has it.
 
     Clips that cannot be read are passed over.
     """
-    path = Path(target).expanduser()
-    clips = find_clips(path) if path.is_dir() else [Clip(path.name, (path,))]
     found: dict[float, str] = {}
-    for clip in clips:
+    for clip in all_clips(target, series):
         with contextlib.suppress(DataError):
             rate = frame_rate(clip.files[0]) if clip.is_video else None
             if rate is not None:
@@ -205,15 +135,19 @@ def frame_rates(target: str) -> dict[float, str]:
     return found
 
 
-def _recording(clip: Clip, span: Span, size: tuple[int, int], resize: str, max_frames: int | None) -> Recording:
+def _recording(
+    clip: Clip, views: tuple[Span, ...], size: tuple[int, int], resize: str, max_frames: int | None
+) -> Recording:
     """A decoded clip with what its sidecar knows."""
     if not clip.sidecar.is_file():
-        return Recording(clip.name, (span,))
-    entries = read_entries(clip.sidecar, span.stop, size, resize, max_frames=max_frames)
-    return Recording(clip.name, (span,), *entries)
+        return Recording(clip.name, views)
+    entries = read_entries(clip.sidecar, views[0].stop, size, resize, max_frames=max_frames)
+    return Recording(clip.name, views, *entries)
 
 
-def _choose(path: Path, split: str, seed: int) -> tuple[list[Clip], bool]:
+def _choose(
+    path: Path, split: str, seed: int, series: str | Sequence[str] | None
+) -> tuple[list[Clip], bool]:
     """The clips to decode for a split, and whether they must be cut in time."""
     if not path.exists():
         raise DataError(f"{path} does not exist: give a video file or a folder")
@@ -221,26 +155,30 @@ def _choose(path: Path, split: str, seed: int) -> tuple[list[Clip], bool]:
         return [Clip(path.name, (path,))], True
     part = split_folder(path, split)
     if part is not None:
-        return find_clips(part), False
-    clips = find_clips(path)
+        return find_clips(part, series), False
+    clips = find_clips(path, series)
     if len(clips) < len(SPLITS):
         return clips, True
     return [clips[i] for i in split_clips([clip.name for clip in clips], seed=seed)[split]], False
 
 
-def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int | None) -> Path:
-    """The cache entry of one clip."""
-    files = clip.files[:max_frames] if not clip.is_video else clip.files
-    facts = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
-
-    def blocks() -> Iterator[dict[str, np.ndarray]]:
-        if clip.is_video:
-            frames = decode_video(files[0], *size, resize=resize, max_frames=max_frames)
-        else:
-            frames = decode_images(files, *size, resize=resize)
-        for frame in frames:
-            yield {"video": frame.transpose(2, 0, 1)[None]}
-
+def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int | None) -> tuple[Span, ...]:
+    """The cache entries of one clip, one per camera."""
     options = {"size": size, "resize": resize, "max_frames": max_frames}
-    name = Path(clip.name).name or files[0].parent.name
-    return cached(cache_key(name, version=_VERSION, files=facts, **options), blocks)
+    name = Path(clip.name).name or clip.files[0].parent.name
+    views = []
+    for camera in clip.views:
+        files = camera if clip.is_video else camera[:max_frames]
+        facts = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
+        key = cache_key(name, version=_VERSION, files=facts, **options)
+        views.append(Span.whole(cached_frames(key, partial(_frames, files, clip.is_video, **options))))
+    return tuple(views)
+
+
+def _frames(
+    files: Sequence[Path], is_video: bool, *, size: tuple[int, int], resize: str, max_frames: int | None
+) -> Iterator[np.ndarray]:
+    """Frames of one camera, ``[H, W, 3]`` each."""
+    if is_video:
+        return decode_video(files[0], *size, resize=resize, max_frames=max_frames)
+    return decode_images(files, *size, resize=resize)

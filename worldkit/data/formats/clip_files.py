@@ -1,0 +1,155 @@
+"""Clips on disk: video files, and folders of images, found with their cameras and in order of time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import DataError
+from ...registry import suggestion
+from ..entries import IMAGES_SIDECAR
+from .image_series import ALL, Series, find_series, natural_key, time_order
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".webm",
+    ".mkv",
+    ".avi",
+    ".gif",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_COLOURS = ("rgb", "rgba", "color", "colour", "image", "left")  # what a series of pictures is often called
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip that is not decoded yet: a name inside its data set, and one video file or its image files.
+
+    Attributes:
+        name: Path inside the data set.
+        files: The video file, or the images in order of time.
+        more: The images of further cameras.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    more: tuple[tuple[Path, ...], ...] = ()
+
+    @property
+    def views(self) -> tuple[tuple[Path, ...], ...]:
+        """The files of each camera."""
+        return (self.files, *self.more)
+
+    @property
+    def is_video(self) -> bool:
+        return self.files[0].suffix.lower() not in IMAGE_SUFFIXES
+
+    @property
+    def sidecar(self) -> Path:
+        """The file with actions and the like, if there is one."""
+        return self.files[0].with_suffix(".npz") if self.is_video else self.files[0].parent / IMAGES_SIDECAR
+
+
+def find_clips(folder: Path, series: str | Sequence[str] | None = None) -> list[Clip]:
+    """Every clip below a folder, in natural order. Hidden files and folders are passed over.
+
+    Args:
+        folder: Searched with its sub-folders.
+        series: Which of several series of images that lie in one folder; several are cameras of one clip. ``"all"``:
+            all images as one series.
+    Raises:
+        DataError: if there is none, one folder holds both videos and images, or several series and none is chosen.
+    """
+    clips: list[Clip] = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        visible = (name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name)))
+        folders[:] = sorted(visible, key=natural_key)
+        files = [Path(root) / n for n in sorted(names, key=natural_key) if not n.startswith(".")]
+        videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+        images = [f.name for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+        if videos and images:
+            raise DataError(
+                f"{root} holds {len(videos)} video(s) and {len(images)} image(s), so it is unclear which are the data: "
+                "move one kind elsewhere"
+            )
+        clips += [Clip(video.relative_to(folder).as_posix(), (video,)) for video in videos]
+        if images:
+            views = _views(Path(root), images, series)
+            clips.append(Clip(Path(root).relative_to(folder).as_posix(), views[0], views[1:]))
+    if not clips:
+        raise DataError(
+            f"{folder} holds no video ({', '.join(VIDEO_SUFFIXES[:6])}, ...) and no image "
+            f"({', '.join(IMAGE_SUFFIXES[:4])}, ...): give a folder of videos, of images or of image folders"
+        )
+    return sorted(clips, key=lambda clip: natural_key(clip.name))
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether this is a link to a folder it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def _views(folder: Path, names: Sequence[str], chosen: str | Sequence[str] | None) -> tuple[tuple[Path, ...], ...]:
+    """The images of each camera, in order of time.
+
+    Raises:
+        DataError: if there are several series and none is chosen, an unknown one is, or the chosen ones do not fit.
+    """
+    if chosen == ALL:
+        return (tuple(folder / name for name in time_order(names)),)
+    found = find_series(names)
+    if chosen is None and len(found) > 1:
+        held = ", ".join(f"{series.label} ({len(series.names)})" for series in found)
+        labels = sorted((series.label for series in found), key=lambda label: label not in _COLOURS)
+        raise DataError(
+            f"{folder} holds several series of images: {held}. Choose one with series={labels[0]}; "
+            f"series={','.join(labels[:2])} makes them cameras of one clip, series={ALL} takes all images one behind "
+            "the other"
+        )
+    wanted = [None] if chosen is None else chosen.split(",") if isinstance(chosen, str) else list(chosen)
+    cameras = [_pick(folder, found, label) for label in wanted]
+    for camera in cameras[1:]:
+        _check_alike(folder, cameras[0], camera)
+    return tuple(tuple(folder / name for name in camera.names) for camera in cameras)
+
+
+def _pick(folder: Path, found: Sequence[Series], label: str | None) -> Series:
+    """The series of a label, a template, or a word that no other has."""
+    if label is None:
+        return found[0]
+    name = label.strip().lower()
+    exact = [series for series in found if name in (series.label, series.template)]
+    fitting = exact or [series for series in found if name in re.findall(r"[^\W_]+", series.template)]
+    if len(fitting) == 1:
+        return fitting[0]
+    labels = [series.label for series in found]
+    raise DataError(
+        f"{folder} has no series '{label}'.{suggestion(name, labels)} It has {', '.join(labels)}; series={ALL} takes all"
+    )
+
+
+def _check_alike(folder: Path, one: Series, other: Series) -> None:
+    """Whether two cameras can have taken their frames together: as many, and of the same numbers if they count."""
+    first, second = (
+        {int(found[-1]): name for name in series.names if (found := re.findall(r"\d+", Path(name).stem))}
+        for series in (one, other)
+    )
+    lone = sorted(first.keys() ^ second.keys())
+    if lone and first.keys() & second.keys():
+        name = first.get(lone[0]) or second[lone[0]]
+        missing = other.label if lone[0] in first else one.label
+        raise DataError(f"{folder}: {name} has no counterpart in the series {missing}, so they are no cameras of one clip")
+    if len(one.names) != len(other.names):
+        counts = " and ".join(f"{series.label} {len(series.names)}" for series in (one, other))
+        raise DataError(f"{folder}: series that are cameras of one clip must have equally many images, got {counts}")
