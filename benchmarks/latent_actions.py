@@ -35,11 +35,11 @@ PRESET, DATA, CONTEXT, HORIZON = "lpwm-balls-mini", "balls-32", 5, 5
 
 
 @torch.no_grad()
-def encode(model: ComposedWorldModel) -> LatentDist:
-    """Posteriors of all training frames, ``[episodes, frames]``."""
+def encode(model: ComposedWorldModel, count: int) -> LatentDist:
+    """Posteriors of all frames of training episodes, ``[episodes, frames]``."""
     episodes = open_clips(model, DATA, split="train", num_frames=100)
     return LatentDist.cat([model.perceive(to_float_video(episodes[i]["video"])[None]).posterior
-                           for i in range(len(episodes))], 0)
+                           for i in range(min(count, len(episodes)))], 0)
 
 
 def terms(model: ComposedWorldModel, frames: LatentDist, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=6e-4, help="after a rise over 200 steps")
     parser.add_argument("--clips", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=200, help="of the training split")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -83,7 +84,7 @@ def main() -> None:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(learning, lr=options.lr, eps=1e-6)
     generator = torch.Generator().manual_seed(options.seed)
-    frames, clips = encode(model), open_clips(model, DATA, split="test", num_frames=CONTEXT + HORIZON)
+    frames, clips = encode(model, options.episodes), open_clips(model, DATA, split="test", num_frames=CONTEXT + HORIZON)
     print(json.dumps({"step": 0, **score(model, clips, options.clips)}), flush=True)
     seconds, sums = 0.0, {}
     factor = model.objective.scale * model.config.objective.weights.dynamics / model.clip_length

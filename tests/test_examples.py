@@ -1,5 +1,6 @@
 """Every example runs, at reduced size."""
 
+import json
 import re
 import subprocess
 import sys
@@ -53,3 +54,20 @@ def test_no_example_is_forgotten():
         "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",
         "04_from_videos_to_a_shared_model.py",
     }
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
+    from PIL import Image
+
+    images = EXAMPLES.parent / "docs/images"
+    run(images / "balls_mini.py", str(tmp_path / "new.png"), cwd=tmp_path)
+    assert Image.open(tmp_path / "new.png").size == Image.open(images / "balls-mini.png").size
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_latent_actions_runs(tmp_path):
+    small = "--steps 1 --every 1 --batch-size 2 --clips 2 --episodes 2".split()
+    out = run(EXAMPLES.parent / "benchmarks/latent_actions.py", *small, cwd=tmp_path)
+    before, after = map(json.loads, out.splitlines())
+    assert before.keys() == {"step", "prior", "inferred", "gap"} and after["kl"]["position"] > 0

@@ -1,8 +1,9 @@
-"""Draw balls-mini.png, the picture of the README: ``python docs/images/balls_mini.py`` (two CPU seconds).
+"""Draw balls-mini.png, the picture of the README: ``python docs/images/balls_mini.py [FILE]`` (a few seconds).
 
 Left the decomposition panel of a test clip, right what the shipped weights predict after five given frames of two others.
 """
 
+import sys
 from pathlib import Path
 
 import torch
@@ -26,4 +27,4 @@ sheet = canvas(max(left.shape[1], sum(s.shape[1] for s in strips) + 16), left.sh
 sheet[:, : left.shape[1], : left.shape[2]] = left
 sheet[:, : strips[0].shape[1], -strips[0].shape[2] :] = strips[0]
 sheet[:, strips[0].shape[1] + 16 :, -strips[1].shape[2] :][:, : strips[1].shape[1]] = strips[1]
-save_png(sheet, Path(__file__).with_name("balls-mini.png"))
+save_png(sheet, sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("balls-mini.png"))
