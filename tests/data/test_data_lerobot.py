@@ -219,6 +219,10 @@ def test_cameras_become_views(tmp_path):
     (root / "meta" / "info.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="different sizes.*cameras='front'"):
         open_lerobot(str(root), split="train")
+    for number, episodes in enumerate([(0, 1, 2), (3,)]):
+        levels = [level(e, t, 1) for e in episodes for t in range(LENGTHS[e])]
+        name = f"file-{number:03d}.mp4"
+        film(root / "videos" / KEY.format("wrist") / "chunk-000" / name, grey(levels, height=32))
     both = open_lerobot(str(root), split="train", cameras="front,wrist", height=8, width=8)
     assert both.read(0, 0, 2)["video"].shape == (2, 2, 3, 8, 8)
 

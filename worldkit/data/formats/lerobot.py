@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,18 @@ import numpy as np
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..cache import Span, cache_key
-from ..decode import decode_at, fit_video
+from ..decode import decode_at, fit_video, video_size
 from ..paths import inside
 from ..progress import track
 from ..recording import Recording, RecordingSource, as_action, cached_frames
-from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes
+from ..splits import MissingSplitError, split_episodes
 from .columns import choose_cameras
+from .lerobot_leaks import given_splits, leaks
 from .lerobot_meta import DataSetInfo, EpisodeInfo, read_columns, read_episodes, read_info, read_tasks
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
 GOAL, CAMERA = "goal_image", "observation.images."
-_VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
+_VERSION = 2  # raise when decoding or resizing changes, so that old cache entries are not used
 
 
 def is_lerobot(target: str) -> bool:
@@ -77,6 +78,8 @@ def open_lerobot(
     native = info.cameras()[chosen[0]]
     size = (height or native[0], width or height or native[1])
     episodes = read_episodes(info)
+    for error in leaks(info, episodes):
+        raise error
     spans = _split(info, episodes, split, split_seed)
     tasks = read_tasks(info)
     rows = read_columns(info, [episodes[i] for i, _, _ in spans])
@@ -112,12 +115,6 @@ class LeRobotSource(RecordingSource):
         if name != "language":
             return super().read_entry(episode, name)
         return self._tasks.get(int(super().read_entry(episode, "task_index")[0]))
-
-
-def given_splits(info: DataSetInfo) -> dict[str, tuple[int, int]]:
-    """Our name of each split in ``meta/info.json`` -> first episode and one past the last."""
-    known = {spelling: name for name, spellings in SPLIT_FOLDERS.items() for spelling in spellings}
-    return {known[name]: span for name, span in info.splits.items() if name in known}
 
 
 def _split(
@@ -195,13 +192,26 @@ def read_camera(
     key = cache_key(f"{info.root.name}-{episode.index}", version=_VERSION, size=size, resize=resize, **facts)
     if is_video:
         tolerance = TOLERANCE + float(np.spacing(np.float32(stamps.max())))  # they are stored as float32
-        frames = partial(decode_at, path, times.tolist(), *size, resize=resize, tolerance=tolerance)
+        decode = partial(decode_at, path, times.tolist(), *size, resize=resize, tolerance=tolerance)
+        frames = partial(_checked, info, name, path, decode)
     else:
         frames = partial(_images, info, name, size, resize, episode, episode.length)
     try:
         return Span.whole(cached_frames(key, frames))
     except DataError as error:
         raise DataError(f"episode {episode.index}, camera '{name}': {error}") from error
+
+
+def _checked(
+    info: DataSetInfo, name: str, path: Path, decode: Callable[[], Iterator[np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Frames of a video, after a look at their size."""
+    try:
+        size = video_size(path)
+    except DataError as error:
+        raise DataError(f"{path} cannot be read as a video: it is truncated, damaged or not a video") from error
+    info.check_size(name, size, path)
+    yield from decode()
 
 
 def _images(
@@ -224,4 +234,5 @@ def _images(
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{episode.data}: image of frame {number} cannot be read ({error})") from error
+        info.check_size(name, image.shape[:2], episode.data)
         yield fit_video(image.transpose(2, 0, 1)[None], size, resize)[0].transpose(1, 2, 0)

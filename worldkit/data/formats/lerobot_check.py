@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import DataError
-from .lerobot import given_splits
+from .lerobot_leaks import leaks
 from .lerobot_meta import DataSetInfo, EpisodeInfo, read_columns, read_episodes, read_info, read_tasks
 
 _RATE_OFF = 0.01  # so large a part of fps may be lost to rounded timestamps
@@ -29,10 +28,7 @@ def contradictions(root: Path) -> Iterator[DataError]:
     stated = info.raw.get("total_frames", frames)
     if stated != frames:
         yield DataError(f"{info.path} states {stated} frames in all, but its episodes have {frames}")
-    for (one, span), (other, another) in combinations(given_splits(info).items(), 2):
-        first, last = max(span[0], another[0]), min(span[1], another[1])
-        if first < last:
-            yield DataError(f"{info.path}: splits '{one}' and '{other}' share episodes {first} to {last - 1}")
+    yield from leaks(info, episodes)
     yield from _rate(info, episodes[0])
     yield from _tasks(info, episodes)
 

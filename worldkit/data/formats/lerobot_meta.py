@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import DataError, require_extra
 from ..paths import fill_template, inside
+from ..recording import ACTIONS
 
 BOOKKEEPING = ("frame_index", "episode_index", "index")
 _KEPT = ("timestamp", "task_index")
@@ -63,10 +64,24 @@ class DataSetInfo:
             details = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
             depth = details.get("is_depth_map") or details.get("video.is_depth_map")
             if feature["dtype"] in ("video", "image") and not depth and name.partition(".")[0] != without:
-                shape = _shape(feature, f"{self.path}: feature '{name}'")
-                first = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3)
-                found[name] = (shape[1], shape[2]) if first else (shape[0], shape[1])
+                found[name] = self.frame_size(name)
         return found
+
+    def frame_size(self, name: str) -> tuple[int, int]:
+        """Height and width that are stated for a feature of images."""
+        shape = _shape(self.features[name], f"{self.path}: feature '{name}'")
+        names = [str(n).lower() for n in self.features[name].get("names") or ()]
+        if len(names) == len(shape) and {"height", "width"} <= {*names}:
+            return shape[names.index("height")], shape[names.index("width")]
+        first = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3)
+        return (shape[1], shape[2]) if first else (shape[0], shape[1])
+
+    def check_size(self, name: str, size: tuple[int, int], path: Path) -> None:
+        """Raise DataError if images have another size than stated (an odd side may have grown by one for a codec)."""
+        stated = self.frame_size(name)
+        if any(not 0 <= found - told <= told % 2 for found, told in zip(size, stated, strict=True)):
+            given = f"{stated[0]}x{stated[1]} for '{name}' (height x width)"
+            raise DataError(f"{path} has frames of {size[0]}x{size[1]}, but {self.path} states {given}: correct it")
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,8 @@ def read_info(root: Path) -> DataSetInfo:
         if not info.fps > 0:
             raise DataError(f"{path}: fps must be above 0, got {raw['fps']!r}")
         info.cameras()  # reads every feature of theirs
+        for name in {*ACTIONS} & {*info.features} - {*info.numbers()}:
+            raise DataError(f"{path}: feature '{name}' must be numbers, it is {info.features[name]['dtype']!r}")
         for name in info.numbers():
             _shape(info.features[name], f"{path}: feature '{name}'")
         return info
