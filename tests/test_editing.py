@@ -54,6 +54,13 @@ def test_an_object_is_all_its_tokens_and_not_its_neighbours():
     assert z.object_at((0.6, 0.45)) == [3] and z.object_at((-0.7, -0.9)) == [5]
 
 
+def test_objects_are_all_things_of_a_frame():
+    assert scene().objects() == [[0, 1, 2], [3], [5]]
+    assert scene().objects(presence=0.95) == [[0], [3], [5]] and scene().objects(presence=1.0) == []
+    larger = scene().edit(5, scale=0.4)
+    assert larger.objects()[0] == [5]
+
+
 def test_follow_finds_the_tokens_of_every_frame():
     z = scene()
     assert z.follow(z.object_at((0.5, 0.0))) == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}

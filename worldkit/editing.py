@@ -101,6 +101,28 @@ class Editing:
                 )
         return [painted, *(i for i in self._siblings(painted, frame, visible) if i != painted)]
 
+    def objects(self, *, frame: int = -1, view: int = 0, presence: float = PRESENT) -> list[list[int]]:
+        """Everything in a frame: lists of tokens as `object_at` gives them, what covers most of the picture first.
+
+        Args:
+            frame: Which frame.
+            view: Which camera.
+            presence: Transparency above which a token counts as visible.
+        Raises:
+            ShapeError: a frame or view that is not there, or a latent of several clips.
+            WorldkitError: the latent has no positions.
+        """
+        frame = self._frame(frame)
+        _, size = self._boxes("objects", frame)
+        left = self._visible(frame, view, presence, some=False)
+        found = []
+        for first in size.prod(-1).argsort(descending=True, stable=True).tolist():
+            if left[first]:
+                others = [i for i in self._siblings(first, frame, left) if i != first]
+                found.append([first, *others])
+                left[found[-1]] = False
+        return found
+
     def follow(self, tokens: int | Sequence[int], *, frame: int = -1) -> dict[int, list[int]]:
         """The same thing in every frame: frame -> its tokens, for `edit`.
 
@@ -245,8 +267,8 @@ class Editing:
             return position, torch.full_like(position, side)
         return position, torch.sigmoid(scale[0, frame].detach())
 
-    def _visible(self, frame: int, view: int) -> Tensor:
-        """Which tokens of the group with positions can be picked, ``[N]``."""
+    def _visible(self, frame: int, view: int, presence: float = PRESENT, *, some: bool = True) -> Tensor:
+        """Which tokens of the group with positions can be picked, ``[N]``; ``some``: there must be one."""
         key = self.spec.find("position")
         where, views = self._tensors[key][0, frame], self.spec.views
         if not 0 <= view < views:
@@ -254,9 +276,9 @@ class Editing:
         visible = torch.arange(where.shape[0], device=where.device) // (where.shape[0] // views) == view
         transparency = self._tensors.get((key[0], "transparency"))
         if transparency is not None:
-            visible = visible & (transparency[0, frame, :, 0] > PRESENT)
-        if not visible.any():
-            raise WorldkitError(f"no token is visible in frame {frame} (transparency above {PRESENT})")
+            visible = visible & (transparency[0, frame, :, 0] > presence)
+        if some and not visible.any():
+            raise WorldkitError(f"no token is visible in frame {frame} (transparency above {presence})")
         return visible
 
     def _siblings(self, first: int, frame: int, visible: Tensor) -> list[int]:

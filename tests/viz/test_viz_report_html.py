@@ -184,11 +184,13 @@ out.push([w,d.documentElement.scrollWidth,Math.round(wide)].join(" "))}}document
 def test_the_page_fits_a_phone_and_a_window(tmp_path):
     """Real layout at 390 and 1,100 pixels: nothing reaches beyond the right edge."""
     wide_page().write(tmp_path / "page.html")
-    frames = "".join(f'<iframe src="page.html" style="border:0;width:{w}px"></iframe>' for w in (390, 1100))
+    frame = '<iframe src="page.html" style="border:0;width:{}px"></iframe>'
+    frames = "".join(map(frame.format, (390, 1100)))
     (tmp_path / "measure.html").write_text(MEASURE.format(frames=frames))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files", "--window-size=1600,900", "--hide-scrollbars",
+               f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files",
+               "--window-size=1600,900", "--hide-scrollbars",
                "--dump-dom", f"file://{tmp_path / 'measure.html'}"]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search("<title>(.*?)</title>", dom).group(1)

@@ -58,6 +58,7 @@ def panel(model: ComposedWorldModel, video: Tensor, *, frames: int = 8, cell: in
             masks=shown(decoded.masks),
             foreground=drawn(decoded.foreground),
             background=drawn(decoded.background),
+            tokens=shown(decoded.tokens) if decoded.masks is not None else None,
             uncertainty=latent.score[0] if isinstance(latent, Particles) and latent.score is not None else None,
         ),
         frames=frames,

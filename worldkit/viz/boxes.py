@@ -6,7 +6,6 @@ Boxes are ``(top, left, bottom, right)`` in pixels, continuous: the image spans 
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 import torch
@@ -22,17 +21,6 @@ PALETTE: tuple[Color, ...] = (
     (70, 240, 240), (240, 50, 230), (170, 255, 40), (255, 130, 170), (0, 160, 150),
 )  # fmt: skip
 """Eleven saturated colours that stay apart on light and dark pictures; rank r has colour r modulo 11."""
-
-
-def token_colors(count: int) -> list[Color]:
-    """One hue per token around the colour circle, so that a token keeps its colour over time.
-
-    Example:
-        >>> token_colors(3)
-        [(255, 38, 38), (38, 255, 38), (38, 38, 255)]
-    """
-    colors = [colorsys.hsv_to_rgb(i / max(1, count), 0.85, 1.0) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors]
 
 
 def boxes_from_particles(position: Tensor, scale: Tensor, height: int, width: int) -> Tensor:

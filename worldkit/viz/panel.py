@@ -1,13 +1,14 @@
 """The decomposition panel: how a particle model explains a clip, one row per aspect, one column per frame.
 
-Differences from upstream on purpose: dropped boxes keep the order of their scores (an index set lost it); boxes from
-masks are scored by the masks (their scores were looked up by particle, wrong when only some particles are drawn);
-absent particles are left out by their transparency, not by a cut on the product of an uncertainty of either sign with
-it; a particle keeps its colour over time in the keypoint and segmentation rows.
+Differences from upstream on purpose: rows in the order in which one reads them; one box per thing, not one
+per particle, without numbers on small pictures, where they hide what they describe; a thing keeps its colour over time
+and in all rows; absent particles are left out by their transparency, not by a cut on the product of an uncertainty of either
+sign with it; what painted a pixel is outlined.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,13 @@ from torch import Tensor
 from ..batch import check_shape
 from ..errors import ShapeError
 from ..latents import Particles
-from .boxes import PALETTE, boxes_from_masks, boxes_from_particles, draw_boxes, draw_keypoints, nms, token_colors
-from .images import WHITE, enlarge, labelled_rows, to_uint8
+from .boxes import PALETTE, boxes_from_masks, boxes_from_particles, draw_boxes, draw_keypoints, nms
+from .images import WHITE, Color, enlarge, labelled_rows, to_uint8
+from .tracks import mask_colors, particle_colors
 
 ROWS = (
-    "input", "all keypoints", "reconstruction", "prior proposals", "surest keypoints", "foreground",
-    "boxes from scale", "boxes from masks", "segmentation", "background",
+    "input", "reconstruction", "foreground", "background", "segmentation", "boxes from masks", "boxes from scale",
+    "surest keypoints", "all keypoints", "prior proposals",
 )  # fmt: skip
 """Row labels in their order; a row whose input is missing is left out."""
 
@@ -30,6 +32,8 @@ MIN_PRESENCE = 0.2
 """Particles more transparent than this get no box and are not among the surest (LPWM gates at the same value)."""
 
 _MIN_MASK_SCORE = 0.1  # masks fainter than this on average get no box
+_LABELLED = 192  # height of a picture, in pixels, from which on boxes carry numbers
+_DIMMED = 0.6  # brightness of a picture below boxes
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class PanelInputs:
         masks: Alpha masks of the drawn tokens, ``[T, K, 1, H, W]`` in [0, 1]; K may be less than N.
         foreground: Decoded tokens without background, as ``video``.
         background: Decoded background, as ``video``.
+        tokens: Which particle each mask is of, ``[T, K]``; None: mask k is particle k's.
         uncertainty: Per particle, ``[T, N]``, any unit, SMALL = sure (for LPWM the sum of its five score features).
             Ranks particles; without it, the least transparent come first.
     """
@@ -55,6 +60,7 @@ class PanelInputs:
     masks: Tensor | None = None
     foreground: Tensor | None = None
     background: Tensor | None = None
+    tokens: Tensor | None = None
     uncertainty: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +75,10 @@ class PanelInputs:
             check_shape(self.proposals, "t m yx", name="proposals", t=t, yx=2)
         if self.masks is not None:
             check_shape(self.masks, "t k c h w", name="masks", t=t, c=1, **image)
+        if self.tokens is not None:
+            if self.masks is None:
+                raise ShapeError("tokens say which particle a mask is of, but masks are missing: pass both or neither")
+            check_shape(self.tokens, "t k", name="tokens", t=t, k=self.masks.shape[1])
         if self.latent is not None:
             check_shape(self.latent.position, "b t n yx", name="latent.position", b=1, t=t)
         if self.uncertainty is not None:
@@ -95,30 +105,31 @@ def panel_rows(inputs: PanelInputs, *, frames: int = 8, cell: int = 128, top: in
         image = getattr(inputs, label)
         if image is not None:
             rows[label] = enlarge(to_uint8(image[:t]), cell)[0]
+    hues = None
     if inputs.latent is not None:
         latent = inputs.latent[:, :t].detach().to("cpu", torch.float32)
         uncertainty = None if inputs.uncertainty is None else inputs.uncertainty[:t].detach().cpu().float()
-        rows |= _particle_rows(base, latent, uncertainty, factor, top)
+        hues = particle_colors(latent, MIN_PRESENCE)
+        rows |= _particle_rows(base, latent, uncertainty, factor, top, hues)
     if inputs.proposals is not None:
         points = inputs.proposals[:t].detach().cpu()
         dots = [draw_keypoints(i, p, colors=[WHITE], radius=2) for i, p in zip(base, points, strict=True)]
         rows["prior proposals"] = torch.stack(dots)
     if inputs.masks is not None:
         masks = rearrange(inputs.masks[:t].detach().cpu().float(), "t k 1 h w -> t k h w")
-        boxed = [_mask_boxes(image, mask, factor) for image, mask in zip(base, masks, strict=True)]
-        rows["boxes from masks"] = torch.stack(boxed)
-        overlay = torch.stack([segmentation(mask) for mask in masks])
-        blended = 0.3 * to_uint8(inputs.video[:t]) / 255 + 0.7 * overlay
-        rows["segmentation"] = enlarge(to_uint8(blended), cell)[0]
+        owners = mask_colors(masks) if hues is None else _colors_of(inputs.tokens, hues, masks.shape[1])
+        triples = list(zip(base, masks, owners, strict=True))
+        rows["boxes from masks"] = torch.stack([_mask_boxes(*triple, factor) for triple in triples])
+        rows["segmentation"] = torch.stack([segmentation(*triple) for triple in triples])
     return {label: rows[label] for label in ROWS if label in rows}
 
 
 def decomposition_panel(inputs: PanelInputs, *, frames: int = 8, cell: int = 128, top: int = 10) -> Tensor:
     """The panel as one picture: a labelled row per aspect, a column per frame.
 
-    Rows from top to bottom: `ROWS`. Keypoint, proposal and box rows are drawn over the true frames. Boxes go through
-    non-maximum suppression (IoU 0.2) and are coloured by rank; their labels are the transparency (particles) or the
-    mean alpha (masks).
+    Rows from top to bottom: `ROWS`. Those below "background" are drawn over the true frames. A thing has one colour
+    (over time and in all rows) and one box; boxes around masks go through non-maximum suppression (IoU 0.2). On large pictures
+    boxes carry the transparency (particles) or the mean alpha (masks).
 
     Args:
         inputs: One clip.
@@ -138,23 +149,32 @@ def decomposition_panel(inputs: PanelInputs, *, frames: int = 8, cell: int = 128
     if frames < 1 or top < 1:
         raise ShapeError(f"frames and top must be at least 1, got frames={frames}, top={top}")
     rows = panel_rows(inputs, frames=frames, cell=cell, top=top)
-    return labelled_rows(rows, [f"t = {t}" for t in range(len(rows["input"]))])
+    return labelled_rows(rows, [f"frame {t}" for t in range(len(rows["input"]))])
 
 
-def segmentation(masks: Tensor) -> Tensor:
-    """Masks as colours: one hue per mask, weighted by alpha.
+def segmentation(image: Tensor, masks: Tensor, colors: Sequence[Color]) -> Tensor:
+    """Who painted which pixel: the picture, tinted by masks, with a line around what each mask owns.
 
     Args:
+        image: ``[3, h, w]`` uint8, where h and w are whole multiples of the masks' size.
         masks: Alpha masks, ``[K, H, W]`` in [0, 1].
+        colors: One per mask.
     Returns:
-        ``[3, H, W]`` float in [0, 1], black where nothing is drawn.
-    Example:
-        >>> segmentation(torch.ones(1, 1, 1)).flatten()
-        tensor([1.0000, 0.1490, 0.1490])
+        ``[3, h, w]`` uint8; dim where nothing is painted.
     """
-    k = check_shape(masks, "k h w", name="masks")["k"]
-    colors = torch.tensor(token_colors(k), dtype=torch.float32).reshape(k, 3) / 255
-    return torch.einsum("khw,kc->chw", masks, colors).clamp(0, 1)
+    check_shape(masks, "k h w", name="masks")
+    tones = torch.tensor(list(colors), dtype=torch.float32).reshape(len(masks), 3)
+    factor = image.shape[-1] // masks.shape[-1]
+    tint = torch.einsum("khw,kc->chw", masks, tones).clamp(0, 255)
+    strength, owner = masks.max(0)
+    same = torch.tensor([list(colors).index(color) for color in colors])  # masks of one thing are outlined together
+    owner = torch.where(strength > _MIN_MASK_SCORE, same[owner] + 1, 0)
+    large = [x.repeat_interleave(factor, -1).repeat_interleave(factor, -2) for x in (tint, owner)]
+    blended = 0.45 * image + 0.55 * large[0]
+    edge = torch.zeros_like(large[1], dtype=torch.bool)
+    edge[:, 1:] |= large[1][:, 1:] != large[1][:, :-1]
+    edge[1:] |= large[1][1:] != large[1][:-1]
+    return torch.where(edge, torch.tensor(255.0), blended).round().clamp(0, 255).to(torch.uint8)
 
 
 def rank_particles(presence: Tensor, uncertainty: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -172,33 +192,37 @@ def rank_particles(presence: Tensor, uncertainty: Tensor | None) -> tuple[Tensor
 
 
 def _particle_rows(
-    base: Tensor, latent: Particles, uncertainty: Tensor | None, factor: int, top: int
+    base: Tensor, latent: Particles, uncertainty: Tensor | None, factor: int, top: int, hues: list[list[Color]]
 ) -> dict[str, Tensor]:
     height, width = base.shape[-2:]
-    hues = token_colors(latent.position.shape[2])
     rows: dict[str, list[Tensor]] = {"all keypoints": [], "surest keypoints": [], "boxes from scale": []}
-    for t, image in enumerate(base):
+    for t, (image, own) in enumerate(zip(base, hues, strict=True)):
         position, scale, presence = latent.position[0, t], latent.scale[0, t], latent.transparency[0, t, :, 0]
-        order, score = rank_particles(presence, None if uncertainty is None else uncertainty[t])
+        order, _ = rank_particles(presence, None if uncertainty is None else uncertainty[t])
         best = order[:top]
-        rows["all keypoints"].append(draw_keypoints(image, position, colors=hues))
-        best_hues = [hues[i] for i in best] or hues
-        rows["surest keypoints"].append(draw_keypoints(image, position[best], colors=best_hues))
-        boxes = boxes_from_particles(position[order], scale[order], height, width)
-        kept = nms(boxes, score[order])
-        labels = [_short(presence[order[i]].item()) for i in kept]
-        rows["boxes from scale"].append(draw_boxes(image, boxes[kept], labels=labels, line=max(1, factor // 2)))
+        rows["all keypoints"].append(draw_keypoints(image, position, colors=own))
+        rows["surest keypoints"].append(draw_keypoints(image, position[best], colors=[own[i] for i in best] or own))
+        first = [tokens[0] for tokens in latent.objects(frame=t, presence=MIN_PRESENCE)]
+        boxes = boxes_from_particles(position[first], scale[first], height, width)
+        rows["boxes from scale"].append(_boxed(image, boxes, presence[first], [own[i] for i in first], factor))
     return {label: torch.stack(images) for label, images in rows.items()}
 
 
-def _mask_boxes(image: Tensor, masks: Tensor, factor: int) -> Tensor:
+def _mask_boxes(image: Tensor, masks: Tensor, colors: Sequence[Color], factor: int) -> Tensor:
     boxes, scores = boxes_from_masks(masks)
     solid = (scores > _MIN_MASK_SCORE).nonzero()[:, 0]
-    kept = solid[nms(boxes[solid], scores[solid])]
-    labels = [_short(scores[i].item()) for i in kept]
-    return draw_boxes(image, boxes[kept] * factor, labels=labels, colors=PALETTE, line=max(1, factor // 2))
+    kept = solid[nms(boxes[solid], scores[solid])].tolist()
+    return _boxed(image, boxes[kept] * factor, scores[kept], [colors[i] for i in kept], factor)
 
 
-def _short(value: float) -> str:
-    """Two decimals without the leading zero: small boxes have little room."""
-    return f"{value:.2f}".removeprefix("0")
+def _boxed(image: Tensor, boxes: Tensor, scores: Tensor, colors: Sequence[Color], factor: int) -> Tensor:
+    """Boxes over a dimmed picture, small ones last, with their scores where there is room."""
+    dimmed = (image * _DIMMED).round().to(torch.uint8)
+    labels = [f"{score:.2f}".removeprefix("0") for score in scores.tolist()] if image.shape[-2] >= _LABELLED else []
+    return draw_boxes(dimmed, boxes, labels=labels, colors=colors or PALETTE, line=max(1, factor // 2))
+
+
+def _colors_of(tokens: Tensor | None, hues: list[list[Color]], count: int) -> list[list[Color]]:
+    """Colours of masks, from those of the particles they are of."""
+    which = torch.arange(count).expand(len(hues), -1) if tokens is None else tokens[: len(hues)].cpu()
+    return [[own[i] for i in row] for own, row in zip(hues, which.tolist(), strict=True)]
