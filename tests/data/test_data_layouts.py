@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldkit as wk
-from worldkit.data import collate, list_formats, make_loader, open_dataset, write_dataset
+from worldkit.data import collate, list_formats, make_loader, open_dataset, validate, write_dataset
 from worldkit.data.layouts import files
 from worldkit.data.registry import find_format
 from worldkit.errors import DataError
@@ -439,3 +439,41 @@ def test_missing_splits_and_options(tmp_path):
     assert collate([open_dataset(path, num_frames=3)[0]]).conditions["language"].shape == (1, 32, 1024)
     with pytest.raises(DataError, match="no folders train"):
         open_dataset(tmp_path, num_frames=3, format="bair")
+
+
+def test_what_lies_beside_the_action_is_state(tmp_path):
+    root = make(tmp_path, bridge)
+    for file in (root / "train/0").glob("metadata_*.pt"):
+        t = float(int(file.stem[-4:]))
+        pose = {"state": torch.full((7,), t), "action_world_vector": torch.full((3,), -t)}
+        pose["action_gripper"] = torch.tensor(t > 2)
+        extra = {"../odd name": t, "note": "text", "picture": torch.zeros(2, 2, 3), **({"some": t} if t else {})}
+        save_pt(file, torch.load(file) | pose | extra)
+    item = open_dataset(root, num_frames=4, max_episodes=1)[1]
+    state = item["state"]
+    assert state["state"].tolist() == [[t] * 7 for t in (1, 2, 3, 4)]
+    assert state["action_world_vector"][2].tolist() == [-3] * 3
+    assert state["action_gripper"].tolist() == [False, False, True, True] and item["action"].shape == (4, 3)
+    assert set(state) == {"state", "action_world_vector", "action_gripper", "is_last", ".._odd_name"}
+
+
+@pytest.mark.parametrize("missing", [3, 0])
+@pytest.mark.parametrize("layout", [bair, bair64])
+def test_a_missing_frame_does_not_shift_actions(tmp_path, layout, missing):
+    root = make(tmp_path, layout)
+    folder = root / "train" / {"bair": "2", "bair64": "traj_0_to_255/9"}[layout.__name__]
+    (folder / f"{missing}.png").unlink()
+    problem = "frame 3 is missing: later" if missing else r"6 rows for 5 frames, the first.* 1.png"
+    with pytest.raises(DataError, match=problem):
+        open_dataset(root, num_frames=4)[0]
+    assert validate(root).faults
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        assert open_dataset(root, num_frames=4, on_error="skip").skipped >= 1
+
+
+def test_frames_may_be_numbered_from_one(tmp_path):
+    root = make(tmp_path, bair)
+    for t in range(6, 0, -1):
+        (root / f"train/2/{t - 1}.png").rename(root / f"train/2/{t}.png")
+    item = open_dataset(root, num_frames=4)[0]
+    assert levels(item) == [6, 7, 8, 9] and item["action"][:, 0].tolist() == [0, 1, 2, 3]

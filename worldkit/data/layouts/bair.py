@@ -1,7 +1,7 @@
 """BAIR robot pushing at 256 pixels (``bair``) and at 64 (``bair64``).
 
 ``bair``: ``{train,val,test}/NUMBER/NUMBER.png`` with ``actions.pkl``, ``rewards.pkl`` and ``dones.pkl``, one row per
-frame. ``bair64``: ``{train,test}/traj_X_to_Y/NUMBER/NUMBER.png`` with ``endeffector_positions.csv``.
+frame; a missing frame is refused. ``bair64``: ``{train,test}/traj_X_to_Y/NUMBER/NUMBER.png`` with ``endeffector_positions.csv``.
 
 As upstream: windows slide over the first 30 frames; the done mask is 1 until the frame that ends the episode
 (``bair``), rewards are kept (as ``state``); ``bair64`` validates on test, and its positions serve as actions.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from .files import has_below, load_pickle, names_in, numbered, numbers, part_of, subfolders
+from .files import check_rows, has_below, load_pickle, names_in, numbered, numbers, part_of, subfolders
 from .source import Episode, LayoutSource, View
 
 EXPECTED = "{train,val,test}/NUMBER/NUMBER.png with actions.pkl, rewards.pkl and dones.pkl"
@@ -34,6 +34,7 @@ class BAIRSource(LayoutSource):
         folder = episode.views[0].folder
         found = {name: numbers(load_pickle(folder / file), str(folder / file)) for name, file in _PICKLES.items()}
         found["done_mask"] = (found["done_mask"].reshape(-1) == 0).astype(np.float32)
+        check_rows(episode.views[0].images, found, folder)
         return found
 
     def column_files(self, episode: Episode) -> list[Path]:
@@ -51,6 +52,7 @@ class BAIR64Source(LayoutSource):
             rows = np.genfromtxt(file, delimiter=",", dtype=float, ndmin=2)
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read as a table of numbers: {error}") from error
+        check_rows(episode.views[0].images, {"action": rows}, file.parent)
         return {"action": rows}
 
     def column_files(self, episode: Episode) -> list[Path]:

@@ -90,6 +90,24 @@ def check_pairs(images: Sequence[str], files: Sequence[str], number: Callable[[s
             raise DataError(f"{where}: {image} would go with {file}: a file before them is missing")
 
 
+def check_rows(images: Sequence[str], columns: Mapping[str, Sequence[Any]], where: Path) -> None:
+    """Check that images named by their numbers have a row each in columns without numbers.
+
+    Raises:
+        DataError: if one is missing in between or in front, so that later images would get the rows of other steps.
+    """
+    found = [int(Path(name).stem) for name in images]
+    for before, after in zip(found, found[1:], strict=False):
+        if after != before + 1:
+            raise DataError(f"{where}: frame {before + 1} is missing: later frames would get the rows of other steps")
+    if found and found[0]:  # numbered from 1, or the first ones are missing
+        frames = len(names_in(where, Path(images[0]).suffix))
+        for name, rows in columns.items():
+            if len(rows) > frames:
+                problem = f"'{name}' has {len(rows)} rows for {frames} frames, the first of which is {images[0]}"
+                raise DataError(f"{where}: frames are missing: {problem}")
+
+
 def names_in(folder: Path, suffix: str, prefix: str = "") -> list[str]:
     """Names of the files with a suffix and a prefix; equal names of different folders share their memory."""
     try:

@@ -1,8 +1,8 @@
 """Bridge and LanguageTable: ``{train,valid,test}/EPISODE/`` with frames, metadata and an instruction.
 
 The files are ``frame_NUMBER.png``, ``metadata_NUMBER.pt`` and ``instruction.pt``. Metadata is a dict with ``action``:
-for Bridge the rotation of the gripper ``[3]`` and nothing else (its translation and opening lie beside it, unused), for
-LanguageTable ``[2]``. The instruction is a dict with ``raw_instruction`` and token embeddings ``[32, 1024]`` of
+for Bridge the rotation of the gripper ``[3]``, for LanguageTable ``[2]``. What lies beside it becomes ``state``: for
+Bridge ``state`` ``[7]``, ``action_world_vector`` ``[3]`` (the translation), ``action_gripper``, ``reward``. The instruction is a dict with ``raw_instruction`` and token embeddings ``[32, 1024]`` of
 T5-large: ``instruction_embedding_t5`` (Bridge) or ``instruction_embedding`` (LanguageTable).
 
 As upstream: episodes in the order of their names as text, of Bridge the first 21000 for training and the first 49
@@ -51,8 +51,8 @@ class InstructionSource(LayoutSource):
         super().__init__(*arguments, **options)
 
     def columns(self, episode: Episode) -> dict[str, np.ndarray]:
-        action = read_metadata(episode.views[0].metadata_paths(), {"action": "action"})["action"]
-        return {"action": action, "done_mask": np.ones(len(action), np.float32)}
+        found = read_metadata(episode.views[0].metadata_paths(), {"action": "action"})
+        return {**found, "done_mask": np.ones(len(found["action"]), np.float32)}
 
     def constants(self, episode: Episode) -> dict[str, Any]:
         file = episode.views[0].folder / INSTRUCTION

@@ -7,8 +7,10 @@ action is 0 and so is the done mask.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +25,7 @@ from ..recording import as_action, cached_frames, put
 from ..splits import MissingSplitError
 from .files import check_pairs, load_pt, numbers
 
-_VERSION = 2  # raise when decoding, resizing or reading changes, so that old cache entries are not used
+_VERSION = 3  # raise when decoding, resizing or reading changes, so that old cache entries are not used
 
 
 @dataclass(frozen=True)
@@ -228,18 +230,20 @@ class SparseSource(PaddedSource):
         return length - span // 2 if span <= length else length - 1
 
 
-def read_metadata(paths: Sequence[Path], names: dict[str, str]) -> dict[str, np.ndarray]:
+def read_metadata(paths: Sequence[Path], names: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Rows of ``.pt`` files, one dict per frame.
 
     Args:
         paths: One file per frame.
-        names: Key in the files -> flat name of the entry.
+        names: Key in the files -> flat name of the entry. Any other key with numbers or vectors of one shape in every
+            file becomes ``state.KEY``.
     Returns:
         Flat name -> ``[T, ...]``.
     Raises:
         DataError: if a file is missing or damaged, lacks a key, or differs from the others in shape; names the file.
     """
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names.values()}
+    others: dict[str, list[np.ndarray]] = {}
     for path in paths:
         metadata = load_pt(path)
         for key, name in names.items():
@@ -251,6 +255,13 @@ def read_metadata(paths: Sequence[Path], names: dict[str, str]) -> dict[str, np.
                 shapes = f"{list(row.shape)}, in {paths[0].name} {list(rows[name][0].shape)}"
                 raise DataError(f"{path}: '{key}' has shape {shapes}")
             rows[name].append(row)
+        for key in metadata.keys() - names.keys():
+            with contextlib.suppress(DataError):
+                name = re.sub(r"[^\w.-]", "_", f"state.{key}")  # it will name a file of the cache
+                others.setdefault(name, []).append(numbers(metadata[key], name))
+    for name, values in sorted(others.items()):
+        if len(values) == len(paths) and values[0].ndim < 3 and len({row.shape for row in values}) == 1:
+            rows[name] = values
     return {name: np.stack(values) for name, values in rows.items()}
 
 
