@@ -38,9 +38,10 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "storage": {"", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
     "convert": {"assembly", "model", "config", "errors"},
-    "data": {"names", "batch", "errors", "compat", "progress", "registry", "lazy"},
+    "gif": set(),
+    "data": {"names", "batch", "errors", "compat", "gif", "progress", "registry", "lazy"},
     "metrics": {"batch", "errors", "compat", "lazy"},
-    "viz": {"batch", "latents", "errors", "compat"},
+    "viz": {"batch", "latents", "errors", "compat", "gif"},
     "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn",
                          "progress", "lazy"},
 }

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, require_extra
-
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+from .film import ToRGB, quarter_turns, video_stream
 
 
 def scaled_size(height: int, width: int, source: tuple[int, int], resize: str) -> tuple[int, int]:
@@ -79,19 +78,20 @@ def decode_video(
     """
     av = require_extra("av", "video", f"reading {path.name}")
     opened, count, packets, start, end = False, 0, 0, None, 0.0
+    to_rgb = ToRGB(path)
     try:
         if path.suffix.lower() == ".gif":
             _check_gif(path)
         with av.open(str(path)) as container:
             opened = True
-            stream = _video_stream(path, container)
+            stream = video_stream(path, container)
             stream.thread_type = "AUTO"
             for packet in container.demux(stream):
                 packets += packet.size > 0 and not packet.is_discard
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise DataError(_damaged(path, f"frame {count} is damaged"))
-                    yield _resized(frame, height, width, resize)
+                    yield _resized(frame, to_rgb, height, width, resize)
                     count += 1
                     if frame.time is not None:
                         start = frame.time if start is None else start
@@ -136,10 +136,10 @@ def decode_at(
         MissingExtraError: without PyAV.
     """
     av = require_extra("av", "video", f"reading {path.name}")
-    number, last, frame = 0, None, None
+    number, last, frame, to_rgb = 0, None, None, ToRGB(path)
     try:
         with av.open(str(path)) as container:
-            stream = _video_stream(path, container)
+            stream = video_stream(path, container)
             stream.thread_type = "AUTO"
             frames = _frames_from(container, stream, times[0] + tolerance)
             for number, time in enumerate(times):
@@ -156,7 +156,7 @@ def decode_at(
                         f"{path}: frame {number} of the episode should be at {time:.4f} s, but the nearest frame is at "
                         f"{nearest.time:.4f} s, more than {tolerance:g} s away"
                     )
-                yield _resized(frame, height, width, resize)
+                yield _resized(frame, to_rgb, height, width, resize)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -180,14 +180,6 @@ def _frames_from(container: Any, stream: Any, time: float) -> Iterator[Any]:
         if (first is not None and first.time <= time) or back > time:
             return chain([] if first is None else [first], frames)
         back = max(1.0, 2 * back)
-
-
-def _video_stream(path: Path, container: Any) -> Any:
-    # FFmpeg plays text files as terminal art, and takes the cover of a song for a film
-    streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
-    if not streams or container.format.name == "tty":
-        raise DataError(f"{path} has no video stream: give a video file, or a folder of images or videos")
-    return streams[0]
 
 
 def _damaged(path: Path, problem: str) -> str:
@@ -268,14 +260,12 @@ def _check_gif(path: Path) -> None:
         raise DataError(_damaged(path, f"the file breaks off in frame {frames}")) from None
 
 
-def _resized(frame: Any, height: int, width: int, resize: str) -> np.ndarray:
-    turns = round(frame.rotation / 90) % 4  # quarter turns to the left; phones film sideways and say so
+def _resized(frame: Any, to_rgb: ToRGB, height: int, width: int, resize: str) -> np.ndarray:
+    turns = quarter_turns(frame)
     if turns % 2:
         height, width = width, height
     tall, wide = scaled_size(height, width, (frame.height, frame.width), resize)
-    method = "AREA" if tall <= frame.height and wide <= frame.width else "BICUBIC"
-    image = frame.to_ndarray(format="rgb24", width=wide, height=tall, interpolation=method)
-    return np.rot90(_center(image, height, width), turns)
+    return np.rot90(_center(to_rgb(frame, tall, wide), height, width), turns)
 
 
 @contextmanager
@@ -284,7 +274,7 @@ def _film(path: Path) -> Iterator[tuple[Any, Any]]:
     av = require_extra("av", "video", f"reading {path.name}")
     try:
         with av.open(str(path)) as container:
-            yield container, _video_stream(path, container)
+            yield container, video_stream(path, container)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -303,7 +293,7 @@ def video_size(path: Path) -> tuple[int, int]:
         if frame is None:
             raise DataError(_damaged(path, "frame 0 is missing"))
     size = (frame.height, frame.width)
-    return size[::-1] if round(frame.rotation / 90) % 2 else size
+    return size[::-1] if quarter_turns(frame) % 2 else size
 
 
 def frame_rate(path: Path) -> float | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError, require_extra
+from ..gif import gif_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
 
     ``.mp4``: H.264, crf 18, a key frame every 8 frames (quick random access); an odd side grows by one repeated pixel,
     as the codec asks for even ones. ``.webm``: the same with VP9, crf 24. ``.gif``: one palette of 256 colours made for
-    all frames, no dithering, endless loop; equal frames in a row are stored once and shown longer.
+    all frames, no dithering, endless loop. Every frame is stored, also one that equals the frame before.
 
     Args:
         path: Target; its folder is made if need be. It is written under a temporary name and renamed.
@@ -81,4 +82,4 @@ def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
     sample = frames[:: max(1, len(frames) // 32)]
     palette = image.fromarray(np.concatenate(list(sample))).quantize(256, method=image.Quantize.FASTOCTREE)
     pictures = [image.fromarray(f).quantize(palette=palette, dither=image.Dither.NONE) for f in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=max(20, round(1000 / fps)), loop=0)
+    path.write_bytes(gif_file(pictures, max(2, round(100 / fps))))

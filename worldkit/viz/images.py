@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..batch import check_shape, to_float_video
 from ..errors import ShapeError
+from ..gif import gif_file
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -219,8 +220,7 @@ def gif_bytes(frames: Tensor, *, fps: float = 8) -> bytes:
     """Endless GIF of an animation.
 
     One palette of 256 colours for all frames, without dithering, so that still regions do not flicker. A GIF counts
-    time in hundredths of a second: 30 fps becomes 33. Frames equal to the one before are stored as a longer one
-    (Pillow does that), so a reader may count fewer frames; the playing time is right.
+    time in hundredths of a second: 30 fps becomes 33. Every frame is stored, also one that equals the frame before.
 
     Args:
         frames: ``[T, 3, h, w]``, uint8 or float in [0, 1].
@@ -239,10 +239,7 @@ def gif_bytes(frames: Tensor, *, fps: float = 8) -> bytes:
     sample = frames[torch.linspace(0, len(frames) - 1, min(16, len(frames))).long()]
     palette = to_pil(rearrange(sample, "t c h w -> c (t h) w")).quantize(256, dither=0)
     pictures = [to_pil(frame).quantize(palette=palette, dither=0) for frame in frames]
-    buffer = io.BytesIO()
-    duration = max(20, round(100 / fps) * 10)
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    return buffer.getvalue()
+    return gif_file(pictures, max(2, round(100 / fps)))
 
 
 def save_gif(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 8) -> None:

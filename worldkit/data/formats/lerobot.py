@@ -24,6 +24,7 @@ from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..cache import Span, cache_key
 from ..decode import decode_at, fit_video, video_size
+from ..film import decoder
 from ..paths import inside
 from ..progress import track
 from ..recording import Recording, RecordingSource, as_action, cached_frames
@@ -187,6 +188,7 @@ def read_camera(
         "file": (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size),
         "camera": name,
         "episode": episode.index,
+        "decoder": decoder("av" if is_video else "pillow"),
         "times": hashlib.sha256(times.tobytes()).hexdigest(),
     }
     key = cache_key(f"{info.root.name}-{episode.index}", version=_VERSION, size=size, resize=resize, **facts)

@@ -22,6 +22,7 @@ from ..base import EpisodeSource
 from ..cache import Span, cache_key
 from ..decode import decode_images, decode_video, frame_rate, image_size, video_size
 from ..entries import read_entries
+from ..film import decoder
 from ..progress import track
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLITS, split_clips, split_folder, split_time
@@ -170,7 +171,8 @@ def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int |
     for camera in clip.views:
         files = camera if clip.is_video else camera[:max_frames]
         facts = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
-        key = cache_key(name, version=_VERSION, files=facts, **options)
+        made_by = decoder("av" if clip.is_video else "pillow")
+        key = cache_key(name, version=_VERSION, files=facts, decoder=made_by, **options)
         views.append(Span.whole(cached_frames(key, partial(_frames, files, clip.is_video, **options))))
     return tuple(views)
 

@@ -21,6 +21,7 @@ from ...errors import DataError
 from ..base import EpisodeSource
 from ..cache import cache_key, cached, cached_maps
 from ..decode import decode_images, image_size
+from ..film import decoder
 from ..recording import as_action, cached_frames, put
 from ..splits import MissingSplitError
 from .files import check_pairs, load_pt, numbers
@@ -161,7 +162,7 @@ class LayoutSource(EpisodeSource):
         return self._entries[episode]
 
     def _video_folder(self, episode: int, view: View) -> Path:
-        facts = {"size": self._size, "resize": self._resize, "inverted": self.inverted}
+        facts = {"size": self._size, "resize": self._resize, "inverted": self.inverted, "decoder": decoder("pillow")}
         key = cache_key(self.episodes[episode].name, version=_VERSION, files=_stamps(view.image_paths()), **facts)
         return cached_frames(key, lambda: self._frames(view))
 
