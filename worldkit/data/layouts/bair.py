@@ -1,7 +1,7 @@
 """BAIR robot pushing at 256 pixels (``bair``) and at 64 (``bair64``).
 
 ``bair``: ``{train,val,test}/NUMBER/NUMBER.png`` with ``actions.pkl``, ``rewards.pkl`` and ``dones.pkl``, one row per
-frame; a missing frame is refused. ``bair64``: ``{train,test}/traj_X_to_Y/NUMBER/NUMBER.png`` with ``endeffector_positions.csv``.
+frame. ``bair64``: ``{train,test}/traj_X_to_Y/NUMBER/NUMBER.png`` with ``endeffector_positions.csv``.
 
 As upstream: windows slide over the first 30 frames; the done mask is 1 until the frame that ends the episode
 (``bair``), rewards are kept (as ``state``); ``bair64`` validates on test, and its positions serve as actions.
