@@ -19,6 +19,7 @@ from .formats.lerobot_write import LeRobotWriter
 from .formats.lerobot_write_v21 import LeRobot21Writer
 from .formats.npz import NpzWriter, is_npz, open_npz
 from .formats.shapes import generate_shapes
+from .formats.swm import is_lance, is_swm, open_lance, open_swm
 from .formats.video import is_clip_path, open_video
 from .layouts import register_layouts
 from .registry import list_formats, open_dataset, register_format
@@ -56,6 +57,18 @@ register_format(
     matches=is_lerobot,
     opener=open_lerobot,
     description="a LeRobot data set, v2.0, v2.1 or v3.0: a folder with meta/info.json",
+)
+register_format(
+    "swm",
+    matches=is_swm,
+    opener=open_swm,
+    description="a folder of stable-worldmodel: ep_len.npz, COLUMN.npz, pixels/ with images or videos",
+)
+register_format(
+    "lance",
+    matches=is_lance,
+    opener=open_lance,
+    description="a Lance table of stable-worldmodel; told how to convert, not read",
 )
 register_layouts()
 register_format(

@@ -19,10 +19,10 @@ from .base import EpisodeSource
 from .cache import cached_video
 from .decode import decode_video, video_size
 from .entries import load_arrays
-from .formats.columns import INDEX, column_files, read_index
+from .formats.columns import column_files, read_index
 from .formats.h5 import H5File, datasets, read_rows
 from .formats.hdf5 import HDF5Source
-from .formats.index import overlaps
+from .formats.index import INDEX, overlaps
 from .formats.lerobot import read_camera
 from .formats.lerobot_check import contradictions
 from .formats.lerobot_meta import read_columns, read_episodes, read_info

@@ -24,11 +24,7 @@ from ..recording import ACTIONS, as_action, check_mask, flat_entries, put
 from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
-from .index import check_index, index_of
-
-INDEX = ("ep_len", "ep_offset")
-_GOALS = ("goal_image", "goal")
-_TEXTS = ("language", "instruction", "task")
+from .index import GOALS, INDEX, TEXTS, as_text, check_index, index_of, role_of
 
 
 def column_files(path: Path) -> list[Path]:
@@ -95,7 +91,7 @@ class ColumnsSource(EpisodeSource):
         self._views = [list(shapes).index(name) for name in self.cameras]
         native = shapes[self.cameras[0]]
         self._size = (height or native[0], width or height or native[1])
-        for name in _GOALS:
+        for name in GOALS:
             if name in held and held[name].ndim == 5 and held[name].shape[1] != len(shapes):
                 shape = f"{list(held[name].shape)}, but there are {len(shapes)} cameras: {', '.join(shapes)}"
                 raise DataError(f"{path}: '{name}' should have one image per camera, [N, V, H, W, 3]; it is {shape}")
@@ -158,20 +154,19 @@ class ColumnsSource(EpisodeSource):
 
     def _put(self, item: dict[str, Any], name: str, rows: slice, number: int) -> None:
         data = self._file.open()[name]
-        if name == self._actions:
+        role = role_of(name, data.dtype, data.ndim)
+        if role == "action" and name != self._actions:
+            role = f"state.{name}"  # the data set has both
+        if role == "action":
             item["action"] = self._action(rows, number)
-        elif data.dtype.kind in "OS":
-            if name in _TEXTS and "language" not in item:
-                text = self._rows(name, slice(rows.start, rows.start + 1), number)[0]
-                item["language"] = text.decode() if isinstance(text, bytes) else str(text)
-        elif name in _GOALS and data.ndim in (4, 5) and data.dtype == np.uint8:
+        elif role == "language":
+            item.setdefault(role, as_text(self._rows(name, slice(rows.start, rows.start + 1), number)[0]))
+        elif role == "goal_image":
             item["goal_image"] = self._goal(name, rows.start, number)
-        elif name == "done_mask" or name.startswith(("masks.", "state.")):
+        elif role is not None:
             values = self._rows(name, rows, number)
-            check_mask(values, name, f"{self._path}, episode {number}")
-            put(item, name, values)
-        elif data.dtype.kind in "fiub" and data.ndim < 4:
-            put(item, f"state.{name}", self._rows(name, rows, number))
+            check_mask(values, role, f"{self._path}, episode {number}")
+            put(item, role, values)
 
     def _action(self, rows: slice, number: int) -> np.ndarray:
         first, stop = (row - self._offsets[number] for row in (rows.start, rows.stop))
@@ -312,7 +307,7 @@ class ColumnsWriter:
             row = value if isinstance(value, str) else np.moveaxis(value, -3, -1)
             columns[name] = np.array([row] * len(views[0]), dtype=object if isinstance(value, str) else np.uint8)
         # a state keeps its prefix only where the plain name would mean something else
-        meaning = {*ACTIONS, "done_mask", *INDEX, *_GOALS, *_TEXTS}
+        meaning = {*ACTIONS, "done_mask", *INDEX, *GOALS, *TEXTS}
         for name, array in timed.items():
             short = name.removeprefix("state.")
             clear = short not in meaning and not short.startswith(("pixels", "masks.", "state.")) and array.ndim < 4

@@ -1,4 +1,7 @@
-"""Where episodes lie that are stored one behind the other: first row and length of each (``ep_offset``, ``ep_len``)."""
+"""stable-worldmodel's columns: what each means, and where the episodes lie that are stored one behind the other.
+
+``ep_offset`` has the first row of each episode, ``ep_len`` its length.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,38 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ..recording import ACTIONS
+
+INDEX = ("ep_len", "ep_offset")
+GOALS = ("goal_image", "goal")
+TEXTS = ("language", "instruction", "task")
+
+
+def role_of(name: str, dtype: np.dtype, ndim: int) -> str | None:
+    """The flat name (`worldkit.data.recording`) of the entry a column becomes; None if it is not read.
+
+    Args:
+        name: Of the column; the actions of a data set may be under ``action`` or ``actions``.
+        dtype: Of the column.
+        ndim: Axes, with that of the rows.
+    Example:
+        >>> role_of("actions", np.dtype("f4"), 2), role_of("pose", np.dtype("f4"), 2), role_of("note", np.dtype("O"), 1)
+        ('action', 'state.pose', None)
+    """
+    if name in ACTIONS:
+        return "action"
+    if dtype.kind in "OSU":
+        return "language" if name in TEXTS else None
+    if name in GOALS and ndim in (4, 5) and dtype == np.uint8:
+        return "goal_image"
+    if name == "done_mask" or name.startswith(("masks.", "state.")):
+        return name
+    return f"state.{name}" if dtype.kind in "fiub" and ndim < 4 else None
+
+
+def as_text(value: Any) -> str:
+    """A cell of a column of text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def index_of(where: str, lengths: Any, offsets: Any) -> tuple[list[int], list[int]]:
