@@ -5,8 +5,11 @@ A block that is not run as it stands says so right above it, in a comment that r
 """
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +18,15 @@ import torch
 from markdown_it import MarkdownIt
 
 import worldkit as wk
-from worldkit.cli import make_parser
+from worldkit.cli import main, make_parser
 from worldkit.config import parse_assignments
 from worldkit.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks/README.md",
          ROOT / "examples/plugin/README.md"]
-ELSEWHERE = {"docs/plugins.md": "test_plugin_example.py", "docs/tutorial.md": "test_tutorial.py"}  # run whole there
+TUTORIAL = ROOT / "docs/tutorial.md"
+ELSEWHERE = {"docs/tutorial.md", "docs/plugins.md"}  # run whole: below, and in test_plugin_example.py
 SHELL = {"", "bash", "sh"}
 NOT_OURS = {"--nproc-per-node", "--ctx"}  # of torchrun, of the official LPWM code
 
@@ -101,6 +105,38 @@ def test_every_python_block_is_python():
         for language, code, _ in blocks(page.read_text(encoding="utf-8")):
             if language == "python":
                 compile(code, name_of(page), "exec")
+
+
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    """In one process, in order; without its comparison, which trains in processes of its own (see the next test)."""
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for language, code, comments in blocks(TUTORIAL.read_text(encoding="utf-8")):
+        code = as_tested(code, comments) or ""
+        if language == "python":
+            exec(compile(code, name_of(TUTORIAL), "exec"), names)
+        for command in commands(code) if language in SHELL else ():
+            if command and command[1] != "ablate":
+                assert main(ours(command)) == 0, shlex.join(command)
+    assert names["model"].parameter_report()["total"] > 0
+    assert (tmp_path / "preview.gif").exists() and (tmp_path / "runs/steered/best").exists()
+    assert "copy last frame" in (tmp_path / "my-model/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_tutorial_word_for_word(tmp_path):
+    """In a shell, as a reader would: nothing skipped but what says so."""
+    script = ["set -euo pipefail", f'worldkit() {{ {shlex.quote(sys.executable)} -m worldkit "$@"; }}']
+    for number, (language, code, comments) in enumerate(blocks(TUTORIAL.read_text(encoding="utf-8"))):
+        if (code := as_tested(code, comments)) is not None:
+            (tmp_path / f"block_{number}.py").write_text(code, encoding="utf-8")
+            script.append(f"{shlex.quote(sys.executable)} block_{number}.py" if language == "python" else code)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", "\n".join(script)], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mean training frame" in done.stdout and (tmp_path / "my-model/README.md").exists()
+    assert (tmp_path / "runs/ablations/lpwm-mini/report.html").exists()
 
 
 def commands(text):
