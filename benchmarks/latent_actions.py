@@ -6,7 +6,7 @@ Perception stays as the shipped weights have it: frames are encoded once, and on
 of `lpwm-balls-mini` learn on, by their own two terms of the ELBO (KL of the dynamics, KL of the latent actions) with the
 preset's weights. Whatever changes in the two rows therefore comes from training those two parts longer.
 
-Every line: steps, their wall seconds, the mean of the KL terms since the last line (nats per clip), and PSNR
+The first line says what the shipped weights do with either (see `explain`). Every other line: steps, their wall seconds, the mean of the KL terms since the last line (nats per clip), and PSNR
 in dB of five frames after five given ones on test clips: the mean of all, then frame by frame, driven by the mean of the
 policy (``prior``) and by latent actions read off the true future (``inferred``); ``gap`` is inferred - prior, paired
 over clips, with half of its 95 % interval.
@@ -23,12 +23,15 @@ from torch import Tensor
 
 import worldkit as wk
 from worldkit.batch import Batch, to_float_video
-from worldkit.data import ClipDataset
-from worldkit.distributions import Sampler
-from worldkit.latents import LatentDist
+from worldkit.conditions import EMPTY
+from worldkit.data import ClipDataset, collate
+from worldkit.distributions import MEANS, Sampler
+from worldkit.latents import Latent, LatentDist
+from worldkit.metrics import score_predictions
 from worldkit.model import ComposedWorldModel
 from worldkit.objectives.elbo import _action_kl, _by_field
-from worldkit.training import evaluate
+from worldkit.training import evaluate, predict
+from worldkit.training.evaluation import choose_clips
 from worldkit.training.recipes import open_clips
 
 PRESET, DATA, CONTEXT, HORIZON = "lpwm-balls-mini", "balls-32", 5, 5
@@ -66,6 +69,33 @@ def score(model: ComposedWorldModel, clips: ClipDataset, count: int) -> dict[str
     return {name: [round(value, 2) for value in values] for name, values in out.items()}
 
 
+@torch.no_grad()
+def explain(model: ComposedWorldModel, clips: ClipDataset, count: int) -> dict[str, dict]:
+    """What either driver knows, and what its drawings lack.
+
+    KL of the first transitions by field, from true frames (nats per transition); PSNR of the predicted frames as drawn,
+    with the particles drawn that the encoder would choose, and with the true positions put in.
+    """
+    batch = collate([clips[i] for i in choose_clips(clips, count)])
+    truth = to_float_video(batch.video)
+    given, seen = model.perceive(truth[:, : CONTEXT + 1]), model.encode(truth)[:, CONTEXT:]
+    action, policy = model.latent_action(given.latent, EMPTY)
+    found = {}
+    for driver, dist in (("prior", policy[:, :-1]), ("inferred", action)):
+        cond = model.latent_action.condition(dist.sample(MEANS, driver))
+        kl = given.posterior[:, 1:].kl(model.dynamics.prior(given.latent[:, :-1], cond))
+        z = predict(model, batch, context_frames=CONTEXT, driven_by=driver, generator=None).latents
+        where = {("particles", "position"): seen.position}
+        drawn = {"as drawn": z, "those the encoder would draw": Latent.build(z.spec, z.values, score=seen.score),
+                 "true positions": Latent.build(z.spec, {**z.values, **where})}
+        found[driver] = {"kl": {name if group == "particles" else group: round(v.sum(-1).mean().item(), 1)
+                                 for (group, name), v in kl.items()}}
+        for name, latent in drawn.items():
+            psnr = score_predictions(model.decode(latent).video.clamp(0, 1), truth[:, CONTEXT:])["psnr"].mean(0)
+            found[driver][name] = [round(p, 2) for p in psnr.tolist()]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3000)
@@ -85,6 +115,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(learning, lr=options.lr, eps=1e-6)
     generator = torch.Generator().manual_seed(options.seed)
     frames, clips = encode(model, options.episodes), open_clips(model, DATA, split="test", num_frames=CONTEXT + HORIZON)
+    print(json.dumps(explain(model, clips, options.clips)), flush=True)
     print(json.dumps({"step": 0, **score(model, clips, options.clips)}), flush=True)
     seconds, sums = 0.0, {}
     factor = model.objective.scale * model.config.objective.weights.dynamics / model.clip_length

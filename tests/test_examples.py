@@ -69,5 +69,6 @@ def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path):
 def test_the_benchmark_of_latent_actions_runs(tmp_path):
     small = "--steps 1 --every 1 --batch-size 2 --clips 2 --episodes 2".split()
     out = run(EXAMPLES.parent / "benchmarks/latent_actions.py", *small, cwd=tmp_path)
-    before, after = map(json.loads, out.splitlines())
+    why, before, after = map(json.loads, out.splitlines())
+    assert why.keys() == {"prior", "inferred"}
     assert before.keys() == {"step", "prior", "inferred", "gap"} and after["kl"]["position"] > 0

@@ -1,6 +1,6 @@
 """Draw balls-mini.png, the picture of the README: ``python docs/images/balls_mini.py [FILE]`` (a few seconds).
 
-Left the decomposition panel of a test clip, right what the shipped weights predict after five given frames of two others.
+Left the decomposition panel of a test clip, right what the shipped weights predict on two others, given five frames.
 """
 
 import sys

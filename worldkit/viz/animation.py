@@ -112,7 +112,7 @@ def rollout_strip(
     colors = [CONTEXT_COLOR if t < context_frames else PREDICTED_COLOR for t in chosen.tolist()]
     rows = {"ground truth": _framed(truth[chosen], [TRUTH_COLOR] * len(chosen), cell)}
     rows |= {name: _framed(video[chosen], colors, cell) for name, video in rollouts.items()}
-    strip = labelled_rows(rows, [f"t = {t}" for t in chosen.tolist()])
+    strip = labelled_rows(rows, [f"frame {t}" for t in chosen.tolist()])
     return torch.cat([strip, _note(note, strip.shape[-1])], -2) if note else strip
 
 
