@@ -159,17 +159,43 @@ def test_a_worker_ends_by_its_parent_only():
     assert worker.exitcode == 0
 
 
-def test_split_by_clip_is_stable_and_never_empty():
-    names = [f"clip{i}.mp4" for i in range(200)]
-    split = split_clips(names)
-    assert sorted(sum(split.values(), [])) == list(range(200))
-    assert 140 < len(split["train"]) < 180
-    more = split_clips([*names, "another.mp4"])
-    assert all(set(split[s]) <= set(more[s]) for s in SPLITS)
-    for count in range(3, 12):
-        assert all(split_clips(names[:count]).values())
+def counts(names, seed=0):
+    return [len(part) for part in split_clips(names, seed=seed).values()]
+
+
+def which_split(names, seed=0):
+    return {names[i]: SPLITS.index(name) for name, part in split_clips(names, seed=seed).items() for i in part}
+
+
+def test_split_by_clip_keeps_the_ratio():
+    """80/10/10 to the clip for few clips, whatever their names are, and near it for many; no split is empty."""
+    few = {3: [1, 1, 1], 4: [2, 1, 1], 5: [3, 1, 1], 8: [6, 1, 1], 10: [8, 1, 1], 20: [16, 2, 2]}
+    for seed in range(20):
+        for count, expected in few.items():
+            assert counts([f"push_{i}.mp4" for i in range(count)], seed) == expected
+        for count in (50, 200, 1000):
+            train, val, test = counts([f"push_{i}.mp4" for i in range(count)], seed)
+            free = 0.02 * (count - 20) + 0.5
+            assert train + val + test == count and val and test
+            assert abs(train - 0.8 * count) <= free and abs(test - 0.1 * count) <= free
     with pytest.raises(DataError, match="at least 3"):
-        split_clips(names[:2])
+        split_clips(["a", "b"])
+
+
+def test_split_by_clip_is_stable():
+    """A clip that is added moves at most one other one across each border, to the neighbour; of many clips, none."""
+    names = [f"clip{i}.mp4" for i in range(400)]
+    before = which_split(names[:3])
+    for count in range(4, 200):
+        now = which_split(names[:count])
+        moves = [(before[n], now[n]) for n in names[: count - 1] if before[n] != now[n]]
+        assert len({tuple(sorted(move)) for move in moves}) == len(moves) <= 2, "one a border"
+        assert all(abs(then - new) == 1 for then, new in moves), "to the neighbour"
+        before = now
+    assert which_split(names) == which_split(names[::-1]), "whatever the order"
+    many = [f"clip{i}.mp4" for i in range(6000)]
+    then, now = which_split(many[:3000]), which_split(many)
+    assert all(now[name] == split for name, split in then.items())
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 101])
