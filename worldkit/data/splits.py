@@ -95,7 +95,7 @@ def split_episodes(
         ``(episode, first frame, one past the last frame)`` of each episode or block.
     Example:
         >>> split_episodes(["a"], [10], "val"), split_episodes(["a", "b", "c"], [5, 6, 7], "val")
-        ([(0, 8, 9)], [(0, 0, 5)])
+        ([(0, 8, 9)], [(1, 0, 6)])
     """
     check_split(split)
     if len(names) < len(SPLITS):
