@@ -11,7 +11,9 @@ from worldkit.errors import DataError
 
 av = pytest.importorskip("av")
 FRAMES, RATE = 60, 30
-CODECS = {".mkv": "libx264", ".webm": "libvpx-vp9", ".mp4": "libx264", ".wmv": "wmv2", ".ts": "libx264", ".avi": "mpeg4"}
+CODECS = {
+    ".mkv": "libx264", ".webm": "libvpx-vp9", ".mp4": "libx264", ".wmv": "wmv2", ".ts": "libx264", ".avi": "mpeg4",
+}
 
 
 def film(path, start, sound=False):

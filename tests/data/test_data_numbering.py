@@ -17,7 +17,8 @@ def problems(stems):
 
 def clock(count, period, jitter, seed=0):
     rng = np.random.default_rng(seed)
-    return (np.arange(count) * period + rng.uniform(-jitter, jitter, count)).round().astype(np.int64) + 1403636579764186707
+    late = rng.uniform(-jitter, jitter, count)
+    return (np.arange(count) * period + late).round().astype(np.int64) + 1403636579764186707
 
 
 @pytest.mark.parametrize("stems, gaps", [

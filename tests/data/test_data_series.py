@@ -53,7 +53,7 @@ def test_one_series_stays_one(names):
 def test_several_series_are_refused_with_their_counts(tmp_path, check):
     for scene in range(3):
         save(tmp_path / f"scene_{scene}", several("rgba_{}.png", "depth_{}.png", frames=4))
-    with pytest.raises(DataError, match=r"scene_0 holds several series of images: depth \(4\), rgba \(4\).*series=rgba"):
+    with pytest.raises(DataError, match=r"scene_0 holds several series of images: depth \(4\), rgba \(4\).*=rgba"):
         check(tmp_path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from .. import __version__
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait by spinning starve each other when the machine is shared (measured: 10 times slower).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = make_parser().parse_args(arguments)
+    formatted, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         status = options.function(options)
     except WorldkitError as error:
@@ -56,4 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = formatted
     return status or 0
+
+
+def _one_line(message: Warning | str, *where: object, **line: object) -> str:
+    """A warning without the line of code that it comes from."""
+    return f"warning: {message}\n"

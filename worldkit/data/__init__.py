@@ -10,11 +10,14 @@ from ..lazy import lazy_exports
 from .base import EpisodeSource
 from .describe import describe, open_splits
 from .formats.balls import BallEpisodes, generate_balls
+from .formats.clip_check import npz_parts, video_parts
 from .formats.clip_writers import FramesWriter, VideoWriter
 from .formats.columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
+from .formats.columns_check import columns_parts
 from .formats.generated import is_generated, open_balls, open_shapes
 from .formats.hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
-from .formats.lerobot import is_lerobot, open_lerobot
+from .formats.lerobot import is_lerobot, open_lerobot, peek_lerobot
+from .formats.lerobot_check import lerobot_parts
 from .formats.lerobot_write import LeRobotWriter
 from .formats.lerobot_write_v21 import LeRobot21Writer
 from .formats.npz import NpzWriter, is_npz, open_npz
@@ -32,6 +35,7 @@ register_format(
     "video",
     matches=is_clip_path,
     opener=open_video,
+    parts=video_parts,
     description="a video file (mp4, webm, avi, gif, ...) or a folder of videos, of images or of image folders",
 )
 register_format(
@@ -44,18 +48,22 @@ register_format(
     "columns",
     matches=is_columns,
     opener=open_columns,
+    parts=columns_parts,
     description="an HDF5 file of columns with ep_len and ep_offset (stable-worldmodel)",
 )
 register_format(
     "npz",
     matches=is_npz,
     opener=open_npz,
+    parts=npz_parts,
     description="an .npz episode, or a folder of them, with video [T, H, W, 3], action [T, A] and so on",
 )
 register_format(
     "lerobot",
     matches=is_lerobot,
     opener=open_lerobot,
+    peek=peek_lerobot,
+    parts=lerobot_parts,
     description="a LeRobot data set, v2.0, v2.1 or v3.0: a folder with meta/info.json",
 )
 register_format(

@@ -192,6 +192,38 @@ class Span:
         """All frames of an entry."""
         return cls(folder, 0, len(np.load(folder / "video.npy", mmap_mode="r")))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        height, width = cached_video(self.folder).shape[-2:]
+        return height, width
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Frames ``start .. stop - 1`` of the episode, ``[T, C, H, W]``."""
+        return np.array(cached_video(self.folder)[self.start + start : self.start + stop])
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An episode that is not in the cache: frames are decoded when they are read, and kept nowhere. For a look at data.
+
+    Attributes:
+        frames: Called as ``frames(first, last)``, yields frames ``[H, W, C]`` of the whole recording.
+        size: Their height and width.
+        start, stop: The part of the recording that is meant.
+    """
+
+    frames: Callable[[int, int], Iterable[np.ndarray]]
+    size: tuple[int, int]
+    start: int
+    stop: int
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Frames ``start .. stop - 1`` of the part, ``[T, C, H, W]``."""
+        stop = min(self.start + stop, self.stop)
+        frames = [np.moveaxis(frame, -1, 0) for frame in self.frames(self.start + start, stop)]
+        return np.stack(frames) if frames else np.zeros((0, 3, *self.size), np.uint8)
+
 
 class CacheSource(EpisodeSource):
     """Episodes that lie in the cache. Files are mapped into memory, not read.

@@ -18,6 +18,8 @@ import numpy as np
 from ..errors import DataError, require_extra
 from .film import ToRGB, quarter_turns, video_stream
 
+WHITE = 65535  # the value of a 16-bit image that becomes white
+
 
 def scaled_size(height: int, width: int, source: tuple[int, int], resize: str) -> tuple[int, int]:
     """Size to scale a frame to before the centre cut.
@@ -322,9 +324,11 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
-def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str = "crop") -> Iterator[np.ndarray]:
+def decode_images(
+    files: Sequence[Path], height: int, width: int, *, resize: str = "crop", white: int = WHITE
+) -> Iterator[np.ndarray]:
     """Image files as frames, uint8 ``[H, W, 3]`` RGB each (transparency is dropped, EXIF rotation is applied, 16 bits
-    of grey become 8).
+    of grey become 8: ``white`` and all above it becomes 255).
 
     Raises:
         DataError: naming the file that cannot be read, or whose values (float, 32 bits) have no known range.
@@ -335,7 +339,7 @@ def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str
     for number, path in enumerate(files):
         try:
             with image_module.open(path) as opened:
-                image = _rgb(image_module, ops.exif_transpose(opened))
+                image = to_rgb(ops.exif_transpose(opened), white, opened.format)
         except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
             raise DataError(
                 f"{path} (frame {number}) cannot be read as an image: {error}. "
@@ -347,10 +351,21 @@ def decode_images(files: Sequence[Path], height: int, width: int, *, resize: str
         yield _center(np.asarray(image.resize((wide, tall), method)), height, width)
 
 
-def _rgb(image_module: Any, image: Any) -> Any:
-    """An image as 8-bit RGB. Pillow would clip more bits, not scale them."""
-    if image.mode.startswith("I;16"):
-        return image_module.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+def to_rgb(image: Any, white: int = WHITE, kind: str | None = None) -> Any:
+    """A Pillow image as 8-bit RGB. Pillow itself would clip more bits, not scale them: depth in mm would be white.
+
+    Args:
+        image: Of any mode.
+        white: The value of 16-bit grey that becomes 255.
+        kind: Format of its file: Pillow 10 takes 16-bit PNG for 32 bits.
+    Raises:
+        ValueError: for values (float, 32 bits) that have no known range.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+        values = np.asarray(image).astype(np.uint16)
+        grey = values >> 8 if white == WHITE else np.minimum(values.astype(np.uint32) * 255 // white, 255)
+        module = require_extra("PIL.Image", "video", "reading image files")
+        return module.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         kind = "float" if image.mode == "F" else "32-bit"
         raise ValueError(f"its {kind} values have no known range; write 8 or 16 bits per value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,17 @@ def open_splits(
     format: str | None = None,
     height: int | None = None,
     width: int | None = None,
+    peek: bool = False,
     **options: Any,
 ) -> tuple[dict[str, EpisodeSource], dict[str, str]]:
     """The sources of all splits a data set has.
 
+    Args:
+        target: Name or path, as for `open_dataset`.
+        format: Name of the format, if it should not be recognised.
+        height, width: Frame size; default: the format's.
+        peek: Only a few frames will be read: nothing is decoded into the cache.
+        **options: Options of the format.
     Returns:
         Split -> source, and split -> why there is none.
     Raises:
@@ -38,11 +46,12 @@ def open_splits(
     """
     found = find_format(target, format)
     found.check_options(target, options)
+    opener = (found.peek or found.opener) if peek else found.opener
     sources: dict[str, EpisodeSource] = {}
     problems: dict[str, str] = {}
     for split in SPLITS:
         try:
-            source = found.opener(target, split=split, height=height, width=width or height, **options)
+            source = opener(target, split=split, height=height, width=width or height, **options)
         except MissingSplitError as error:
             problems[split] = str(error)
         else:
@@ -66,7 +75,8 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
         ``format``, ``bytes`` on disk (``None`` for generated data), and ``splits``: for each split ``episodes``,
         ``frames``, ``lengths`` (``min``, ``median``, ``max``, and a histogram as ``edges`` and ``counts``),
         ``resolution``, ``views``, and ``entries``: name -> ``shape`` (``T``: frames), ``dtype`` and, for actions,
-        done masks and instructions, what values they take. ``problems``: split -> why there is none. For videos
+        done masks and instructions, what values they take. ``problems``: split -> why there is none. ``notes``: what
+        was left out, and why. For videos
         and images, which are read at 64 pixels by default, ``native_resolution`` is that of the first file.
     Raises:
         DataError: if there is nothing, or it is damaged; `validate` then tells all faults.
@@ -74,10 +84,13 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
         >>> describe("balls-32", num_episodes=3, episode_length=4)["splits"]["val"]["frames"]
         12
     """
-    sources, problems = open_splits(target, format=format, **options)
+    with warnings.catch_warnings(record=True) as left_out:
+        warnings.simplefilter("always", RuntimeWarning)
+        sources, problems = open_splits(target, format=format, peek=True, **options)
     about = {split: _describe(source) for split, source in sources.items()}
     name = find_format(target, format).name
     found = {"data": target, "format": name, "bytes": disk_bytes(target), "splits": about, "problems": problems}
+    found["notes"] = list(dict.fromkeys(str(warning.message) for warning in left_out))
     return found | {"native_resolution": list(native_size(target, options.get("series")))} if name == "video" else found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from .base import EpisodeSource
-from .cache import Span, cached, cached_video
+from .cache import Span, Unread, cached
 
 GROUPS = ("state", "masks")
 ACTIONS = ("action", "actions")  # names under which files hold them
@@ -107,7 +107,7 @@ class Recording:
     """
 
     name: str
-    views: tuple[Span, ...]
+    views: tuple[Span | Unread, ...]
     timed: Mapping[str, np.ndarray] = field(default_factory=dict)
     constant: Mapping[str, Any] = field(default_factory=dict)
 
@@ -122,7 +122,7 @@ class Recording:
 
     def cut(self, start: int, stop: int) -> Recording:
         """Frames ``start .. stop - 1``."""
-        views = tuple(Span(s.folder, s.start + start, s.start + stop) for s in self.views)
+        views = tuple(replace(s, start=s.start + start, stop=s.start + stop) for s in self.views)
         return replace(self, views=views, timed={name: array[start:stop] for name, array in self.timed.items()})
 
 
@@ -158,7 +158,7 @@ class RecordingSource(EpisodeSource):
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         recording = self._recordings[episode]
-        views = [np.array(cached_video(s.folder)[s.start + start : s.start + stop]) for s in recording.views]
+        views = [view.read(start, stop) for view in recording.views]
         item: dict[str, Any] = {"video": views[0] if len(views) == 1 else np.stack(views)}
         for name, array in recording.timed.items():
             put(item, name, array[start:stop].copy())
@@ -176,7 +176,7 @@ class RecordingSource(EpisodeSource):
     def summary(self) -> dict[str, Any]:
         found = {**self._summary, "resolution": None}
         if self._recordings:
-            found["resolution"] = list(cached_video(self._recordings[0].views[0].folder).shape[-2:])
+            found["resolution"] = list(self._recordings[0].views[0].size)
         return found
 
 

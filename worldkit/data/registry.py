@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """A registered format: name, recogniser, opener, and a line for messages."""
+    """A registered format: name, recogniser, opener, a line for messages, and what else it knows."""
 
     name: str
     matches: Callable[[str], bool]
     opener: Callable[..., EpisodeSource]
     description: str
+    peek: Callable[..., EpisodeSource] | None = None
+    parts: Callable[..., Iterable[Any]] | None = None
 
     def options(self) -> list[str]:
         """Names of the options of the opener."""
@@ -63,7 +65,13 @@ _formats: dict[str, Format] = {}
 
 
 def register_format(
-    name: str, *, matches: Callable[[str], bool], opener: Callable[..., EpisodeSource], description: str
+    name: str,
+    *,
+    matches: Callable[[str], bool],
+    opener: Callable[..., EpisodeSource],
+    description: str,
+    peek: Callable[..., EpisodeSource] | None = None,
+    parts: Callable[..., Iterable[Any]] | None = None,
 ) -> None:
     """Teach `open_dataset` a format.
 
@@ -72,12 +80,16 @@ def register_format(
         matches: Called with the name or path; True if this format is meant. It must be quick and must not raise.
         opener: ``opener(target, *, split, height, width, **options)`` -> `EpisodeSource`.
         description: What is recognised, in a few words.
+        peek: As ``opener``, but lengths and single frames are quick, and nothing is written: for ``data inspect`` and
+            ``preview``. Default: ``opener``, for formats that decode nothing when they are opened.
+        parts: Called as ``parts(path, **options)``; yields a `worldkit.data.parts.Part` per episode and a ``Problem``
+            for what is wrong with the whole, for ``data validate``. Default: what ``opener`` gives is read.
     Raises:
         DuplicateComponentError: if the name is taken.
     """
     if name in _formats:
         raise DuplicateComponentError(f"data format '{name}' is registered twice: pick another name")
-    _formats[name] = Format(name, matches, opener, description)
+    _formats[name] = Format(name, matches, opener, description, peek, parts)
 
 
 def list_formats() -> dict[str, str]:

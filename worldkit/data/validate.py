@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -17,12 +18,13 @@ from ..errors import DataError
 from .decode import decode_images, image_size
 from .entries import CONSTANT, check_constant
 from .numbering import find_gaps
-from .parts import Part, find_parts
+from .parts import Frame, Part, find_parts
 from .recording import as_action, check_mask
-from .splits import MissingSplitError
 
+_VIEWS = ("cameras", "frame size")
 FROZEN_FRAMES = 5  # so many equal frames in a row are worth a warning
 AT_RESET = ("reward", "terminated", "truncated")  # stable-worldmodel writes NaN where an environment was just reset
+RATE_OFF = 0.02  # frame rates that differ less count as equal (29.97 and 30)
 OUTLIER_SPREADS = 20  # interquartile ranges from the median; a normal distribution has one in 10^180 out there
 
 
@@ -106,8 +108,9 @@ def validate(
     Faults: frames that cannot be decoded, missing numbers in the names of images, episodes without frames, entries that
     differ in length from the frames or that no reader takes, numbers that are not finite, episodes that differ in their
     entries or shapes, a LeRobot data set whose counts, splits, frame rate or tasks disagree.
-    Warnings: frozen video, equal episodes (a leak, if they lie in two splits), frame sizes that differ, actions far
-    from all others, constant action dimensions, arrays no reader takes.
+    Warnings: frozen video, equal episodes (a leak, if they lie in two splits), frame sizes and frame rates that differ,
+    cameras that some episodes lack or that are probably depth, actions far from all others, constant action
+    dimensions, arrays no reader takes.
 
     Args:
         target: Name or path, as for `open_dataset`.
@@ -122,7 +125,7 @@ def validate(
     """
     target = os.fspath(target)
     name, parts, problems = find_parts(target, format, options)
-    found = Validation(target, name, findings=[_unopened(target, problem) for problem in problems])
+    found = Validation(target, name, findings=[Finding(target, _without(target, p.text), warning=p.warning) for p in problems])
     seen = []
     for number, part in enumerate(parts):
         episode = _Seen(part)
@@ -131,13 +134,8 @@ def validate(
         found.episodes, found.frames = found.episodes + 1, found.frames + episode.frames
         if progress is not None:
             progress(number + 1, len(parts))
-    found.findings += [*_compare(seen), *_twins(seen), *_outliers(seen)]
+    found.findings += [*_compare(seen), *_rates(target, parts), *_twins(seen), *_outliers(seen)]
     return found
-
-
-def _unopened(target: str, error: DataError) -> Finding:
-    """A split that could not be opened: suspicious if it is not there, else a fault."""
-    return Finding(target, _without(target, error), warning=isinstance(error, MissingSplitError))
 
 
 def _check(seen: _Seen) -> Iterator[Finding]:
@@ -187,7 +185,7 @@ def _refused(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
         yield Finding(path, _without(path, error))
 
 
-def _look(seen: _Seen, frames: Iterator[tuple[np.ndarray, ...] | Finding]) -> Iterator[Finding]:
+def _look(seen: _Seen, frames: Iterator[Frame | Finding]) -> Iterator[Finding]:
     """Count frames, tell frozen stretches, and pass on what was found."""
     digest, last, since = hashlib.sha256(), None, 0
     broken = False
@@ -215,7 +213,7 @@ def _frozen(path: str, first: int, stop: int) -> Iterator[Finding]:
         yield Finding(path, f"the video is frozen: frames {first} to {stop - 1} are equal", first, warning=True)
 
 
-def _stream(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
+def _stream(seen: _Seen) -> Iterator[Frame | Finding]:
     """Frames of a file; a fault ends them."""
     try:
         yield from seen.part.frames()
@@ -225,7 +223,7 @@ def _stream(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
         yield Finding(seen.part.path, _without(seen.part.path, error), frame)
 
 
-def _images(seen: _Seen) -> Iterator[tuple[np.ndarray, ...] | Finding]:
+def _images(seen: _Seen) -> Iterator[Frame | Finding]:
     """Images one by one, so that a broken one does not hide the next; those of several cameras side by side."""
     views = seen.part.images
     for files in views:
@@ -268,14 +266,13 @@ def _not_finite(path: str, name: str, array: np.ndarray) -> Iterator[Finding]:
 
 def _compare(seen: Sequence[_Seen]) -> Iterator[Finding]:
     """Episodes whose entries or shapes are not those of most."""
-    whole = [s for s in seen if s.whole]
-    layouts = [_layout(s) for s in whole]
-    for name in sorted({n for layout in layouts for n in layout}):
-        usual = Counter(layout.get(name) for layout in layouts).most_common(1)[0][0]
-        for s, layout in zip(whole, layouts, strict=True):
-            if layout.get(name) != usual:
-                told = {None: "is missing"}
-                got, most = (told.get(v, f"is {v}") for v in (layout.get(name), usual))
+    layouts = [(s, _layout(s)) for s in seen if s.whole]
+    for name in sorted({n for _, layout in layouts for n in layout}):
+        held = [(s, layout.get(name)) for s, layout in layouts if not (s.part.lacks and name in _VIEWS)]
+        usual = Counter(value for _, value in held).most_common(1)[0][0] if held else None
+        for s, value in held:
+            if value != usual:
+                got, most = ("is missing" if v is None else f"is {v}" for v in (value, usual))
                 problem = f"'{name}' {got} here, but {most} in most episodes"
                 yield Finding(s.part.path, problem, warning=name == "frame size")
 
@@ -289,6 +286,21 @@ def _layout(seen: _Seen) -> dict[str, str]:
         found[name] = f"{value.dtype} {shape}".replace("'", "") if array else "text"
     sizes = " and ".join(dict.fromkeys(map(_times, seen.sizes)))
     return {**found, "cameras": str(len(seen.sizes)), "frame size": sizes}
+
+
+def _rates(target: str, parts: Sequence[Part]) -> Iterator[Finding]:
+    """Films of different speed: a step of a model would be of no fixed time."""
+    known: dict[float, list[str]] = {}
+    for part in parts:
+        with contextlib.suppress(DataError):  # told where it is read
+            rate = part.rate() if part.rate is not None else None
+            if rate is not None:
+                near = next((other for other in known if abs(rate / other - 1) < RATE_OFF), rate)
+                known.setdefault(near, []).append(part.path)
+    if len(known) > 1:
+        held = sorted(known.items(), key=lambda item: -len(item[1]))
+        told = ", ".join(f"{rate:.4g} ({len(paths)}, first {Path(paths[0]).name})" for rate, paths in held)
+        yield Finding(target, f"the clips differ in frames per second: {told}", warning=True)
 
 
 def _twins(seen: Sequence[_Seen]) -> Iterator[Finding]:
@@ -330,7 +342,7 @@ def _times(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _without(path: str, error: DataError) -> str:
+def _without(path: str, error: DataError | str) -> str:
     """The message without the path it begins with, and without advice for readers."""
     text = str(error)
     text = text.removeprefix(path).lstrip(" :,/") if text.startswith(path) else text

@@ -87,6 +87,8 @@ def run_inspect(options: Namespace) -> int:
         console.print(f"on disk: {size / 1e6:,.1f} MB")
     if "native_resolution" in about:
         console.print(f"frames in the files: {_times(about['native_resolution'])}; read at {DEFAULT_SIZE} by default")
+    for note in about["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
     for split, problem in about["problems"].items():
         console.print(f"no {split}: {problem}", soft_wrap=True)
     return 0
@@ -148,7 +150,7 @@ def run_preview(options: Namespace) -> int:
     from ..preview import GIF_FPS, animation, contact_sheet
 
     sources, problems = open_splits(
-        options.path, format=options.format, height=options.size, **parse_assignments(options.override)
+        options.path, format=options.format, height=options.size, peek=True, **parse_assignments(options.override)
     )
     if options.split is not None and options.split not in sources:
         raise DataError(problems[options.split])

@@ -135,7 +135,8 @@ def _pick(folder: Path, found: Sequence[Series], label: str | None) -> Series:
         return fitting[0]
     labels = [series.label for series in found]
     raise DataError(
-        f"{folder} has no series '{label}'.{suggestion(name, labels)} It has {', '.join(labels)}; series={ALL} takes all"
+        f"{folder} has no series '{label}'.{suggestion(name, labels)} It has {', '.join(labels)}; series={ALL} takes "
+        "all images"
     )
 
 
@@ -149,7 +150,7 @@ def _check_alike(folder: Path, one: Series, other: Series) -> None:
     if lone and first.keys() & second.keys():
         name = first.get(lone[0]) or second[lone[0]]
         missing = other.label if lone[0] in first else one.label
-        raise DataError(f"{folder}: {name} has no counterpart in the series {missing}, so they are no cameras of one clip")
+        raise DataError(f"{folder}: {name} has no counterpart in the series {missing}: they are no cameras of one clip")
     if len(one.names) != len(other.names):
         counts = " and ".join(f"{series.label} {len(series.names)}" for series in (one, other))
         raise DataError(f"{folder}: series that are cameras of one clip must have equally many images, got {counts}")

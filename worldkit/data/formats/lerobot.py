@@ -11,31 +11,27 @@ Source: the published layout, https://huggingface.co/docs/lerobot, "LeRobotDatas
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, require_extra
+from ...errors import DataError
 from ..base import EpisodeSource
-from ..cache import Span, cache_key
-from ..decode import decode_at, fit_video, video_size
-from ..film import decoder
-from ..paths import inside
+from ..decode import WHITE
 from ..progress import track
-from ..recording import Recording, RecordingSource, as_action, cached_frames
+from ..recording import Recording, RecordingSource, as_action
 from ..splits import MissingSplitError, split_episodes
 from .columns import choose_cameras
+from .lerobot_frames import GOAL, Cameras, View, find_cameras, goal_image, numbered, read_camera
 from .lerobot_leaks import given_splits, leaks
 from .lerobot_meta import DataSetInfo, EpisodeInfo, read_columns, read_episodes, read_info, read_tasks
 
-TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
-GOAL, CAMERA = "goal_image", "observation.images."
-_VERSION = 2  # raise when decoding or resizing changes, so that old cache entries are not used
+CAMERA = "observation.images."
 
 
 def is_lerobot(target: str) -> bool:
@@ -52,6 +48,7 @@ def open_lerobot(
     cameras: str | Sequence[str] | None = None,
     resize: str = "crop",
     split_seed: int = 0,
+    white: int = WHITE,
 ) -> EpisodeSource:
     """A LeRobot data set in a folder.
 
@@ -62,35 +59,89 @@ def open_lerobot(
         height: Default: the height of the first camera.
         width: Default: the height given, else the width of the first camera.
         cameras: Names (``"front"`` for ``observation.images.front`` will do), or one string with commas. Default: the
-            only one, or all as views, if they have one frame size.
+            only one, or all as views, if they have one frame size; without those that some episodes lack and those
+            that are probably depth (one channel of 16 bits), with a warning. Episodes without a camera that is named
+            are left out, with a warning.
         resize: ``"crop"``: scale the frame until it covers the target and cut the centre. ``"stretch"``: scale both
             sides freely.
         split_seed: Another seed, another split by episode.
+        white: The value of 16-bit images that becomes white; for depth in mm, the farthest to tell apart (4000).
     Raises:
         DataError: for a missing or damaged file, another version, tables that disagree, a video that is shorter than
             its episodes, or cameras of different sizes.
         MissingExtraError: without pyarrow or PyAV.
     """
-    if resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+    view = View((height or 0, width or 0), resize, white)
+    return _open(target, view, split=split, cameras=cameras, split_seed=split_seed)
+
+
+def peek_lerobot(
+    target: str, *, height: int | None = None, width: int | None = None, resize: str = "crop", white: int = WHITE,
+    **options: Any,
+) -> EpisodeSource:
+    """As `open_lerobot`, but frames are decoded when they are read, and not kept."""
+    return _open(target, View((height or 0, width or 0), resize, white, peek=True), **options)
+
+
+def _open(
+    target: str,
+    view: View,
+    *,
+    split: str,
+    cameras: str | Sequence[str] | None = None,
+    split_seed: int = 0,
+) -> EpisodeSource:
+    if view.resize not in ("crop", "stretch"):
+        raise DataError(f"resize must be 'crop' or 'stretch', got {view.resize!r}")
+    if view.white < 1:
+        raise DataError(f"white must be at least 1, got {view.white}")
     root = Path(target).expanduser()
     info = read_info(root)
-    chosen = choose_cameras(root, info.cameras(without=GOAL), cameras, resized=height is not None)
-    native = info.cameras()[chosen[0]]
-    size = (height or native[0], width or height or native[1])
-    episodes = read_episodes(info)
-    for error in leaks(info, episodes):
+    every = read_episodes(info)
+    for error in leaks(info, every):
         raise error
+    found = find_cameras(info, every)
+    chosen = _choose(root, found, cameras, resized=view.size[0] > 0)
+    episodes = _with_cameras(root, found, chosen, every)
+    native = found.shapes[chosen[0]]
+    height, width = view.size
+    view = replace(view, size=(height or native[0], width or height or native[1]))
     spans = _split(info, episodes, split, split_seed)
     tasks = read_tasks(info)
     rows = read_columns(info, [episodes[i] for i, _, _ in spans])
-    read = partial(_recording, info, chosen, size, resize)
-    recordings = [
-        read(episodes[i], rows[episodes[i].index]).cut(start, stop)
-        for i, start, stop in track(spans, f"Decoding {root.name}")
-    ]
+    read = partial(_recording, info, chosen, view)
+    shown = spans if view.peek else track(spans, f"Decoding {root.name}")
+    recordings = [read(episodes[i], rows[episodes[i].index]).cut(start, stop) for i, start, stop in shown]
     facts = {"name": root.name, "kind": "lerobot", "version": info.version, "fps": info.fps, "split": split}
-    return LeRobotSource(recordings, tasks, **facts, cameras=chosen, synthetic=False)
+    return LeRobotSource(
+        recordings, tasks, skipped=len(every) - len(episodes), **facts, cameras=chosen, synthetic=False
+    )
+
+
+def _choose(root: Path, found: Cameras, cameras: str | Sequence[str] | None, *, resized: bool) -> list[str]:
+    """The cameras to show; warns of those left out."""
+    shapes = found.default()
+    if cameras is not None or not found.remarks():
+        return choose_cameras(root, found.shapes, cameras, resized=resized)
+    if not shapes:
+        raise DataError(f"{root} has no camera to show by default: {'; '.join(found.remarks())}")
+    for remark in found.remarks():
+        warnings.warn(f"{root}: {remark}", RuntimeWarning, stacklevel=2)
+    return choose_cameras(root, shapes, None, resized=resized)
+
+
+def _with_cameras(
+    root: Path, found: Cameras, chosen: Sequence[str], episodes: list[EpisodeInfo]
+) -> list[EpisodeInfo]:
+    """The episodes that have all cameras; warns of those left out."""
+    without = {number: name for name in chosen for number in found.lacking.get(name, ())}
+    kept = [episode for episode in episodes if episode.index not in without]
+    if not kept:
+        raise DataError(f"{root}: no episode has all of the cameras {', '.join(chosen)}: choose others with cameras=")
+    if without:
+        lacking = f"{numbered(sorted(without))} lack camera '{next(iter(without.values()))}'"
+        warnings.warn(f"{root}: {lacking} and are left out", RuntimeWarning, stacklevel=2)
+    return kept
 
 
 class LeRobotSource(RecordingSource):
@@ -135,16 +186,11 @@ def _split(
 
 
 def _recording(
-    info: DataSetInfo,
-    cameras: Sequence[str],
-    size: tuple[int, int],
-    resize: str,
-    episode: EpisodeInfo,
-    columns: Mapping[str, np.ndarray],
+    info: DataSetInfo, cameras: Sequence[str], view: View, episode: EpisodeInfo, columns: Mapping[str, np.ndarray]
 ) -> Recording:
     """One episode: its frames decoded into the cache, its columns under our names."""
     where = f"{episode.data}, episode {episode.index}"
-    views = [read_camera(info, name, size, resize, episode, columns["timestamp"]) for name in cameras]
+    views = [read_camera(info, name, view, episode, columns["timestamp"]) for name in cameras]
     timed: dict[str, np.ndarray] = {"task_index": columns["task_index"].reshape(-1)}
     for name, values in columns.items():
         if name in ("action", "actions"):
@@ -153,8 +199,7 @@ def _recording(
             timed[name] = values
         elif name not in ("timestamp", "task_index"):
             timed[f"state.{name.removeprefix('observation.')}"] = values
-    shown = [next(_images(info, name, size, resize, episode, 1)) for name in _goals(info, cameras)]
-    goals = [np.ascontiguousarray(image.transpose(2, 0, 1)) for image in shown]
+    goals = [goal_image(info, name, view, episode) for name in _goals(info, cameras)]
     constant = {GOAL: goals[0] if len(goals) == 1 else np.stack(goals)} if goals else {}
     return Recording(f"episode {episode.index}", tuple(views), timed, constant)
 
@@ -173,68 +218,3 @@ def _goals(info: DataSetInfo, cameras: Sequence[str]) -> list[str]:
     """The features with the goals of some cameras."""
     wanted = [GOAL] if GOAL in info.features else goal_features(cameras)
     return wanted if all(info.features.get(name, {}).get("dtype") == "image" for name in wanted) else []
-
-
-def read_camera(
-    info: DataSetInfo, name: str, size: tuple[int, int], resize: str, episode: EpisodeInfo, stamps: np.ndarray
-) -> Span:
-    """The frames of one camera at the timestamps of an episode, decoded if they are not in the cache."""
-    is_video = info.features[name]["dtype"] == "video"
-    path, begin = episode.videos[name] if is_video else (episode.data, 0.0)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist, but episode {episode.index} of camera '{name}' should be in it")
-    times = stamps.reshape(-1).astype(np.float64) + begin
-    facts = {
-        "file": (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size),
-        "camera": name,
-        "episode": episode.index,
-        "decoder": decoder("av" if is_video else "pillow"),
-        "times": hashlib.sha256(times.tobytes()).hexdigest(),
-    }
-    key = cache_key(f"{info.root.name}-{episode.index}", version=_VERSION, size=size, resize=resize, **facts)
-    if is_video:
-        tolerance = TOLERANCE + float(np.spacing(np.float32(stamps.max())))  # they are stored as float32
-        decode = partial(decode_at, path, times.tolist(), *size, resize=resize, tolerance=tolerance)
-        frames = partial(_checked, info, name, path, decode)
-    else:
-        frames = partial(_images, info, name, size, resize, episode, episode.length)
-    try:
-        return Span.whole(cached_frames(key, frames))
-    except DataError as error:
-        raise DataError(f"episode {episode.index}, camera '{name}': {error}") from error
-
-
-def _checked(
-    info: DataSetInfo, name: str, path: Path, decode: Callable[[], Iterator[np.ndarray]]
-) -> Iterator[np.ndarray]:
-    """Frames of a video, after a look at their size."""
-    try:
-        size = video_size(path)
-    except DataError as error:
-        raise DataError(f"{path} cannot be read as a video: it is truncated, damaged or not a video") from error
-    info.check_size(name, size, path)
-    yield from decode()
-
-
-def _images(
-    info: DataSetInfo, name: str, size: tuple[int, int], resize: str, episode: EpisodeInfo, count: int
-) -> Iterator[np.ndarray]:
-    """The first ``count`` images of an episode from the parquet file, ``[H, W, 3]`` each."""
-    parquet = require_extra("pyarrow.parquet", "data", f"reading {episode.data.name}")
-    image_module = require_extra("PIL.Image", "video", "reading images of a LeRobot data set")
-    chosen = [("episode_index", "==", episode.index)]
-    table = parquet.read_table(episode.data, columns=["episode_index", "frame_index", name], filters=chosen)
-    table = table.sort_by("frame_index").slice(0, count)
-    for number, cell in enumerate(table[name].to_pylist()):
-        try:
-            stored = cell if isinstance(cell, Mapping) else {"bytes": cell}
-            held = stored.get("bytes")
-            source = io.BytesIO(held) if held else inside(info.root, stored["path"], episode.data)
-            with image_module.open(source) as opened:
-                image = np.array(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, KeyError, TypeError, image_module.DecompressionBombError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{episode.data}: image of frame {number} cannot be read ({error})") from error
-        info.check_size(name, image.shape[:2], episode.data)
-        yield fit_video(image.transpose(2, 0, 1)[None], size, resize)[0].transpose(1, 2, 0)

@@ -92,7 +92,7 @@ class EpisodeInfo:
         index: Its number.
         length: Frames.
         data: The parquet file with its rows.
-        videos: Camera -> video file and the second at which the episode begins there.
+        videos: Camera -> video file and the second at which the episode begins there; without cameras it lacks.
     """
 
     index: int
@@ -184,14 +184,18 @@ def _chunked(info: DataSetInfo) -> Iterable[EpisodeInfo]:
     for path in (inside(info.root, file.relative_to(info.root)) for file in files):
         columns = [name for name in _schema(path) if not name.startswith("stats/")]
         for row in _table(path, columns).to_pylist():
-            where = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-            shown = {}
-            for name in videos:
-                key = f"videos/{name}"
-                place = {"chunk_index": row[f"{key}/chunk_index"], "file_index": row[f"{key}/file_index"]}
-                video = _file(info, "video_path", video_key=name, **place)
-                shown[name] = (video, float(row[f"{key}/from_timestamp"]))
+            where = {"chunk_index": int(row["data/chunk_index"]), "file_index": int(row["data/file_index"])}
+            shown = {name: place for name in videos if (place := _place(info, name, row)) is not None}
             yield EpisodeInfo(int(row["episode_index"]), int(row["length"]), _file(info, "data_path", **where), shown)
+
+
+def _place(info: DataSetInfo, camera: str, row: Mapping[str, Any]) -> tuple[Path, float] | None:
+    """Video file and second of a camera, ``None`` if an episode has no such camera (as in merged data sets)."""
+    cells = {name: row[f"videos/{camera}/{name}"] for name in ("chunk_index", "file_index", "from_timestamp")}
+    if any(cell is None or cell != cell for cell in cells.values()):  # empty cells turn the column into float
+        return None
+    place = {name: int(cells[name]) for name in ("chunk_index", "file_index")}
+    return _file(info, "video_path", video_key=camera, **place), float(cells["from_timestamp"])
 
 
 def _single(info: DataSetInfo) -> Iterable[EpisodeInfo]:

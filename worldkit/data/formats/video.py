@@ -1,9 +1,9 @@
 """Video files, and folders of videos, images or image folders: decoded once, resized, kept in the cache as uint8.
 
 Each clip becomes one cache entry named by its path, modification time, size and the target size; training reads that. A
-folder is searched with its sub-folders: every video file is a clip, and so is every folder that holds image files (in
-order of time: ``frame2`` before ``frame10``, ``84.38285`` before ``84.4156127``; of several series, the one that is
-chosen, see `worldkit.data.formats.image_series`). How clips are split is told in `worldkit.data.splits`. Actions and the
+folder is searched with its sub-folders: every video file is a clip, and so is every folder that holds image files, in
+order of time (``frame2`` before ``frame10``, ``84.38285`` before ``84.4156127``); of several series, the one chosen is
+taken (`worldkit.data.formats.image_series`). How clips are split is told in `worldkit.data.splits`. Actions and the
 like may lie beside: ``CLIP.npz`` for ``CLIP.mp4``, ``entries.npz`` in a folder of images (see
 `worldkit.data.formats.npz`).
 """
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+
 import numpy as np
 
 from ...errors import DataError
