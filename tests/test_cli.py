@@ -74,6 +74,7 @@ def test_train_rollout_eval(tmp_path, monkeypatch, capsys):
     latents = load_file("rollouts/clip-000.safetensors")
     assert latents["particles.position"].shape == (1, 3, 16, 2) and latents["latent_actions"].shape[:2] == (1, 4)
     assert (tmp_path / "rollouts/clip-000.gif").stat().st_size > 1000
+    assert (tmp_path / "rollouts/clip-000.png").stat().st_size > 1000
     assert INFERRED_NOTE.split(":")[0] in " ".join(capsys.readouterr().out.split())  # what one column must be told with
     assert main(["eval", run, *data, "--context", "2", "--horizon", "3", "--max-clips", "3", "--driven-by", "prior",
                  "--driven-by", "inferred"]) == 0

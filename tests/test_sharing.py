@@ -99,7 +99,7 @@ def test_a_model_on_the_hub_is_what_it_is_in_a_folder(run, hub, tmp_path, monkey
     few = ["--data", "balls-32", "--max-clips", "1", "--pictures", "0", "-o", "data.num_episodes=1"]
     assert main(["eval", "hub:lab/balls@v1", "dir:bare", *few]) == 0
     out = capsys.readouterr().out
-    assert "context_frames 5; horizon 10" in out
+    assert "frames given 5; frames predicted 10" in out
     assert "Protocol of lpwm-balls-mini, the first model's. dir:bare (no preset) would give 1 and" in out
 
 

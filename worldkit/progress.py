@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -22,7 +22,8 @@ class Meter:
     """A line that says what is being done, how much of it, and how long it will take.
 
     On a terminal it is redrawn in place; bar, step and ETA are there at every width, the rest as far as there is room.
-    Elsewhere (a file, a pipe) a line is printed every `EVERY` seconds, even if nothing moves.
+    Elsewhere (a file, a pipe) a line is printed every `EVERY` seconds, even if nothing moves. While one meter is shown,
+    those of the work inside it keep quiet.
 
     Args:
         what: What is being done.
@@ -41,6 +42,8 @@ class Meter:
         'training ━━━━━━━━━ step 2/8 ETA 0 s'
     """
 
+    _shown: ClassVar[Meter | None] = None
+
     def __init__(
         self, what: str, *, total: float | None = None, done: float = 0, unit: str = "", enabled: bool = True,
         console: Any = None, keep: bool = True, every: float = EVERY,
@@ -49,6 +52,7 @@ class Meter:
         self.step, self.terms = "", ()  # type: tuple[str, Sequence[str]]
         self.enabled, self.keep, self._console = enabled, keep, console
         self._first, self._started, self._idle, self._idle_since = done, time.monotonic(), 0.0, None
+        self._moved = self._started
         self._live: Any = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -64,18 +68,23 @@ class Meter:
 
     def __enter__(self) -> Meter:
         self._started = time.monotonic()
-        if self.enabled and self.console.is_terminal and not self.console.is_dumb_terminal:
+        if not self.enabled or Meter._shown is not None:
+            return self
+        Meter._shown = self
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             from rich.live import Live
 
             self._live = Live(self, console=self.console, transient=not self.keep, refresh_per_second=4)
             self._live.start()
-        elif self.enabled:
+        else:
             self._thread = threading.Thread(target=self._print_now_and_then, daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._over.set()
+        if Meter._shown is self:
+            Meter._shown = None
         if self._live is not None:
             self._live.stop()
         elif self._thread is not None:
@@ -92,6 +101,7 @@ class Meter:
             step: Which step that is, where ``done`` counts something else.
             terms: More to show, the most important first; with rich's markup.
         """
+        self._moved = self._working_time()
         self.done, self.total = done, self.total if total is None else total
         self.step, self.terms = step, terms
 
@@ -114,12 +124,16 @@ class Meter:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate from the pace so far; None before anything was done."""
+        """Estimate from the pace up to the last `update`, counted down since; None before anything was done."""
         moved = self.done - self._first
         if self.total is None or moved <= 0:
             return None
-        until = time.monotonic() if self._idle_since is None else self._idle_since
-        return (until - self._started - self._idle) / moved * max(0.0, self.total - self.done)
+        left = (self._moved - self._started) / moved * max(0.0, self.total - self.done)
+        return max(0.0, left - (self._working_time() - self._moved))
+
+    def _working_time(self) -> float:
+        """A clock that stands still during pauses."""
+        return (time.monotonic() if self._idle_since is None else self._idle_since) - self._idle
 
     def line(self, width: int, *, ascii_only: bool = False) -> str:
         """The line for a terminal of ``width`` letters, without colours."""
@@ -130,15 +144,18 @@ class Meter:
         from rich.text import Text
 
         share = f" ({100 * self.done / self.total:.0f} %)" if self.total else ""
-        spent = duration(time.monotonic() - self._started)
-        parts = [f"{self.what}: {self._step}{share}", *([self._count] if self.step else [])]
-        parts += [f"took {spent}"] if ended else [spent, self._eta]
+        parts = [f"{self.what}: {self._step}{share}", *([self._count] if self.step else []), self._spent]
+        parts += [] if ended else [self._eta]
         return ", ".join([*parts, *(Text.from_markup(term).plain for term in self.terms)])
 
     @property
     def _count(self) -> str:
         total = "" if self.total is None else f"/{self.total:.0f}"
         return f"{self.done:.0f}{total}{self.unit}"
+
+    @property
+    def _spent(self) -> str:
+        return f"after {duration(time.monotonic() - self._started)}"
 
     @property
     def _step(self) -> str:
@@ -159,7 +176,7 @@ class Meter:
         step, eta = Text(self._step), Text(self._eta, "cyan")
         room = width - len(step) - len(eta) - _BAR[0] - 2
         optional = [Text(self.what, "bold"), Text(self._count if self.step else "", "dim"),
-                    Text(duration(time.monotonic() - self._started), "dim"), *map(Text.from_markup, self.terms)]
+                    Text(self._spent if self.unit != " s" else "", "dim"), *map(Text.from_markup, self.terms)]
         fits = []
         for i, piece in enumerate(optional):
             if i == 0 and len(piece) + 1 > room:

@@ -61,15 +61,15 @@ def test_frames_are_averaged_inside_clips_first():
 def test_table_markdown_and_terminal(capsys):
     report = Report(SCORES, PROTOCOL | {"checkpoint": "a|b"})
     header, rows = report.table()
-    assert header == ["method", "PSNR ↑", "SSIM ↑"]
+    assert header == ["method", "PSNR (dB) ↑", "SSIM ↑"]
     assert rows[0] == ["model", "3 ± 2.5", "0.5 ± 0"] and rows[1][2] == "-"
     markdown = report.to_markdown()
     assert markdown.splitlines()[:3] == [
-        "| method | PSNR ↑ | SSIM ↑ |", "| --- | ---: | ---: |", "| model | 3 ± 2.5 | 0.5 ± 0 |",
+        "| method | PSNR (dB) ↑ | SSIM ↑ |", "| --- | ---: | ---: |", "| model | 3 ± 2.5 | 0.5 ± 0 |",
     ]
     report.print()
     shown = capsys.readouterr().out
-    for text in ("PSNR", "3 ± 2.5", "context_frames 4", "driven_by sampled", "n 3"):
+    for text in ("PSNR", "3 ± 2.5", "frames given 4", "driven by sampled", "clips 3"):
         assert text in shown
         assert text in markdown
 
@@ -141,7 +141,7 @@ def test_frames_without_a_number_are_left_out(tmp_path):
     report = Report({"model": {"tracking_error": values}}, PROTOCOL, totals={"model": {"med10": 1.25}})
     assert report.summary("model", "tracking_error") == confidence_interval(torch.tensor([0.1, 0.4]).double())
     assert [i.n for i in report.curve("model", "tracking_error")] == [2, 1]
-    assert report.table()[0] == ["method", "distance ↓", "MED10 ↓"] and report.table()[1][0][2] == "1.25"
+    assert report.table()[0] == ["method", "distance to objects ↓", "MED10 ↓"] and report.table()[1][0][2] == "1.25"
     report.to_json(tmp_path / "r.json")
     results = json.loads((tmp_path / "r.json").read_text())["results"]["model"]
     assert results["med10"] == {"total": 1.25} and results["tracking_error"]["n"] == 2

@@ -272,7 +272,7 @@ def test_the_run_folder_tells_how_it_was_made(tiny_model, balls, tmp_path):
     assert described["model"] == model.config.to_dict()
     assert {"train", "command", "commit", "worldkit", "torch", "device", "threads"} <= set(described)
     figures = sorted(p.name for p in (tmp_path / "figures").iterdir())
-    assert figures == ["step-00000002-panel.png", "step-00000002-rollout.gif"]
+    assert figures == ["step-00000002-panel.png", "step-00000002-rollout.gif", "step-00000002-rollout.png"]
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert {"valid_loss", "psnr_prediction", "psnr_copy_last", "psnr_mean_frame"} <= set(last)
     assert (tmp_path / "best" / "model.safetensors").exists()

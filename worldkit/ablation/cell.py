@@ -1,8 +1,9 @@
 """One cell of an ablation: train a model, score it, store ``result.json``.
 
-A cell's folder holds ``cell.json`` (what to do), ``run/`` (the training run, with exact resume), ``rollout.gif``,
-``output.log`` (what the process printed) and at the end ``result.json``, written in one step. Any error becomes a
-result, too; only a stop (Ctrl-C, a kill) leaves no result, and the cell goes on from its last checkpoint later.
+A cell's folder holds ``cell.json`` (what to do), ``run/`` (the training run, with exact resume), ``rollout.gif`` and
+``rollout.png``, ``output.log`` (what the process printed) and at the end ``result.json``, written in one step. Any
+error becomes a result, too; only a stop (Ctrl-C, a kill) leaves no result, and the cell goes on from its last
+checkpoint later.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from ..errors import (
 from ..model import ComposedWorldModel
 from ..training import evaluate, mean_image, predict, validation_loss
 from ..training.recipes import WEIGHTS_FROM, open_clips, train
-from ..viz import animate_rollout, save_gif
+from ..viz import animate_rollout, rollout_strip, save_gif, save_png
 from ..viz.images import write_atomically
 
-CELL_FILE, RESULT_FILE, MEMORY_FILE, GIF_FILE = "cell.json", "result.json", "memory.json", "rollout.gif"
+CELL_FILE, RESULT_FILE, MEMORY_FILE = "cell.json", "result.json", "memory.json"
+GIF_FILE, STILL_FILE = "rollout.gif", "rollout.png"
 DEFAULTS = {"eval_every": 10**9, "eval_clips": 1, "save_every": 100, "keep": 1}
 """Training options of a cell: one evaluation, its own, at the end; checkpoints often enough to be stopped any time."""
 BATCH_SIZE, EXAMPLES, SEED = 8, 2, 0
@@ -121,15 +123,17 @@ def _score(model: ComposedWorldModel, cell: Mapping[str, Any], folder: Path) -> 
         batch_size=BATCH_SIZE, seed=SEED, device=device, split=protocol["split"], data=cell["data"],
         training_mean=mean_image(_clips(model, cell, "train", 1)),
     )["prior"]
-    strips = []
+    films, stills = [], []
     for index in torch.linspace(0, len(clips) - 1, min(EXAMPLES, len(clips))).long().unique().tolist():
         batch = collate([clips[index]]).to(device)
         with torch.no_grad():
             rollout = predict(model, batch, context_frames=context, driven_by="prior", generator=None)
         predicted = torch.cat([_one_picture(rollout.context_video), _one_picture(rollout.video)]).clamp(0, 1)
         truth = _one_picture(to_float_video(batch.video))
-        strips.append(animate_rollout(truth, {"prediction": predicted}, context_frames=context, cell=96))
-    save_gif(torch.cat(strips, -1), folder / GIF_FILE, fps=4)
+        films.append(animate_rollout(truth, {"prediction": predicted}, context_frames=context, cell=96))
+        stills.append(rollout_strip(truth, {"prediction": predicted}, context_frames=context, cell=64))
+    save_gif(torch.cat(films, -1), folder / GIF_FILE, fps=4)
+    save_png(torch.cat(stills, -2), folder / STILL_FILE)
     return {"psnr": report.summary("model", "psnr").mean, "ssim": report.summary("model", "ssim").mean,
             "report": report.to_dict()}
 

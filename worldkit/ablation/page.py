@@ -25,7 +25,8 @@ def draw_page(ablation: Ablation) -> HtmlReport:
                   "truth; blue: given frames, reconstructed; green: predicted.")
     for row in ablation.rows:
         if row.gif is not None and row.gif.exists():
-            page.gif(row.gif.read_bytes(), caption=_name(row))
+            still = row.gif.with_suffix(".png")
+            page.gif(row.gif.read_bytes(), still=still.read_bytes() if still.exists() else None, caption=_name(row))
     page.heading("How this was made")
     return page.text(ablation.command)
 

@@ -18,13 +18,13 @@ from .grid import Variant, shown
 from .study import Study
 
 METRICS = {
-    "psnr": "PSNR ↑", "ssim": "SSIM ↑", "loss": "loss", "parameters": "parameters", "steps": "steps",
-    "time_per_step": "ms / step", "peak_memory": "peak MB",
+    "psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "loss": "loss", "parameters": "parameters", "steps": "steps",
+    "time_per_step": "ms per step", "peak_memory": "peak memory (MB)",
 }
 """Key in the JSON -> column."""
 REFERENCES = ("copy last frame", "mean training frame")
 """Predictions without a model, in the order of the column `BEATS`."""
-BEATS = "beats copy, mean"
+BEATS = "seeds that beat copying, the mean frame"
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ class Ablation:
             f"deterministic prior, of the same clips of split '{s.split}' (at most {s.clips}) for every row. {spread}",
             "Loss: the training loss on the scored split, latents at their means. It may be compared only between rows "
             "with the same parts and loss weights: other parts sum other terms.",
-            f"Peak MB: memory {whose}; '-' where cells share a process.",
-            "Beats: in how many seeds the PSNR is above that of repeating the last given frame, and of the mean "
-            "training frame, by more than chance of the clips explains (paired 95% Student t interval over clips).",
+            f"Peak memory: {whose}; '-' where cells share a process.",
+            "Seeds that beat: in how many seeds the PSNR is above that of repeating the last given frame, and of the "
+            "mean training frame, by more than chance of the clips (paired 95% Student t interval over clips).",
         ]
         starts = {r.name: r.start or "from nothing" for r in finished}
         if len(set(starts.values())) > 1:

@@ -18,15 +18,17 @@ from rich.console import Console
 from torch import Tensor
 
 from ..data import ClipDataset, collate
+from ..errors import WorldkitError
 from ..factory import create_model, get_model_spec
 from ..metrics import Report
+from ..metrics.report import ARROWS
 from ..model import ComposedWorldModel
-from ..training import animation, evaluate, mean_image, panel
-from ..training.figures import INFERRED_NOTE
+from ..progress import track
+from ..training import evaluate, film, mean_image, panel
 from ..training.recipes import open_clips, train
 from ..viz import HtmlReport
 from ..viz.boxes import boxes_from_particles, draw_boxes
-from ..viz.images import enlarge, grid, to_uint8
+from ..viz.images import WHITE, enlarge, grid, labelled_rows, to_uint8
 
 PRESET, DATA = "lpwm-balls-mini", "balls-32"
 CONTEXT, HORIZON, CLIPS = 5, 5, 40
@@ -47,7 +49,7 @@ def demo(*, out: str | Path, seconds: float, seed: int = 0) -> Path:
     console.print(f"[bold]1/3[/] making {DATA} (synthetic) and training {PRESET} from scratch for {seconds:g} s")
     model, result = train(PRESET, DATA, run=run, train_overrides={
         "seconds": seconds, "seed": seed, "eval_every": 10**9, "eval_clips": 8, "log_every": 5})
-    console.print(f"[bold]2/3[/] predicting {CLIPS} test clips it never saw")
+    console.print(f"[bold]2/3[/] predicting {CLIPS} test clips it never saw, and scoring the predictions")
     test = open_clips(model, DATA, split="test", num_frames=CONTEXT + HORIZON)
     training = mean_image(open_clips(model, DATA, split="train", num_frames=1))
     models = {f"this run ({result.step} steps, {result.seconds:.0f} s)": model}
@@ -56,10 +58,11 @@ def demo(*, out: str | Path, seconds: float, seed: int = 0) -> Path:
         models[f"shipped weights ({facts['steps']} steps, {facts['minutes']} min)"] = create_model(
             PRESET, pretrained=True
         )
-    scores = {name: _score(m, test, training, seed) for name, m in models.items()}
-    for report in scores.values():
-        report.print()
-    console.print("[bold]3/3[/] drawing the report")
+    scores = {}
+    for name, scored in models.items():
+        scores[name] = _score(scored, test, training, seed)
+        scores[name].print(title=name)
+    console.print(f"[bold]3/3[/] drawing the report: curves, panels and films of {len(models)} model(s)")
     page = _report(models, scores, test, result.log, seed=seed, seconds=time.perf_counter() - started)
     path = out / "report.html"
     page.write(path)
@@ -96,24 +99,30 @@ def _report(models: dict[str, ComposedWorldModel], scores: dict[str, Report], te
     page.heading("Predictions of clips it never saw")
     for name, report in scores.items():
         header, rows = report.table()
-        page.table(header, rows, caption=f"{name}: mean over {HORIZON} predicted frames and {report.protocol['n']} "
-                                         "clips ± half of the 95% interval over clips")
-        page.text(_verdict(report))
+        page.table(header, rows, caption=name)
+        page.text(f"{_verdict(report)} Numbers: mean over {HORIZON} predicted frames and {report.protocol['n']} clips "
+                  f"± half of the 95% interval over clips. {ARROWS}")
     page.curve(_horizon_curves(scores), x_label="predicted frame", y_label="PSNR (dB)")
     clip = collate([test[len(test) // 2]])
-    for name, model in models.items():
+    for name, model in track(models.items(), "drawing", total=len(models)):
         page.heading(f"Taken apart: {name}")
         page.image(panel(model, clip.video[0], cell=96), caption="one column per frame")
         page.heading(f"Rolled out: {name}")
         for index in (0, len(test) // 2):
             generator = torch.Generator().manual_seed(seed)
-            frames = animation(model, collate([test[index]]), context_frames=CONTEXT, generator=generator)
-            page.gif(frames, fps=4, caption="Red: the truth; blue: given frames, reconstructed; green: predicted. "
-                     f"The tables score the mean prediction. {INFERRED_NOTE}")
+            frames, still = film(model, collate([test[index]]), context_frames=CONTEXT, generator=generator)
+            page.gif(frames, still=still, fps=4, caption="Red: the truth; blue: given frames, reconstructed; green: "
+                     "predicted. The tables score the mean prediction.")
         page.heading(f"What if: {name}")
-        page.gif(what_if(model, clip.video), fps=4, caption=(
-            "left: the model's prediction; right: the same after its largest particle was moved by 0.35 of the "
-            "image's half side in the last given frame. Boxes: the edited particle"))
+        try:
+            frames, still = what_if(model, clip.video)
+        except WorldkitError as error:  # a model that was hardly trained may see nothing
+            page.text(f"Nothing to move: {error}")
+            continue
+        page.gif(frames, still=still, fps=2, caption=(
+            "Left (above): the model's prediction. Right (below): its prediction after the largest thing, with all its "
+            "particles, was moved by half of the image's half side towards the middle in every given frame. The box "
+            "marks it in the last one."))
     return page
 
 
@@ -137,29 +146,32 @@ def _horizon_curves(scores: dict[str, Report]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def what_if(model: ComposedWorldModel, video: Tensor, *, shift: float = 0.35, cell: int = 160) -> Tensor:
-    """A prediction beside the same prediction after one particle was moved.
+def what_if(model: ComposedWorldModel, video: Tensor, *, shift: float = 0.5, cell: int = 96) -> tuple[Tensor, Tensor]:
+    """A prediction beside the prediction after a whole thing was moved in every given frame.
 
     Args:
         model: A model with particle latents.
         video: One clip ``[1, T, C, H, W]``; the first frames are given.
         shift: How far, in image coordinates [-1, 1]; towards the image's middle.
-        cell: Side of a picture, pixels.
+        cell: Height of a picture of the still strip, pixels.
     Returns:
-        uint8 ``[horizon, 3, h, w]``.
+        Animation ``[1 + horizon, 3, h, w]`` and strip ``[3, h', w']`` of the last given frame and the predicted ones,
+        uint8; a box marks what was moved.
+    Raises:
+        WorldkitError: nothing is visible in a given frame.
     """
     z = model.encode(video[:, :CONTEXT])
-    visible = (z.transparency * z.size.prod(-1, keepdim=True))[0, -1, :, 0]
-    token = int(visible.argmax())
-    towards = -torch.sign(z.position[0, -1, token]) * shift
-    edited = type(z).cat([z[:, :-1], z[:, -1:].edit([token], delta_position=towards)])
-    pictures = []
-    for start in (z, edited):
-        rollout = model.rollout(start, HORIZON, deterministic=True)
-        latents = type(z).cat([start[:, -1:], rollout.latents])
-        frames = torch.cat([model.decode(start).video[:, -1:], rollout.video], 1)[0].clamp(0, 1)
-        large, factor = enlarge(to_uint8(frames), cell)
-        side = frames.shape[-1] * factor
-        boxes = boxes_from_particles(latents.position[0, :, token], latents.scale[0, :, token], side, side)
-        pictures.append([draw_boxes(f, b[None]) for f, b in zip(large, boxes, strict=True)])
-    return torch.stack([grid(torch.stack(pair), 2) for pair in zip(*pictures, strict=True)])
+    largest = z.objects()[:1] or [[z.nearest((0.0, 0.0))]]
+    thing = z.follow(largest[0])
+    towards = -torch.sign(z.position[0, -1, largest[0][0]]) * shift
+    rows = {}
+    for name, start in (("prediction", z), ("what if", z.edit(thing, delta_position=towards))):
+        given = model.decode(start).video.clamp(0, 1)
+        predicted = model.rollout(given, HORIZON, deterministic=True).video.clamp(0, 1)
+        pictures = enlarge(to_uint8(torch.cat([given[0, -1:], predicted[0]])), cell)[0]
+        box = boxes_from_particles(start.position[0, -1, largest[0][:1]], start.scale[0, -1, largest[0][:1]],
+                                   *pictures.shape[-2:])
+        pictures[0] = draw_boxes(pictures[0], box, colors=[WHITE])
+        rows[name] = pictures
+    strip = labelled_rows(rows, ["given", *(f"predicted {t}" for t in range(1, HORIZON + 1))])
+    return torch.stack([grid(torch.stack(pair), 2) for pair in zip(*rows.values(), strict=True)]), strip

@@ -28,9 +28,10 @@ DRIVEN_BY = ("sampled", "deterministic prior", "inferred latent actions", "sampl
 with its help: not prediction scores."""
 
 TITLES = {
-    "psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓", "med10": "MED10 ↓",
-    "tracking_error": "distance ↓", "pck": "PCK@0.1 ↑", "paired": "paired ↑", "ari": "ARI ↑", "fg_ari": "FG-ARI ↑",
-    "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
+    "psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓",
+    "med10": "MED10 ↓",
+    "tracking_error": "distance to objects ↓", "pck": "objects within 0.1 (PCK) ↑", "paired": "objects paired ↑",
+    "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
 
@@ -41,6 +42,10 @@ INCOMPLETE = ("tracking_error", "pck", "miou")
 DIFFERENCES = ("Differences: paired over the same clips; * = the 95% interval does not hold 0 (one metric at a time, "
                "chance of the clips only: other training seeds may differ).")
 """What a table with differences says below."""
+
+ARROWS = "↑ higher is better, ↓ lower is better."
+WORDS = {"context_frames": "frames given", "horizon": "frames predicted", "driven_by": "driven by", "n": "clips"}
+"""Entry of a protocol -> what it is called below a table."""
 
 
 def title(metric: str) -> str:
@@ -193,17 +198,18 @@ class Report:
         return [str(self.summary(method, m)) if m in scores else
                 "-" if math.isnan(totals.get(m, math.nan)) else f"{totals[m]:.4g}" for m in metrics]
 
-    def print(self) -> None:
-        """Show the table and the protocol on the terminal."""
+    def print(self, *, title: str = "") -> None:
+        """Show the table, below a title, and the protocol on the terminal."""
         from rich import box
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
         from rich.text import Text
 
         header, rows = self.table()
-        table = Table(box=box.SIMPLE_HEAD)
+        table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold")
         for column, name in enumerate(header):
-            table.add_column(name, justify="right" if column else "left", no_wrap=True)
+            table.add_column(name, justify="right" if column else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
         console = Console()
@@ -249,7 +255,7 @@ class Report:
         """Entries of the protocol in a line; of the weights' checksum the first digits."""
         found = {key: self.protocol[key] for key in keys if key in self.protocol}
         short = {key: value[:12] if key == "weights" else value for key, value in found.items()}
-        return "; ".join(f"{key} {value}" for key, value in short.items())
+        return "; ".join(f"{WORDS.get(key, key)} {value}" for key, value in short.items())
 
     def footer(self, *, without: Sequence[str] = ()) -> str:
         """What the numbers are, and the protocol, in a line.
@@ -258,7 +264,7 @@ class Report:
             without: Entries of the protocol to leave out.
         """
         facts = self.facts_line(key for key in self.protocol if key not in without)
-        note = f"Mean over predicted frames and clips ± half of the 95% Student t interval over n clips. {facts}."
+        note = f"Mean over predicted frames and clips ± half of its 95% Student t interval. {ARROWS} {facts}."
         if self.protocol["driven_by"] == "inferred latent actions":
             note += " The latent actions were inferred from the true future: reconstruction scores, not predictions."
         if self.protocol["driven_by"] == "sampled, best of n":

@@ -6,7 +6,7 @@ _EXPORTS = {
     "comparison": ("Comparison", "compare"),
     "config": ("TrainConfig",),
     "evaluation": ("evaluate", "mean_image", "predict", "validation_loss"),
-    "figures": ("animation", "panel"),
+    "figures": ("animation", "film", "panel"),
     "protocols": ("find_protocol", "list_protocols"),
     "trainer": ("Trainer", "TrainResult"),
 }

@@ -20,7 +20,7 @@ from ..errors import ConfigError, DataError
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
 from ..metrics.report import starred, title
 from ..model import ComposedWorldModel
-from ..viz import HtmlReport, animate_rollout
+from ..viz import HtmlReport, animate_rollout, rollout_strip
 from ..viz.images import write_atomically
 from .evaluation import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
 from .figures import COLUMNS, INFERRED_NOTE
@@ -42,14 +42,14 @@ class Comparison:
         changed: Where it departs from the protocol of that name.
         reports: What drives the rollouts -> model -> report. These are never mixed in one table.
         notes: What else is to say.
-        pictures: Caption and animation ``[T, 3, h, w]``: the truth beside every model.
+        pictures: Caption, animation ``[T, 3, h, w]`` and still strip ``[3, h, w]``: the truth beside every model.
     """
 
     protocol: Protocol
     changed: Mapping[str, Any]
     reports: Mapping[str, Mapping[str, Report]]
     notes: Sequence[str] = ()
-    pictures: Sequence[tuple[str, Tensor]] = field(default=(), repr=False)
+    pictures: Sequence[tuple[str, Tensor, Tensor]] = field(default=(), repr=False)
 
     def table(self, driver: str) -> tuple[list[str], list[list[str]]]:
         """(header, rows) of text: every model, differences to the first one, the baselines, one model's margins."""
@@ -142,8 +142,8 @@ class Comparison:
             page.text(line)
         if self.pictures:
             page.heading("Rollouts").text("Red: the truth; blue: given frames, reconstructed; green: predicted.")
-        for caption, frames in self.pictures:
-            page.gif(frames, fps=4, caption=caption)
+        for caption, frames, still in self.pictures:
+            page.gif(frames, still=still, fps=4, caption=caption)
         return page
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -253,7 +253,7 @@ def compare(
 def _pictures(
     models: Mapping[str, ComposedWorldModel], clips: ClipDataset, protocol: Protocol, driver: str, seed: int,
     device: torch.device | str, count: int,
-) -> list[tuple[str, Tensor]]:
+) -> list[tuple[str, Tensor, Tensor]]:
     drawn = []
     for index in choose_clips(clips, count, starts=protocol.windows == "start") if count else []:
         item = clips[index]
@@ -267,9 +267,11 @@ def _pictures(
             both = torch.cat([rollout.context_video, rollout.video], -4)
             rollouts[f"{name}: {COLUMNS[driver]}"] = _one_picture(both).clamp(0, 1).cpu()
         truth = _one_picture(to_float_video(batch.video)).cpu()
-        frames = animate_rollout(truth, rollouts, context_frames=protocol.context_frames, cell=128,
-                                 note=INFERRED_NOTE if driver == "inferred" else "")
-        drawn.append((f"episode {item['episode']}, from frame {item['start']}", frames))
+        shown = {"context_frames": protocol.context_frames, "note": INFERRED_NOTE if driver == "inferred" else ""}
+        drawn.append((
+            f"episode {item['episode']}, from frame {item['start']}",
+            animate_rollout(truth, rollouts, **shown, cell=128), rollout_strip(truth, rollouts, **shown),
+        ))
     return drawn
 
 

@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError
 from ..metrics import ImageFeatures, Report, VideoFeatures, copy_last_frame, mean_frame
 from ..metrics.tracking import MED_STEPS
 from ..model import ComposedWorldModel, Rollout
+from ..progress import track
 from .rows import Rows
 from .scores import Scorer, Truth, flat
 
@@ -121,7 +122,7 @@ def evaluate(
         count = samples if driver == "sampled" else 1
         generator = torch.Generator(device=device).manual_seed(seed)
         rows = Rows()
-        for first in range(0, len(indices), batch_size):
+        for first in track(range(0, len(indices), batch_size), f"scoring, {DRIVERS[driver]}"):
             items = [dataset[i] for i in indices[first:first + batch_size]]
             batch = collate(items).to(device)
             truth = Truth.of(items, batch, context_frames)

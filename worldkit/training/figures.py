@@ -11,7 +11,7 @@ from torch import Tensor
 from ..batch import Batch, to_float_video
 from ..latents import Latent, LatentSpec, Particles
 from ..model import ComposedWorldModel
-from ..viz import PanelInputs, animate_rollout, decomposition_panel
+from ..viz import PanelInputs, animate_rollout, decomposition_panel, rollout_strip
 from ..viz.animation import INFERRED, MEAN, SAMPLED
 from .evaluation import predict
 
@@ -111,17 +111,25 @@ def animation(
     model: ComposedWorldModel, batch: Batch, *, context_frames: int, generator: torch.Generator | None = None,
     title: str = "", cell: int = 160,
 ) -> Tensor:
-    """`rollouts_beside_truth` as an animation, with the goal image if there is one.
+    """`rollouts_beside_truth` as an animation ``[T, 3, h, w]`` uint8; `film` says more."""
+    return film(model, batch, context_frames=context_frames, generator=generator, title=title, cell=cell)[0]
+
+
+def film(
+    model: ComposedWorldModel, batch: Batch, *, context_frames: int, generator: torch.Generator | None = None,
+    title: str = "", cell: int = 160,
+) -> tuple[Tensor, Tensor]:
+    """`rollouts_beside_truth` as an animation, with the goal image if there is one, and as a strip that stands still.
 
     Args:
         model, batch, context_frames, generator: As there.
-        title: Text above.
-        cell: Height of a picture, pixels.
+        title: Text above the animation.
+        cell: Height of a picture of the animation, pixels.
     Returns:
-        uint8 ``[T, 3, h, w]``.
+        uint8 ``[T, 3, h, w]`` and ``[3, h', w']``.
     """
     goal = batch.conditions.get("goal_image") if "goal_image" in model.conditioners else None
     if goal is not None:
         goal = to_float_video(goal[0, 0] if batch.video.ndim == 6 else goal[0])
     parts = rollouts_beside_truth(model, batch, context_frames=context_frames, generator=generator)
-    return animate_rollout(**parts, title=title, goal=goal, cell=cell)
+    return animate_rollout(**parts, title=title, goal=goal, cell=cell), rollout_strip(**parts)

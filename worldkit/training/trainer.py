@@ -46,7 +46,7 @@ from .config import TrainConfig
 from .denormals import flush_denormals
 from .ema import EMA
 from .evaluation import evaluate, mean_image, validation_loss
-from .figures import animation, panel
+from .figures import film, panel
 from .lock import locked
 from .loggers import open_loggers
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
@@ -355,9 +355,11 @@ class Trainer:
         )
         report = reports["prior"]
         batch = collate([dataset[len(dataset) // 2]]).to(self.device)
-        frames = animation(model, batch, context_frames=context)
+        frames, still = film(model, batch, context_frames=context)
         with self._writing("figures"):
-            save_animation(frames, self.run / "figures" / f"step-{self.progress.step:08d}-rollout.gif")
+            picture = self.run / "figures" / f"step-{self.progress.step:08d}-rollout.gif"
+            save_animation(frames, picture)
+            save_png(still, picture.with_suffix(".png"))
         names = {"model": "prediction", "copy last frame": "copy_last", "mean training frame": "mean_frame"}
         scores = {f"psnr_{short}": report.summary(name, "psnr").mean for name, short in names.items()}
         inferred = reports.get("inferred")

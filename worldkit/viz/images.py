@@ -126,7 +126,7 @@ def labelled_rows(rows: Mapping[str, Tensor], titles: Sequence[str]) -> Tensor:
     Returns:
         ``[3, H, W]`` uint8.
     Example:
-        >>> labelled_rows({"input": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, ["t = 0", "t = 1"]).shape
+        >>> labelled_rows({"input": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, ["frame 0", "frame 1"]).shape
         torch.Size([3, 58, 180])
     """
     label, top, gap = 108, 22, 4

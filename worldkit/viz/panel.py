@@ -1,9 +1,9 @@
 """The decomposition panel: how a particle model explains a clip, one row per aspect, one column per frame.
 
-Differences from upstream on purpose: rows in the order in which one reads them; one box per thing, not one
-per particle, without numbers on small pictures, where they hide what they describe; a thing keeps its colour over time
-and in all rows; absent particles are left out by their transparency, not by a cut on the product of an uncertainty of either
-sign with it; what painted a pixel is outlined.
+Differences from upstream on purpose: rows in the order in which one reads them; one box per thing, not per particle,
+without numbers on small pictures, where they hide what they describe; a thing keeps its colour over time and in all
+rows; absent particles are left out by their transparency, not by a cut on the product of an uncertainty of either sign
+with it; what painted a pixel is outlined.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ def panel_rows(inputs: PanelInputs, *, frames: int = 8, cell: int = 128, top: in
 def decomposition_panel(inputs: PanelInputs, *, frames: int = 8, cell: int = 128, top: int = 10) -> Tensor:
     """The panel as one picture: a labelled row per aspect, a column per frame.
 
-    Rows from top to bottom: `ROWS`. Those below "background" are drawn over the true frames. A thing has one colour
-    (over time and in all rows) and one box; boxes around masks go through non-maximum suppression (IoU 0.2). On large pictures
-    boxes carry the transparency (particles) or the mean alpha (masks).
+    Rows from top to bottom: `ROWS`. Those below "background" are drawn over the true frames. A thing has one colour,
+    over time and in all rows, and one box; boxes around masks go through non-maximum suppression (IoU 0.2). On large
+    pictures boxes carry the transparency (particles) or the mean alpha (masks).
 
     Args:
         inputs: One clip.

@@ -61,11 +61,23 @@ class HtmlReport:
 
     def image(self, picture: Tensor | bytes, *, caption: str = "") -> HtmlReport:
         """Add a picture: ``[3, h, w]`` (uint8, or float in [0, 1]), or the bytes of a PNG or JPEG file."""
-        return self._picture(picture if isinstance(picture, bytes) else png_bytes(picture), caption)
+        return self._pictures([picture if isinstance(picture, bytes) else png_bytes(picture)], caption)
 
-    def gif(self, frames: Tensor | bytes, *, fps: float = 8, caption: str = "") -> HtmlReport:
-        """Add an animation: ``[T, 3, h, w]`` (uint8, or float in [0, 1]), or the bytes of a GIF file (fps unused)."""
-        return self._picture(frames if isinstance(frames, bytes) else gif_bytes(frames, fps=fps), caption)
+    def gif(self, frames: Tensor | bytes, *, still: Tensor | bytes | None = None, fps: float = 8,
+            caption: str = "") -> HtmlReport:
+        """Add an animation.
+
+        Args:
+            frames: ``[T, 3, h, w]`` (uint8, or float in [0, 1]), or the bytes of a GIF file.
+            still: A picture of the same that stands still and is shown below, as for `image`: for print, for a closer
+                look, and for readers who stop animations.
+            fps: Frames per second, of a tensor.
+            caption: Text below.
+        """
+        data = [frames if isinstance(frames, bytes) else gif_bytes(frames, fps=fps)]
+        if still is not None:
+            data.append(still if isinstance(still, bytes) else png_bytes(still))
+        return self._pictures(data, caption)
 
     def curve(
         self,
@@ -114,18 +126,23 @@ class HtmlReport:
         page = self.to_html()
         write_atomically(path, lambda temporary: temporary.write_text(page, "utf-8"))
 
-    def _picture(self, data: bytes, caption: str) -> HtmlReport:
-        kinds = {b"\x89PNG": "png", b"GIF8": "gif", b"\xff\xd8\xff": "jpeg"}
-        kind = next((name for start, name in kinds.items() if data.startswith(start)), None)
-        if kind is None:
-            raise ShapeError(f"picture bytes must be a PNG, GIF or JPEG file, got bytes that start with {data[:8]!r}")
-        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    def _pictures(self, files: Sequence[bytes], caption: str) -> HtmlReport:
         alt = html.escape(caption or "picture")
-        return self._add(f'<figure><img src="{source}" alt="{alt}">{_figcaption(caption)}</figure>')
+        drawn = "".join(f'<img src="{_source(data)}" alt="{alt}">' for data in files)
+        return self._add(f"<figure>{drawn}{_figcaption(caption)}</figure>")
 
     def _add(self, part: str) -> HtmlReport:
         self._parts.append(part)
         return self
+
+
+def _source(data: bytes) -> str:
+    """A picture's file as the address of an ``img``."""
+    kinds = {b"\x89PNG": "png", b"GIF8": "gif", b"\xff\xd8\xff": "jpeg"}
+    kind = next((name for start, name in kinds.items() if data.startswith(start)), None)
+    if kind is None:
+        raise ShapeError(f"picture bytes must be a PNG, GIF or JPEG file, got bytes that start with {data[:8]!r}")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _cells(names: Sequence[str], row: Sequence[object]) -> str:
@@ -164,6 +181,7 @@ tbody tr:last-child td{border-bottom:0}
 figure{margin:0 0 22px;padding:16px;background:var(--card);border:1px solid var(--rule);border-radius:10px;
 overflow-x:auto}
 img{display:block;max-width:100%;height:auto;border-radius:4px}
+img+img{margin-top:12px}
 figcaption{margin-top:10px;color:var(--muted);font-size:.88rem;max-width:90ch;overflow-wrap:anywhere}
 .narrow{display:none}
 svg{display:block;width:100%;max-width:1080px;height:auto;

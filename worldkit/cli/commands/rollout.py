@@ -12,7 +12,7 @@ from ..output import console
 
 def add(commands: Commands) -> None:
     """Its arguments."""
-    p = command(commands, "rollout", "Predict clips: writes GIF or MP4 pictures and the latents.")
+    p = command(commands, "rollout", "Predict clips: writes GIF or MP4 films, a still strip of each, and the latents.")
     p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
     data_argument(p)
     data_option(p)
@@ -32,10 +32,10 @@ def run_rollout(options: Namespace) -> None:
     from safetensors.torch import save_file
 
     from ...data import collate
-    from ...training import animation, predict
-    from ...training.figures import INFERRED_NOTE
+    from ...training import predict
+    from ...training.figures import INFERRED_NOTE, film
     from ...training.recipes import open_clips
-    from ...viz import save_animation
+    from ...viz import save_animation, save_png
 
     loaded = load(options.model)
     model = loaded.model
@@ -48,9 +48,10 @@ def run_rollout(options: Namespace) -> None:
     for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):
         batch = collate([clips[index]])
         generator = torch.Generator().manual_seed(options.seed)
-        frames = animation(model, batch, context_frames=context, generator=generator)
+        frames, still = film(model, batch, context_frames=context, generator=generator)
         picture = out / f"clip-{number:03d}.{options.format}"
         save_animation(frames, picture)
+        save_png(still, picture.with_suffix(".png"))
         with torch.no_grad():
             generator.manual_seed(options.seed)
             rollout = predict(model, batch, context_frames=context, driven_by="sampled", generator=generator,
@@ -59,6 +60,7 @@ def run_rollout(options: Namespace) -> None:
         if rollout.latent_actions is not None:
             tensors["latent_actions"] = rollout.latent_actions.contiguous()
         save_file(tensors, out / f"clip-{number:03d}.safetensors")
-        console.print(f"{picture}: {context} frames given, {horizon} predicted; latents of the sample beside it")
+        console.print(f"{picture}: {context} frames given, {horizon} predicted; a still strip (.png) and the sample's "
+                      "latents beside it")
     if loaded.model.latent_action is not None:
         console.print(INFERRED_NOTE)
