@@ -4,16 +4,22 @@ The README is its start page, pages that lie elsewhere in the repository join, a
 docstrings of the public names. Links stay those of the repository; here they become those of the site.
 """
 
+import inspect
 import json
+import logging
 import posixpath
+import pydoc
 import re
+import sys
 from pathlib import Path
 
+from markdown_it import MarkdownIt
 from mkdocs.structure.files import File
 
 import worldkit as wk
 from worldkit import registry
 
+log = logging.getLogger("mkdocs.plugins.worldkit")
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = {  # where it lies -> where the site has it
     "README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "examples/plugin/README.md": "example_plugin.md",
@@ -58,6 +64,18 @@ def on_page_markdown(markdown, page, config, files):
     return re.sub(r"\]\((?![a-z]+:|#|/)(?P<path>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)", link, markdown)
 
 
+def on_page_content(html, page, config, files):
+    """Warn where the site would show something else than the code host, a list as one paragraph for example."""
+    if page.file.src_uri.startswith("api/"):
+        return
+    expected = MarkdownIt().enable("table").render(page.markdown)
+    for tag in ("li", "table", "pre", "h2", "h3", "img"):
+        seen, wanted = (len(re.findall(rf"<{tag}[ >]", text)) for text in (html, expected))
+        if seen != wanted:
+            log.warning("%s: %d <%s> in place of %d; a list and a table want a blank line above them",
+                        page.file.src_uri, seen, tag, wanted)
+
+
 def reference():
     """(page, text) of the API reference."""
     names = [name for name in wk.__all__ if name[0] != "_" and name not in WINGS]
@@ -70,20 +88,30 @@ def reference():
     yield "api/worldkit.md", "\n\n".join(text)
     for wing in WINGS:
         module = getattr(wk, wing)
-        own = [entry(f"{wing}.{name}", getattr(module, name), f"worldkit.{wing}.{name}") for name in module.__all__]
+        own = [entry(f"{wing}.{name}", getattr(module, name)) for name in module.__all__]
         yield f"api/{wing}.md", "\n\n".join([f"# worldkit.{wing}", module.__doc__ or "", *own])
     yield "api/contracts.md", "\n\n".join([
         "# Contracts of the parts", "What parts of your own are built on; [plugins.md](../plugins.md) shows how.",
-        *(f"::: worldkit.{path}" for path in CONTRACTS)])
+        *(entry(path, pydoc.locate(f"worldkit.{path}")) for path in CONTRACTS)])
     yield "api/parts.md", "\n\n".join(["# Parts and their options", *parts()])
 
 
-def entry(name, value, path="", *, inherited=False):
+def entry(name, value, *, inherited=False):
     """A name under the path that users type, with the docstring of where it is defined."""
-    module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    found = f"{module}.{qualified}" if qualified and module and module.startswith("worldkit") else path
     options = {"heading": name, "toc_label": name, "inherited_members": inherited}
-    return "\n".join([f"::: {found}", "    options:", *(f"      {k}: {json.dumps(v)}" for k, v in options.items())])
+    lines = (f"      {key}: {json.dumps(option)}" for key, option in options.items())
+    return "\n".join([f"::: {home(name, value)}", "    options:", *lines])
+
+
+def home(name, value):
+    """Where something is defined: packages hand on names that their source text does not define."""
+    if getattr(value, "__module__", "").startswith("worldkit.") and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    name = name.split(".")[-1]  # a constant
+    for module in [m for key, m in sorted(sys.modules.items()) if key.startswith("worldkit.")]:
+        if vars(module).get(name) is value and re.search(rf"^{name}\b.* = ", inspect.getsource(module), re.MULTILINE):
+            return f"{module.__name__}.{name}"
+    raise LookupError(f"docs/hooks.py: where is {name} defined?")
 
 
 def parts():
