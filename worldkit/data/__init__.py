@@ -23,7 +23,7 @@ from .formats.lerobot_write_v21 import LeRobot21Writer
 from .formats.npz import NpzWriter, is_npz, open_npz
 from .formats.shapes import generate_shapes
 from .formats.swm import is_lance, is_swm, open_lance, open_swm
-from .formats.video import is_clip_path, open_video
+from .formats.video import is_clip_path, open_video, peek_video
 from .layouts import register_layouts
 from .registry import list_formats, open_dataset, register_format
 from .statistics import ActionStatistics, action_statistics
@@ -35,6 +35,7 @@ register_format(
     "video",
     matches=is_clip_path,
     opener=open_video,
+    peek=peek_video,
     parts=video_parts,
     description="a video file (mp4, webm, avi, gif, ...) or a folder of videos, of images or of image folders",
 )

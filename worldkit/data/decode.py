@@ -271,7 +271,7 @@ def _resized(frame: Any, to_rgb: ToRGB, height: int, width: int, resize: str) ->
 
 
 @contextmanager
-def _film(path: Path) -> Iterator[tuple[Any, Any]]:
+def open_film(path: Path) -> Iterator[tuple[Any, Any]]:
     """The open container of a video file, and its stream."""
     av = require_extra("av", "video", f"reading {path.name}")
     try:
@@ -290,7 +290,7 @@ def video_size(path: Path) -> tuple[int, int]:
         DataError: if it cannot be read.
         MissingExtraError: without PyAV.
     """
-    with _film(path) as (container, stream):
+    with open_film(path) as (container, stream):
         frame = next(container.decode(stream), None)
         if frame is None:
             raise DataError(_damaged(path, "frame 0 is missing"))
@@ -305,7 +305,7 @@ def frame_rate(path: Path) -> float | None:
         DataError: if it cannot be read.
         MissingExtraError: without PyAV.
     """
-    with _film(path) as (_, stream):
+    with open_film(path) as (_, stream):
         return float(stream.average_rate) if stream.average_rate else None
 
 

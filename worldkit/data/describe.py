@@ -76,8 +76,9 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
         ``frames``, ``lengths`` (``min``, ``median``, ``max``, and a histogram as ``edges`` and ``counts``),
         ``resolution``, ``views``, and ``entries``: name -> ``shape`` (``T``: frames), ``dtype`` and, for actions,
         done masks and instructions, what values they take. ``problems``: split -> why there is none. ``notes``: what
-        was left out, and why. For videos
-        and images, which are read at 64 pixels by default, ``native_resolution`` is that of the first file.
+        was left out, and why. For videos and images, which are read at 64 pixels by default, ``native_resolution`` is
+        that of the first file, and each split has ``frame_sizes`` and ``frame_rates`` (as they lie on disk -> number of
+        clips that have them).
     Raises:
         DataError: if there is nothing, or it is damaged; `validate` then tells all faults.
     Example:
@@ -106,7 +107,7 @@ def disk_bytes(target: str) -> int | None:
 
 def _describe(source: EpisodeSource) -> dict[str, Any]:
     lengths = np.array([source.length(i) for i in range(source.num_episodes)])
-    first = source.read(0, 0, 1)
+    first, summary = source.read(0, 0, 1), source.summary
     shape = first["video"].shape
     counts, edges = np.histogram(lengths, bins=_edges(lengths))
     return {
@@ -122,6 +123,7 @@ def _describe(source: EpisodeSource) -> dict[str, Any]:
         "resolution": list(shape[-2:]),
         "views": shape[0] if len(shape) == 5 else 1,
         "entries": _entries(source, first),
+        **{name: dict(summary[name]) for name in ("frame_sizes", "frame_rates") if name in summary},
         "skipped": source.skipped,
     }
 

@@ -78,6 +78,9 @@ def run_inspect(options: Namespace) -> int:
     for name in ("episodes", "frames"):
         table.add_row(name, *(f"{s[name]:,}" for s in about["splits"].values()))
     table.add_row("frames per episode", *(_lengths(s["lengths"]) for s in about["splits"].values()))
+    for title, name in (("frames in the files", "frame_sizes"), ("frames per second", "frame_rates")):
+        if any(s.get(name) for s in about["splits"].values()):
+            table.add_row(title, *(_counted(s.get(name) or {}) for s in about["splits"].values()))
     table.add_row("frame", *(_times(s["resolution"]) for s in about["splits"].values()))
     table.add_row("cameras", *(str(s["views"]) for s in about["splits"].values()))
     for name in dict.fromkeys(name for s in about["splits"].values() for name in s["entries"]):
@@ -86,7 +89,7 @@ def run_inspect(options: Namespace) -> int:
     if size is not None:
         console.print(f"on disk: {size / 1e6:,.1f} MB")
     if "native_resolution" in about:
-        console.print(f"frames in the files: {_times(about['native_resolution'])}; read at {DEFAULT_SIZE} by default")
+        console.print(f"frames are read at {DEFAULT_SIZE} by default")
     for note in about["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
     for split, problem in about["problems"].items():
@@ -225,6 +228,13 @@ def _bar(title: str) -> Iterator[Any]:
 
 def _times(size: list[int]) -> str:
     return "x".join(map(str, size))
+
+
+def _counted(values: dict[str, int]) -> str:
+    """Values, and where there are several, how many clips have each."""
+    if len(values) == 1:
+        return next(iter(values))
+    return "\n".join(f"{value} ({count} clip{'s' * (count > 1)})" for value, count in values.items()) or "-"
 
 
 def _lengths(lengths: dict[str, Any]) -> str:

@@ -113,6 +113,9 @@ def _open(
     shown = spans if view.peek else track(spans, f"Decoding {root.name}")
     recordings = [read(episodes[i], rows[episodes[i].index]).cut(start, stop) for i, start, stop in shown]
     facts = {"name": root.name, "kind": "lerobot", "version": info.version, "fps": info.fps, "split": split}
+    if view.peek:
+        shapes = [f"{name.rpartition('.')[2]} {h}x{w}" for name in chosen for h, w in [found.shapes[name]]]
+        facts |= {"frame_sizes": dict.fromkeys(shapes, len(spans)), "frame_rates": {f"{info.fps:g}": len(spans)}}
     return LeRobotSource(
         recordings, tasks, skipped=len(every) - len(episodes), **facts, cameras=chosen, synthetic=False
     )

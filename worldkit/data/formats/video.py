@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
 from ..base import EpisodeSource
-from ..cache import Span, cache_key
-from ..decode import decode_images, decode_video, frame_rate, image_size, video_size
+from ..cache import Span, Unread, cache_key
+from ..decode import decode_images, decode_video, frame_rate, image_size
 from ..entries import read_entries
 from ..film import decoder
+from ..glance import frames_between, look
 from ..progress import track
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLITS, split_clips, split_folder, split_time
@@ -71,21 +75,50 @@ def open_video(
     Raises:
         DataError: see `open_dataset`.
     """
-    if resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+    wanted = _Wanted((height or DEFAULT_SIZE, width or height or DEFAULT_SIZE), resize, max_frames)
+    return _open(target, wanted, split=split, on_error=on_error, split_seed=split_seed, series=series)
+
+
+def peek_video(
+    target: str, *, height: int | None = None, width: int | None = None, resize: str = "crop",
+    max_frames: int | None = None, **options: Any,
+) -> EpisodeSource:
+    """As `open_video`, but frames are decoded when they are read, and not kept."""
+    size = (height or DEFAULT_SIZE, width or height or DEFAULT_SIZE)
+    return _open(target, _Wanted(size, resize, max_frames, peek=True), **options)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How frames are wanted; ``peek``: not decoded now, and not kept."""
+
+    size: tuple[int, int]
+    resize: str
+    max_frames: int | None
+    peek: bool = False
+
+
+def _open(
+    target: str,
+    wanted: _Wanted,
+    *,
+    split: str,
+    on_error: str = "raise",
+    split_seed: int = 0,
+    series: str | Sequence[str] | None = None,
+) -> EpisodeSource:
+    if wanted.resize not in ("crop", "stretch"):
+        raise DataError(f"resize must be 'crop' or 'stretch', got {wanted.resize!r}")
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    if max_frames is not None and max_frames < 1:
-        raise DataError(f"max_frames must be at least 1, got {max_frames}")
-    height = height or DEFAULT_SIZE
-    size = (height, width or height)
-    decode = partial(_decode, size=size, resize=resize, max_frames=max_frames)
+    if wanted.max_frames is not None and wanted.max_frames < 1:
+        raise DataError(f"max_frames must be at least 1, got {wanted.max_frames}")
     path = Path(target).expanduser()
     clips, cut_in_time = _choose(path, split, split_seed, series)
     recordings, skipped, fps = [], 0, None
-    for clip in track(clips, f"Decoding {path.name}"):
+    for clip in track(clips, f"{'Looking at' if wanted.peek else 'Decoding'} {path.name}"):
         try:
-            recordings.append(_recording(clip, decode(clip), size, resize, max_frames))
+            recordings.append(_recording(clip, _peek(clip, wanted) if wanted.peek else _decode(clip, wanted), wanted))
             fps = fps or (frame_rate(clip.files[0]) if clip.is_video else None)  # of one clip; see `frame_rates`
         except DataError as error:
             if on_error == "raise":
@@ -98,7 +131,18 @@ def open_video(
         recordings = [r.cut(*split_time(r.views[0].stop, split)) for r in recordings]
     kind = "video" if clips[0].is_video else "images"
     facts = {"name": path.name, "kind": kind, "split": split, "split_by": "time" if cut_in_time else "clip"}
+    if wanted.peek:
+        facts |= _own_facts([clip for clip in clips if clip.name in {r.name for r in recordings}])
     return RecordingSource(recordings, skipped=skipped, **facts, fps=fps, synthetic=False)
+
+
+def _own_facts(clips: Sequence[Clip]) -> dict[str, Any]:
+    """Frame sizes and frames per second of clips as they lie on disk, each with the number of clips that have it."""
+    films = [look(clip.files[0]) for clip in clips if clip.is_video]
+    sizes = [film.size for film in films] or [image_size(files[0]) for clip in clips for files in clip.views]
+    rates = Counter(round(film.rate, 2) for film in films if film.rate is not None)
+    return {"frame_sizes": Counter(f"{height}x{width}" for height, width in sizes),
+            "frame_rates": {f"{rate:g}": count for rate, count in rates.most_common()}}
 
 
 def all_clips(target: str, series: str | Sequence[str] | None = None) -> list[Clip]:
@@ -120,7 +164,7 @@ def native_size(target: str, series: str | Sequence[str] | None = None) -> tuple
         DataError: if there is none, or it cannot be read.
     """
     clip = all_clips(target, series)[0]
-    return video_size(clip.files[0]) if clip.is_video else image_size(clip.files[0])
+    return look(clip.files[0]).size if clip.is_video else image_size(clip.files[0])
 
 
 def frame_rates(target: str, series: str | Sequence[str] | None = None) -> dict[float, str]:
@@ -137,13 +181,12 @@ def frame_rates(target: str, series: str | Sequence[str] | None = None) -> dict[
     return found
 
 
-def _recording(
-    clip: Clip, views: tuple[Span, ...], size: tuple[int, int], resize: str, max_frames: int | None
-) -> Recording:
-    """A decoded clip with what its sidecar knows."""
+def _recording(clip: Clip, views: tuple[Span | Unread, ...], wanted: _Wanted) -> Recording:
+    """A clip with what its sidecar knows."""
     if not clip.sidecar.is_file():
         return Recording(clip.name, views)
-    entries = read_entries(clip.sidecar, views[0].stop, size, resize, max_frames=max_frames)
+    length = views[0].stop
+    entries = read_entries(clip.sidecar, length, wanted.size, wanted.resize, max_frames=wanted.max_frames)
     return Recording(clip.name, views, *entries)
 
 
@@ -164,9 +207,10 @@ def _choose(
     return [clips[i] for i in split_clips([clip.name for clip in clips], seed=seed)[split]], False
 
 
-def _decode(clip: Clip, *, size: tuple[int, int], resize: str, max_frames: int | None) -> tuple[Span, ...]:
+def _decode(clip: Clip, wanted: _Wanted) -> tuple[Span, ...]:
     """The cache entries of one clip, one per camera."""
-    options = {"size": size, "resize": resize, "max_frames": max_frames}
+    max_frames = wanted.max_frames
+    options = {"size": wanted.size, "resize": wanted.resize, "max_frames": max_frames}
     name = Path(clip.name).name or clip.files[0].parent.name
     views = []
     for camera in clip.views:
@@ -185,3 +229,22 @@ def _frames(
     if is_video:
         return decode_video(files[0], *size, resize=resize, max_frames=max_frames)
     return decode_images(files, *size, resize=resize)
+
+
+def _peek(clip: Clip, wanted: _Wanted) -> tuple[Unread, ...]:
+    """Frames of each camera that are not decoded."""
+    views = []
+    for files in clip.views:
+        length = look(files[0]).frames if clip.is_video else len(files)
+        frames = partial(_some_frames, files, clip.is_video, wanted)
+        views.append(Unread(frames, wanted.size, 0, min(length, wanted.max_frames or length)))
+    return tuple(views)
+
+
+def _some_frames(
+    files: Sequence[Path], is_video: bool, wanted: _Wanted, start: int, stop: int
+) -> Iterator[np.ndarray]:
+    """Frames ``start .. stop - 1`` of one camera."""
+    if is_video:
+        return frames_between(files[0], start, stop, *wanted.size, resize=wanted.resize)
+    return decode_images(files[start:stop], *wanted.size, resize=wanted.resize)

@@ -1,0 +1,88 @@
+"""What a film says of itself, and single frames of it, without decoding all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .decode import decode_at, decode_video, open_film
+from .film import quarter_turns
+
+_NEAR = 64  # frames this close to the beginning are decoded from there
+
+
+@dataclass(frozen=True)
+class Film:
+    """Facts of a video file.
+
+    Attributes:
+        frames: How many, as the container counts them.
+        rate: Frames per second, their mean if they vary; ``None`` if it does not say.
+        size: Height and width as they are shown.
+    """
+
+    frames: int
+    rate: float | None
+    size: tuple[int, int]
+
+
+def look(path: Path) -> Film:
+    """Read the facts of a film; only its first frame is decoded.
+
+    Raises:
+        DataError: if it cannot be read.
+        MissingExtraError: without PyAV.
+    """
+    return _look(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=4096)
+def _look(path: Path, changed: int) -> Film:
+    with open_film(path) as (container, stream):
+        entries = stream.index_entries  # complete where the container counts its frames (mp4, mov, avi)
+        indexed = sum(not entry.is_discard for entry in entries) if stream.frames and len(entries) else 0
+        rate = float(stream.average_rate) if stream.average_rate else None
+        frame, packets = None, 0
+        for packet in container.demux(stream):
+            packets += packet.size > 0 and not packet.is_discard
+            frame = frame or next(iter(packet.decode()), None)
+            if frame is not None and indexed:
+                break
+        if frame is None:
+            raise DataError(f"{path} is truncated or damaged: frame 0 is missing. Replace the file")
+        size = (frame.height, frame.width)
+        return Film(indexed or packets, rate, size[::-1] if quarter_turns(frame) % 2 else size)
+
+
+def frames_between(
+    path: Path, start: int, stop: int, height: int, width: int, *, resize: str = "crop"
+) -> Iterator[np.ndarray]:
+    """Frames ``start .. stop - 1`` of a film, uint8 ``[H, W, 3]`` each, decoded from the key frame before them.
+
+    Raises:
+        DataError: if the file is damaged.
+        MissingExtraError: without PyAV.
+    """
+    times = _times(path, path.stat().st_mtime_ns) if start > _NEAR else ()
+    if start < len(times):
+        yield from decode_at(path, times[start:stop], height, width, resize=resize)
+    else:
+        yield from islice(decode_video(path, height, width, resize=resize, max_frames=stop), start, stop)
+
+
+@lru_cache(maxsize=16)
+def _times(path: Path, changed: int) -> tuple[float, ...]:
+    """When each frame is shown, in seconds; empty if the container does not say."""
+    with open_film(path) as (container, stream):
+        packets: list[Any] = [p for p in container.demux(stream) if p.size > 0 and not p.is_discard]
+        stamps = [packet.pts for packet in packets]
+        if None in stamps or len(set(stamps)) < len(stamps):
+            return ()
+        return tuple(float(stamp * stream.time_base) for stamp in sorted(stamps))
