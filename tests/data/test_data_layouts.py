@@ -267,6 +267,14 @@ def test_ogbench(tmp_path):
         assert [int(part[i]["goal_image"][0, 0, 0]) for i in (0, 1)] == [103, 122]
 
 
+def test_an_empty_episode_is_told(tmp_path):
+    path = make(tmp_path, ogbench)
+    (path / "cube" / "train" / "ep0002").mkdir()
+    assert open_dataset(path, num_frames=4, height=16).skipped == 1
+    faults = validate(str(path)).faults
+    assert [fault.problem for fault in faults] == ["the episode has no frames"] and "ep0002" in faults[0].path
+
+
 @pytest.mark.parametrize("layout, tested", [(obj3d, 206), (mario, 106)])
 def test_images(tmp_path, layout, tested):
     name, path = layout.__name__, make(tmp_path, layout)

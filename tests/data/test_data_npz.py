@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from worldkit.data import ArraySource, collate, list_formats, open_dataset, validate, write_dataset
+from worldkit.data import (
+    ArraySource,
+    action_statistics,
+    collate,
+    list_formats,
+    open_dataset,
+    validate,
+    write_dataset,
+)
 from worldkit.data.formats.npz import is_npz, open_npz
 from worldkit.errors import DataError
 
@@ -207,3 +215,83 @@ def test_what_is_written_reads_back_equal(tmp_path, views):
     with pytest.raises(DataError, match="a.npz can hold one episode, not 2"):
         write_dataset(ArraySource(episodes[:2]), single, "npz", overwrite=True)
     assert single.is_file()
+
+
+def ogbench(path, lengths, first=0):
+    """A visual data set of OGBench: rows of all episodes, ``terminals`` 1 at the last row of each."""
+    rows = sum(lengths)
+    levels = first + np.concatenate([20 * e + np.arange(n) for e, n in enumerate(lengths)])
+    ends = np.isin(np.arange(rows), np.cumsum(lengths) - 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path, observations=(np.ones((rows, 8, 8, 3)) * levels[:, None, None, None]).astype(np.uint8),
+        actions=np.stack([levels, -levels], 1).astype(np.float32) + 1, terminals=ends.astype(np.float32),
+        qpos=levels[:, None] / 10,
+    )
+    return path
+
+
+def shown(data):
+    """Levels of the frames of every clip, and its actions."""
+    items = [data[i] for i in range(len(data))]
+    return [(item["video"][:, 0, 0, 0].tolist(), item["action"][:, 0].tolist()) for item in items]
+
+
+def test_ogbench_episodes_end_at_terminals(tmp_path):
+    """The transitions are those of OGBench's own loader: rows but the last of an episode, with the row behind."""
+    folder = ogbench(tmp_path / "set" / "cube.npz", (5, 3, 70)).parent
+    ogbench(folder / "cube-val.npz", (4, 4), first=100)
+    for target in (folder, folder / "cube.npz"):
+        train = open_dataset(target, num_frames=2)
+        pairs = [(e, t) for e, n in enumerate((5, 3, 70)) for t in range(n - 1)]
+        assert [frames for frames, _ in shown(train)] == [[20 * e + t, 20 * e + t + 1] for e, t in pairs]
+        assert [actions[0] for _, actions in shown(train)] == [20 * e + t + 1 for e, t in pairs]
+        val = open_dataset(target, split="val", num_frames=4, mode="tile")
+        assert shown(val) == [([100, 101, 102, 103], [101, 102, 103, 0]), ([120, 121, 122, 123], [121, 122, 123, 0])]
+        assert val[0]["state"]["qpos"][:, 0].tolist() == [10.0, 10.1, 10.2, 10.3]
+        with pytest.raises(DataError, match=r"cube.npz for training and cube-val.npz for validation, but nothing for"):
+            open_dataset(target, split="test", num_frames=2)
+        found = validate(str(target))
+        assert (found.faults, found.episodes, found.frames) == ([], 5, 86)
+    assert action_statistics(train.source).count == 4 + 2 + 69
+
+
+def test_rows_of_one_file_are_split_by_episode(tmp_path):
+    path = ogbench(tmp_path / "cube.npz", [4] * 10)
+    levels = {s: {f for frames, _ in shown(open_dataset(path, split=s, num_frames=4)) for f in frames}
+              for s in ("train", "val", "test")}
+    assert [len(found) for found in levels.values()] == [32, 4, 4]
+    assert not levels["train"] & levels["val"] and not levels["val"] & levels["test"]
+
+
+def test_rows_without_a_last_end(tmp_path):
+    """An episode that is still going on at the end of the file, an episode of one row, and ends in two arrays."""
+    np.savez(tmp_path / "a.npz", video=noise(7, 8, 8, 3), terminals=np.array([0, 1, 1, 0, 0, 0, 0]),
+             timeouts=np.array([0, 0, 0, 0, 1, 0, 0]))
+    (tmp_path / "train").mkdir()
+    (tmp_path / "a.npz").rename(tmp_path / "train" / "a.npz")
+    source = open_dataset(tmp_path, num_frames=2).source
+    assert [source.length(i) for i in range(source.num_episodes)] == [2, 1, 2, 2]
+    np.savez(tmp_path / "train" / "a.npz", video=noise(7, 8, 8, 3), terminals=np.zeros(6))
+    with pytest.raises(DataError, match="'terminals' must hold one number per row"):
+        open_dataset(tmp_path, num_frames=2)
+    assert "'terminals' must hold" in validate(str(tmp_path)).faults[0].problem
+
+
+def test_split_files(tmp_path):
+    """train.npz, val.npz and test.npz are the splits, as train.hdf5 and so on are."""
+    for number, name in enumerate(("train", "valid", "test")):
+        np.savez(tmp_path / f"{name}.npz", video=np.full((4, 8, 8, 3), number, np.uint8))
+    for number, split in enumerate(("train", "val", "test")):
+        assert int(open_dataset(tmp_path, split=split, num_frames=4)[0]["video"].max()) == number
+
+
+def test_long_files_are_read_piece_by_piece(tmp_path):
+    """Frames are those of the array, whatever its layout, over several pieces."""
+    video = noise(150, 6, 8, 3)
+    layouts = {"rows": video, "columns": np.asfortranarray(video), "front": video.transpose(0, 3, 1, 2).copy()}
+    for name, array in layouts.items():
+        for save_as in (np.savez, np.savez_compressed):
+            (tmp_path / name / "train").mkdir(parents=True, exist_ok=True)
+            save_as(tmp_path / name / "train" / "a.npz", video=array)
+            assert (one(tmp_path / name)["video"] == video.transpose(0, 3, 1, 2)).all()

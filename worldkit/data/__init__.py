@@ -57,7 +57,7 @@ register_format(
     matches=is_npz,
     opener=open_npz,
     parts=npz_parts,
-    description="an .npz episode, or a folder of them, with video [T, H, W, 3], action [T, A] and so on",
+    description="an .npz episode, rows of many (OGBench), or a folder of them: video [T, H, W, 3], action [T, A]",
 )
 register_format(
     "lerobot",

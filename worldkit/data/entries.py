@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,13 @@ def load_arrays(
 
 
 def read_entries(
-    path: Path, length: int, size: tuple[int, int], resize: str = "crop", *, max_frames: int | None = None
+    path: Path,
+    length: int,
+    size: tuple[int, int],
+    resize: str = "crop",
+    *,
+    max_frames: int | None = None,
+    lasts: Sequence[int] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What a file holds besides its video, under flat names: with a time axis, and for the whole episode.
 
@@ -59,6 +65,7 @@ def read_entries(
         size: Height and width for a goal image.
         resize: How the goal image gets that size.
         max_frames: Use only the first steps.
+        lasts: Steps whose action leads nowhere, as another episode begins behind them: it becomes 0.
     Raises:
         DataError: if an action, mask or goal has another layout or length.
     """
@@ -66,6 +73,8 @@ def read_entries(
     constant: dict[str, Any] = {}
     for name, array in load_arrays(path, max_frames=max_frames).items():
         if name in ACTIONS:
+            if len(lasts) and array.ndim and len(array) == length:
+                array[np.asarray(lasts)] = 0
             timed["action"] = as_action(array, str(path))
         elif name in CONSTANT:
             constant[name] = _constant(path, name, array, size, resize)

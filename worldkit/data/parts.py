@@ -101,10 +101,12 @@ def split_folders(path: Path) -> list[tuple[str, Path]]:
 
 
 def npz_entries(path: Path) -> Entries:
-    """Arrays of an ``.npz`` file, if there is one: actions and masks have a time axis; of others, it is not known."""
-    if not path.is_file():
-        return {}, {}
-    arrays = load_arrays(path)
+    """What an ``.npz`` file holds, if there is one."""
+    return named(load_arrays(path)) if path.is_file() else ({}, {})
+
+
+def named(arrays: Mapping[str, np.ndarray]) -> Entries:
+    """Arrays of an ``.npz`` file as entries: actions and masks have a time axis; of others, it is not known."""
     timed = {n: a for n, a in arrays.items() if n in (*ACTIONS, "done", "done_mask") or n.startswith("masks.")}
     plain = {n: a.dtype.kind != "U" or (n == "language" and a.size != 1) for n, a in arrays.items()}
     constant = {n: a if plain[n] else str(a) for n, a in arrays.items() if n not in timed}
@@ -130,6 +132,8 @@ def _from_sources(target: str, found: Any, options: Mapping[str, Any]) -> Iterat
 def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:
     """Episodes of one split."""
     name = source.summary.get("name", "data")
+    for empty in source.empty if isinstance(source, LayoutSource) else ():
+        yield Part(str(source.root / split / empty), split, None, lambda: ({}, {}), ((),))
     for i in range(source.num_episodes):
         if isinstance(source, LayoutSource):
             episode = source.episodes[i]

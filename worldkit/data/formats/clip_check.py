@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...errors import DataError
 from ..decode import decode_video, frame_rate, video_size
-from ..parts import Frame, Part, npz_entries, split_folders
+from ..parts import Entries, Frame, Part, named, npz_entries, split_folders
 from .clip_files import Clip, find_clips
-from .npz import npz_files, stored_frames
+from .npz_video import NpzEpisode, NpzReader, NpzVideo, parts_of
 
 
 def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **options: Any) -> Iterator[Part]:
@@ -36,7 +37,22 @@ def _film(path: Path) -> Iterator[Frame]:
 
 
 def npz_parts(path: Path, **options: Any) -> Iterator[Part]:
-    """Every ``.npz`` file."""
-    for split, folder in split_folders(path) if path.is_dir() else [("", path)]:
-        for file in npz_files(folder):
-            yield Part(str(file), split, partial(stored_frames, file), partial(npz_entries, file))
+    """Every episode of every ``.npz`` file."""
+    for split, file in parts_of(path):
+        try:
+            reader = NpzReader(NpzVideo(file))
+            episodes = reader.video.episodes()
+        except DataError as error:
+            yield Part(str(file), split, partial(_fail, error), partial(npz_entries, file))
+            continue
+        for episode in episodes:
+            where = str(file.with_name(episode.name))
+            yield Part(where, split, partial(reader.frames, episode), partial(_npz_episode, reader, episode))
+
+
+def _npz_episode(reader: NpzReader, episode: NpzEpisode) -> Entries:
+    return named(reader.arrays(episode))
+
+
+def _fail(error: DataError) -> Iterator[Frame]:
+    raise error

@@ -70,6 +70,7 @@ class LayoutSource(EpisodeSource):
         goal_seed: Another seed, other random goals.
     Attributes:
         kind: The layout's name.
+        empty: Names of episodes without frames, which are left out and counted as skipped.
         inverted: Colours are inverted.
         beside: Entries `columns` gives.
         number: Finds the step in the name of an image and of its metadata file, without suffix.
@@ -99,13 +100,14 @@ class LayoutSource(EpisodeSource):
         if on_error not in ("raise", "skip"):
             raise DataError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.root, self.split, self.episodes = root, split, [e for e in episodes if e.length]
+        self.empty = [e.name for e in episodes if not e.length]
         if not self.episodes:
             raise MissingSplitError(f"{root}: no episode of the layout '{self.kind}' in split '{split}'")
         self._resize, self._goal_seed = resize, goal_seed
         native = (1, 1) if height else image_size(self.episodes[0].views[0].image_paths()[0])
         self._size = (height or native[0], width or height or native[1])
         self._entries: dict[int, tuple[list[Path], Path | None]] = {}
-        self.skipped = 0
+        self.skipped = len(self.empty)
         if on_error == "skip":
             self._leave_out_broken()
 
@@ -201,7 +203,7 @@ class LayoutSource(EpisodeSource):
                 readable.append(episode)
             except DataError as error:
                 warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=4)
-        self.skipped = len(self.episodes) - len(readable)
+        self.skipped += len(self.episodes) - len(readable)
         self.episodes, self._entries = readable, {}
         if not readable:
             raise DataError(f"{self.root}: none of the {self.skipped} episode(s) of split '{self.split}' can be read")
