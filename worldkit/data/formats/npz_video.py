@@ -144,8 +144,8 @@ class NpzVideo:
         for name, array in load_arrays(self.path, self._ends).items():
             if array.size != self.length or array.dtype.kind not in "fiub":
                 raise DataError(
-                    f"{self.path}: '{name}' must hold one number per row, 1 at the last one of an episode: the video has "
-                    f"{self.length} frames, it is {array.dtype} {list(array.shape)}"
+                    f"{self.path}: '{name}' must hold one number per row, 1 at the last one of an episode: the video "
+                    f"has {self.length} frames, it is {array.dtype} {list(array.shape)}"
                 )
             last |= array.reshape(-1) != 0
         stops = np.flatnonzero(last) + 1
