@@ -24,6 +24,7 @@ from ..errors import CheckpointError, ConfigError
 from ..registry import Registry, plugin_errors, plugins_enabled
 from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder
 from .model_card import model_card
+from .weights import put, read_weights, stored_shapes, write_weights
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel, WorldModel
@@ -52,15 +53,13 @@ def write_model(
     model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None, weights: Path | None = None
 ) -> None:
     """Put a model's files into an existing folder; ``weights``: copy this file, which the model was loaded from."""
-    from safetensors.torch import save_file
-
     config = {"worldkit_version": __version__, "providers": _providers(model.config), "config": model.config.to_dict()}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if weights is not None:
         shutil.copyfile(weights, folder / WEIGHTS_FILE)
     else:
-        state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt", "worldkit_version": __version__})
+        about = {"format": "pt", "worldkit_version": __version__}
+        write_weights(model.state_dict(), folder / WEIGHTS_FILE, metadata=about)
     (folder / "README.md").write_text(model_card(model, facts), encoding="utf-8")
     if facts:
         (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
@@ -210,51 +209,21 @@ def _check_size(config: WorldModelConfig, folder: Path) -> None:
         if "meta" in str(error):  # a component of a plugin reads values while it is built; nothing can be said before
             return
         raise CheckpointError(f"the model of {folder / CONFIG_FILE} cannot be built: {error}") from error
-    _check_tensors({name: list(x.shape) for name, x in empty.state_dict().items()}, _stored_shapes(file), str(folder))
+    _check_tensors({name: list(x.shape) for name, x in empty.state_dict().items()}, stored_shapes(file), str(folder))
     size = sum(x.numel() * x.element_size() for x in (*empty.parameters(), *empty.buffers()))
     if size > 4 * file.stat().st_size + 2**30:
         raise CheckpointError(f"the model of {folder} would take {size / 2**30:,.0f} GB, its weights file has "
                               f"{file.stat().st_size / 2**30:,.1f} GB; {CONFIG_FILE} is not trusted")
 
 
-def _stored_shapes(path: Path) -> dict[str, list[int]]:
-    """Name -> shape of the tensors in a safetensors file, from its header.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights {path}: {error}") from error
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights {path}: {error}") from error
-
-
 def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Put weights into a model; every tensor must fit.
+    """Put weights into a model; every tensor must fit. Names that were one tensor when they were saved are so again.
 
     Raises:
         CheckpointError: listing what is missing, left over or of another size.
     """
     _check_tensors(*({name: list(x.shape) for name, x in s.items()} for s in (model.state_dict(), state)), where)
-    model.load_state_dict({name: tensor for name, tensor in state.items()})
+    put(model, state)
 
 
 def _check_tensors(own: Mapping[str, list[int]], stored: Mapping[str, list[int]], where: str) -> None:
@@ -316,7 +285,7 @@ def load_parts(
             f"{where} cannot give this model its {' and '.join(missing) or 'weights: no part fits'}.{''.join(lines)}\n"
             "Create the model with the options of the trained one, or train that one with these"
         )
-    model.load_state_dict(taken, strict=False)
+    put(model, taken, strict=False)
     return names
 
 

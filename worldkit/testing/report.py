@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import WorldkitError
 from ..latents import Latent, LatentDist, LatentSpec
 from ..registry import Registry
+from ..storage.weights import put
 from .examples import SMALL
 
 TOLERANCE = 1e-4
@@ -88,7 +89,7 @@ class Reporter:
         self, module: nn.Module, make: Callable[[], nn.Module], run: Callable[[nn.Module], list[Tensor]]
     ) -> None:
         copy = make()
-        copy.load_state_dict(module.state_dict())
+        put(copy, module.state_dict())
         for index, (a, b) in enumerate(zip(run(copy.eval()), run(module), strict=True)):
             self.equal(a, b, "save and load", f"output {index} of the reloaded copy", 0.0)
 

@@ -7,6 +7,7 @@ position in the data. Loading it and going on gives the same numbers as never ha
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -61,9 +62,10 @@ def writing(path: Path, run: Path, step: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
+        no_room = isinstance(error, OSError) or re.search(r"no space|i/o error|write failed", str(error), re.IGNORECASE)
+        advice = ". Is the disk full? Once there is room the same command goes on" if no_room else ""
         raise TrainingError(
-            f"cannot write {path} after step {step} ({type(error).__name__}: {error}): {way_back(run, step)}. Is the "
-            "disk full? Once there is room the same command goes on"
+            f"cannot write {path} after step {step} ({type(error).__name__}: {error}): {way_back(run, step)}{advice}"
         ) from error
 
 

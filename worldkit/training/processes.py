@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -131,8 +132,11 @@ class Sharded:
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         from torch.distributed.checkpoint.state_dict import set_state_dict
 
-        set_state_dict(self.model, optimizer, model_state_dict=model.state_dict(), optim_state_dict=state,
-                       options=self.options)
+        # of tensors with several names (tied weights) torch would shard one and leave whole what the others stand for
+        once = {n for named in (model.named_parameters, model.named_buffers) for n, _ in named()}
+        weights = {n: x for n, x in model.state_dict().items() if n in once}
+        set_state_dict(self.model, optimizer, model_state_dict=weights, optim_state_dict=state,
+                       options=replace(self.options, strict=len(weights) == len(model.state_dict())))
 
 
 STRATEGIES = {"ddp": Replicated, "fsdp": Sharded}

@@ -29,6 +29,7 @@ from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..storage.folders import write_folder
 from ..storage.hub import write_model
+from ..storage.weights import check_storable
 from ..viz import save_animation, save_png
 from .checkpoint import (
     RunLog,
@@ -130,6 +131,7 @@ class Trainer:
                 f"{config.gradient_accumulation}"
             )
         self.limit = config.steps or config.num_epochs * self.steps_per_epoch
+        check_storable(model.state_dict())
         self.model = model.to(self.device)
         set_checkpointing(model, config.checkpointing)
         model.objective.steps_per_epoch = self.steps_per_epoch
