@@ -35,15 +35,16 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "wiring": BASICS | {"dynamics"},
     "assembly": {"wiring", "config", "registry", "errors"},
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring"},
-    "storage": {"", "component", "assembly", "config", "registry", "errors"},
+    "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
     "convert": {"assembly", "model", "config", "errors"},
     "gif": set(),
-    "data": {"names", "batch", "errors", "compat", "gif", "progress", "registry", "lazy"},
-    "metrics": {"batch", "errors", "compat", "lazy"},
-    "viz": {"batch", "latents", "errors", "compat", "gif"},
+    "files": set(),
+    "data": {"names", "batch", "errors", "compat", "files", "gif", "progress", "registry", "lazy"},
+    "metrics": {"batch", "errors", "compat", "files", "lazy"},
+    "viz": {"batch", "latents", "errors", "compat", "files", "gif"},
     "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn",
-                         "progress", "lazy"},
+                         "files", "progress", "lazy"},
 }
 FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
 LAZY = {"model": {"storage", "metrics"}, "factory": {"assembly", "storage"}}

@@ -28,11 +28,11 @@ from ..errors import (
     MissingExtraError,
     UnknownComponentError,
 )
+from ..files import write_atomically
 from ..model import ComposedWorldModel
 from ..training import evaluate, mean_image, predict, validation_loss
 from ..training.recipes import WEIGHTS_FROM, open_clips, train
 from ..viz import animate_rollout, rollout_strip, save_gif, save_png
-from ..viz.images import write_atomically
 
 CELL_FILE, RESULT_FILE, MEMORY_FILE = "cell.json", "result.json", "memory.json"
 GIF_FILE, STILL_FILE = "rollout.gif", "rollout.png"

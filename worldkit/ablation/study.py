@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..factory import get_model_spec
-from ..viz.images import write_atomically
+from ..files import write_atomically
 
 STUDY_FILE = "study.json"
 _UNITS = {"": "seconds", "s": "seconds", "second": "seconds", "min": "minutes", "minute": "minutes", "h": "hours",

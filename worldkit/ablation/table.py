@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from ..files import write_atomically
 from ..metrics import confidence_interval
 from ..metrics.report import Interval
-from ..viz.images import write_atomically
 from .cell import write_json
 from .grid import Variant, shown
 from .study import Study

@@ -4,7 +4,7 @@ One entry is a folder of ``.npy`` files whose first axis is time: ``video.npy`` 
 any, ``state.position.npy`` and the like. It is written under a temporary name and renamed when complete, so a
 half-written entry is never found; an entry whose files are shorter than their headers say (power loss) is thrown away
 and made again. Entries are named by everything they depend on, so they never go stale. Deleting the cache folder is
-always safe.
+always safe. Several users may share one: what one of them has decoded, the others read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, WorldkitError
+from ..files import new_folder
 from .base import EpisodeSource
 
 
@@ -104,16 +104,14 @@ def cached(key: str, blocks: Callable[[], Iterable[dict[str, np.ndarray]]]) -> P
         DataError: if nothing was yielded.
         WorldkitError: if the cache cannot be written (not a DataError, so that ``on_error="skip"`` does not hide it).
     """
-    final = cache_folder() / key
-    if final.is_dir():
-        if _intact(final):
-            return final
-        shutil.rmtree(final)
     try:
+        final = _place(cache_folder() / key)
+        if final.is_dir():
+            return final
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".partial-{key}-", dir=final.parent))
+        partial = new_folder(final.parent, f".partial-{key}-")
     except OSError as error:
-        raise _cannot_write(final.parent, error) from error
+        raise _cannot_write(cache_folder(), error) from error
     try:
         _write(partial, blocks())
         try:
@@ -128,10 +126,27 @@ def cached(key: str, blocks: Callable[[], Iterable[dict[str, np.ndarray]]]) -> P
     return final
 
 
+def _place(entry: Path) -> Path:
+    """The folder of an entry, or our own beside it, if another user keeps a closed or damaged one there."""
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    for folder in (entry, entry.with_name(f"{entry.name}-user{user}")):
+        if not folder.is_dir():
+            return folder
+        try:
+            os.listdir(folder)
+            if _intact(folder):
+                return folder
+            shutil.rmtree(folder)
+            return folder
+        except PermissionError:
+            continue
+    raise WorldkitError(f"{folder} cannot be read nor deleted: delete it, or set WORLDKIT_CACHE to another folder")
+
+
 def _cannot_write(folder: Path, error: OSError) -> WorldkitError:
     return WorldkitError(
         f"cannot write the cache folder {folder} ({error}): "
-        "free some space there, or set WORLDKIT_CACHE to a folder that can be written"
+        "free some space there, or set WORLDKIT_CACHE to a folder that can be written (by several users: mode 1777)"
     )
 
 
@@ -153,6 +168,8 @@ def _write(folder: Path, blocks: Iterable[dict[str, np.ndarray]]) -> None:
 def _intact(folder: Path) -> bool:
     try:
         return len({len(array) for array in _open(folder).values()}) == 1
+    except PermissionError:
+        raise
     except (ValueError, OSError):  # numpy: file shorter than its header says, or no header
         return False
 

@@ -125,7 +125,8 @@ def validate(
     """
     target = os.fspath(target)
     name, parts, problems = find_parts(target, format, options)
-    found = Validation(target, name, findings=[Finding(target, _without(target, p.text), warning=p.warning) for p in problems])
+    found = Validation(target, name)
+    found.findings += [Finding(target, _without(target, p.text), warning=p.warning) for p in problems]
     seen = []
     for number, part in enumerate(parts):
         episode = _Seen(part)

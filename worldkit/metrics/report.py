@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..batch import check_shape
 from ..errors import ConfigError, DataError, ShapeError
+from ..files import write_atomically
 
 PROTOCOL_KEYS = ("context_frames", "horizon", "split", "resolution", "decoding", "seed", "driven_by")
 """What every protocol must state; other keys (dataset, checkpoint, command, hardware) may be added."""
@@ -245,11 +246,8 @@ class Report:
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; replaces the file in one step."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
-        temporary.replace(path)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
     def facts_line(self, keys: Iterable[str]) -> str:
         """Entries of the protocol in a line; of the weights' checksum the first digits."""

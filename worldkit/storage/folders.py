@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from importlib.resources.abc import Traversable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files import new_folder, open_to_others
 
 CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE = "config.json", "model.safetensors", "train.json"
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE, "README.md", "panel.png", "rollout.gif", "eval-*.md",
@@ -30,14 +30,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    temporary = new_folder(folder.parent, f".{folder.name}.", ".partial")
     try:
         fill(temporary)
-        masked = os.umask(0)  # the one way to ask for it
-        os.umask(masked)
-        temporary.chmod(0o777 & ~masked)
+        open_to_others(temporary)
         for file in temporary.iterdir():
-            file.chmod(0o666 & ~masked)  # safetensors writes files that their owner alone can read
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():

@@ -17,11 +17,11 @@ from .. import __version__
 from ..batch import to_float_video
 from ..data import ClipDataset, collate
 from ..errors import ConfigError, DataError
+from ..files import write_atomically
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
 from ..metrics.report import starred, title
 from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout, rollout_strip
-from ..viz.images import write_atomically
 from .evaluation import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
 from .figures import COLUMNS, INFERRED_NOTE
 from .protocols import BY_HAND

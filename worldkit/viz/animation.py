@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..batch import check_shape
 from ..errors import ShapeError, WorldkitError, require_extra
+from ..files import write_atomically
 from .images import (
     INK,
     MUTED,
@@ -31,7 +32,6 @@ from .images import (
     text_block,
     text_height,
     to_uint8,
-    write_atomically,
 )
 
 MEAN = "the mean prediction (scored)"

@@ -6,8 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..batch import check_shape, to_float_video
 from ..errors import ShapeError
+from ..files import write_atomically
 from ..gif import gif_file
 
 if TYPE_CHECKING:
@@ -246,18 +246,6 @@ def save_gif(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 8) ->
     """Write `gif_bytes` to a file; replaces the file in one step."""
     data = gif_bytes(frames, fps=fps)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: no reader ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _wrap(text: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:

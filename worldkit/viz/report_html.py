@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..errors import ShapeError
+from ..files import write_atomically
 from .curves import NARROW, WIDE, Series, curve_svg
-from .images import gif_bytes, png_bytes, write_atomically
+from .images import gif_bytes, png_bytes
 
 
 class HtmlReport:

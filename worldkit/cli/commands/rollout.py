@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from ..loading import load, protocol
@@ -32,6 +33,7 @@ def run_rollout(options: Namespace) -> None:
     from safetensors.torch import save_file
 
     from ...data import collate
+    from ...files import write_atomically
     from ...training import predict
     from ...training.figures import INFERRED_NOTE, film
     from ...training.recipes import open_clips
@@ -59,7 +61,7 @@ def run_rollout(options: Namespace) -> None:
         tensors = {f"{group}.{name}": value.contiguous() for (group, name), value in rollout.latents.values.items()}
         if rollout.latent_actions is not None:
             tensors["latent_actions"] = rollout.latent_actions.contiguous()
-        save_file(tensors, out / f"clip-{number:03d}.safetensors")
+        write_atomically(picture.with_suffix(".safetensors"), partial(save_file, tensors))
         console.print(f"{picture}: {context} frames given, {horizon} predicted; a still strip (.png) and the sample's "
                       "latents beside it")
     if loaded.model.latent_action is not None:

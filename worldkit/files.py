@@ -1,0 +1,63 @@
+"""Files and folders as the user asked for them: whole or not there at all, and with the mode that the umask says.
+
+Python's temporary folders, and the files that safetensors writes, are for their owner alone. Whatever leaves a process
+goes through here, so that others on the machine can read what they may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+_FILE, _FOLDER = 0o666, 0o777
+
+
+def umask() -> int:
+    """The umask of this process."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"^Umask:\s*([0-7]+)$", status, re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1], 8)
+    mask = os.umask(0)  # elsewhere the one way to ask for it
+    os.umask(mask)
+    return mask
+
+
+def open_to_others(path: Path) -> None:
+    """Give a file, or a folder with all it holds, the mode that the umask asks for."""
+    mask = umask()
+    with contextlib.suppress(PermissionError):  # a file system without modes
+        if not path.is_dir():
+            path.chmod(_FILE & ~mask)
+            return
+        for root, _, names in os.walk(path):
+            os.chmod(root, _FOLDER & ~mask)
+            for name in names:
+                os.chmod(os.path.join(root, name), _FILE & ~mask)
+
+
+def new_folder(parent: Path, prefix: str, suffix: str = "") -> Path:
+    """A new, empty folder of a name nobody has, with the mode that the umask asks for."""
+    folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}{suffix}"
+    folder.mkdir()
+    return folder
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it: no reader ever sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        open_to_others(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
