@@ -115,6 +115,8 @@ def test_nothing_is_shown_if_not_asked():
 
 
 def test_track_is_silent_for_what_is_quick(capsys):
+    meter = Meter("reading", total=9, noun="")
+    assert " 0/9 " in meter.line(60) and "step" not in meter.line(60) + meter.plain()
     assert list(track(range(3), "reading")) == [0, 1, 2] and list(track(iter("ab"), "reading", total=2)) == ["a", "b"]
     for item in track(range(5), "reading"):
         if item == 2:

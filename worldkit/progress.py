@@ -29,6 +29,7 @@ class Meter:
         what: What is being done.
         total: How much there is to do; None: not known.
         done: How much was done before.
+        noun: What is counted.
         unit: Behind the numbers, for example ``" s"``; with a unit `update` should say the step, too.
         enabled: False shows nothing.
         console: A rich console; default: standard output.
@@ -45,10 +46,11 @@ class Meter:
     _shown: ClassVar[Meter | None] = None
 
     def __init__(
-        self, what: str, *, total: float | None = None, done: float = 0, unit: str = "", enabled: bool = True,
-        console: Any = None, keep: bool = True, every: float = EVERY,
+        self, what: str, *, total: float | None = None, done: float = 0, noun: str = "step", unit: str = "",
+        enabled: bool = True, console: Any = None, keep: bool = True, every: float = EVERY,
     ):
-        self.what, self.total, self.done, self.unit, self.every = what, total, done, unit, every
+        self.what, self.total, self.done, self.every = what, total, done, every
+        self.noun, self.unit = noun, unit
         self.step, self.terms = "", ()  # type: tuple[str, Sequence[str]]
         self.enabled, self.keep, self._console = enabled, keep, console
         self._first, self._started, self._idle, self._idle_since = done, time.monotonic(), 0.0, None
@@ -159,7 +161,7 @@ class Meter:
 
     @property
     def _step(self) -> str:
-        return f"step {self.step}" if self.step else f"step {self._count}"
+        return f"{self.noun} {self.step or self._count}".lstrip()
 
     @property
     def _eta(self) -> str:
@@ -221,7 +223,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
 
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    with Meter(what, total=total, console=Console(stderr=True), keep=False) as meter:
+    with Meter(what, total=total, noun="", console=Console(stderr=True), keep=False) as meter:
         for number, item in enumerate(items, 1):
             yield item
             meter.update(number)

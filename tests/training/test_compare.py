@@ -130,8 +130,8 @@ def test_differences_are_paired(tiny_model, tmp_path):
     assert result.notes == ["plain has no latent actions to infer: no row for it there."]
     header, rows = result.table("prior")
     assert header == ["model", "PSNR (dB) ↑", "SSIM ↑"]
-    assert [row[0] for row in rows] == ["a", "b", "plain", "b − a", "plain − a", "copy last frame",
-                                        "mean training frame"]
+    assert [row[0] for row in rows] == ["a", "b", "plain", "copy last frame", "mean training frame", "b − a",
+                                        "plain − a"]
     first, second = (result.reports["prior"][name].per_clip("model", "psnr") for name in "ab")
     stored = result.to_dict("prior")
     assert stored["paired differences"]["b - a"]["psnr"]["mean"] == pytest.approx((second - first).mean().item())

@@ -25,6 +25,7 @@ METRICS = {
 REFERENCES = ("copy last frame", "mean training frame")
 """Predictions without a model, in the order of the column `BEATS`."""
 BEATS = "seeds that beat copying, the mean frame"
+_SCORES = 2  # metrics that say how well a row predicts; the others say what that cost
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,24 @@ class Ablation:
         return list(self.rows[0].variant.values) if self.rows[0].variant else []
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """(header, rows) of text: the combination, a note, the numbers. Errors are numbered, as in `errors`."""
+        """(header, rows) of text: the combination, how well it predicts, what it cost, a note.
+
+        Errors are numbered, as in `errors`.
+        """
         errors, lines = self.errors(), []
         for row in self.rows:
             named = [row.name, *[""] * (len(self.axes) - 1)]
             start = [shown(v) for v in row.variant.values.values()] if row.variant else named
             number = f" [{errors.index(row.error) + 1}]" if row.error else ""
             note = row.note.replace(f": {row.error}", number) if row.error else row.note
-            lines.append([*start, note, *(_text(metric, row.interval(metric)) for metric in METRICS), row.beats])
-        return [*self.axes, "note", *METRICS.values(), BEATS], lines
+            numbers = [_text(metric, row.interval(metric)) for metric in METRICS]
+            lines.append([*start, *numbers[:_SCORES], row.beats, *numbers[_SCORES:], note])
+        names = list(METRICS.values())
+        return [*self.axes, *names[:_SCORES], BEATS, *names[_SCORES:], "note"], lines
+
+    def _counts(self, column: int) -> bool:
+        """Whether a column of the table holds numbers: all between the axes and the note."""
+        return len(self.axes) <= column <= len(self.axes) + len(METRICS)
 
     def errors(self) -> list[str]:
         """What went wrong, each error once; the table refers to them as [1], [2], ..."""
@@ -166,7 +176,7 @@ class Ablation:
         header, lines = self.table()
         table = Table(box=box.SIMPLE_HEAD)
         for column, name in enumerate(header):
-            table.add_column(name, justify="right" if column > len(self.axes) else "left", overflow="fold")
+            table.add_column(name, justify="right" if self._counts(column) else "left", overflow="fold")
         for line in lines:
             table.add_row(*map(Text, line))
         console.print(table)
@@ -176,7 +186,7 @@ class Ablation:
     def to_markdown(self) -> str:
         """Title, table and notes in GitHub's Markdown."""
         header, rows = self.table()
-        lines = [header, ["---" if column <= len(self.axes) else "---:" for column in range(len(header))], *rows]
+        lines = [header, ["---:" if self._counts(column) else "---" for column in range(len(header))], *rows]
         text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         errors = "".join(f"- [{number}] {error}\n" for number, error in enumerate(self.errors(), 1))
         notes = errors + "\n".join(f"- {note}" for note in self.notes())

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..progress import track
 from .base import EpisodeSource
-from .progress import track
 
 
 class RunningStatistics:

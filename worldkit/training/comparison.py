@@ -52,14 +52,14 @@ class Comparison:
     pictures: Sequence[tuple[str, Tensor, Tensor]] = field(default=(), repr=False)
 
     def table(self, driver: str) -> tuple[list[str], list[list[str]]]:
-        """(header, rows) of text: every model, differences to the first one, the baselines, one model's margins."""
+        """(header, rows) of text: every model, the baselines, differences to the first model or to the baselines."""
         reports = self.reports[driver]
         first, *others = reports
         metrics = list(dict.fromkeys(metric for report in reports.values() for metric in report.metrics))
         rows = [[name, *report.cells("model", metrics)] for name, report in reports.items()]
+        rows += [[name, *report.cells(row, metrics)] for name, report, row in _baselines(reports)]
         for name in others:
             rows.append([f"{name} − {first}", *(self._difference(driver, name, metric) for metric in metrics)])
-        rows += [[name, *report.cells(row, metrics)] for name, report, row in _baselines(reports)]
         if not others:
             rows += reports[first].margin_rows(metrics, first)
         return ["model" if others else "method", *map(title, metrics)], rows

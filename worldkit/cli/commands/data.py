@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
 from ...config import parse_assignments
 from ...errors import DataError
+from ...progress import Meter
 from ..options import Commands, command, positive
 from ..output import console, print_json
 
@@ -219,11 +218,9 @@ def _size(options: Namespace) -> tuple[int | None, int | None]:
 
 @contextmanager
 def _bar(title: str) -> Iterator[Any]:
-    """A progress bar on a terminal; gives ``advance(done, total)``."""
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task(escape(title), total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    """A meter on standard error that disappears at the end; gives ``advance(done, total)``."""
+    with Meter(title, noun="", console=Console(stderr=True), keep=False) as meter:
+        yield lambda done, total: meter.update(done, total=total)
 
 
 def _times(size: list[int]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from einops import rearrange, repeat
 
 from ...errors import DataError
-from ..progress import track
+from ...progress import track
 
 CANVAS, RADIUS, SPEED, SUBSTEPS, NUM_BALLS = 64, 8.0, 3.0, 10, 3
 SPLIT_SEEDS = {"train": 7, "val": 8, "test": 9}

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...progress import track
 from ..base import EpisodeSource
 from ..decode import WHITE
-from ..progress import track
 from ..recording import Recording, RecordingSource, as_action
 from ..splits import MissingSplitError, split_episodes
 from .columns import choose_cameras

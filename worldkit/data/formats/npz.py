@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...progress import track
 from ..base import EpisodeSource
 from ..cache import Span, cache_key
 from ..entries import read_entries, save_entries
-from ..progress import track
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLIT_FOLDERS, split_episodes
 from .clip_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES

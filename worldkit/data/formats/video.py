@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...progress import track
 from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key
 from ..decode import decode_images, decode_video, frame_rate, image_size
 from ..entries import read_entries
 from ..film import decoder
 from ..glance import frames_between, look
-from ..progress import track
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLITS, split_clips, split_folder, split_time
 from .clip_files import VIDEO_SUFFIXES, Clip, find_clips

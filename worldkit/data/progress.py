@@ -1,3 +1,0 @@
-"""`track` under its old name."""
-
-from ..progress import track as track
