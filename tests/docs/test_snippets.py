@@ -18,8 +18,11 @@ import torch
 from markdown_it import MarkdownIt
 
 import worldkit as wk
+from worldkit.ablation.grid import expand, flatten, parse_axes
+from worldkit.ablation.study import Budget
 from worldkit.cli import main, make_parser
 from worldkit.config import parse_assignments
+from worldkit.data.registry import _formats
 from worldkit.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -206,25 +209,41 @@ def test_every_command_line_is_understood():
     assert len(COMMANDS) > 40
     complaints = [f"{where}: worldkit {shlex.join(arguments)}: {complaint}" for where, arguments in COMMANDS
                   for _, complaint in [parse(arguments)] if complaint]
+    known = {option for one in parsers().values() for option in one._option_string_actions}
+    complaints += [f"{where}: {word} is short for another option, or unknown" for where, arguments in COMMANDS
+                   for word in arguments if word.startswith("--") and word.split("=")[0] not in known]
     assert complaints == []
 
 
+def check_values(options):
+    """What stands behind -o, --swap, --set and --budget: parts, options of the model, training and data exist."""
+    overrides = parse_assignments(options.override)
+    data = overrides.pop("data", {})
+    known = {name for one in _formats.values() for name in one.options()} | {"format"}
+    assert set(data) <= known, f"no option of the data: {set(data) - known}"
+    if options.command == "train":
+        TrainConfig(**overrides.pop("train", {}))
+        wk.create_config(options.preset, **overrides)
+    elif options.command == "ablate":
+        swaps, settings = parse_axes(options.swap, "--swap"), parse_axes(options.settings, "--set")
+        assert not [v.error for v in expand(options.preset, swaps, settings, flatten(overrides)) if v.error]
+        Budget.parse(options.budget)
+
+
 def test_every_option_of_a_model_exists():
-    """What stands behind -o and --set, where the preset is named."""
-    seen = 0
+    seen, presets = 0, wk.list_models()
     for where, arguments in COMMANDS:
         options, _ = parse(arguments)
-        if options is None or getattr(options, "preset", None) not in wk.list_models():
+        if options is None or options.command not in ("train", "ablate", "eval", "rollout"):
             continue
+        if getattr(options, "preset", presets[0]) not in presets or "plugin" in where:
+            continue  # PRESET; parts that only a plugin brings
         try:
-            overrides = parse_assignments(options.override)
-            TrainConfig(**overrides.pop("train", {}))
-            overrides.pop("data", None)
-            wk.create_config(options.preset, **overrides)
-        except wk.WorldkitError as error:
+            check_values(options)
+        except (wk.WorldkitError, AssertionError) as error:
             raise AssertionError(f"{where}: worldkit {shlex.join(arguments)}") from error
-        seen += bool(overrides)
-    assert seen
+        seen += bool(options.override)
+    assert seen > 5
 
 
 def test_options_in_the_running_text_exist():
