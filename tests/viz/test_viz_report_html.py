@@ -163,6 +163,15 @@ def wide_page():
     )
 
 
+def test_a_name_has_one_colour_in_all_charts():
+    line = ([0, 1], [1, 2])
+    page = HtmlReport("t").curve({"model": line, "copy": line, "mean": line}).curve({"mean": line, "model": line})
+    legends = re.findall(r'line(\d)\)"></i>(\w+)', page.to_html())
+    assert legends == [("0", "model"), ("1", "copy"), ("2", "mean"), ("2", "mean"), ("0", "model")]
+    drawn = re.findall(r'<polyline [^>]*stroke="var\(--line(\d)\)', page.to_html())
+    assert drawn == ["0", "1", "2"] * 2 + ["2", "0"] * 2
+
+
 def test_rules_for_small_screens():
     page = wide_page().to_html()
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page

@@ -45,7 +45,8 @@ DIFFERENCES = ("Differences: paired over the same clips; * = the 95% interval do
 """What a table with differences says below."""
 
 ARROWS = "↑ higher is better, ↓ lower is better."
-WORDS = {"context_frames": "frames given", "horizon": "frames predicted", "driven_by": "driven by", "n": "clips"}
+WORDS = {"context_frames": "frames given", "horizon": "frames predicted", "driven_by": "driven by", "n": "clips",
+         "max_clips": "clips at most"}
 """Entry of a protocol -> what it is called below a table."""
 
 

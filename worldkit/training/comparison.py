@@ -19,7 +19,7 @@ from ..data import ClipDataset, collate
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
-from ..metrics.report import starred, title
+from ..metrics.report import WORDS, starred, title
 from ..model import ComposedWorldModel
 from ..viz import HtmlReport, animate_rollout, rollout_strip
 from .evaluation import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
@@ -166,7 +166,7 @@ class Comparison:
     def _about(self) -> str:
         text = f"Protocol {self.protocol.name}: {self.protocol.summary}. Source: {self.protocol.source}."
         if self.changed:
-            changes = ", ".join(f"{name} = {value}" for name, value in self.changed.items())
+            changes = "; ".join(f"{WORDS.get(name, name)}: {_in_words(value)}" for name, value in self.changed.items())
             text += f"\n\nNot as the protocol says: {changes}."
         return text
 
@@ -289,6 +289,10 @@ def _baselines(reports: Mapping[str, Report]) -> list[tuple[str, Report, str]]:
         elif row != "model":
             found.append((row, reports[first], row))
     return found
+
+
+def _in_words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _curves(reports: Mapping[str, Report], metric: str) -> dict[str, Any]:

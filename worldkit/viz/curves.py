@@ -35,7 +35,7 @@ WIDE, NARROW = Sheet(1080, 360, 72, 6), Sheet(400, 300, 58, 4)
 
 def curve_svg(
     series: Mapping[str, Series], *, x_label: str = "", y_label: str = "", log: bool = False, description: str = "",
-    sheet: Sheet = WIDE,
+    sheet: Sheet = WIDE, colors: Mapping[str, int] | None = None,
 ) -> tuple[str, int]:
     """Line chart of named series.
 
@@ -48,6 +48,7 @@ def curve_svg(
         log: Logarithmic vertical axis.
         description: Text for readers that do not see the picture.
         sheet: Size of the chart.
+        colors: Name -> number of its colour; default: in their order.
     Returns:
         (SVG element, number of values left out because they are not finite or, with ``log``, not positive).
     Raises:
@@ -74,8 +75,9 @@ def curve_svg(
     to_y, y_ticks = _axis(heights, sheet.height - sheet.bottom, sheet.top, log=log, ticks=6)
     body = [_frame(sheet, to_x, x_ticks, to_y, y_ticks, x_label, y_label)]
     floor = min(heights)  # an interval may reach below zero on a logarithmic axis
-    for i, line in enumerate(lines.values()):
-        body += [_draw(run, to_x, to_y, f"var(--line{i % 8})", floor if log else -math.inf) for run in _runs(line)]
+    for i, (name, line) in enumerate(lines.items()):
+        color = f"var(--line{(colors or {}).get(name, i) % 8})"
+        body += [_draw(run, to_x, to_y, color, floor if log else -math.inf) for run in _runs(line)]
     label = html.escape(description or f"curves: {', '.join(series)}")
     svg = f'<svg viewBox="0 0 {sheet.width} {sheet.height}" role="img" aria-label="{label}">{"".join(body)}</svg>'
     return svg, hidden

@@ -31,6 +31,7 @@ class HtmlReport:
     def __init__(self, title: str):
         self.title = title
         self._parts: list[str] = []
+        self._colors: dict[str, int] = {}
 
     def heading(self, text: str) -> HtmlReport:
         """Start a section."""
@@ -89,7 +90,7 @@ class HtmlReport:
         log: bool = False,
         caption: str = "",
     ) -> HtmlReport:
-        """Add a line chart as inline SVG.
+        """Add a line chart as inline SVG. A name has the same colour in every chart of the page.
 
         Args:
             series: Name -> (x, y), or (x, y, low, high) to shade an interval; sequences of numbers of one length.
@@ -101,13 +102,16 @@ class HtmlReport:
             ShapeError: if a series is empty or its parts differ in length, or no value at all can be drawn.
         """
         charts = []
+        for name in series:
+            self._colors.setdefault(name, len(self._colors))
         for name, sheet in (("wide", WIDE), ("narrow", NARROW)):
-            svg, hidden = curve_svg(series, x_label=x_label, y_label=y_label, log=log, description=caption, sheet=sheet)
+            svg, hidden = curve_svg(series, x_label=x_label, y_label=y_label, log=log, description=caption, sheet=sheet,
+                                    colors=self._colors)
             charts.append(f'<div class="{name}">{svg}</div>')
         if hidden:
             kind = "not finite or not positive" if log else "not finite"
             caption = f"{caption} ({hidden} values not drawn: {kind})".strip()
-        keys = [f'<i style="background:var(--line{i % 8})"></i>{html.escape(name)}' for i, name in enumerate(series)]
+        keys = [f'<i style="background:var(--line{self._colors[name] % 8})"></i>{html.escape(name)}' for name in series]
         names = "".join(f"<li>{key}</li>" for key in keys)
         drawn = "".join(charts) + _figcaption(caption)
         return self._add(f'<figure><ul class="legend">{names}</ul>{drawn}</figure>')
