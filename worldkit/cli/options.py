@@ -10,6 +10,8 @@ from typing import Any
 from ..config import parse_assignments
 from ..errors import ConfigError
 
+SPLITS = ("train", "val", "test", "all")
+
 Commands = Any
 """What ``ArgumentParser.add_subparsers`` gives; its class is private to argparse."""
 
@@ -43,7 +45,7 @@ def protocol_arguments(p: ArgumentParser) -> None:
     """Frames given and predicted, and the split."""
     p.add_argument("--context", type=int, help="frames given (default: the preset's)")
     p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
-    p.add_argument("--split", default="test", choices=("train", "val", "test"))
+    p.add_argument("--split", default="test", choices=SPLITS, help="default: test; all: everything, undivided")
 
 
 def data_option(p: ArgumentParser) -> None:

@@ -32,7 +32,7 @@ def contact_sheet(source: EpisodeSource, episodes: list[int], frames: int) -> Te
             goal = torch.as_tensor(source.read(episode, 0, source.length(episode))["goal_image"])
             pictures = torch.cat([pictures, _shown(goal.unsqueeze(-4))])
         row = grid(pictures, len(pictures))
-        caption = f"episode {episode}, {source.length(episode)} frames"
+        caption = f"{source.episode_name(episode)}, {source.length(episode)} frames"
         caption += f": {items[0]['language']}" if isinstance(items[0].get("language"), str) else ""
         caption += " (last picture: goal)" if "goal_image" in items[0] else ""
         rows.append(torch.cat([text_block(caption, 22, row.shape[-1], align="left"), row], -2))

@@ -25,7 +25,7 @@ from .formats.shapes import generate_shapes
 from .formats.swm import is_lance, is_swm, open_lance, open_swm
 from .formats.video import is_clip_path, open_video, peek_video
 from .layouts import register_layouts
-from .registry import list_formats, open_dataset, register_format
+from .registry import list_formats, open_dataset, open_source, register_format
 from .statistics import ActionStatistics, action_statistics
 from .validate import Validation, validate
 from .video_io import write_video
@@ -38,12 +38,14 @@ register_format(
     peek=peek_video,
     parts=video_parts,
     description="a video file (mp4, webm, avi, gif, ...) or a folder of videos, of images or of image folders",
+    whole=True,
 )
 register_format(
     "hdf5",
     matches=is_hdf5,
     opener=open_hdf5,
     description="an HDF5 file (*.hdf5, *.h5) with imgs [N, T, H, W, 3], or a folder with train.hdf5 and so on",
+    whole=True,
 )
 register_format(
     "columns",
@@ -51,6 +53,7 @@ register_format(
     opener=open_columns,
     parts=columns_parts,
     description="an HDF5 file of columns with ep_len and ep_offset (stable-worldmodel)",
+    whole=True,
 )
 register_format(
     "npz",
@@ -58,6 +61,7 @@ register_format(
     opener=open_npz,
     parts=npz_parts,
     description="an .npz episode, rows of many (OGBench), or a folder of them: video [T, H, W, 3], action [T, A]",
+    whole=True,
 )
 register_format(
     "lerobot",
@@ -66,12 +70,14 @@ register_format(
     peek=peek_lerobot,
     parts=lerobot_parts,
     description="a LeRobot data set, v2.0, v2.1 or v3.0: a folder with meta/info.json",
+    whole=True,
 )
 register_format(
     "swm",
     matches=is_swm,
     opener=open_swm,
     description="a folder of stable-worldmodel: ep_len.npz, COLUMN.npz, pixels/ with images or videos",
+    whole=True,
 )
 register_format(
     "lance",
@@ -135,6 +141,7 @@ __all__ = [
     "list_writers",
     "make_loader",
     "open_dataset",
+    "open_source",
     "open_splits",
     "register_format",
     "register_writer",

@@ -24,6 +24,13 @@ class EpisodeSource(ABC):
     def length(self, episode: int) -> int:
         """Frames of one episode."""
 
+    def episode_name(self, episode: int) -> str:
+        """What an episode is called where it lies (``"train/push.mp4"``, ``"episode 17"``): its name in messages.
+
+        It is the same in a split and in the whole data set, and no two episodes of a source share it.
+        """
+        return f"episode {episode}"
+
     @abstractmethod
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         """Frames ``start .. stop - 1`` of one episode.

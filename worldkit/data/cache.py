@@ -259,6 +259,10 @@ class CacheSource(EpisodeSource):
     def num_episodes(self) -> int:
         return len(self._spans)
 
+    def episode_name(self, episode: int) -> str:
+        split = self._summary.get("split")
+        return f"{split}/{episode}" if split else super().episode_name(episode)
+
     def length(self, episode: int) -> int:
         return self._spans[episode].stop - self._spans[episode].start
 

@@ -142,10 +142,11 @@ def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:
             yield Part(str(source.root / split / episode.name), split, None, entries, images)
         elif isinstance(source, HDF5Source):
             frames = partial(_chunks, partial(source.video, i), source.length(i))
-            yield Part(f"{name}, split '{split}', episode {i}", split, frames, partial(_stored, source, i))
+            yield Part(source.episode_name(i), split, frames, partial(_stored, source, i))
         else:
             frames = partial(_chunks, partial(_source_video, source, i), source.length(i))
-            yield Part(f"{name}, split '{split}', episode {i}", split, frames, partial(_source_entries, source, i))
+            where = f"{name}, split '{split}', {source.episode_name(i)}"
+            yield Part(where, split, frames, partial(_source_entries, source, i))
 
 
 def _layout_entries(source: LayoutSource, number: int) -> Entries:

@@ -152,6 +152,9 @@ class RecordingSource(EpisodeSource):
     def num_episodes(self) -> int:
         return len(self._recordings)
 
+    def episode_name(self, episode: int) -> str:
+        return self._recordings[episode].name
+
     def length(self, episode: int) -> int:
         span = self._recordings[episode].views[0]
         return span.stop - span.start

@@ -18,6 +18,7 @@ registered last are asked first, so a special folder can be recognised before th
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import re
@@ -29,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, DuplicateComponentError
 from ..registry import load_plugins, suggestion
 from .base import EpisodeSource
-from .splits import check_split
+from .joined import JoinedSource
+from .splits import ALL, SPLITS, AlreadySplitError, MissingSplitError, check_split
 
 if TYPE_CHECKING:
     from .clips import ClipDataset
@@ -45,6 +47,7 @@ class Format:
     description: str
     peek: Callable[..., EpisodeSource] | None = None
     parts: Callable[..., Iterable[Any]] | None = None
+    whole: bool = False
 
     def options(self) -> list[str]:
         """Names of the options of the opener."""
@@ -72,6 +75,7 @@ def register_format(
     description: str,
     peek: Callable[..., EpisodeSource] | None = None,
     parts: Callable[..., Iterable[Any]] | None = None,
+    whole: bool = False,
 ) -> None:
     """Teach `open_dataset` a format.
 
@@ -84,12 +88,14 @@ def register_format(
             ``preview``. Default: ``opener``, for formats that decode nothing when they are opened.
         parts: Called as ``parts(path, **options)``; yields a `worldkit.data.parts.Part` per episode and a ``Problem``
             for what is wrong with the whole, for ``data validate``. Default: what ``opener`` gives is read.
+        whole: The opener (and ``peek``) takes ``split="all"``, too: every episode in one piece. Default: its splits are
+            opened one by one and joined.
     Raises:
         DuplicateComponentError: if the name is taken.
     """
     if name in _formats:
         raise DuplicateComponentError(f"data format '{name}' is registered twice: pick another name")
-    _formats[name] = Format(name, matches, opener, description, peek, parts)
+    _formats[name] = Format(name, matches, opener, description, peek, parts, whole)
 
 
 def list_formats() -> dict[str, str]:
@@ -101,7 +107,7 @@ def list_formats() -> dict[str, str]:
 def open_dataset(
     source: str | os.PathLike[str],
     *,
-    split: str = "train",
+    split: str | None = "train",
     num_frames: int,
     height: int | None = None,
     width: int | None = None,
@@ -118,6 +124,7 @@ def open_dataset(
             folders, an HDF5 file, a folder with ``train.hdf5`` and so on, ``.npz`` episodes, a LeRobot data set, or
             what a plugin recognises.
         split: ``"train"``, ``"val"`` or ``"test"``; see `worldkit.data.splits` for data that is not split yet.
+            ``"all"`` or None: everything, undivided; ``dataset.source.episode_name(i)`` says what is what.
         num_frames: Frames per clip; 1 gives still images.
         height: Frame height in pixels. Default: what the name says, the HDF5 file's own, or 64.
         width: Frame width; default: the height.
@@ -137,17 +144,56 @@ def open_dataset(
     """
     from .clips import ClipDataset
 
-    check_split(split)
     for name, value in (("height", height), ("width", width)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
-    target = os.fspath(source)
+    episodes = open_source(os.fspath(source), split=split, height=height, width=width, format=format, **options)
+    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode)
+
+
+def open_source(
+    target: str,
+    *,
+    split: str | None = "train",
+    height: int | None = None,
+    width: int | None = None,
+    format: str | None = None,
+    peek: bool = False,
+    **options: Any,
+) -> EpisodeSource:
+    """The episodes of a data set, not cut into clips; arguments as of `open_dataset`.
+
+    Args:
+        peek: Only a few frames will be read: nothing is decoded into the cache.
+    Raises:
+        DataError: see `open_dataset`.
+    Example:
+        >>> source = open_source("balls-32", split="all", num_episodes=2, episode_length=4)
+        >>> [source.episode_name(i) for i in range(source.num_episodes)]
+        ['train/0', 'train/1', 'val/0', 'val/1', 'test/0', 'test/1']
+    """
+    split = ALL if split is None else split
+    if split != ALL:
+        check_split(split)
     found = find_format(target, format)
     found.check_options(target, options)
-    if width is None:
-        width = height
-    episodes = found.opener(target, split=split, height=height, width=width, **options)
-    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode)
+    opener = (found.peek or found.opener) if peek else found.opener
+    options |= {"height": height, "width": width or height}
+    if split != ALL:
+        return opener(target, split=split, **options)
+    if found.whole:
+        with contextlib.suppress(AlreadySplitError):
+            return opener(target, split=ALL, **options)
+    parts: dict[str, EpisodeSource] = {}
+    missing: list[DataError] = []
+    for name in SPLITS:
+        try:
+            parts[name] = opener(target, split=name, **options)
+        except MissingSplitError as error:
+            missing.append(error)
+    if not parts:
+        raise missing[0]
+    return JoinedSource(parts)
 
 
 def find_format(target: str, name: str | None = None) -> Format:

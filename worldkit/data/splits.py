@@ -8,6 +8,7 @@
 * One or two clips: each is cut in time into three blocks that share no frame: the first 80 % are train, the next 10 %
   val, the last 10 % test.
 * A folder with sub-folders (or files) named ``train``, ``val``/``valid``/``validation``, ``test`` is split already.
+* The split ``"all"`` is everything: whole episodes, in the order in which they lie there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..errors import DataError
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
+ALL = "all"
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -28,10 +30,14 @@ class MissingSplitError(DataError):
     """The data set is split, but has no such split."""
 
 
+class AlreadySplitError(DataError):
+    """All of the data is asked for, but it lies in parts that must be opened one by one."""
+
+
 def check_split(split: str) -> None:
     """Raises DataError unless ``split`` is ``"train"``, ``"val"`` or ``"test"``."""
     if split not in SPLITS:
-        raise DataError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+        raise DataError(f"split must be one of {', '.join(map(repr, SPLITS))} or '{ALL}', got {split!r}")
 
 
 def split_clips(names: Sequence[str], *, seed: int = 0) -> dict[str, list[int]]:
@@ -75,6 +81,8 @@ def split_time(num_frames: int, split: str) -> tuple[int, int]:
         >>> [split_time(250, split) for split in ("train", "val", "test")]
         [(0, 200), (200, 225), (225, 250)]
     """
+    if split == ALL:
+        return 0, num_frames
     check_split(split)
     first = round(num_frames * FRACTIONS[0])
     second = round(num_frames * (FRACTIONS[0] + FRACTIONS[1]))
@@ -92,11 +100,13 @@ def split_episodes(
         split: ``"train"``, ``"val"`` or ``"test"``.
         seed: Another seed, another split by episode.
     Returns:
-        ``(episode, first frame, one past the last frame)`` of each episode or block.
+        ``(episode, first frame, one past the last frame)`` of each episode or block; of all, whole, with ``"all"``.
     Example:
         >>> split_episodes(["a"], [10], "val"), split_episodes(["a", "b", "c"], [5, 6, 7], "val")
         ([(0, 8, 9)], [(1, 0, 6)])
     """
+    if split == ALL:
+        return [(i, 0, length) for i, length in enumerate(lengths)]
     check_split(split)
     if len(names) < len(SPLITS):
         return [(i, *split_time(length, split)) for i, length in enumerate(lengths)]
@@ -108,8 +118,10 @@ def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> P
 
     Raises:
         MissingSplitError: if the folder is split, but not this split.
+        AlreadySplitError: if the folder is split, and all of it is asked for.
     """
-    check_split(split)
+    if split != ALL:
+        check_split(split)
     found: dict[str, Path] = {}
     for name, spellings in SPLIT_FOLDERS.items():
         paths = [folder / f"{spelling}{suffix}" for spelling in spellings for suffix in suffixes]
@@ -118,6 +130,8 @@ def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> P
             found[name] = there[0]
     if not found:
         return None
+    if split == ALL:
+        raise AlreadySplitError(f"{folder} is split into {', '.join(p.name for p in found.values())}")
     if split not in found:
         raise MissingSplitError(
             f"{folder} has {', '.join(p.name for p in found.values())}, but nothing for split '{split}': "

@@ -98,13 +98,14 @@ def action_statistics(source: EpisodeSource, name: str = "action") -> ActionStat
     for episode in track(range(source.num_episodes), "Statistics of actions"):
         values = source.read_entry(episode, name)
         if values is None:
-            raise DataError(f"{source.summary.get('name', 'data')}: episode {episode} has no '{name}'")
+            raise DataError(f"{source.summary.get('name', 'data')}: {source.episode_name(episode)} has no '{name}'")
         values = np.asarray(values, np.float64)
         values = values.reshape(len(values), -1)[:-1]
         bad = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad):
             raise DataError(
-                f"{source.summary.get('name', 'data')}: '{name}' of episode {episode}, frame {bad[0]}, is not finite"
+                f"{source.summary.get('name', 'data')}: '{name}' of {source.episode_name(episode)}, frame {bad[0]}, is "
+                "not finite"
             )
         running.update(values)
     if not running.count:

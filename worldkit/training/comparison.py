@@ -269,7 +269,7 @@ def _pictures(
         truth = _one_picture(to_float_video(batch.video)).cpu()
         shown = {"context_frames": protocol.context_frames, "note": INFERRED_NOTE if driver == "inferred" else ""}
         drawn.append((
-            f"episode {item['episode']}, from frame {item['start']}",
+            f"{clips.source.episode_name(item['episode'])}, from frame {item['start']}",
             animate_rollout(truth, rollouts, **shown, cell=128), rollout_strip(truth, rollouts, **shown),
         ))
     return drawn

@@ -13,7 +13,7 @@ from rich.console import Console
 from ...config import parse_assignments
 from ...errors import DataError
 from ...progress import Meter
-from ..options import Commands, command, positive
+from ..options import SPLITS, Commands, command, positive
 from ..output import console, print_json
 
 _DATA_HELP = """examples:
@@ -53,7 +53,8 @@ def add(commands: Commands) -> None:
     preview.add_argument("--clips", type=positive(int), default=6, help="episodes to show (default: 6)")
     preview.add_argument("--frames", type=positive(int), default=8, help="frames per episode (default: 8)")
     for p in (convert, preview):
-        p.add_argument("--split", choices=("train", "val", "test"), help="only this split (preview: default train)")
+        p.add_argument("--split", choices=SPLITS,
+                       help="only this split (preview: default train); all: everything as one, undivided")
         p.add_argument("--size", type=positive(int), metavar="PIXELS",
                        help="height and width (default: the data's; preview of videos: 64)")
         p.add_argument("--fps", type=positive(float), help="frames per second (default: the data's, or 10)")
@@ -119,15 +120,11 @@ def run_validate(options: Namespace) -> int:
 
 def run_convert(options: Namespace) -> int:
     """``worldkit data convert``: from any format to any that can be written."""
-    from ...data import open_splits, write_dataset
+    from ...data import write_dataset
 
     target = _target_format(options)
     height, width = _size(options)
-    sources, problems = open_splits(
-        options.path, format=options.format, height=height, width=width, **parse_assignments(options.override)
-    )
-    if options.split is not None and options.split not in sources:
-        raise DataError(problems[options.split])
+    sources = _sources(options, height=height, width=width)
     chosen: Any = sources if options.split is None else sources[options.split]
     _check_source_survives(options)
     with _bar(f"Writing {Path(options.out).name}") as advance:
@@ -135,7 +132,7 @@ def run_convert(options: Namespace) -> int:
             chosen, options.out, target, fps=options.fps or _common_rate(options), overwrite=options.overwrite,
             progress=advance, **parse_assignments(options.write),
         )
-    counts = {name: s.num_episodes for name, s in sources.items() if options.split in (None, name)}
+    counts = {name: s.num_episodes for name, s in sources.items()}
     if options.json:
         return print_json({"path": str(written), "format": target, "episodes": counts})
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -143,21 +140,29 @@ def run_convert(options: Namespace) -> int:
     return 0
 
 
+def _sources(options: Namespace, **how: Any) -> dict[str, Any]:
+    """Split -> source of the split that is asked for, or of all there are."""
+    from ...data import open_source, open_splits
+
+    how |= {"format": options.format, **parse_assignments(options.override)}
+    if options.split == "all":
+        return {"all": open_source(options.path, split="all", **how)}
+    sources, problems = open_splits(options.path, **how)
+    if options.split is None:
+        return sources
+    if options.split not in sources:
+        raise DataError(problems[options.split])
+    return {options.split: sources[options.split]}
+
+
 def run_preview(options: Namespace) -> int:
     """``worldkit data preview``: a contact sheet and an animation to look at, as a model would see the data."""
     import numpy as np
 
-    from ...data import open_splits
     from ...viz import save_gif, save_png
     from ..preview import GIF_FPS, animation, contact_sheet
 
-    sources, problems = open_splits(
-        options.path, format=options.format, height=options.size, peek=True, **parse_assignments(options.override)
-    )
-    if options.split is not None and options.split not in sources:
-        raise DataError(problems[options.split])
-    split = options.split or next(iter(sources))
-    source = sources[split]
+    split, source = next(iter(_sources(options, height=options.size, peek=True).items()))
     chosen = np.linspace(0, source.num_episodes - 1, min(options.clips, source.num_episodes)).round().astype(int)
     sheet, moving = contact_sheet(source, chosen.tolist(), options.frames), animation(source, chosen.tolist())
     picture, film = Path(f"{options.out}.png"), Path(f"{options.out}.gif")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import ConfigError
 from ..loading import Loaded, load
 from ..loading import protocol as protocol_of
-from ..options import Commands, command, data_argument, data_option, data_options
+from ..options import SPLITS, Commands, command, data_argument, data_option, data_options
 from ..output import console
 
 _EVAL_HELP = """Given frames, horizon, split, metrics and more come from a protocol, which is stored in the result.
@@ -34,7 +34,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--protocol", metavar="NAME", help="a paper's or a preset's (default: the first model's preset)")
     p.add_argument("--context", type=int, help="frames given (default: the protocol's)")
     p.add_argument("--horizon", type=int, help="frames to predict (default: the protocol's)")
-    p.add_argument("--split", choices=("train", "val", "test"), help="default: the protocol's, which is test")
+    p.add_argument("--split", choices=SPLITS,
+                   help="default: the protocol's, which is test; all: everything, what was trained on, too")
     p.add_argument("--driven-by", action="append", choices=("prior", "sampled", "inferred"),
                    help="what drives the rollout; repeatable (default: prior). 'inferred' saw the true future")
     p.add_argument("--samples", type=int, help="rollouts per clip with --driven-by sampled; the best have a table")

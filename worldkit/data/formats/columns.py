@@ -21,7 +21,7 @@ from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..decode import fit_video
 from ..recording import ACTIONS, as_action, check_mask, flat_entries, put
-from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
+from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .index import GOALS, INDEX, TEXTS, as_text, check_index, index_of, role_of
@@ -122,6 +122,9 @@ class ColumnsSource(EpisodeSource):
     @property
     def num_episodes(self) -> int:
         return len(self._spans)
+
+    def episode_name(self, episode: int) -> str:
+        return f"{self._path.name}, episode {self._spans[episode][0]}"
 
     def length(self, episode: int) -> int:
         _, first, last = self._spans[episode]
@@ -270,7 +273,7 @@ def open_columns(
     if not files:
         raise DataError(f"{path} does not exist or holds no single HDF5 file: give the file")
     named = [name for name, spellings in SPLIT_FOLDERS.items() if files[0].stem in spellings]
-    if named and named[0] != split:
+    if named and split not in (named[0], ALL):
         raise MissingSplitError(f"{files[0]} holds split '{named[0]}', not '{split}': give its folder, or ask for it")
     options = {"cameras": cameras, "height": height, "width": width, "resize": resize, "split_seed": split_seed}
     return ColumnsSource(files[0], split=split, whole=bool(named), **options)

@@ -22,7 +22,7 @@ from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..decode import fit_video
 from ..recording import as_action
-from ..splits import SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
+from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .h5 import H5File, datasets
 
@@ -71,6 +71,9 @@ class HDF5Source(EpisodeSource):
     @property
     def num_episodes(self) -> int:
         return len(self._spans)
+
+    def episode_name(self, episode: int) -> str:
+        return f"{self._path.name}, episode {self._spans[episode][0]}"
 
     def length(self, episode: int) -> int:
         _, first, last = self._spans[episode]
@@ -175,7 +178,7 @@ def open_hdf5(target: str, *, split: str, height: int | None = None, width: int 
     if path.is_dir():
         return HDF5Source(split_folder(path, split, SUFFIXES), split=split, **size)
     named = [name for name, spellings in SPLIT_FOLDERS.items() if path.stem in spellings]
-    if named and named[0] != split:
+    if named and split not in (named[0], ALL):
         raise MissingSplitError(
             f"{path} holds split '{named[0]}', not '{split}': give its folder, {path.parent}, or ask for it"
         )

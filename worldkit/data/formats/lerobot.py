@@ -25,7 +25,7 @@ from ...progress import track
 from ..base import EpisodeSource
 from ..decode import WHITE
 from ..recording import Recording, RecordingSource, as_action
-from ..splits import MissingSplitError, split_episodes
+from ..splits import ALL, MissingSplitError, split_episodes
 from .columns import choose_cameras
 from .lerobot_frames import GOAL, Cameras, View, find_cameras, goal_image, numbered, read_camera
 from .lerobot_leaks import given_splits, leaks
@@ -179,6 +179,8 @@ def _split(
     given = given_splits(info)
     if set(given) <= {"train"} and given.get("train", (0, len(episodes))) == (0, len(episodes)):
         return split_episodes([f"episode_{e.index:06d}" for e in episodes], lengths, split, seed=seed)
+    if split == ALL:
+        return [(i, 0, length) for i, length in enumerate(lengths)]
     if split not in given:
         raise MissingSplitError(f"{info.path} has splits {', '.join(info.splits)}, but not '{split}'")
     first, last = given[split]

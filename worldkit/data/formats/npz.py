@@ -90,7 +90,9 @@ def open_npz(
         chosen.setdefault(episode.file, []).append(cut)
     recordings = []
     for video in track([video for video in videos if video.path in chosen], f"Reading {path.name}"):
-        recordings += _recordings(video, chosen[video.path], size, resize)
+        found = _recordings(video, chosen[video.path], size, resize)
+        place = f"{video.path.parent.name}/" if path.is_dir() and video.path.parent != path else ""
+        recordings += [replace(recording, name=place + recording.name) for recording in found]
     split_by = "folder" if given else "time" if any(span != whole[span[0]] for span in spans) else "clip"
     return RecordingSource(recordings, name=path.name, kind="npz", split=split, split_by=split_by, synthetic=False)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..entries import DAMAGED, VIDEO_NAMES, fit_frames, load_arrays
-from ..splits import SPLITS, MissingSplitError, split_folder
+from ..splits import ALL, SPLITS, MissingSplitError, split_folder
 from .image_series import natural_key
 
 _CHUNK = 64  # frames in memory at a time
@@ -65,8 +65,8 @@ def files_of(path: Path, split: str) -> tuple[list[Path], bool]:
     around = [file for file in around if file == path or file.is_file()]
     names = {file.stem for file in around}
     partners = [f for f in around if f.stem.endswith(_PARTNER) and f.stem.removesuffix(_PARTNER) in names]
-    if not partners:
-        return around, False
+    if not partners or split == ALL:
+        return around, bool(partners)
     if split == "test":
         raise MissingSplitError(
             f"{path} has {partners[0].stem.removesuffix(_PARTNER)}.npz for training and {partners[0].name} for "

@@ -106,6 +106,9 @@ class SWMSource(EpisodeSource):
     def num_episodes(self) -> int:
         return len(self._spans)
 
+    def episode_name(self, episode: int) -> str:
+        return f"episode {self._spans[episode][0]}"
+
     def length(self, episode: int) -> int:
         _, first, last = self._spans[episode]
         return last - first

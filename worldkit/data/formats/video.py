@@ -14,7 +14,7 @@ import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..entries import read_entries
 from ..film import decoder
 from ..glance import frames_between, look
 from ..recording import Recording, RecordingSource, cached_frames
-from ..splits import SPLITS, split_clips, split_folder, split_time
+from ..splits import ALL, SPLITS, split_clips, split_folder, split_time
 from .clip_files import VIDEO_SUFFIXES, Clip, find_clips
 
 DEFAULT_SIZE = 64
@@ -200,9 +200,9 @@ def _choose(
         return [Clip(path.name, (path,))], True
     part = split_folder(path, split)
     if part is not None:
-        return find_clips(part, series), False
+        return [replace(clip, name=f"{part.name}/{clip.name}") for clip in find_clips(part, series)], False
     clips = find_clips(path, series)
-    if len(clips) < len(SPLITS):
+    if len(clips) < len(SPLITS) or split == ALL:
         return clips, True
     return [clips[i] for i in split_clips([clip.name for clip in clips], seed=seed)[split]], False
 

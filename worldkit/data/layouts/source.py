@@ -131,6 +131,9 @@ class LayoutSource(EpisodeSource):
     def num_episodes(self) -> int:
         return len(self.episodes)
 
+    def episode_name(self, episode: int) -> str:
+        return f"{self.split}/{self.episodes[episode].name}"
+
     def length(self, episode: int) -> int:
         return self.episodes[episode].length
 
