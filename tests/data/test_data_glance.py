@@ -1,14 +1,17 @@
 """Looking at films and images: facts and single frames, nothing decoded into the cache; films of different speed."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from worldkit.cli import main
-from worldkit.data import describe, open_splits, validate, write_video
+from worldkit.cli.preview import animation, contact_sheet
+from worldkit.data import ArraySource, describe, open_splits, validate, write_video
 from worldkit.data.decode import decode_video, frame_rate, video_size
 from worldkit.data.glance import frames_between, look
+from worldkit.viz import PALETTE
 
 av = pytest.importorskip("av")
 image = pytest.importorskip("PIL.Image")
@@ -112,3 +115,27 @@ def test_a_look_reads_what_opening_reads(tmp_path):
         assert [source.length(i) for i in range(source.num_episodes)] == [18] * source.num_episodes
         assert np.array_equal(peeked[split].read(0, 5, 9)["video"], source.read(0, 5, 9)["video"])
         assert peeked[split].summary["resolution"] == source.summary["resolution"]
+
+
+def test_a_preview_names_files_and_draws_actions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for i in range(3):
+        film(tmp_path / "films" / f"push_{i}.mp4", 12)
+    assert main(["data", "preview", "films", "--json", "--out", "without"]) == 0
+    assert json.loads(capsys.readouterr().out)["names"] == ["push_0.mp4"]
+    for i in range(3):
+        np.savez(tmp_path / "films" / f"push_{i}.npz", action=np.sin(np.arange(24, dtype=np.float32)).reshape(12, 2))
+    assert main(["data", "preview", "films", "--out", "with"]) == 0
+    plain, drawn = (np.array(image.open(f"{name}.png")) for name in ("without", "with"))
+    assert drawn.shape[0] > plain.shape[0] + 60
+    for color in PALETTE[:2]:
+        assert (drawn[len(plain):] == color).all(-1).sum() > 100
+        assert not (plain[:20] == color).all(-1).any()
+
+
+def test_large_frames_are_shown_small(tmp_path):
+    episode = {"video": np.zeros((2, 3, 3, 480, 640), np.uint8), "action": np.full((3, 1), np.nan, np.float32)}
+    source = ArraySource([episode, episode])
+    assert contact_sheet(source, [0, 1], 3).shape[-1] < 500
+    assert animation(source, [0, 1]).shape[-2] < 400
+    assert source.episode_name(1) == "episode 1"

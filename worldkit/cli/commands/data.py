@@ -169,7 +169,9 @@ def run_preview(options: Namespace) -> int:
     save_png(sheet, picture)
     save_gif(moving, film, fps=options.fps or min(source.summary.get("fps") or 10, GIF_FPS))
     if options.json:
-        return print_json({"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist()})
+        names = [source.episode_name(i) for i in chosen]
+        told = {"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist(), "names": names}
+        return print_json(told)
     console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", soft_wrap=True)
     return 0
 
