@@ -1,5 +1,6 @@
 """What-if questions: picking tokens, following a thing through time, editing whole objects in some frames."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,7 +115,7 @@ def test_edits_per_frame():
 
 def test_one_token_may_be_a_plain_number_or_a_tensor():
     z = scene()
-    for tokens in (3, torch.tensor(3), torch.tensor([3]), (3,)):
+    for tokens in (3, torch.tensor(3), torch.tensor([3]), (3,), np.int64(3), np.array([3])):
         assert torch.equal(z.edit(tokens, transparency=0.0).transparency, z.edit([3], transparency=0.0).transparency)
 
 
@@ -134,7 +135,17 @@ def test_one_token_may_be_a_plain_number_or_a_tensor():
     (lambda z: z.object_at((0, 0), drawn=painted(torch.ones(3, 4, 4))), ShapeError, "drawn covers .1, 2. clips"),
     (lambda z: z.edit([0], frames=5, transparency=0), ShapeError, "frame 5 is out of range"),
     (lambda z: z.edit({0: [0]}, frames=0, transparency=0), WorldkitError, "given frame by frame already"),
-    (lambda z: z.edit([0.5], transparency=0), ShapeError, r"tokens must be whole numbers, got \[0.5\]"),
+    (lambda z: z.edit([0.5], transparency=0), ShapeError, r"tokens must be whole numbers, got \[0.5\]; z.object_at"),
+    (lambda z: z.edit("ball", transparency=0), ShapeError, "tokens must be whole numbers, got 'ball'; z.object_at"),
+    (lambda z: z.edit(True, transparency=0), ShapeError, "tokens must be whole numbers, got True"),
+    (lambda z: z.edit([0], frames="last", transparency=0), ShapeError, "frames must be whole numbers, got 'last'"),
+    (lambda z: z.edit([0], features_from=[1]), ShapeError, r"features_from must be whole numbers, got \[\[1\]\]"),
+    (lambda z: z.edit([0], position=(0, 0, 0)), ShapeError, r"position must be 2 number\(s\), .* got shape \[3\]"),
+    (lambda z: z.edit([0], position=torch.zeros(5, 2)), ShapeError, r"= \[1, 3, 1, 2\], got shape \[5, 2\]"),
+    (lambda z: z.edit([0], delta_position="up"), ShapeError, r"delta_position must be numbers, got 'up'"),
+    (lambda z: z.edit([0], scale="big"), ShapeError, r"scale must be numbers, got 'big'"),
+    (lambda z: z.edit([0], transparency="no"), ShapeError, r"transparency must be numbers, got 'no'"),
+    (lambda z: z.nearest("left"), ShapeError, r"position \(y, x\) must be numbers, got 'left'"),
     (lambda z: z.edit({1: [0, 6]}, transparency=0), ShapeError, r"tokens \[0, 6\] are out of range"),
     (lambda z: z.follow([9]), ShapeError, r"tokens \[9\] are out of range: this latent has 6 with"),
 ])

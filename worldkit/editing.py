@@ -13,6 +13,7 @@ part of the picture, and the prediction pulls a particle that was moved far back
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -194,20 +195,21 @@ class Editing:
         else:
             parts = [(self._frames(frames), _indices(tokens))]
         if scale is not None:
-            scale = torch.as_tensor(scale, dtype=torch.float32)
+            scale = _numbers(scale, "scale")
             if not ((scale > 0) & (scale < 1)).all():
                 raise ShapeError(f"scale is box side over image side and must lie inside (0, 1), got {scale.tolist()}")
             scale = torch.logit(scale)
-        if transparency is not None and not 0 <= transparency <= 1:
+        if transparency is not None and _numbers(transparency, "transparency").sub(0.5).abs().max() > 0.5:
             raise ShapeError(f"transparency must lie in [0, 1], got {transparency}")
         values = dict(self._tensors)
         for field, new in {"position": position, "scale": scale, "transparency": transparency}.items():
             if new is not None:
-                self._put(values, field, parts, lambda old, _, new=new: _as(new, old).expand_as(old))
+                self._put(values, field, parts, lambda old, _, new=new, field=field: _fit(new, old, field))
         if delta_position is not None:
-            self._put(values, "position", parts, lambda old, _: old + _as(delta_position, old))
+            self._put(values, "position", parts, lambda old, _: old + _fit(delta_position, old, "delta_position"))
         if features_from is not None:
-            self._put(values, "features", parts, lambda old, look: look.expand_as(old), source=features_from)
+            (source,) = _indices([features_from], "features_from")
+            self._put(values, "features", parts, lambda old, look: look.expand_as(old), source=source)
         return self._like(values, self.score)  # type: ignore[attr-defined]
 
     def _put(self, values: dict, field: str, parts: list, change: Any, *, source: int | None = None) -> None:
@@ -232,9 +234,10 @@ class Editing:
     def _frame(self, frame: int) -> int:
         """A frame's index from 0."""
         times = self.shape[1]
-        if isinstance(frame, bool) or not isinstance(frame, int) or not -times <= frame < times:
-            raise ShapeError(f"frame {frame!r} is out of range: this latent has {times} frames (0..{times - 1})")
-        return frame % times
+        (found,) = _indices([frame], "frame")
+        if not -times <= found < times:
+            raise ShapeError(f"frame {found} is out of range: this latent has {times} frames (0..{times - 1})")
+        return found % times
 
     def _frames(self, frames: int | slice | Iterable[int] | None) -> list[int]:
         if frames is None or isinstance(frames, slice):
@@ -245,7 +248,7 @@ class Editing:
         """The position as a tensor ``[2]``, of the only clip."""
         if self.shape[0] != 1:
             raise ShapeError(f"picking needs one clip, this latent has {self.shape[0]}: z[i : i + 1].object_at(...)")
-        point = torch.as_tensor(position, dtype=torch.float32)
+        point = _numbers(position, "position (y, x)")
         if point.shape != (2,) or not (point.abs() <= 1).all():
             raise ShapeError(f"position must be (y, x) in [-1, 1], got {position}")
         return point
@@ -312,9 +315,13 @@ def _indices(given: int | Iterable[int], name: str = "tokens") -> list[int]:
     if isinstance(given, Tensor):
         given = given.reshape(-1).tolist()
     found = list(given) if isinstance(given, Iterable) else [given]
-    if any(isinstance(i, bool) or not isinstance(i, int) for i in found):
-        raise ShapeError(f"{name} must be whole numbers, got {found}; z.object_at((y, x)) finds the tokens of a thing")
-    return found
+    try:
+        if any(isinstance(i, bool) for i in found):
+            raise TypeError
+        return [operator.index(i) for i in found]
+    except TypeError:
+        hint = "; z.object_at((y, x)) finds the tokens of a thing" if name == "tokens" else ""
+        raise ShapeError(f"{name} must be whole numbers, got {given!r}{hint}") from None
 
 
 def _cell(point: Tensor, height: int, width: int) -> tuple[int, int]:
@@ -323,5 +330,21 @@ def _cell(point: Tensor, height: int, width: int) -> tuple[int, int]:
     return min(int((y + 1) / 2 * height), height - 1), min(int((x + 1) / 2 * width), width - 1)
 
 
-def _as(new: Any, old: Tensor) -> Tensor:
-    return torch.as_tensor(new, dtype=old.dtype, device=old.device)
+def _numbers(given: Any, name: str) -> Tensor:
+    """Numbers as a tensor."""
+    try:
+        return torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise ShapeError(f"{name} must be numbers, got {given!r}") from None
+
+
+def _fit(new: Any, old: Tensor, name: str) -> Tensor:
+    """New numbers of the shape of the old ones, ``[B, F, n, dim]``."""
+    new = new if isinstance(new, Tensor) else _numbers(new, name)
+    try:
+        return new.to(old).expand_as(old)
+    except RuntimeError:
+        raise ShapeError(
+            f"{name} must be {old.shape[-1]} number(s), or a tensor that spreads to clips, frames, tokens, numbers = "
+            f"{list(old.shape)}, got shape {list(new.shape)}"
+        ) from None
