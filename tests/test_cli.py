@@ -32,7 +32,10 @@ def test_list_and_info(capsys):
     assert "lpwm-balls-mini" in capsys.readouterr().out
     assert main(["info", "lpwm-balls-mini"]) == 0
     out = capsys.readouterr().out
-    assert "parameters: encoder" in out and '"timestep_horizon"' in out
+    assert "parameters: encoder" in out and '"timestep_horizon"' in out and "extra" not in out
+    assert main(["info", "lpwm-bridge"]) == 0
+    out = capsys.readouterr().out
+    assert "conditioners.language uses" in out and '".[language]"' in out
 
 
 @pytest.mark.parametrize(("command", "message"), [

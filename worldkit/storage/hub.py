@@ -67,7 +67,7 @@ def write_model(
 
 def _providers(config: WorldModelConfig) -> dict[str, str]:
     """Component -> who provides it, distribution and version: ``{"encoder": "worldkit 0.1.0", ...}``."""
-    return {path: _provider(registry, name) for path, registry, name in _components(config.to_dict())}
+    return {path: _provider(registry, name) for path, registry, name in components(config.to_dict())}
 
 
 def _provider(registry: Registry, name: str) -> str:
@@ -75,7 +75,7 @@ def _provider(registry: Registry, name: str) -> str:
     return f"worldkit {__version__}" if provider == "worldkit" else provider
 
 
-def _components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]]:
+def components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]]:
     """Path, registry and name of every component of a config given as a nested dict, damaged ones left out."""
     parts = [(kind, registry, config.get(kind)) for kind, registry in WorldModelConfig.COMPONENTS.items()]
     conditioners = config.get("conditioners")
@@ -170,7 +170,7 @@ def _absurd(value: Any, path: str = "config") -> Iterator[str]:
 def _other_providers(data: Mapping[str, Any]) -> str:
     """A line for every component of a ``config.json`` that comes from elsewhere here, or from nowhere."""
     saved, lines = data.get("providers"), []
-    for path, registry, name in _components(data["config"]):
+    for path, registry, name in components(data["config"]):
         before = saved.get(path) if isinstance(saved, Mapping) else None
         if before is None or name in registry and before == _provider(registry, name):
             continue

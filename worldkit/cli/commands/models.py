@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from rich.text import Text
 
+from ...errors import install_hint
 from ..loading import is_place
 from ..options import Commands, command
 from ..output import console, table_of
@@ -49,7 +50,7 @@ def run_info(options: Namespace) -> None:
     from ...factory import create_config, get_model_spec, list_models
     from ...model import ComposedWorldModel
     from ...presets import resolve_preset
-    from ...storage.hub import locate, read_config
+    from ...storage.hub import components, locate, read_config
 
     if is_place(options.model):
         folder = locate(options.model)
@@ -71,6 +72,9 @@ def run_info(options: Namespace) -> None:
             table.add_row(key, value)
     for part, count in model.parameter_report().items():
         table.add_row(f"parameters: {part}", f"{count:,}")
+    for part, registry, name in components(config.to_dict()):
+        if extra := registry.entry(name).extra:
+            table.add_row(f"{part} uses extra {extra}", install_hint(extra))
     for note in model.objective.notes(model) if isinstance(model, ComposedWorldModel) else ():
         table.add_row("note", note)
     console.print(table)
