@@ -69,10 +69,10 @@ def test_a_file_gets_plain_lines(tmp_path):
                 time.sleep(0.3)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert 3 <= len(lines) <= 5 and "\x1b" not in "".join(lines)
-    assert lines[0] == ("training: step 240 (17 %), 40/240 s, after 60 s, ETA 7 min, loss 53.8, psnr 21.5, "
+    assert lines[0] == ("training: step 240, 40/240 s (17 %), after 60 s, ETA 7 min, loss 53.8, psnr 21.5, "
                         "rec 3.1e+03, kl 102, kl_dyn 1.14e+03, a 0.29")
     assert any(line.startswith("evaluating: step 240") for line in lines[1:])
-    assert lines[-1].startswith("training: step 240 (17 %), 40/240 s, after 61 s, loss") and "ETA" not in lines[-1]
+    assert lines[-1].startswith("training: step 240, 40/240 s (17 %), after 61 s, loss") and "ETA" not in lines[-1]
 
 
 def test_lines_come_while_nothing_moves():

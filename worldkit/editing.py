@@ -199,7 +199,7 @@ class Editing:
             if not ((scale > 0) & (scale < 1)).all():
                 raise ShapeError(f"scale is box side over image side and must lie inside (0, 1), got {scale.tolist()}")
             scale = torch.logit(scale)
-        if transparency is not None and _numbers(transparency, "transparency").sub(0.5).abs().max() > 0.5:
+        if transparency is not None and not _numbers(transparency, "transparency").sub(0.5).abs().max() <= 0.5:
             raise ShapeError(f"transparency must lie in [0, 1], got {transparency}")
         values = dict(self._tensors)
         for field, new in {"position": position, "scale": scale, "transparency": transparency}.items():

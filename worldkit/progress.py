@@ -145,8 +145,9 @@ class Meter:
         """A line for a file."""
         from rich.text import Text
 
-        share = f" ({100 * self.done / self.total:.0f} %)" if self.total else ""
-        parts = [f"{self.what}: {self._step}{share}", *([self._count] if self.step else []), self._spent]
+        share = f" ({min(100.0, 100 * self.done / self.total):.0f} %)" if self.total else ""
+        count = f"{self._step}, {self._count}" if self.step else self._step
+        parts = [f"{self.what}: {count}{share}", self._spent]
         parts += [] if ended else [self._eta]
         return ", ".join([*parts, *(Text.from_markup(term).plain for term in self.terms)])
 

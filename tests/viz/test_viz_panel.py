@@ -99,6 +99,9 @@ def test_segmentation_gives_each_mask_its_colour_and_an_outline():
     assert (picture[:, :, 12] == 255).all() and (picture[:, :, 20] == 255).all()  # where a mask ends
     same = segmentation(torch.zeros(3, 4, 8, dtype=torch.uint8), torch.ones(2, 4, 8) / 2, [(9, 9, 9)] * 2)
     assert (same < 255).all()  # no line between two masks of one thing
+    shared = torch.rand(2, 4, 8) * 0.1 + 0.4
+    unsure = segmentation(torch.zeros(3, 4, 8, dtype=torch.uint8), shared, [(9, 0, 0), (0, 9, 0)])
+    assert (unsure < 255).all()  # no maze where nothing owns the pixels
 
 
 def exchanged():

@@ -32,6 +32,7 @@ MIN_PRESENCE = 0.2
 """Particles more transparent than this get no box and are not among the surest (LPWM gates at the same value)."""
 
 _MIN_MASK_SCORE = 0.1  # masks fainter than this on average get no box
+_OWNED = 0.5  # share of a pixel from which on a thing owns it, and is outlined
 _LABELLED = 192  # height of a picture, in pixels, from which on boxes carry numbers
 _DIMMED = 0.6  # brightness of a picture below boxes
 
@@ -166,9 +167,10 @@ def segmentation(image: Tensor, masks: Tensor, colors: Sequence[Color]) -> Tenso
     tones = torch.tensor(list(colors), dtype=torch.float32).reshape(len(masks), 3)
     factor = image.shape[-1] // masks.shape[-1]
     tint = torch.einsum("khw,kc->chw", masks, tones).clamp(0, 255)
-    strength, owner = masks.max(0)
-    same = torch.tensor([list(colors).index(color) for color in colors])  # masks of one thing are outlined together
-    owner = torch.where(strength > _MIN_MASK_SCORE, same[owner] + 1, 0)
+    things = list(dict.fromkeys(colors))  # masks of one colour are one thing
+    shares = torch.stack([masks[[c == thing for c in colors]].sum(0) for thing in things])
+    strength, owner = shares.max(0)
+    owner = torch.where(strength > _OWNED, owner + 1, 0)
     large = [x.repeat_interleave(factor, -1).repeat_interleave(factor, -2) for x in (tint, owner)]
     blended = 0.45 * image + 0.55 * large[0]
     edge = torch.zeros_like(large[1], dtype=torch.bool)
