@@ -221,7 +221,7 @@ def _boxed(image: Tensor, boxes: Tensor, scores: Tensor, colors: Sequence[Color]
     """Boxes over a dimmed picture, small ones last, with their scores where there is room."""
     dimmed = (image * _DIMMED).round().to(torch.uint8)
     labels = [f"{score:.2f}".removeprefix("0") for score in scores.tolist()] if image.shape[-2] >= _LABELLED else []
-    return draw_boxes(dimmed, boxes, labels=labels, colors=colors or PALETTE, line=max(1, factor // 2))
+    return draw_boxes(dimmed, boxes, labels=labels, colors=colors or PALETTE, line=max(2, factor // 2))
 
 
 def _colors_of(tokens: Tensor | None, hues: list[list[Color]], count: int) -> list[list[Color]]:
