@@ -1,8 +1,8 @@
 """Convolution stacks: image -> map, map -> image, and the bridges between a map and a flat latent.
 
 Unusual here: on a CPU, inputs run in chunks so that no activation exceeds 32 MiB (larger temporaries are mapped,
-page-faulted and unmapped by every operation), all in channels-last layout; nearest-neighbour doubling followed by a 3x3
-convolution runs as ONE transposed convolution with the same result.
+page-faulted and unmapped by every operation), all in channels-last layout, with norms of our own (`nn.norm`);
+nearest-neighbour doubling followed by a 3x3 convolution runs as ONE transposed convolution with the same result.
 
 Architecture: LPWM / DLPv3, upstream lpwm modules/modules.py @ 4cf53c4, written from its description.
 """
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ConfigError
 from .checkpoint import Checkpointed
+from .norm import GroupNormGELU
 
 Padding = Literal["zeros", "replicate"]
 _CHUNK_BYTES = 2**25 - 1
@@ -85,10 +86,10 @@ class ConvBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, padding: Padding):
         super().__init__()
         self.conv = _Conv3(inputs, outputs, padding)
-        self.norm = nn.GroupNorm(4, outputs)
+        self.norm = GroupNormGELU(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.norm(self.conv(x)))
+        return self.norm(self.conv(x))
 
 
 class ResnetBlock(nn.Module):
@@ -96,13 +97,12 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, padding: Padding):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(4, inputs), _Conv3(inputs, outputs, padding)
-        self.norm2, self.conv2 = nn.GroupNorm(4, outputs), _Conv3(outputs, outputs, padding)
+        self.norm1, self.conv1 = GroupNormGELU(4, inputs), _Conv3(inputs, outputs, padding)
+        self.norm2, self.conv2 = GroupNormGELU(4, outputs), _Conv3(outputs, outputs, padding)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.gelu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.gelu(self.norm2(h)))
+        return self.shortcut(x) + self.conv2(self.norm2(self.conv1(self.norm1(x))))
 
 
 class Downsample(nn.Module):
@@ -157,9 +157,9 @@ class _Stack(Checkpointed):
                  config: ConvConfig, padding: Padding, mid_first: bool):
         super().__init__()
         self.conv_in, self.mid, self.levels = conv_in, mid, nn.ModuleList(levels)
-        self.norm_out = nn.GroupNorm(4, last) if config.block == "resnet" else nn.Identity()
+        self.norm_out = GroupNormGELU(4, last) if config.block == "resnet" else nn.Identity()
         self.conv_out = _Conv3(last, outputs, padding)
-        self._mid_first, self._activate = mid_first, config.block == "resnet"
+        self._mid_first = mid_first
         self.to(memory_format=torch.channels_last)
 
     def _layers(self, x: Tensor) -> Tensor:
@@ -170,8 +170,7 @@ class _Stack(Checkpointed):
             x = level(x)
         if not self._mid_first:
             x = self.mid(x)
-        x = self.norm_out(x)
-        return self.conv_out(F.gelu(x) if self._activate else x)
+        return self.conv_out(self.norm_out(x))
 
     def _chunk(self, x: Tensor) -> int:
         """Inputs that fit one chunk; every activation may be padded by one pixel all around."""
