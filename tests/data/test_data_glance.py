@@ -8,7 +8,7 @@ import pytest
 
 from worldkit.cli import main
 from worldkit.cli.preview import animation, contact_sheet
-from worldkit.data import ArraySource, describe, open_splits, validate, write_video
+from worldkit.data import ArraySource, describe, open_splits, validate, write_dataset, write_video
 from worldkit.data.decode import decode_video, frame_rate, video_size
 from worldkit.data.glance import frames_between, look
 from worldkit.viz import PALETTE
@@ -105,6 +105,43 @@ def test_looking_fills_no_cache(tmp_path, cache, monkeypatch):
         for action in ("inspect", "validate", "preview"):
             assert main(["data", action, data]) == 0
     assert not cache.exists()
+
+
+def swm(root):
+    (root / "pixels").mkdir(parents=True)
+    tables = {"ep_len": np.array([4, 4, 4]), "ep_offset": np.array([0, 4, 8]), "action": np.ones((12, 2), np.float32)}
+    for name, values in tables.items():
+        np.savez(root / f"{name}.npz", values)
+    for e in range(3):
+        write_video(root / "pixels" / f"ep_{e}.mp4", np.full((4, 16, 16, 3), 60 * e, np.uint8))
+
+
+def mario(root):
+    for split in ("train", "val"):
+        for clip in range(2):
+            (root / split / f"{clip}").mkdir(parents=True)
+            for t in range(100):
+                image.fromarray(np.full((8, 8, 3), t, np.uint8)).save(root / split / f"{clip}" / f"{t}.png")
+
+
+@pytest.mark.parametrize("kind", ["npz", "frames", "columns", "hdf5", "lerobot", "lerobot-v2.1", "swm", "mario"])
+def test_no_format_is_unpacked_by_a_look(tmp_path, cache, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    if kind in ("swm", "mario"):
+        {"swm": swm, "mario": mario}[kind](tmp_path / "set")
+    else:
+        rng = np.random.default_rng(0)
+        episodes = [{"video": rng.integers(0, 255, (6, 3, 16, 16), dtype=np.uint8),
+                     "action": rng.normal(size=(6, 2)).astype(np.float32)} for _ in range(4)]
+        write_dataset({"train": ArraySource(episodes[:3]), "val": ArraySource(episodes[3:])}, "set", kind)
+    for action in ("inspect", "validate", "preview"):
+        assert main(["data", action, "set", *(["--format", "mario"] if kind == "mario" else [])]) == 0
+    assert not cache.exists()
+    peeked, _ = open_splits("set", peek=True, format="mario" if kind == "mario" else None)
+    for split, source in open_splits("set", format="mario" if kind == "mario" else None)[0].items():
+        last = source.length(0)
+        for name, values in source.read(0, 1, last).items():
+            assert np.array_equal(peeked[split].read(0, 1, last)[name], values)
 
 
 def test_a_look_reads_what_opening_reads(tmp_path):

@@ -20,9 +20,9 @@ from .formats.lerobot import is_lerobot, open_lerobot, peek_lerobot
 from .formats.lerobot_check import lerobot_parts
 from .formats.lerobot_write import LeRobotWriter
 from .formats.lerobot_write_v21 import LeRobot21Writer
-from .formats.npz import NpzWriter, is_npz, open_npz
+from .formats.npz import NpzWriter, is_npz, open_npz, peek_npz
 from .formats.shapes import generate_shapes
-from .formats.swm import is_lance, is_swm, open_lance, open_swm
+from .formats.swm import is_lance, is_swm, open_lance, open_swm, peek_swm, swm_parts
 from .formats.video import is_clip_path, open_video, peek_video
 from .layouts import register_layouts
 from .registry import list_formats, open_dataset, open_source, register_format
@@ -59,6 +59,7 @@ register_format(
     "npz",
     matches=is_npz,
     opener=open_npz,
+    peek=peek_npz,
     parts=npz_parts,
     description="an .npz episode, rows of many (OGBench), or a folder of them: video [T, H, W, 3], action [T, A]",
     whole=True,
@@ -76,6 +77,8 @@ register_format(
     "swm",
     matches=is_swm,
     opener=open_swm,
+    peek=peek_swm,
+    parts=swm_parts,
     description="a folder of stable-worldmodel: ep_len.npz, COLUMN.npz, pixels/ with images or videos",
     whole=True,
 )

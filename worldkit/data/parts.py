@@ -146,7 +146,7 @@ def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:
         else:
             frames = partial(_chunks, partial(_source_video, source, i), source.length(i))
             where = f"{name}, split '{split}', {source.episode_name(i)}"
-            yield Part(where, split, frames, partial(_source_entries, source, i))
+            yield Part(where, split, frames, partial(source_entries, source, i))
 
 
 def _layout_entries(source: LayoutSource, number: int) -> Entries:
@@ -168,6 +168,6 @@ def _source_video(source: EpisodeSource, number: int, start: int, stop: int) -> 
     return source.read(number, start, stop)["video"]
 
 
-def _source_entries(source: EpisodeSource, number: int) -> Entries:
+def source_entries(source: EpisodeSource, number: int) -> Entries:
     names = [n for n in source.read(number, 0, 1) if n not in ("video", "state", "masks", "goal_image")]
     return flat_entries({n: source.read_entry(number, n) for n in names})

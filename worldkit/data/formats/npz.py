@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 from ...errors import DataError
 from ...progress import track
 from ..base import EpisodeSource
-from ..cache import Span, cache_key
+from ..cache import Span, Unread, cache_key
 from ..entries import read_entries, save_entries
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLIT_FOLDERS, split_episodes
@@ -71,6 +72,26 @@ def open_npz(
     Raises:
         DataError: for a missing or damaged file, an array of another layout, or pickled objects.
     """
+    return _open(target, split, (height, width), resize, split_seed, peek=False)
+
+
+def peek_npz(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    resize: str = "crop",
+    split_seed: int = 0,
+) -> EpisodeSource:
+    """As `open_npz`, but frames are unpacked when they are read, and not kept."""
+    return _open(target, split, (height, width), resize, split_seed, peek=True)
+
+
+def _open(
+    target: str, split: str, wanted: tuple[int | None, int | None], resize: str, split_seed: int, *, peek: bool
+) -> EpisodeSource:
+    height, width = wanted
     if resize not in ("crop", "stretch"):
         raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
     path = Path(target).expanduser()
@@ -90,26 +111,40 @@ def open_npz(
         chosen.setdefault(episode.file, []).append(cut)
     recordings = []
     for video in track([video for video in videos if video.path in chosen], f"Reading {path.name}"):
-        found = _recordings(video, chosen[video.path], size, resize)
+        views = [_unread(video, view, size, resize) if peek else _decoded(video, view, size, resize)
+                 for view in range(video.views or 1)]
+        found = _recordings(video, tuple(views), chosen[video.path], size, resize)
         place = f"{video.path.parent.name}/" if path.is_dir() and video.path.parent != path else ""
         recordings += [replace(recording, name=place + recording.name) for recording in found]
     split_by = "folder" if given else "time" if any(span != whole[span[0]] for span in spans) else "clip"
     return RecordingSource(recordings, name=path.name, kind="npz", split=split, split_by=split_by, synthetic=False)
 
 
-def _recordings(
-    video: NpzVideo, episodes: Sequence[NpzEpisode], size: tuple[int, int], resize: str
-) -> Iterator[Recording]:
-    """Episodes of one file at a frame size; its frames go through the cache."""
-    path, constant = video.path, {}
+def _decoded(video: NpzVideo, view: int, size: tuple[int, int], resize: str) -> Span:
+    """All frames of one camera of a file, through the cache."""
+    path = video.path
     facts = (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size)
-    views = []
-    for view in range(video.views or 1):
-        key = cache_key(path.name, version=_VERSION, file=facts, view=view, size=size, resize=resize)
-        views.append(Span.whole(cached_frames(key, partial(video.frames, view, size, resize))))
+    key = cache_key(path.name, version=_VERSION, file=facts, view=view, size=size, resize=resize)
+    return Span.whole(cached_frames(key, partial(video.frames, view, size, resize)))
+
+
+def _unread(video: NpzVideo, view: int, size: tuple[int, int], resize: str) -> Unread:
+    """All frames of one camera of a file, unpacked when they are read."""
+    return Unread(lambda first, last: islice(video.frames(view, size, resize), first, last), size, 0, video.length)
+
+
+def _recordings(
+    video: NpzVideo,
+    views: tuple[Span | Unread, ...],
+    episodes: Sequence[NpzEpisode],
+    size: tuple[int, int],
+    resize: str,
+) -> Iterator[Recording]:
+    """Episodes of one file at a frame size."""
+    path, constant = video.path, {}
     lasts = [episode.stop - 1 for episode in video.episodes()] if video.is_flat else ()
     timed, constant = read_entries(path, video.length, size, resize, lasts=lasts)
-    whole = Recording(path.name, tuple(views), timed, constant)
+    whole = Recording(path.name, views, timed, constant)
     for episode in episodes:
         yield replace(whole.cut(episode.start, episode.stop), name=episode.name)
 

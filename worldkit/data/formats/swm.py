@@ -2,8 +2,8 @@
 
 A folder holds ``ep_len.npz`` and ``ep_offset.npz``, one ``COLUMN.npz`` for each column of numbers or text (all episodes
 one behind the other, as in `worldkit.data.formats.columns`, under the same names), and a folder for each camera:
-``pixels/ep_0_step_0.jpeg`` per frame, or ``pixels/ep_0.mp4`` per episode. A folder called ``goal`` holds goals; the first
-one of a clip counts. An episode is decoded into the cache when it is first read.
+``pixels/ep_0_step_0.jpeg`` per frame, or ``pixels/ep_0.mp4`` per episode. A folder called ``goal`` holds goals; the
+first one of a clip counts. An episode is decoded into the cache when it is first read.
 
 Source: github.com/galilai-group/stable-worldmodel, ``stable_worldmodel/data/formats`` @ addbab4.
 """
@@ -11,6 +11,7 @@ Source: github.com/galilai-group/stable-worldmodel, ``stable_worldmodel/data/for
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import numpy as np
 
 from ...errors import DataError
 from ..base import EpisodeSource
-from ..cache import cache_key, cached_video
+from ..cache import Span, Unread, cache_key
 from ..decode import decode_images, decode_video, image_size, video_size
 from ..entries import DAMAGED
+from ..glance import frames_between
+from ..parts import Frame, Part, source_entries
 from ..paths import inside
 from ..recording import ACTIONS, as_action, cached_frames, check_mask, put
-from ..splits import split_episodes
+from ..splits import ALL, split_episodes
 from .columns import choose_cameras
 from .index import GOALS, INDEX, as_text, check_index, index_of, role_of
 
@@ -65,6 +68,7 @@ class SWMSource(EpisodeSource):
         height, width: Frame size; default: that of the first camera.
         resize: ``"crop"`` or ``"stretch"``.
         split_seed: Another seed, another split.
+        peek: Decode what is read, and keep nothing, for a look at the data.
     Raises:
         DataError: if a table is missing or damaged, or does not fit the index.
     """
@@ -79,8 +83,11 @@ class SWMSource(EpisodeSource):
         width: int | None = None,
         resize: str = "crop",
         split_seed: int = 0,
+        peek: bool = False,
     ):
-        self._root, self._split, self._resize = root, split, resize
+        if resize not in ("crop", "stretch"):
+            raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+        self._root, self._split, self._resize, self._peek = root, split, resize, peek
         self._lengths, self._offsets = index_of(str(root), *(_table(root, name) for name in INDEX))
         check_index(str(root), self._lengths, self._offsets)
         if not self._lengths or min(self._lengths) < 1:
@@ -116,10 +123,10 @@ class SWMSource(EpisodeSource):
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         number, first, _ = self._spans[episode]
         frames = slice(first + start, first + stop)
-        views = [np.array(cached_video(self._video(name, number))[frames]) for name in self.cameras]
+        views = [self._shown(name, number).read(frames.start, frames.stop) for name in self.cameras]
         item: dict[str, Any] = {"video": views[0] if len(views) == 1 else np.stack(views)}
         if self._goal is not None:
-            item["goal_image"] = np.array(cached_video(self._video(self._goal, number))[frames.start])
+            item["goal_image"] = self._shown(self._goal, number).read(frames.start, frames.start + 1)[0]
         for name in self._columns:
             self._put(item, name, frames, number)
         return item
@@ -173,20 +180,37 @@ class SWMSource(EpisodeSource):
                 inside(self._root, f"{camera}/{file.name}")
         return files
 
-    def _video(self, camera: str, number: int) -> Path:
-        """The cache entry of an episode."""
+    def _shown(self, camera: str, number: int) -> Span | Unread:
+        """The frames of an episode, decoded into the cache if they are not there."""
         files = self._files(camera, number)
+        if self._peek:
+            return Unread(partial(self._some, files), self._size, 0, self._lengths[number])
         stamps = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
         facts = {"size": self._size, "resize": self._resize, "length": self._lengths[number], "files": stamps}
         key = cache_key(f"{self._root.name}-{camera}-{number}", version=_VERSION, **facts)
-        return cached_frames(key, lambda: self._decoded(files, number))
+        return Span(cached_frames(key, lambda: self._decoded(files, number, self._size)), 0, self._lengths[number])
 
-    def _decoded(self, files: Sequence[Path], number: int) -> Iterator[np.ndarray]:
+    def stream(self, episode: int) -> Iterator[Frame]:
+        """Frames of a whole episode one by one, ``[H, W, 3]`` of each camera in its own size.
+
+        Raises:
+            DataError: if a file is missing or damaged, or a film has another number of frames.
+        """
+        number = self._spans[episode][0]
+        views = [self._decoded(self._files(name, number), number, self._native(name)) for name in self.cameras]
+        yield from zip(*views, strict=True)
+
+    def _some(self, files: Sequence[Path], start: int, stop: int) -> Iterator[np.ndarray]:
+        if files[0].suffix == ".mp4":
+            return frames_between(files[0], start, stop, *self._size, resize=self._resize)
+        return decode_images(files[start:stop], *self._size, resize=self._resize)
+
+    def _decoded(self, files: Sequence[Path], number: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
         if files[0].suffix != ".mp4":
-            yield from decode_images(files, *self._size, resize=self._resize)
+            yield from decode_images(files, *size, resize=self._resize)
             return
         count = 0
-        for frame in decode_video(files[0], *self._size, resize=self._resize):
+        for frame in decode_video(files[0], *size, resize=self._resize):
             count += 1
             yield frame
         if count != self._lengths[number]:
@@ -224,7 +248,18 @@ def open_swm(
     Raises:
         DataError: if a file is missing or damaged, or does not fit the index.
     """
-    if resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
     options: Mapping[str, Any] = {"cameras": cameras, "height": height, "width": width, "split_seed": split_seed}
     return SWMSource(Path(target).expanduser(), split=split, resize=resize, **options)
+
+
+def peek_swm(target: str, *, split: str, **options: Any) -> EpisodeSource:
+    """As `open_swm`, but frames are decoded when they are read, and not kept."""
+    return SWMSource(Path(target).expanduser(), split=split, peek=True, **options)
+
+
+def swm_parts(path: Path, *, cameras: str | Sequence[str] | None = None, **options: Any) -> Iterator[Part]:
+    """Every episode, decoded frame by frame, for `worldkit.data.validate`."""
+    source = SWMSource(path, split=ALL, cameras=cameras, peek=True)
+    for i in range(source.num_episodes):
+        where = f"{path}, {source.episode_name(i)}"
+        yield Part(where, "", partial(source.stream, i), partial(source_entries, source, i))

@@ -8,6 +8,11 @@ Source: github.com/taldatech/lpwm, ``datasets/*_ds.py`` @ 4cf53c4, written from 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..base import EpisodeSource
 from ..registry import register_format
 from .bair import is_bair, is_bair64, open_bair, open_bair64
 from .images import never, open_mario, open_obj3d, open_phyre
@@ -15,6 +20,7 @@ from .language import is_bridge, is_langtable, open_bridge, open_langtable
 from .ogbench import is_ogbench, open_ogbench
 from .panda import is_panda, open_panda
 from .sketchy import is_sketchy, open_sketchy
+from .source import LayoutSource
 from .traffic import is_traffic, open_traffic
 
 _LAYOUTS = {
@@ -35,4 +41,12 @@ _LAYOUTS = {
 def register_layouts() -> None:
     """Add all layouts to the registry of formats."""
     for name, (matches, opener, description) in _LAYOUTS.items():
-        register_format(name, matches=matches, opener=opener, description=description)
+        register_format(name, matches=matches, opener=opener, description=description, peek=partial(_peek, opener))
+
+
+def _peek(opener: Callable[..., EpisodeSource], target: str, **options: Any) -> EpisodeSource:
+    """A source that decodes what is read, and keeps nothing."""
+    source = opener(target, **options)
+    if isinstance(source, LayoutSource):
+        source.peek = True
+    return source

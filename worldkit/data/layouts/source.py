@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..base import EpisodeSource
-from ..cache import cache_key, cached, cached_maps
+from ..cache import Span, Unread, cache_key, cached, cached_maps
 from ..decode import decode_images, image_size
 from ..film import decoder
 from ..recording import as_action, cached_frames, put
@@ -73,6 +74,7 @@ class LayoutSource(EpisodeSource):
         empty: Names of episodes without frames, which are left out and counted as skipped.
         inverted: Colours are inverted.
         beside: Entries `columns` gives.
+        peek: Decode what is read, and keep nothing, for a look at the data.
         number: Finds the step in the name of an image and of its metadata file, without suffix.
     Raises:
         DataError: for no episodes, an unknown option, or (``"skip"``) if none can be read.
@@ -80,6 +82,7 @@ class LayoutSource(EpisodeSource):
 
     kind: ClassVar[str]
     inverted: ClassVar[bool] = False
+    peek: bool = False
     beside: ClassVar[tuple[str, ...]] = ()
     number: ClassVar[Callable[[str], int] | None] = None
 
@@ -106,7 +109,7 @@ class LayoutSource(EpisodeSource):
         self._resize, self._goal_seed = resize, goal_seed
         native = (1, 1) if height else image_size(self.episodes[0].views[0].image_paths()[0])
         self._size = (height or native[0], width or height or native[1])
-        self._entries: dict[int, tuple[list[Path], Path | None]] = {}
+        self._decoded: dict[int, list[Span | Unread]] = {}
         self.skipped = len(self.empty)
         if on_error == "skip":
             self._leave_out_broken()
@@ -138,48 +141,62 @@ class LayoutSource(EpisodeSource):
         return self.episodes[episode].length
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
-        videos, beside = self._cached(episode)
         end = min(stop, self.length(episode))
-        item: dict[str, Any] = {"video": _views([cached_maps(folder)["video"][start:end] for folder in videos])}
-        for name, array in (cached_maps(beside) if beside else {}).items():
+        item: dict[str, Any] = {"video": self._shown(episode, start, end)}
+        for name, array in self._beside(episode).items():
             put(item, name, np.array(array[start:end]))
         item |= self.constants(self.episodes[episode])
-        goal = self.goal_frame(episode, start, stop)
+        goal = self._goal(episode, start, stop)
         if goal is not None:
-            item["goal_image"] = _views([cached_maps(folder)["video"][goal] for folder in videos])
+            item["goal_image"] = goal
         return _padded(item, stop - end)
 
     def read_entry(self, episode: int, name: str) -> Any:
         if name in self.beside:
-            return np.array(cached_maps(self._column_folder(episode))[name])
+            return np.array(self._beside(episode)[name])
+        if name == "goal_image":
+            return self._goal(episode, 0, self.length(episode))
         return super().read_entry(episode, name)
+
+    def _shown(self, episode: int, start: int, stop: int) -> np.ndarray:
+        """Frames ``[T, C, H, W]``; several cameras get an axis of their own."""
+        views = [view.read(start, stop) for view in self._views(episode)]
+        return views[0] if len(views) == 1 else np.stack(views)
+
+    def _goal(self, episode: int, start: int, stop: int) -> np.ndarray | None:
+        goal = self.goal_frame(episode, start, stop)
+        return None if goal is None else self._shown(episode, goal, goal + 1)[..., 0, :, :, :]
 
     @property
     def summary(self) -> dict[str, Any]:
         facts = {"name": self.root.name, "kind": self.kind, "split": self.split, "split_by": "folder"}
         return {**facts, "resolution": list(self._size), "synthetic": False}
 
-    def _cached(self, episode: int) -> tuple[list[Path], Path | None]:
-        """Cache entries of an episode, made if they are not there: one per camera, and one for the columns."""
-        if episode not in self._entries:
-            videos = [self._video_folder(episode, view) for view in self.episodes[episode].views]
-            self._entries[episode] = (videos, self._column_folder(episode) if self.beside else None)
-        return self._entries[episode]
+    def _views(self, episode: int) -> list[Span | Unread]:
+        """The frames of each camera, decoded into the cache if they are not there."""
+        if episode not in self._decoded:
+            self._decoded[episode] = [self._decode(episode, view) for view in self.episodes[episode].views]
+        return self._decoded[episode]
 
-    def _video_folder(self, episode: int, view: View) -> Path:
+    def _decode(self, episode: int, view: View) -> Span | Unread:
+        if self.peek:
+            return Unread(partial(self._frames, view), self._size, 0, len(view.images))
         facts = {"size": self._size, "resize": self._resize, "inverted": self.inverted, "decoder": decoder("pillow")}
         key = cache_key(self.episodes[episode].name, version=_VERSION, files=_stamps(view.image_paths()), **facts)
-        return cached_frames(key, lambda: self._frames(view))
+        return Span(cached_frames(key, lambda: self._frames(view)), 0, len(view.images))
 
-    def _frames(self, view: View) -> Iterator[np.ndarray]:
-        for frame in decode_images(view.image_paths(), *self._size, resize=self._resize):
+    def _frames(self, view: View, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        for frame in decode_images(view.image_paths()[start:stop], *self._size, resize=self._resize):
             yield 255 - frame if self.inverted else frame
 
-    def _column_folder(self, episode: int) -> Path:
+    def _beside(self, episode: int) -> Mapping[str, np.ndarray]:
+        """The columns of an episode, as models take them."""
         found = self.episodes[episode]
+        if not self.beside or self.peek:
+            return self._clean_columns(found) if self.beside else {}
         stamps = _stamps(self.column_files(found))
         key = cache_key(f"{found.name}-columns", version=_VERSION, kind=self.kind, length=found.length, files=stamps)
-        return cached(key, lambda: [self._clean_columns(found)])
+        return cached_maps(cached(key, lambda: [self._clean_columns(found)]))
 
     def _clean_columns(self, episode: Episode) -> dict[str, np.ndarray]:
         """Columns as models take them.
@@ -201,13 +218,14 @@ class LayoutSource(EpisodeSource):
         readable = []
         for number, episode in enumerate(self.episodes):
             try:
-                self._cached(number)
+                self._views(number)
+                self._beside(number)
                 self.constants(episode)
                 readable.append(episode)
             except DataError as error:
                 warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=4)
         self.skipped += len(self.episodes) - len(readable)
-        self.episodes, self._entries = readable, {}
+        self.episodes, self._decoded = readable, {}
         if not readable:
             raise DataError(f"{self.root}: none of the {self.skipped} episode(s) of split '{self.split}' can be read")
 
@@ -274,11 +292,6 @@ def read_metadata(paths: Sequence[Path], names: Mapping[str, str]) -> dict[str, 
 def random_frame(seed: int, episode: int, start: int, first: int, last: int) -> int:
     """A frame from ``first`` to ``last``; the same for the same arguments."""
     return int(np.random.default_rng([seed, episode, start, first]).integers(first, last + 1))
-
-
-def _views(parts: list[np.ndarray]) -> np.ndarray:
-    """Copies off the file maps; several cameras get an axis of their own."""
-    return np.array(parts[0]) if len(parts) == 1 else np.stack(parts)
 
 
 def _padded(item: dict[str, Any], frames: int) -> dict[str, Any]:
