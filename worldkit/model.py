@@ -265,6 +265,11 @@ class ComposedWorldModel(WorldModel):
         """Use this perceptual network: ``model.use_perceptual(worldkit.metrics.load_lpips(backbone, heads))``."""
         self._perceptual = [network.to(next(self.parameters()).device)]
 
+    @property
+    def has_perceptual(self) -> bool:
+        """Whether the network of perceptual losses has been loaded."""
+        return bool(self._perceptual)
+
     # -- prediction
 
     def infer_latent_actions(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batch import Batch
 from ..distributions import MEANS
 from ..errors import CheckpointError, WorldkitError
-from ..metrics import VGGPerceptual
+from ..metrics import VGGPerceptual, load_lpips
 from ..metrics.perceptual import random_state_dicts
 from .record import in_words, where_to_begin
 from .trainer import Trainer
+from .weightless import emptied, mode_of
 
 MB = 2**20
 
@@ -21,8 +23,9 @@ MB = 2**20
 def plan(trainer: Trainer) -> dict[str, str]:
     """The plan of a run, as text by heading.
 
-    Runs one forward pass on the first batch to count what it keeps for the backward pass; trains nothing and leaves the
-    run folder alone. A perceptual loss whose weights are not there gets random ones.
+    Runs one forward pass on the first batch to count what it keeps for the backward pass, without values where
+    `make_trainer(dry_run=True)` made the model without weights; trains nothing and leaves the run folder alone. A
+    perceptual loss whose weights are not there gets random ones.
 
     Args:
         trainer: A trainer that has not started.
@@ -32,13 +35,13 @@ def plan(trainer: Trainer) -> dict[str, str]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lines = {"run folder": _run_folder(trainer)} | {f"parameters: {part}": f"{n:,}" for part, n in counts.items()}
     lines["parameters: trained"] = f"{trainable:,}"
-    batch = next(iter(trainer.loader)).to(trainer.device)
-    try:
-        kept = _kept_bytes(trainer, batch)
-    except CheckpointError as error:  # training would fail there; the estimate needs no true weights
-        model.use_perceptual(VGGPerceptual(*random_state_dicts()))
-        kept = _kept_bytes(trainer, batch)
-        lines["missing"] = f"weights of the perceptual loss, without which training stops: {error}"
+    batch = next(iter(trainer.loader))
+    perceptual = _Perceptual()
+    if not model.has_perceptual:
+        model.use_perceptual(perceptual)
+    kept = _kept_bytes(trainer, batch)
+    if perceptual.problem is not None:
+        lines["missing"] = f"weights of the perceptual loss, without which training stops: {perceptual.problem}"
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     copies = 3 + (config.ema is not None)  # gradient, two moments of Adam, moving average
@@ -83,21 +86,41 @@ def _shapes(batch: Batch) -> dict[str, str]:
     return shapes if batch.done_mask is None else shapes | {"done mask": describe(batch.done_mask)}
 
 
+class _Perceptual(nn.Module):
+    """The network of a perceptual loss, loaded if it is called; an estimate needs no true weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem: CheckpointError | None = None
+
+    def forward(self, *videos: Tensor) -> Tensor:
+        try:
+            network = load_lpips()
+        except CheckpointError as error:
+            self.problem = error
+            network = VGGPerceptual(*random_state_dicts())  # without values, too, where the model has none
+        return network(*videos)
+
+
 def _kept_bytes(trainer: Trainer, batch: Batch) -> int:
     """Bytes that autograd keeps between the forward and the backward pass of one batch, parameters not counted."""
-    seen = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    model = trainer.model
+    known = {p.untyped_storage()._cdata: p for p in model.parameters()}  # storages without memory have no address
     kept = 0
 
     def pack(x: Tensor) -> Tensor:
         nonlocal kept
         storage = x.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
+        if storage._cdata not in known:
+            known[storage._cdata] = storage  # alive, so that no other one gets its number
             kept += storage.nbytes()
         return x
 
-    trainer.model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), trainer.accelerator.autocast():
-        loss = trainer.model.loss(batch, 0, sampler=MEANS)
+    mode = mode_of(model)
+    batch = batch.to(trainer.device) if mode is None else emptied(batch, mode)
+    model.train()
+    with mode or nullcontext(), trainer.accelerator.autocast(), \
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = model.loss(batch, 0, sampler=MEANS)
     del loss
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .processes import main_process_first
 from .trainer import Trainer, TrainResult
+from .weightless import weightless
 
 WEIGHTS_FROM = "weights from"
 """Entry of a run's facts: whose weights it began with, and of which parts."""
@@ -90,12 +92,17 @@ def make_trainer(
     train_overrides: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
     show_progress: bool = True,
+    dry_run: bool = False,
 ) -> Trainer:
-    """What `train` trains with; arguments as there. Nothing is written before ``fit()``."""
+    """What `train` trains with; arguments as there. Nothing is written before ``fit()``.
+
+    ``dry_run``: the model has no weights and takes no memory; `worldkit.training.plan.plan` says what a run would do.
+    """
     config = train_config(preset, train_overrides or {})
     options = dict(data_options or {})
     torch.manual_seed(config.seed)
-    model = create_model(preset, **(overrides or {}))
+    make = partial(create_model, preset, **(overrides or {}))
+    model = weightless(make) if dry_run else make()
     if not isinstance(model, ComposedWorldModel):
         raise ConfigError(f"'{preset}' is a model family with a training of its own")
     facts = {"preset": preset, "data": data} | {f"data.{name}": value for name, value in options.items()}

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from .record import fingerprint, in_words, surroundings, where_to_begin, write_r
 from .schedule import learning_rate
 from .stop import graceful_stop
 from .watch import Watch
+from .weightless import mode_of
 
 LOCK_PATIENCE = 10.0
 """Seconds to wait for a run folder: data loaders outlive a killed run by five."""
@@ -131,8 +133,10 @@ class Trainer:
                 f"{config.gradient_accumulation}"
             )
         self.limit = config.steps or config.num_epochs * self.steps_per_epoch
-        check_storable(model.state_dict())
-        self.model = model.to(self.device)
+        if mode_of(model) is None:  # one without weights is only planned with
+            check_storable(model.state_dict())
+            model.to(self.device)
+        self.model = model
         set_checkpointing(model, config.checkpointing)
         model.objective.steps_per_epoch = self.steps_per_epoch
         if config.strategy == "fsdp" and self.world == 1:
@@ -151,7 +155,6 @@ class Trainer:
         self.progress = Progress()
         self.watch = Watch(model.encoder.spec.gated_tokens)
         self.show_progress = show_progress and self.is_main
-        self._mean_image = mean_image(train) if rollouts is not None and self.is_main else None
         self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
         self._changed: dict[str, Any] = {}  # option -> (when the run began, now)
 
@@ -347,6 +350,10 @@ class Trainer:
         indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
         video = collate([self.valid[i] for i in indices]).to(self.device).video
         return model.decode(model.encode(video), masks=True).masks
+
+    @cached_property
+    def _mean_image(self) -> torch.Tensor:
+        return mean_image(self.loader.dataset)
 
     def _predictions(self, model: ComposedWorldModel) -> dict[str, float]:
         dataset, context = self.rollouts  # type: ignore[misc]

@@ -50,7 +50,7 @@ def run_train(options: Namespace) -> None:
             training[name] = getattr(options, name)
     run = Path(options.run or Path("runs") / options.preset)
     trainer = make_trainer(options.preset, options.data, run=run, overrides=overrides, train_overrides=training,
-                           data_options=data, show_progress=not options.quiet)
+                           data_options=data, show_progress=not options.quiet, dry_run=options.dry_run)
     if options.dry_run and not trainer.is_main:
         return None
     if options.dry_run:
