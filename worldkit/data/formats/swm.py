@@ -52,8 +52,8 @@ def open_lance(target: str, *, split: str, height: int | None = None, width: int
         DataError: always.
     """
     raise DataError(
-        f"{target} is a Lance table, as stable-worldmodel writes it; worldkit reads its other formats. Convert it where "
-        f"stable-worldmodel is installed: from stable_worldmodel.data import convert; convert({target!r}, "
+        f"{target} is a Lance table, as stable-worldmodel writes it; worldkit reads its other formats. Convert it "
+        f"where stable-worldmodel is installed: from stable_worldmodel.data import convert; convert({target!r}, "
         "'data.h5', dest_format='hdf5')"
     )
 
