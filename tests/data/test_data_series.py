@@ -79,6 +79,20 @@ def test_one_series_is_chosen_or_several_become_cameras(tmp_path):
         validate(str(tmp_path), series="rigt")
 
 
+def test_series_in_folders_of_one_scene(tmp_path):
+    for scene in range(3):
+        save(tmp_path / f"scene_{scene}" / "rgb", several("{:04d}.png", frames=4))
+        save(tmp_path / f"scene_{scene}" / "depth", several("{:04d}.png", frames=4), value=100)
+    with pytest.raises(DataError, match=r"scene_0 holds several series of images: depth \(4\), rgb \(4\).*series=rgb;"):
+        find_clips(tmp_path)
+    assert [clip.name for clip in find_clips(tmp_path, "rgb")] == ["scene_0", "scene_1", "scene_2"]
+    cameras = open_dataset(tmp_path, num_frames=4, height=8, series="rgb,depth")[0]["video"]
+    assert cameras[:, 0, 0, 0, 0].tolist() == [0, 100]
+    assert len(find_clips(tmp_path, "all")) == 6
+    save(tmp_path / "more" / "rgb", several("{:04d}.png"))
+    assert len(find_clips(tmp_path / "more")) == len(find_clips(tmp_path / "more", "rgb")) == 1  # no series beside it
+
+
 def test_cameras_must_fit(tmp_path):
     save(tmp_path / "a", [*several("left_{}.png", frames=4), *several("right_{}.png", frames=3)])
     with pytest.raises(DataError, match="left_3.png has no counterpart in the series right"):

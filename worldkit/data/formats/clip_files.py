@@ -29,7 +29,8 @@ VIDEO_SUFFIXES = (
     ".ogv",
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_COLOURS = ("rgb", "rgba", "color", "colour", "image", "left")  # what a series of pictures is often called
+_COLOURS = ("rgb", "rgba", "color", "colour", "image", "images", "left")  # what a series of pictures is often called
+_MEASURED = ("depth", "disparity", "normal", "normals", "segmentation", "semantic", "instance", "mask", "masks", "flow")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def find_clips(folder: Path, series: str | Sequence[str] | None = None) -> list[
     for root, folders, names in os.walk(folder, followlinks=True):
         visible = (name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name)))
         folders[:] = sorted(visible, key=natural_key)
+        beside = [] if series == ALL else _beside(Path(root), folders)
+        if beside:
+            folders[:] = [name for name in folders if name not in {s.template for s in beside}]
+            views = _chosen(Path(root), beside, series)
+            clips.append(Clip(Path(root).relative_to(folder).as_posix(), views[0], views[1:]))
         files = [Path(root) / n for n in sorted(names, key=natural_key) if not n.startswith(".")]
         videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
         images = [f.name for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
@@ -101,14 +107,32 @@ def _leads_back(folder: Path) -> bool:
 
 
 def _views(folder: Path, names: Sequence[str], chosen: str | Sequence[str] | None) -> tuple[tuple[Path, ...], ...]:
-    """The images of each camera, in order of time.
+    """The images of each camera, in order of time."""
+    if chosen == ALL:
+        return (tuple(folder / name for name in time_order(names)),)
+    found = find_series(names)
+    alone = len(found) == 1 and chosen is not None and folder.name.lower() == chosen
+    return _chosen(folder, found, None if alone else chosen)
+
+
+def _beside(folder: Path, names: Sequence[str]) -> list[Series]:
+    """Sub-folders that are series of one scene: pictures in one, what was measured with them in another."""
+    found = []
+    for name in names:
+        if name.lower() in (*_COLOURS, *_MEASURED):
+            files = [f"{name}/{f.name}" for f in (folder / name).iterdir() if not f.name.startswith(".")]
+            images = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+            found += [Series(name.lower(), name, tuple(time_order(images)))] if images else []
+    labels = {series.label for series in found}
+    return found if labels & set(_COLOURS) and labels & set(_MEASURED) else []
+
+
+def _chosen(folder: Path, found: Sequence[Series], chosen: str | Sequence[str] | None) -> tuple[tuple[Path, ...], ...]:
+    """The images of each camera.
 
     Raises:
         DataError: if there are several series and none is chosen, an unknown one is, or the chosen ones do not fit.
     """
-    if chosen == ALL:
-        return (tuple(folder / name for name in time_order(names)),)
-    found = find_series(names)
     if chosen is None and len(found) > 1:
         held = ", ".join(f"{series.label} ({len(series.names)})" for series in found)
         labels = sorted((series.label for series in found), key=lambda label: label not in _COLOURS)
