@@ -14,7 +14,7 @@ import torch
 from worldkit.data import cache as cache_module
 from worldkit.data import make_loader, open_dataset, write_video
 from worldkit.data.cache import cache_key, cached
-from worldkit.data.decode import decode_at, decode_images, decode_video, scaled_size
+from worldkit.data.decode import decode_at, decode_images, decode_video
 from worldkit.data.formats.clip_files import find_clips
 from worldkit.data.splits import split_clips
 from worldkit.errors import DataError, WorldkitError
@@ -57,7 +57,7 @@ def numbers(dataset, count):
     """Frame numbers of every clip of a dataset made of `numbered` frames."""
     step = 250 // count
     return [
-        [round(v / step) for v in dataset[i]["video"].float().mean((1, 2, 3)).tolist()] for i in range(len(dataset))
+        [round(v / step) for v in dataset[i]["video"].float().amax((1, 2, 3)).tolist()] for i in range(len(dataset))
     ]
 
 
@@ -226,15 +226,22 @@ def test_damaged_image_and_mixed_folder(tmp_path):
         open_dataset(tmp_path / "frames", num_frames=1)
 
 
-def test_resize_crops_the_centre_or_stretches(tmp_path):
+def test_resize_pads_stretches_or_crops(tmp_path):
     frames = np.zeros((4, 32, 64, 3), np.uint8)
     frames[:, :, 16:48] = 200  # exactly what the centre cut keeps
     path = write(tmp_path / "a.mp4", frames)
-    crop = open_dataset(path, num_frames=1, height=16)[0]["video"].float()
+    pad = open_dataset(path, num_frames=1, height=16)[0]["video"].float()
+    assert pad[..., :4, :].max() == pad[..., 12:, :].max() == 0 and pad[..., 4:12, 5:11].min() > 190
+    assert pad.mean() == pytest.approx(50, abs=4)
+    assert torch.equal(pad, open_dataset(path, num_frames=1, height=16, resize="pad")[0]["video"].float())
+    crop = open_dataset(path, num_frames=1, height=16, resize="crop")[0]["video"].float()
     stretch = open_dataset(path, num_frames=1, height=16, resize="stretch")[0]["video"].float()
     assert crop[..., 2:-2].min() > 190
     assert stretch.mean() == pytest.approx(100, abs=8)
-    assert scaled_size(64, 64, (272, 640), "crop") == (64, 151)
+    whole = open_dataset(path, num_frames=1, height=16, width=32)
+    assert whole[0]["video"].float().mean() == pytest.approx(100, abs=4)
+    with pytest.raises(DataError, match="resize must be 'pad' .*'stretch' .*'crop'"):
+        open_dataset(path, num_frames=1, resize="fill")
 
 
 def test_a_film_taken_sideways_is_turned(tmp_path):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from .fit import Fitting
+
 
 class EpisodeSource(ABC):
     """Episodes of known lengths, read frame range by frame range.
 
     Attributes:
         skipped: Clips left out because they could not be decoded (``on_error="skip"``).
+        fitting: How its pictures become frames; ``None`` where they are made at their size.
     """
 
     skipped: int = 0
+    fitting: Fitting | None = None
 
     @property
     @abstractmethod

@@ -17,62 +17,20 @@ import numpy as np
 
 from ..errors import DataError, require_extra
 from .film import ToRGB, quarter_turns, video_stream
+from .fit import Fit
 
 WHITE = 65535  # the value of a 16-bit image that becomes white
 
 
-def scaled_size(height: int, width: int, source: tuple[int, int], resize: str) -> tuple[int, int]:
-    """Size to scale a frame to before the centre cut.
-
-    Args:
-        height, width: Target size.
-        source: Height and width of the frame.
-        resize: ``"crop"`` keeps the aspect ratio and covers the target; ``"stretch"`` is the target itself.
-    Example:
-        >>> scaled_size(64, 64, (272, 640), "crop")
-        (64, 151)
-    """
-    if resize == "stretch":
-        return height, width
-    factor = max(height / source[0], width / source[1])
-    return max(height, round(source[0] * factor)), max(width, round(source[1] * factor))
-
-
-def _center(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Centre of ``[H, W, C]``."""
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    return frame[top : top + height, left : left + width]
-
-
-def fit_video(video: np.ndarray, size: tuple[int, int], resize: str = "crop") -> np.ndarray:
-    """``[T, C, H, W]`` uint8 at another size: scaled (area average, upwards bicubic), then the centre cut.
-
-    Example:
-        >>> fit_video(np.zeros((2, 3, 8, 16), np.uint8), (4, 4)).shape
-        (2, 3, 4, 4)
-    """
-    if tuple(video.shape[-2:]) == size:
-        return np.ascontiguousarray(video)
-    import torch  # only what is scaled needs it
-
-    scaled = scaled_size(*size, tuple(video.shape[-2:]), resize)
-    mode = "area" if scaled[0] <= video.shape[-2] and scaled[1] <= video.shape[-1] else "bicubic"
-    frames = torch.from_numpy(np.ascontiguousarray(video)).float()
-    resized = torch.nn.functional.interpolate(frames, size=scaled, mode=mode)
-    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    cut = resized[..., top : top + size[0], left : left + size[1]]
-    return cut.add(0.5).clamp(0, 255).to(torch.uint8).numpy()
-
-
 def decode_video(
-    path: Path, height: int, width: int, *, resize: str = "crop", max_frames: int | None = None
+    path: Path, height: int, width: int, *, resize: str = "pad", max_frames: int | None = None
 ) -> Iterator[np.ndarray]:
     """Frames of a video file, uint8 ``[H, W, 3]`` RGB each, in order of presentation.
 
     Args:
         path: Any container and codec of FFmpeg.
         height, width: Target size in pixels; scaled down by area averaging, up bicubically.
-        resize: ``"crop"`` or ``"stretch"``, see `scaled_size`.
+        resize: See `worldkit.data.fit`.
         max_frames: Stop after so many.
     Raises:
         DataError: if the file is not a video, or is truncated or damaged; names the frame.
@@ -119,7 +77,7 @@ def decode_at(
     height: int,
     width: int,
     *,
-    resize: str = "crop",
+    resize: str = "pad",
     tolerance: float = 1e-4,
 ) -> Iterator[np.ndarray]:
     """The frames of a video file shown at given times, uint8 ``[H, W, 3]`` RGB each.
@@ -131,7 +89,7 @@ def decode_at(
         path: Any container and codec of FFmpeg.
         times: Ascending presentation times in seconds.
         height, width: Target size in pixels.
-        resize: ``"crop"`` or ``"stretch"``, see `scaled_size`.
+        resize: See `worldkit.data.fit`.
         tolerance: A frame this many seconds from a wanted time counts as the frame of that time.
     Raises:
         DataError: if the file is not a video, is damaged, or has no frame at one of the times; names the frame.
@@ -266,8 +224,8 @@ def _resized(frame: Any, to_rgb: ToRGB, height: int, width: int, resize: str) ->
     turns = quarter_turns(frame)
     if turns % 2:
         height, width = width, height
-    tall, wide = scaled_size(height, width, (frame.height, frame.width), resize)
-    return np.rot90(_center(to_rgb(frame, tall, wide), height, width), turns)
+    fit = Fit.of((frame.height, frame.width), (height, width), resize)
+    return np.rot90(fit.place(to_rgb(frame, *fit.scaled)), turns)
 
 
 @contextmanager
@@ -325,7 +283,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode_images(
-    files: Sequence[Path], height: int, width: int, *, resize: str = "crop", white: int = WHITE
+    files: Sequence[Path], height: int, width: int, *, resize: str = "pad", white: int = WHITE
 ) -> Iterator[np.ndarray]:
     """Image files as frames, uint8 ``[H, W, 3]`` RGB each (transparency is dropped, EXIF rotation is applied, 16 bits
     of grey become 8: ``white`` and all above it becomes 255).
@@ -345,10 +303,9 @@ def decode_images(
                 f"{path} (frame {number}) cannot be read as an image: {error}. "
                 "Replace the file, or pass on_error='skip' to leave its clip out"
             ) from error
-        tall, wide = scaled_size(height, width, (image.height, image.width), resize)
-        smaller = tall <= image.height and wide <= image.width
-        method = image_module.Resampling.BOX if smaller else image_module.Resampling.BICUBIC
-        yield _center(np.asarray(image.resize((wide, tall), method)), height, width)
+        fit = Fit.of((image.height, image.width), (height, width), resize)
+        method = image_module.Resampling.BOX if fit.shrinks else image_module.Resampling.BICUBIC
+        yield fit.place(np.asarray(image.resize(fit.scaled[::-1], method)))
 
 
 def to_rgb(image: Any, white: int = WHITE, kind: str | None = None) -> Any:

@@ -74,7 +74,8 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
     Returns:
         ``format``, ``bytes`` on disk (``None`` for generated data), and ``splits``: for each split ``episodes``,
         ``frames``, ``lengths`` (``min``, ``median``, ``max``, and a histogram as ``edges`` and ``counts``),
-        ``resolution``, ``views``, and ``entries``: name -> ``shape`` (``T``: frames), ``dtype`` and, for actions,
+        ``resolution``, ``pixels`` (how pictures become frames, in words), ``views``, and ``entries``: name ->
+        ``shape`` (``T``: frames), ``dtype`` and, for actions,
         done masks and instructions, what values they take. ``problems``: split -> why there is none. ``notes``: what
         was left out, and why. For videos and images, which are read at 64 pixels by default, ``native_resolution`` is
         that of the first file, and each split has ``frame_sizes`` and ``frame_rates`` (as they lie on disk -> number of
@@ -121,6 +122,7 @@ def _describe(source: EpisodeSource) -> dict[str, Any]:
             "counts": counts.tolist(),
         },
         "resolution": list(shape[-2:]),
+        "pixels": None if source.fitting is None else str(source.fitting),
         "views": shape[0] if len(shape) == 5 else 1,
         "entries": _entries(source, first),
         **{name: dict(summary[name]) for name in ("frame_sizes", "frame_rates") if name in summary},

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .decode import fit_video
+from .fit import fit_video
 from .recording import ACTIONS, as_action, flat_entries
 
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
@@ -52,7 +52,7 @@ def read_entries(
     path: Path,
     length: int,
     size: tuple[int, int],
-    resize: str = "crop",
+    resize: str = "pad",
     *,
     max_frames: int | None = None,
     lasts: Sequence[int] = (),

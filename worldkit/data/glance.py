@@ -62,7 +62,7 @@ def _look(path: Path, changed: int) -> Film:
 
 
 def frames_between(
-    path: Path, start: int, stop: int, height: int, width: int, *, resize: str = "crop"
+    path: Path, start: int, stop: int, height: int, width: int, *, resize: str = "pad"
 ) -> Iterator[np.ndarray]:
     """Frames ``start .. stop - 1`` of a film, uint8 ``[H, W, 3]`` each, decoded from the key frame before them.
 

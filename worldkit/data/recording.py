@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from .base import EpisodeSource
 from .cache import Span, Unread, cached
+from .fit import Fitting
 
 GROUPS = ("state", "masks")
 ACTIONS = ("action", "actions")  # names under which files hold them
@@ -132,13 +133,17 @@ class RecordingSource(EpisodeSource):
     Args:
         recordings: One per episode.
         skipped: Clips that were left out on the way.
+        fitting: How its pictures become frames.
         **summary: The source's summary; ``resolution`` is added.
     Raises:
         DataError: if episodes differ in their entries; they could not share a batch.
     """
 
-    def __init__(self, recordings: Sequence[Recording], *, skipped: int = 0, **summary: Any):
+    def __init__(
+        self, recordings: Sequence[Recording], *, skipped: int = 0, fitting: Fitting | None = None, **summary: Any
+    ):
         self._recordings, self.skipped, self._summary = list(recordings), skipped, summary
+        self.fitting = fitting
         for recording in self._recordings[1:]:
             first = self._recordings[0]
             differ = ({*first.timed, *first.constant}) ^ ({*recording.timed, *recording.constant})

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE = "config.json", "model.safetensors", "tra
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE, "README.md", "panel.png", "rollout.gif", "eval-*.md",
              "eval-*.json", "eval-*.html")
 """What a model folder may hold; one that holds anything else is not replaced."""
+TRAINED_ON = "resize in training"
+"""Entry of `provenance`: how the frames of the training got the model's size."""
 
 
 def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
@@ -149,8 +151,24 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """What a result says of the model it scored: sha256 of its weights file, and the training step if known."""
-    step = read_facts(folder).get("step")
-    return {"weights": digest(folder / WEIGHTS_FILE)} | ({"step": step} if isinstance(step, int) else {})
+    facts = read_facts(folder)
+    step, resize = facts.get("step"), resize_in_training(facts)
+    found = {"weights": digest(folder / WEIGHTS_FILE)} | ({"step": step} if isinstance(step, int) else {})
+    return found | ({TRAINED_ON: resize} if resize is not None else {})
+
+
+def resize_in_training(facts: Mapping[str, Any]) -> str | None:
+    """How the frames of a training got the model's size, None if there was nothing to choose or it is not known.
+
+    Args:
+        facts: What is known of the training. Runs that began before there was a choice say nothing, and cropped.
+    Example:
+        >>> resize_in_training({"data": "a.mp4", "pixels": "...", "data.resize": "pad"}), resize_in_training({})
+        ('pad', None)
+    """
+    if "data.resize" in facts or "pixels" in facts:
+        return facts.get("data.resize")
+    return "crop" if facts.get("synthetic data") is False else None
 
 
 def digest(file: Path | Traversable) -> str:

@@ -21,15 +21,16 @@ from ..files import write_atomically
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
 from ..metrics.report import WORDS, starred, title
 from ..model import ComposedWorldModel
+from ..storage.folders import TRAINED_ON
 from ..viz import HtmlReport, animate_rollout, rollout_strip
 from .evaluation import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
 from .figures import COLUMNS, INFERRED_NOTE
 from .protocols import BY_HAND
-from .recipes import open_clips
+from .recipes import open_clips, resize_note
 
 CONSTANT = ("paired", "fg_ari_video")
 """Metrics of a whole clip, which have no curve."""
-OF_ONE_MODEL = ("name", "weights", "step")
+OF_ONE_MODEL = ("name", "weights", "step", TRAINED_ON)
 """Entries of a report's protocol that say which model it is."""
 
 
@@ -224,9 +225,13 @@ def compare(
         training = mean_image(open_clips(first, data, split="train", num_frames=1, **options))
     except DataError:
         training = None  # a test set alone: no mean training frame
+    fitting = clips.source.fitting
+    pixels = {"pixels": str(fitting)} if fitting is not None and fitting.matters else {}
     reports: dict[str, dict[str, Report]] = {}
     notes = []
     for name, model in models.items():
+        if note := resize_note(name, (facts or {}).get(name, {}), clips):
+            notes.append(note)
         drivers = [d for d in protocol.driven_by if d != "inferred" or model.latent_action is not None]
         if len(drivers) < len(protocol.driven_by):
             notes.append(f"{name} has no latent actions to infer: no row for it there.")
@@ -235,7 +240,8 @@ def compare(
             training_mean=training, perceptual=perceptual, max_clips=protocol.max_clips, batch_size=batch_size,
             seed=seed, device=device, samples=protocol.samples, metrics=protocol.metrics, networks=networks,
             starts=protocol.windows == "start", split=protocol.split, data=data, evaluation=protocol.name, name=name,
-            **(facts or {}).get(name, {}), **({"data options": options} if options else {}), worldkit=__version__,
+            **(facts or {}).get(name, {}), **({"data options": options} if options else {}), **pixels,
+            worldkit=__version__,
         )
         for driver, report in found.items():
             reports.setdefault(driver, {})[name] = report

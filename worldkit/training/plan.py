@@ -51,6 +51,9 @@ def plan(trainer: Trainer) -> dict[str, str]:
         f"{kept / MB:,.0f} (a lower bound: temporary tensors come on top)"
     )
     lines["clips"] = f"{len(trainer.loader.dataset):,} to train on, {len(trainer.valid):,} to validate on"
+    fitting = trainer.loader.dataset.source.fitting
+    if fitting is not None:
+        lines["pixels"] = str(fitting)
     lines["steps per epoch"] = f"{trainer.steps_per_epoch:,}"
     until = f"or {config.seconds:g} s, whatever comes first" if config.seconds else ""
     lines["steps"] = f"{trainer.limit:,} {until}".strip()

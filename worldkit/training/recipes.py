@@ -16,11 +16,12 @@ from ..factory import create_model, get_model_spec, list_models
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from ..presets import resolve_preset
-from ..storage.folders import read_facts
+from ..storage.folders import TRAINED_ON, read_facts
 from ..storage.hub import load_parts
 from .checkpoint import latest_checkpoint
 from .config import TrainConfig
 from .processes import main_process_first
+from .record import RESIZE
 from .trainer import Trainer, TrainResult
 from .weightless import weightless
 
@@ -116,11 +117,33 @@ def make_trainer(
         }
         rollouts = _rollout_clips(preset, model, data, options)
         facts |= {"synthetic data": clips["train"].summary.get("synthetic", False)}
-        facts |= _action_facts(model, clips["train"])
+        facts |= _pixel_facts(clips["train"]) | _action_facts(model, clips["train"])
     return Trainer(
         model, clips["train"], clips["val"], config, run=run, rollouts=rollouts, facts=facts,
         show_progress=show_progress,
     )
+
+
+def _pixel_facts(clips: ClipDataset) -> dict[str, str]:
+    """How pictures became frames, and which way it was where another one would have given other frames."""
+    fitting = clips.source.fitting
+    if fitting is None:
+        return {}
+    return {"pixels": str(fitting)} | ({RESIZE: fitting.resize} if fitting.matters else {})
+
+
+def resize_note(name: str, facts: Mapping[str, Any], clips: ClipDataset) -> str | None:
+    """What to say where a model gets frames of another kind than it was trained on, None where it does not.
+
+    Args:
+        name: The model's, for the text.
+        facts: Of the model, as `worldkit.storage.folders.provenance` tells them.
+        clips: What it gets.
+    """
+    fitting, then = clips.source.fitting, facts.get(TRAINED_ON)
+    if then is None or fitting is None or not fitting.matters or fitting.resize == then:
+        return None
+    return f"{name} was trained with {RESIZE}={then}, here frames are {fitting}. As in training: -o {RESIZE}={then}"
 
 
 def _action_facts(model: ComposedWorldModel, clips: ClipDataset) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from .commit import commit
 from .config import TrainConfig
 
 RECORD_FILE, DATA = "run.json", "data fingerprint"
+RESIZE = "data.resize"
+"""Entry of a run's facts; those of runs that began before there was a choice to record lack it."""
 KEPT = ("seed", "init_from", "init_parts", "select_by", "ema")
 """Training options that stay for the life of a run: its order of clips, noise, average and ``best/`` rest on them."""
 AT_THE_START = ("train.init_from", "train.init_parts")
@@ -104,6 +106,11 @@ def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, st
     """
     instead = f"or give a new run folder, where -o train.init_from={run} begins with the weights of this one"
     changed = _changed(began, now)
+    if began.get(DATA) != now[DATA] and _cropped(began) and now["facts"].get(RESIZE, "crop") != "crop":
+        raise TrainingError(
+            f"run {run} began when frames of another shape than the model's were cropped, now {now['facts']['pixels']}: "
+            f"go on as it began with -o {RESIZE}=crop, {instead}"
+        )
     if began.get(DATA, now[DATA]) != now[DATA]:
         options = in_words({name: values for name, values in changed.items() if name.split(".")[0] == "data"})
         raise TrainingError(
@@ -119,6 +126,11 @@ def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, st
     return {**now, **began, "resumed": [*began.get("resumed", []), entry]}
 
 
+def _cropped(began: Mapping[str, Any]) -> bool:
+    """Whether a run began when there was no other default, and its record does not say otherwise."""
+    return "facts" in began and RESIZE not in began["facts"]
+
+
 def in_words(changed: Mapping[str, Any]) -> str:
     """``train.lr 0.001 -> 0.0001, train.steps 10 -> 20``."""
     return ", ".join(f"{name} {then} -> {now}" for name, (then, now) in changed.items())
@@ -130,7 +142,8 @@ def _changed(began: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list
     old, new = _options(began), _options(now)
     changed = {name: [old.get(name), new.get(name)] for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
     return {name: values for name, values in changed.items()
-            if not (name in AT_THE_START and values[1] is None or name.startswith("data.") and DATA not in began)}
+            if not (name in AT_THE_START and values[1] is None or name.startswith("data.") and DATA not in began
+                    or name == RESIZE and values[0] is None and began[DATA] == now[DATA])}
 
 
 def _options(record: Mapping[str, Any]) -> dict[str, Any]:

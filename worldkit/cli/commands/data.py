@@ -90,6 +90,8 @@ def run_inspect(options: Namespace) -> int:
         console.print(f"on disk: {size / 1e6:,.1f} MB")
     if "native_resolution" in about:
         console.print(f"frames are read at {DEFAULT_SIZE} by default")
+    for text, splits in _told(about["splits"]).items():
+        console.print(f"pixels of {splits}: {text}", soft_wrap=True)
     for note in about["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
     for split, problem in about["problems"].items():
@@ -168,11 +170,13 @@ def run_preview(options: Namespace) -> int:
     picture, film = Path(f"{options.out}.png"), Path(f"{options.out}.gif")
     save_png(sheet, picture)
     save_gif(moving, film, fps=options.fps or min(source.summary.get("fps") or 10, GIF_FPS))
+    pixels = None if source.fitting is None else str(source.fitting)
     if options.json:
-        names = [source.episode_name(i) for i in chosen]
-        told = {"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist(), "names": names}
-        return print_json(told)
+        told = {"png": str(picture), "gif": str(film), "split": split, "episodes": chosen.tolist(), "pixels": pixels}
+        return print_json(told | {"names": [source.episode_name(i) for i in chosen]})
     console.print(f"{picture}, {film}: {len(chosen)} episodes of split '{split}'", soft_wrap=True)
+    if pixels is not None:
+        console.print(f"pixels: {pixels}", soft_wrap=True)
     return 0
 
 
@@ -251,6 +255,12 @@ def _lengths(lengths: dict[str, Any]) -> str:
     width, most = max(map(len, names)), max(counts)
     bars = [f"{n:>{width}} {'█' * round(10 * c / most):<10} {c}" for n, c in zip(names, counts, strict=True)]
     return "\n".join([head, *bars])
+
+
+def _told(splits: dict[str, Any]) -> dict[str, str]:
+    """What happens to pixels -> the splits it happens in."""
+    texts = dict.fromkeys(s["pixels"] for s in splits.values() if s["pixels"] is not None)
+    return {text: ", ".join(name for name, s in splits.items() if s["pixels"] == text) for text in texts}
 
 
 def _entry(entry: dict[str, Any] | None) -> str:

@@ -36,7 +36,7 @@ def run_rollout(options: Namespace) -> None:
     from ...files import write_atomically
     from ...training import predict
     from ...training.figures import INFERRED_NOTE, film
-    from ...training.recipes import open_clips
+    from ...training.recipes import open_clips, resize_note
     from ...viz import save_animation, save_png
 
     loaded = load(options.model)
@@ -44,6 +44,8 @@ def run_rollout(options: Namespace) -> None:
     context, horizon = protocol(options, loaded)
     clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon,
                        **data_options(options))
+    if note := resize_note(options.model, loaded.facts, clips):
+        console.print(f"note: {note}", soft_wrap=True)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     count = min(options.clips, len(clips))

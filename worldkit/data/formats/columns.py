@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
-from ..decode import fit_video
+from ..fit import Fitting, check_resize, fit_video
 from ..recording import ACTIONS, as_action, check_mask, flat_entries, put
 from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .h5 import H5File, datasets, read_rows
@@ -60,7 +60,7 @@ class ColumnsSource(EpisodeSource):
         whole: The file is one split; else it is split here.
         cameras: Columns to show; see `choose_cameras`.
         height, width: Frame size; default: that of the first camera.
-        resize: ``"crop"`` or ``"stretch"``.
+        resize: See `worldkit.data.fit`.
         split_seed: Another seed, another split.
     Raises:
         DataError: if the file cannot be read, or its columns do not fit its index.
@@ -75,7 +75,7 @@ class ColumnsSource(EpisodeSource):
         cameras: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        resize: str = "crop",
+        resize: str = "pad",
         split_seed: int = 0,
     ):
         self._path, self._split, self._resize = path, split, resize
@@ -91,6 +91,7 @@ class ColumnsSource(EpisodeSource):
         self._views = [list(shapes).index(name) for name in self.cameras]
         native = shapes[self.cameras[0]]
         self._size = (height or native[0], width or height or native[1])
+        self.fitting = Fitting([shapes[name] for name in self.cameras], self._size, resize)
         for name in GOALS:
             if name in held and held[name].ndim == 5 and held[name].shape[1] != len(shapes):
                 shape = f"{list(held[name].shape)}, but there are {len(shapes)} cameras: {', '.join(shapes)}"
@@ -257,7 +258,7 @@ def open_columns(
     height: int | None = None,
     width: int | None = None,
     cameras: str | Sequence[str] | None = None,
-    resize: str = "crop",
+    resize: str = "pad",
     split_seed: int = 0,
 ) -> EpisodeSource:
     """An HDF5 file with ``ep_len`` and ``ep_offset``; see the module docstring and `ColumnsSource`.
@@ -265,8 +266,7 @@ def open_columns(
     Raises:
         DataError: if the file is missing or damaged, does not hold the split, or its columns do not fit its index.
     """
-    if resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+    check_resize(resize)
     path = Path(target).expanduser()
     part = split_folder(path, split, SUFFIXES) if path.is_dir() else None
     files = [part] if part else column_files(path)

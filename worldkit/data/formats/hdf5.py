@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from einops import rearrange
 
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
-from ..decode import fit_video
+from ..fit import Fit, Fitting, check_resize, fit_video
 from ..recording import as_action
 from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
@@ -45,7 +45,8 @@ class HDF5Source(EpisodeSource):
         path: The file.
         split: Name for the summary.
         spans: Episodes to use, as ``(episode, first frame, one past the last)``; default: all, whole.
-        height, width: Frame size; default: the file's own. Other sizes: scaled to cover, centre cut.
+        height, width: Frame size; default: the file's own.
+        resize: See `worldkit.data.fit`.
     Raises:
         DataError: if the file cannot be read, or ``imgs`` is missing or of another layout.
     """
@@ -58,8 +59,9 @@ class HDF5Source(EpisodeSource):
         spans: list[tuple[int, int, int]] | None = None,
         height: int | None = None,
         width: int | None = None,
+        resize: str = "pad",
     ):
-        self._path, self._split = path, split
+        self._path, self._split, self._resize = path, split, resize
         self._file = H5File(path, _check_layout)
         held = datasets(self._file.open())
         episodes, self._frames, *self._native, _ = held["imgs"].shape
@@ -67,6 +69,8 @@ class HDF5Source(EpisodeSource):
         self._file.close()
         self._spans = [(i, 0, self._frames) for i in range(episodes)] if spans is None else spans
         self._size = (height or self._native[0], width or self._native[1])
+        self._fit = Fit.of((self._native[0], self._native[1]), self._size, resize)
+        self.fitting = Fitting([self._fit.source], self._size, resize)
 
     @property
     def num_episodes(self) -> int:
@@ -83,7 +87,7 @@ class HDF5Source(EpisodeSource):
         item: dict[str, Any] = {"video": self.video(episode, start, stop)}
         if "actions" in self._besides:
             item["action"] = self._action(episode, start, stop)
-        state = _state(self.stored(episode, start, stop), self._native)
+        state = _state(self.stored(episode, start, stop), self._fit)
         return {**item, "state": state} if state else item
 
     def read_entry(self, episode: int, name: str) -> Any:
@@ -94,7 +98,7 @@ class HDF5Source(EpisodeSource):
     def video(self, episode: int, start: int, stop: int) -> np.ndarray:
         """Frames alone, uint8 ``[T, 3, H, W]``."""
         images = self._rows("imgs", episode, start, stop)
-        return fit_video(rearrange(images, "t h w c -> t c h w"), self._size)
+        return fit_video(rearrange(images, "t h w c -> t c h w"), self._size, self._resize)
 
     def stored(self, episode: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """What the file holds besides frames, unchecked and under its own names."""
@@ -152,27 +156,35 @@ _BESIDES = {
 }
 
 
-def _state(data: Mapping[str, np.ndarray], size: Sequence[int]) -> dict[str, np.ndarray]:
-    """Known facts in our units: ``(y, x)``, [-1, 1] over the image."""
-    half = np.array(size) / 2
+def _state(data: Mapping[str, np.ndarray], fit: Fit) -> dict[str, np.ndarray]:
+    """Known facts in our units: ``(y, x)``, [-1, 1] over the frame, in which the picture may be padded or cropped."""
+    half, covered = np.array(fit.source) / 2, np.array(fit.scaled) / fit.target
     state = {}
     if "positions" in data:
-        state["position"] = (data["positions"][..., ::-1] / half - 1).astype(np.float32)
+        state["position"] = ((data["positions"][..., ::-1] / half - 1) * covered).astype(np.float32)
     if "velocities" in data:
-        state["velocity"] = (data["velocities"][..., ::-1] / half).astype(np.float32)
+        state["velocity"] = (data["velocities"][..., ::-1] / half * covered).astype(np.float32)
     if "in_camera" in data:
         state["in_camera"] = data["in_camera"] > 0.5
     return state
 
 
-def open_hdf5(target: str, *, split: str, height: int | None = None, width: int | None = None) -> EpisodeSource:
+def open_hdf5(
+    target: str, *, split: str, height: int | None = None, width: int | None = None, resize: str = "pad"
+) -> EpisodeSource:
     """An HDF5 file, or a folder with ``train.hdf5``, ``val.hdf5``, ``test.hdf5``; see the module docstring.
 
+    Args:
+        target: The file or folder.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        height: Default: the images'.
+        width: Default: the height given, else the images'.
+        resize: ``"pad"`` (whole picture, black borders), ``"stretch"`` or ``"crop"``; see `worldkit.data.fit`.
     Raises:
         DataError: if the file is missing or damaged, or does not hold the split.
     """
     path = Path(target).expanduser()
-    size = {"height": height, "width": width}
+    size: dict[str, Any] = {"height": height, "width": width, "resize": check_resize(resize)}
     if not path.exists():
         raise DataError(f"{path} does not exist: give an HDF5 file, or a folder with train.hdf5, val.hdf5, test.hdf5")
     if path.is_dir():

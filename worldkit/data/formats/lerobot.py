@@ -24,6 +24,7 @@ from ...errors import DataError
 from ...progress import track
 from ..base import EpisodeSource
 from ..decode import WHITE
+from ..fit import Fitting, check_resize
 from ..recording import Recording, RecordingSource, as_action
 from ..splits import ALL, MissingSplitError, split_episodes
 from .columns import choose_cameras
@@ -46,7 +47,7 @@ def open_lerobot(
     height: int | None = None,
     width: int | None = None,
     cameras: str | Sequence[str] | None = None,
-    resize: str = "crop",
+    resize: str = "pad",
     split_seed: int = 0,
     white: int = WHITE,
 ) -> EpisodeSource:
@@ -62,8 +63,7 @@ def open_lerobot(
             only one, or all as views, if they have one frame size; without those that some episodes lack and those
             that are probably depth (one channel of 16 bits), with a warning. Episodes without a camera that is named
             are left out, with a warning.
-        resize: ``"crop"``: scale the frame until it covers the target and cut the centre. ``"stretch"``: scale both
-            sides freely.
+        resize: ``"pad"`` (whole picture, black borders), ``"stretch"`` or ``"crop"``; see `worldkit.data.fit`.
         split_seed: Another seed, another split by episode.
         white: The value of 16-bit images that becomes white; for depth in mm, the farthest to tell apart (4000).
     Raises:
@@ -76,7 +76,7 @@ def open_lerobot(
 
 
 def peek_lerobot(
-    target: str, *, height: int | None = None, width: int | None = None, resize: str = "crop", white: int = WHITE,
+    target: str, *, height: int | None = None, width: int | None = None, resize: str = "pad", white: int = WHITE,
     **options: Any,
 ) -> EpisodeSource:
     """As `open_lerobot`, but frames are decoded when they are read, and not kept."""
@@ -91,8 +91,7 @@ def _open(
     cameras: str | Sequence[str] | None = None,
     split_seed: int = 0,
 ) -> EpisodeSource:
-    if view.resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {view.resize!r}")
+    check_resize(view.resize)
     if view.white < 1:
         raise DataError(f"white must be at least 1, got {view.white}")
     root = Path(target).expanduser()
@@ -116,8 +115,10 @@ def _open(
     if view.peek:
         shapes = [f"{name.rpartition('.')[2]} {h}x{w}" for name in chosen for h, w in [found.shapes[name]]]
         facts |= {"frame_sizes": dict.fromkeys(shapes, len(spans)), "frame_rates": {f"{info.fps:g}": len(spans)}}
+    fitting = Fitting([found.shapes[name] for name in chosen], view.size, view.resize)
+    skipped = len(every) - len(episodes)
     return LeRobotSource(
-        recordings, tasks, skipped=len(every) - len(episodes), **facts, cameras=chosen, synthetic=False
+        recordings, tasks, skipped=skipped, fitting=fitting, **facts, cameras=chosen, synthetic=False
     )
 
 

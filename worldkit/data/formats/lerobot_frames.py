@@ -14,8 +14,9 @@ import numpy as np
 
 from ...errors import DataError, require_extra
 from ..cache import Span, Unread, cache_key
-from ..decode import WHITE, decode_at, fit_video, to_rgb, video_size
+from ..decode import WHITE, decode_at, to_rgb, video_size
 from ..film import decoder
+from ..fit import fit_video
 from ..paths import inside
 from ..recording import cached_frames
 from .lerobot_meta import DataSetInfo, EpisodeInfo
@@ -31,13 +32,13 @@ class View:
 
     Attributes:
         size: Height and width.
-        resize: See `worldkit.data.decode.scaled_size`.
+        resize: See `worldkit.data.fit`.
         white: Value of a 16-bit image that becomes white.
         peek: Do not decode now, nor keep what is decoded.
     """
 
     size: tuple[int, int]
-    resize: str = "crop"
+    resize: str = "pad"
     white: int = WHITE
     peek: bool = False
 

@@ -29,6 +29,7 @@ from ...progress import track
 from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key
 from ..entries import read_entries, save_entries
+from ..fit import Fitting, check_resize
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import SPLIT_FOLDERS, split_episodes
 from .clip_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -56,7 +57,7 @@ def open_npz(
     split: str,
     height: int | None = None,
     width: int | None = None,
-    resize: str = "crop",
+    resize: str = "pad",
     split_seed: int = 0,
 ) -> EpisodeSource:
     """An ``.npz`` file, or a folder of them; see the module docstring.
@@ -66,8 +67,7 @@ def open_npz(
         split: ``"train"``, ``"val"`` or ``"test"``.
         height: Default: the height of the first episode.
         width: Default: the height given, else the width of the first episode.
-        resize: ``"crop"``: scale the frame until it covers the target and cut the centre. ``"stretch"``: scale both
-            sides freely.
+        resize: ``"pad"`` (whole picture, black borders), ``"stretch"`` or ``"crop"``; see `worldkit.data.fit`.
         split_seed: Another seed, another split of the episodes.
     Raises:
         DataError: for a missing or damaged file, an array of another layout, or pickled objects.
@@ -81,7 +81,7 @@ def peek_npz(
     split: str,
     height: int | None = None,
     width: int | None = None,
-    resize: str = "crop",
+    resize: str = "pad",
     split_seed: int = 0,
 ) -> EpisodeSource:
     """As `open_npz`, but frames are unpacked when they are read, and not kept."""
@@ -92,8 +92,7 @@ def _open(
     target: str, split: str, wanted: tuple[int | None, int | None], resize: str, split_seed: int, *, peek: bool
 ) -> EpisodeSource:
     height, width = wanted
-    if resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+    check_resize(resize)
     path = Path(target).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist: give an .npz file or a folder of them")
@@ -109,6 +108,7 @@ def _open(
         episode = episodes[i][1]
         cut = replace(episode, start=episode.start + first, stop=episode.start + last)
         chosen.setdefault(episode.file, []).append(cut)
+    fitting = Fitting([v.size for v in videos if v.path in chosen for _ in chosen[v.path]], size, resize)
     recordings = []
     for video in track([video for video in videos if video.path in chosen], f"Reading {path.name}"):
         views = [_unread(video, view, size, resize) if peek else _decoded(video, view, size, resize)
@@ -117,7 +117,8 @@ def _open(
         place = f"{video.path.parent.name}/" if path.is_dir() and video.path.parent != path else ""
         recordings += [replace(recording, name=place + recording.name) for recording in found]
     split_by = "folder" if given else "time" if any(span != whole[span[0]] for span in spans) else "clip"
-    return RecordingSource(recordings, name=path.name, kind="npz", split=split, split_by=split_by, synthetic=False)
+    facts = {"name": path.name, "kind": "npz", "split": split, "split_by": split_by, "synthetic": False}
+    return RecordingSource(recordings, fitting=fitting, **facts)
 
 
 def _decoded(video: NpzVideo, view: int, size: tuple[int, int], resize: str) -> Span:

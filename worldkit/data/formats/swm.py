@@ -22,6 +22,7 @@ from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key
 from ..decode import decode_images, decode_video, image_size, video_size
 from ..entries import DAMAGED
+from ..fit import Fitting, check_resize
 from ..glance import frames_between
 from ..parts import Frame, Part, source_entries
 from ..paths import inside
@@ -66,7 +67,7 @@ class SWMSource(EpisodeSource):
         split: ``"train"``, ``"val"`` or ``"test"``.
         cameras: Folders to show; see `choose_cameras`.
         height, width: Frame size; default: that of the first camera.
-        resize: ``"crop"`` or ``"stretch"``.
+        resize: See `worldkit.data.fit`.
         split_seed: Another seed, another split.
         peek: Decode what is read, and keep nothing, for a look at the data.
     Raises:
@@ -81,12 +82,11 @@ class SWMSource(EpisodeSource):
         cameras: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        resize: str = "crop",
+        resize: str = "pad",
         split_seed: int = 0,
         peek: bool = False,
     ):
-        if resize not in ("crop", "stretch"):
-            raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+        check_resize(resize)
         self._root, self._split, self._resize, self._peek = root, split, resize, peek
         self._lengths, self._offsets = index_of(str(root), *(_table(root, name) for name in INDEX))
         check_index(str(root), self._lengths, self._offsets)
@@ -106,6 +106,7 @@ class SWMSource(EpisodeSource):
         self._goal = next((name for name in GOALS if name in folders), None)
         native = shapes[self.cameras[0]]
         self._size = (height or native[0], width or height or native[1])
+        self.fitting = Fitting([shapes[name] for name in self.cameras], self._size, resize)
         names = [str(i) for i in range(len(self._lengths))]
         self._spans = split_episodes(names, self._lengths, split, seed=split_seed)
 
@@ -240,7 +241,7 @@ def open_swm(
     height: int | None = None,
     width: int | None = None,
     cameras: str | Sequence[str] | None = None,
-    resize: str = "crop",
+    resize: str = "pad",
     split_seed: int = 0,
 ) -> EpisodeSource:
     """A folder of stable-worldmodel; see the module docstring and `SWMSource`.

@@ -28,6 +28,7 @@ from ..cache import Span, Unread, cache_key
 from ..decode import decode_images, decode_video, frame_rate, image_size
 from ..entries import read_entries
 from ..film import decoder
+from ..fit import Fitting, check_resize, some
 from ..glance import frames_between, look
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import ALL, SPLITS, split_clips, split_folder, split_time
@@ -52,7 +53,7 @@ def open_video(
     split: str,
     height: int | None = None,
     width: int | None = None,
-    resize: str = "crop",
+    resize: str = "pad",
     max_frames: int | None = None,
     on_error: str = "raise",
     split_seed: int = 0,
@@ -65,8 +66,7 @@ def open_video(
         split: ``"train"``, ``"val"`` or ``"test"``.
         height: Default 64.
         width: Default: the height.
-        resize: ``"crop"``: scale the frame until it covers the target and cut the centre. ``"stretch"``: scale both
-            sides freely.
+        resize: ``"pad"`` (whole picture, black borders), ``"stretch"`` or ``"crop"``; see `worldkit.data.fit`.
         max_frames: Use only the first frames of every clip.
         on_error: ``"raise"``, or ``"skip"``: leave out a clip that cannot be decoded, with a warning, and count it.
         split_seed: Another seed, another split of the clips.
@@ -80,7 +80,7 @@ def open_video(
 
 
 def peek_video(
-    target: str, *, height: int | None = None, width: int | None = None, resize: str = "crop",
+    target: str, *, height: int | None = None, width: int | None = None, resize: str = "pad",
     max_frames: int | None = None, **options: Any,
 ) -> EpisodeSource:
     """As `open_video`, but frames are decoded when they are read, and not kept."""
@@ -107,8 +107,7 @@ def _open(
     split_seed: int = 0,
     series: str | Sequence[str] | None = None,
 ) -> EpisodeSource:
-    if wanted.resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {wanted.resize!r}")
+    check_resize(wanted.resize)
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     if wanted.max_frames is not None and wanted.max_frames < 1:
@@ -131,18 +130,24 @@ def _open(
         recordings = [r.cut(*split_time(r.views[0].stop, split)) for r in recordings]
     kind = "video" if clips[0].is_video else "images"
     facts = {"name": path.name, "kind": kind, "split": split, "split_by": "time" if cut_in_time else "clip"}
+    shown = [clip for clip in clips if clip.name in {r.name for r in recordings}]
     if wanted.peek:
-        facts |= _own_facts([clip for clip in clips if clip.name in {r.name for r in recordings}])
-    return RecordingSource(recordings, skipped=skipped, **facts, fps=fps, synthetic=False)
+        facts |= _own_facts(shown)
+    fitting = Fitting(_sizes(some(shown)), wanted.size, wanted.resize)
+    return RecordingSource(recordings, skipped=skipped, fitting=fitting, **facts, fps=fps, synthetic=False)
 
 
 def _own_facts(clips: Sequence[Clip]) -> dict[str, Any]:
     """Frame sizes and frames per second of clips as they lie on disk, each with the number of clips that have it."""
-    films = [look(clip.files[0]) for clip in clips if clip.is_video]
-    sizes = [film.size for film in films] or [image_size(files[0]) for clip in clips for files in clip.views]
+    sizes, films = _sizes(clips), [look(clip.files[0]) for clip in clips if clip.is_video]
     rates = Counter(round(film.rate, 2) for film in films if film.rate is not None)
     return {"frame_sizes": Counter(f"{height}x{width}" for height, width in sizes),
             "frame_rates": {f"{rate:g}": count for rate, count in rates.most_common()}}
+
+
+def _sizes(clips: Sequence[Clip]) -> list[tuple[int, int]]:
+    """Height and width of the first picture of every camera of every clip."""
+    return [look(files[0]).size if clip.is_video else image_size(files[0]) for clip in clips for files in clip.views]
 
 
 def all_clips(target: str, series: str | Sequence[str] | None = None) -> list[Clip]:

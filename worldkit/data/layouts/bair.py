@@ -87,7 +87,7 @@ def open_bair(
         height: Default: the images'.
         width: Default: the height given, else the images'.
         episode_length: Longer episodes are cut.
-        resize: ``"stretch"`` as upstream, or ``"crop"``.
+        resize: ``"stretch"`` as upstream, ``"crop"`` or ``"pad"``.
         on_error: ``"raise"``, or ``"skip"`` to leave out episodes that cannot be read.
     Raises:
         DataError: for a folder that is not laid out so.

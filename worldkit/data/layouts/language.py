@@ -133,7 +133,7 @@ def open_bridge(
         width: Default: the height given, else the images'.
         language: ``"embedding"``, as the presets take it, or ``"text"``, for a conditioner with a text encoder.
         max_episodes: Use the first so many; default: as upstream.
-        resize: ``"crop"`` as upstream, or ``"stretch"``.
+        resize: ``"crop"`` as upstream, ``"stretch"`` or ``"pad"``.
         on_error: ``"raise"``, or ``"skip"`` to leave out episodes that cannot be read.
     Raises:
         DataError: for a folder that is not laid out so.

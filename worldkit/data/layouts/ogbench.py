@@ -76,7 +76,7 @@ def open_ogbench(
         width: Default: the height given, else the images'.
         episode_length: Longer episodes are cut.
         goal_seed: Another seed, other goals in training.
-        resize: ``"crop"`` as upstream, or ``"stretch"``.
+        resize: ``"crop"`` as upstream, ``"stretch"`` or ``"pad"``.
         on_error: ``"raise"``, or ``"skip"`` to leave out episodes that cannot be read.
     Raises:
         DataError: for a folder that is not laid out so.

@@ -84,7 +84,7 @@ def open_panda(
         width: Default: the height given, else the images'.
         episode_length: Longer episodes are cut, besides the cut of their task.
         goal_seed: Another seed, other goals in training.
-        resize: ``"crop"`` as upstream, or ``"stretch"``.
+        resize: ``"crop"`` as upstream, ``"stretch"`` or ``"pad"``.
         on_error: ``"raise"``, or ``"skip"`` to leave out episodes that cannot be read.
     Raises:
         DataError: for a folder that is not laid out so, or cameras that disagree about the episodes.

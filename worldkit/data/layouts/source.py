@@ -23,6 +23,7 @@ from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key, cached, cached_maps
 from ..decode import decode_images, image_size
 from ..film import decoder
+from ..fit import Fitting, check_resize, some
 from ..recording import as_action, cached_frames, put
 from ..splits import MissingSplitError
 from .files import check_pairs, load_pt, numbers
@@ -66,7 +67,7 @@ class LayoutSource(EpisodeSource):
         split: ``"train"``, ``"val"`` or ``"test"``.
         height: Frame height; default: the first image's.
         width: Frame width; default: the height given, else the first image's.
-        resize: ``"stretch"`` or ``"crop"``, see `worldkit.data.decode.scaled_size`.
+        resize: See `worldkit.data.fit`.
         on_error: ``"raise"``, or ``"skip"``: read all episodes now, and leave out those that cannot be read.
         goal_seed: Another seed, other random goals.
     Attributes:
@@ -98,8 +99,7 @@ class LayoutSource(EpisodeSource):
         on_error: str = "raise",
         goal_seed: int = 0,
     ):
-        if resize not in ("crop", "stretch"):
-            raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+        check_resize(resize)
         if on_error not in ("raise", "skip"):
             raise DataError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.root, self.split, self.episodes = root, split, [e for e in episodes if e.length]
@@ -109,10 +109,19 @@ class LayoutSource(EpisodeSource):
         self._resize, self._goal_seed = resize, goal_seed
         native = (1, 1) if height else image_size(self.episodes[0].views[0].image_paths()[0])
         self._size = (height or native[0], width or height or native[1])
+        self.fitting = Fitting(self._picture_sizes(), self._size, resize)
         self._decoded: dict[int, list[Span | Unread]] = {}
         self.skipped = len(self.empty)
         if on_error == "skip":
             self._leave_out_broken()
+
+    def _picture_sizes(self) -> list[tuple[int, int]]:
+        """Of the first image of some episodes; those that cannot be read are passed over."""
+        sizes = []
+        for view in (view for episode in some(self.episodes) for view in episode.views):
+            with contextlib.suppress(DataError):
+                sizes.append(image_size(view.image_paths()[0]))
+        return sizes
 
     def columns(self, episode: Episode) -> dict[str, np.ndarray]:
         """Entries with a time axis, under flat names (`worldkit.data.recording`), as they are on disk."""

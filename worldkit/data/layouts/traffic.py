@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..base import EpisodeSource
-from ..decode import fit_video
+from ..fit import Fitting, check_resize, fit_video
 from ..splits import MissingSplitError
 
 
@@ -25,7 +25,7 @@ class TrafficSource(EpisodeSource):
         split: ``"train"``, ``"val"`` or ``"test"``.
         size: Height and width; ``None``: the frames'.
         episode_length: Frames per episode of ``val`` and ``test``.
-        resize: ``"crop"`` or ``"stretch"``.
+        resize: See `worldkit.data.fit`.
     Raises:
         DataError: if the file cannot be read, or holds anything but frames.
     """
@@ -36,6 +36,7 @@ class TrafficSource(EpisodeSource):
         shape = self._frames().shape
         self._maps = None  # a file map would be copied into the workers
         self._size = size or shape[1:3]
+        self.fitting = Fitting((shape[1:3],), self._size, resize)
         most, tenth = int(0.8 * shape[0]), int(0.1 * shape[0])
         first, last = {"train": (0, most), "val": (most, most + tenth), "test": (most + tenth, shape[0])}[split]
         if split == "train":
@@ -105,12 +106,11 @@ def open_traffic(
         height: Default: the frames'.
         width: Default: the height given, else the frames'.
         episode_length: Frames per episode of ``val`` and ``test``.
-        resize: ``"crop"``, or ``"stretch"``.
+        resize: ``"crop"`` as upstream, ``"stretch"`` or ``"pad"``.
     Raises:
         DataError: if the file is missing or damaged, or holds anything but frames.
     """
-    if resize not in ("crop", "stretch"):
-        raise DataError(f"resize must be 'crop' or 'stretch', got {resize!r}")
+    check_resize(resize)
     size = (height, width or height) if height else None
     options = {"size": size, "episode_length": episode_length, "resize": resize}
     return TrafficSource(Path(target).expanduser(), split=split, **options)
