@@ -115,8 +115,8 @@ class Fit:
         if self.empty:
             return f"{shapes}: the whole picture, padded with black, which is {self.empty:.0%} of the frame"
         if not 0.97 < self.stretched < 1.03:
-            how = f"{self.stretched:.2f} times as wide" if self.stretched > 1 else f"{1 / self.stretched:.2f} times as tall"
-            return f"{shapes}: the whole picture, stretched: things become {how}"
+            factor, side = (self.stretched, "wide") if self.stretched > 1 else (1 / self.stretched, "tall")
+            return f"{shapes}: the whole picture, stretched: things become {factor:.2f} times as {side}"
         return f"{shapes}: the whole picture, scaled"
 
 

@@ -1,7 +1,7 @@
 """Train, val and test: by clip where there are clips enough, else by time.
 
 * Three clips or more: every clip belongs to one split, 80/10/10, chosen by a hash of its name. Up to 20 clips the
-  counts are those of the ratio, rounded, but never 0: 8 clips are 6, 1 and 1. Of more clips, train may have 2 percent of
+  counts are those of the ratio, rounded, but never 0: 8 clips are 6, 1 and 1. Of more clips, train may have 2 % of
   those above 20 more or less, and so may val and test together. When a clip is added, it may push at most one clip from
   train to val or back, and one from val to test or back; the more clips, the rarer. Measured with random names: from 8
   to 16 clips 1.1 of the 8 move, from 100 to 200 2.2 of the 100, from 1000 to 2000 0.4 of the 1000, from 3000 on none.

@@ -108,8 +108,8 @@ def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, st
     changed = _changed(began, now)
     if began.get(DATA) != now[DATA] and _cropped(began) and now["facts"].get(RESIZE, "crop") != "crop":
         raise TrainingError(
-            f"run {run} began when frames of another shape than the model's were cropped, now {now['facts']['pixels']}: "
-            f"go on as it began with -o {RESIZE}=crop, {instead}"
+            f"run {run} began when frames of another shape than the model's were cropped, now "
+            f"{now['facts']['pixels']}: go on as it began with -o {RESIZE}=crop, {instead}"
         )
     if began.get(DATA, now[DATA]) != now[DATA]:
         options = in_words({name: values for name, values in changed.items() if name.split(".")[0] == "data"})
