@@ -1,6 +1,8 @@
 """Fixtures shared by the tests: models small enough to train in seconds, and clips to train them on."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +104,33 @@ def tiny_official_checkpoint():
     if not folder.exists():
         pytest.skip(f"golden files not found at {folder}; set WORLDKIT_PARITY")
     return folder / "state_dict.pt", folder / "config.json"
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MEASURE = """<!doctype html><body style="margin:0">{frames}<script>onload=()=>{{
+let out=[];for(const f of document.querySelectorAll("iframe")){{const d=f.contentDocument;
+let w=d.documentElement.clientWidth,wide=0;for(const e of d.querySelectorAll("td,th,caption,p,h1,img,svg,figcaption"))
+if(getComputedStyle(e).display!="none")wide=Math.max(wide,e.getBoundingClientRect().right);
+out.push([w,d.documentElement.scrollWidth,Math.round(wide)].join(" "))}}document.title=out.join(",")}}</script>"""
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """layout(page): with a browser's real layout at 390 and 1,100 pixels, nothing reaches beyond the right edge."""
+    if BROWSER is None:
+        pytest.skip("needs chromium")
+
+    def check(page):
+        frame = f'<iframe src="{page}" style="border:0;width:{{}}px"></iframe>'
+        (tmp_path / "measure.html").write_text(MEASURE.format(frames="".join(map(frame.format, (390, 1100)))))
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                   f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files",
+                   "--window-size=1600,900", "--hide-scrollbars", "--dump-dom", f"file://{tmp_path / 'measure.html'}"]
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        found = re.search("<title>(.*?)</title>", dom).group(1)
+        sizes = [tuple(map(int, part.split())) for part in found.split(",")]
+        assert [width for width, *_ in sizes] == [390, 1100]
+        assert all(scrolled <= width and 0 < right <= width for width, scrolled, right in sizes), found
+
+    return check
