@@ -123,6 +123,9 @@ def test_it_is_told_by_the_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = "48x64 -> 64x64: the whole picture, padded with black, which is 25% of the frame"
     assert main(["data", "inspect", str(path)]) in (0, None)
+    out = capsys.readouterr().out
+    assert told in out and "1 episode(s) are too few for splits of their own, which takes 3: each is cut in time" in out
+    assert main(["data", "convert", str(path), "small", "--to", "npz", "--size", "64"]) in (0, None)
     assert told in capsys.readouterr().out
     assert main(["data", "preview", str(path)]) in (0, None)
     assert told in capsys.readouterr().out

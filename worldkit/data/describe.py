@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,24 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
     name = find_format(target, format).name
     found = {"data": target, "format": name, "bytes": disk_bytes(target), "splits": about, "problems": problems}
     found["notes"] = list(dict.fromkeys(str(warning.message) for warning in left_out))
+    if note := time_note(list(sources.values())):
+        found["notes"].append(note)
     return found | {"native_resolution": list(native_size(target, options.get("series")))} if name == "video" else found
+
+
+def time_note(sources: Sequence[EpisodeSource]) -> str | None:
+    """What to say of splits that share episodes, because there are too few; None if they do not.
+
+    Args:
+        sources: Of the splits of one data set.
+    """
+    names = [{source.episode_name(i) for i in range(source.num_episodes)} for source in sources]
+    if len(names) < 2 or len(names[0]) >= len(SPLITS) or not names[0] & names[1] or sources[0].summary["synthetic"]:
+        return None
+    return (
+        f"{len(names[0])} episode(s) are too few for splits of their own, which takes {len(SPLITS)}: each is cut in "
+        "time, the first 80% are train, the next 10% val, the last 10% test"
+    )
 
 
 def disk_bytes(target: str) -> int | None:

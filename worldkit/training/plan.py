@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..data.describe import time_note
 from ..distributions import MEANS
 from ..errors import CheckpointError, WorldkitError
 from ..metrics import VGGPerceptual, load_lpips
@@ -51,7 +52,10 @@ def plan(trainer: Trainer) -> dict[str, str]:
         f"{kept / MB:,.0f} (a lower bound: temporary tensors come on top)"
     )
     lines["clips"] = f"{len(trainer.loader.dataset):,} to train on, {len(trainer.valid):,} to validate on"
-    fitting = trainer.loader.dataset.source.fitting
+    sources = [trainer.loader.dataset.source, trainer.valid.source]
+    if note := time_note(sources):
+        lines["splits"] = note
+    fitting = sources[0].fitting
     if fitting is not None:
         lines["pixels"] = str(fitting)
     lines["steps per epoch"] = f"{trainer.steps_per_epoch:,}"

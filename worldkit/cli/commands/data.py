@@ -90,7 +90,7 @@ def run_inspect(options: Namespace) -> int:
         console.print(f"on disk: {size / 1e6:,.1f} MB")
     if "native_resolution" in about:
         console.print(f"frames are read at {DEFAULT_SIZE} by default")
-    for text, splits in _told(about["splits"]).items():
+    for text, splits in _told({name: s["pixels"] for name, s in about["splits"].items()}).items():
         console.print(f"pixels of {splits}: {text}", soft_wrap=True)
     for note in about["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
@@ -135,10 +135,13 @@ def run_convert(options: Namespace) -> int:
             progress=advance, **parse_assignments(options.write),
         )
     counts = {name: s.num_episodes for name, s in sources.items()}
+    pixels = {name: str(s.fitting) if s.fitting else None for name, s in sources.items()}
     if options.json:
-        return print_json({"path": str(written), "format": target, "episodes": counts})
+        return print_json({"path": str(written), "format": target, "episodes": counts, "pixels": pixels})
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
     console.print(f"{told} episodes: {written} ({target})", soft_wrap=True)
+    for text, splits in _told(pixels).items():
+        console.print(f"pixels of {splits}: {text}", soft_wrap=True)
     return 0
 
 
@@ -257,10 +260,10 @@ def _lengths(lengths: dict[str, Any]) -> str:
     return "\n".join([head, *bars])
 
 
-def _told(splits: dict[str, Any]) -> dict[str, str]:
-    """What happens to pixels -> the splits it happens in."""
-    texts = dict.fromkeys(s["pixels"] for s in splits.values() if s["pixels"] is not None)
-    return {text: ", ".join(name for name, s in splits.items() if s["pixels"] == text) for text in texts}
+def _told(pixels: dict[str, str | None]) -> dict[str, str]:
+    """What happens to pixels, if anything can -> the splits it happens in; given for every split."""
+    return {text: ", ".join(name for name, told in pixels.items() if told == text)
+            for text in dict.fromkeys(pixels.values()) if text is not None}
 
 
 def _entry(entry: dict[str, Any] | None) -> str:

@@ -22,6 +22,7 @@ from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key
 from ..decode import decode_images, decode_video, image_size, video_size
 from ..entries import DAMAGED
+from ..film import decoder
 from ..fit import Fitting, check_resize
 from ..glance import frames_between
 from ..parts import Frame, Part, source_entries
@@ -188,6 +189,7 @@ class SWMSource(EpisodeSource):
             return Unread(partial(self._some, files), self._size, 0, self._lengths[number])
         stamps = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
         facts = {"size": self._size, "resize": self._resize, "length": self._lengths[number], "files": stamps}
+        facts["decoder"] = decoder("av" if files[0].suffix == ".mp4" else "pillow")
         key = cache_key(f"{self._root.name}-{camera}-{number}", version=_VERSION, **facts)
         return Span(cached_frames(key, lambda: self._decoded(files, number, self._size)), 0, self._lengths[number])
 
