@@ -53,6 +53,12 @@ def tiny_model():
     return make
 
 
+@pytest.fixture
+def tiny_overrides():
+    """What makes a small model of the preset lpwm-balls-mini."""
+    return dict(TINY)
+
+
 @pytest.fixture(scope="session")
 def balls():
     """balls(num_frames, split="train") -> clips of 32-pixel Balls."""

@@ -1,5 +1,6 @@
 """Actions of both kinds, masks, and the dropout of whole conditions."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,12 +66,34 @@ def test_models(conditioners):
 
 # -- discrete actions
 
-@pytest.mark.parametrize(("given", "found"), [
-    ({}, "neither was given"), ({"dim": 3, "num_actions": 4}, "both were, 3 and 4"),
+def test_actions_are_continuous_or_discrete():
+    config = registry.conditioners.get("action").Config
+    with pytest.raises(ConfigError, match=r"give either dim \(.*\) or num_actions \(.*both were, 3 and 4"):
+        config.parse({"name": "action", "dim": 3, "num_actions": 4})
+    with pytest.raises(ConfigError, match=r"give either dim \(.*\) or num_actions \(.*neither was given \(training finds"):
+        make({"name": "action"})
+
+
+@pytest.mark.parametrize(("given", "episodes", "found"), [
+    ({}, [np.zeros((5, 7), np.float32)], {"dim": 7}),
+    ({}, [np.array([0, 2]), np.array([5, 1])], {"num_actions": 6}),
+    ({"dim": 3}, [np.zeros((5, 7), np.float32)], {"dim": 3}),
+    ({"num_actions": 9, "null_embedding": True}, [np.array([0, 2])], {"num_actions": 9, "null_embedding": True}),
 ])
-def test_actions_are_continuous_or_discrete(given, found):
-    with pytest.raises(ConfigError, match=rf"give either dim \(.*\) or num_actions \(.*{found}"):
-        registry.conditioners.get("action").Config.parse({"name": "action", **given})
+def test_the_data_tell_what_actions_are(given, episodes, found):
+    config = registry.conditioners.get("action").Config.parse({"name": "action", "from": "state.x", **given})
+    done = config.complete(iter(episodes))
+    assert done.to_dict().items() >= (found | {"from": "state.x"}).items() and done.column == "state.x"
+
+
+def test_from_names_a_column():
+    config = small_config(conditioners={"proprio": {"name": "action", "dim": 4, "from": "state"}})
+    assert config.columns == {"proprio": "state"}
+    assert config.to_dict()["conditioners"]["proprio"]["from"] == "state"
+    assert type(config).parse(config.to_dict()) == config
+    assert config.replace("conditioners.proprio.from", "pose").columns == {"proprio": "pose"}
+    with pytest.raises(ConfigError, match=r"unknown option 'form'. Did you mean 'from'"):
+        config.replace("conditioners.proprio.form", "pose")
 
 
 def test_a_choice_is_a_row_of_the_table():

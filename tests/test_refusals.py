@@ -67,7 +67,7 @@ def test_unknown_names(call, message):
     ({"timestep_horizn": 8}, "unknown option 'timestep_horizn'. Did you mean 'timestep_horizon'?"),
     ({"obs__heigth": 8}, "obs: unknown option 'heigth'. Did you mean 'height'?"),
     ({"encoder__glimpse_cnn__base_channels": 6}, "encoder.glimpse_cnn.base_channels: "),  # GroupNorm has 4 groups
-    ({"conditioners": {"action": {"name": "action"}}}, "conditioners.action: give either dim (numbers per continuous"),
+    ({"conditioners": {"action": {"name": "action"}}}, "conditioner 'action': give either dim (numbers per continuous"),
 ])
 def test_misspelt_and_missing_options(overrides, message):
     refuse(ConfigError, message, lambda: wk.create_model("lpwm-balls-mini", **overrides))

@@ -30,13 +30,13 @@ class Config(BaseModel):
     @classmethod
     def _refuse_unknown_options(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
-                if key not in cls.model_fields:
+                if key not in known:
                     raise PydanticCustomError(
                         "unknown_option",
                         "unknown option '{key}'.{hint} Options: {options}",
-                        {"key": str(key), "hint": suggestion(str(key), list(cls.model_fields)),
-                         "options": ", ".join(cls.model_fields)},
+                        {"key": str(key), "hint": suggestion(str(key), known), "options": ", ".join(known)},
                     )
         return data
 
@@ -63,7 +63,7 @@ class Config(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict; `parse` is its inverse."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
     def to_json(self) -> str:
         """Readable JSON of `to_dict`."""
@@ -167,6 +167,11 @@ class WorldModelConfig(Config):
                     check_name(f"{name}.{inner}", "a condition")
             check_name(name, "a condition")
         return data
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Condition -> entry of the data that it is fed from; see `worldkit.conditioners.base.ConditionerConfig`."""
+        return {name: getattr(c, "column", None) or name for name, c in self.conditioners.items()}
 
     @property
     def clip_length(self) -> int:

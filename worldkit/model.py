@@ -214,6 +214,8 @@ class ComposedWorldModel(WorldModel):
     def loss(
         self, batch: Batch, step: int = 0, *, sampler: Sampler | None = None, generator: torch.Generator | None = None
     ) -> Loss:
+        self._refuse_unknown(batch.conditions, "condition")
+        self._refuse_unknown(batch.masks, "mask")
         batch = Batch(to_float_video(batch.video), batch.conditions, batch.masks, batch.done_mask)
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
@@ -279,7 +281,7 @@ class ComposedWorldModel(WorldModel):
         module = self._require_latent_action("infer_latent_actions")
         with self._evaluating(video):
             z = self.perceive(video).latent
-            given = self._gather_conditions(conditions or {}, masks or {}, z.shape[1], MEANS)
+            given = self._gather_conditions(conditions or {}, masks or {}, z.shape[1], MEANS, strict=True)
             return module.start(z, given["latent_action"])[0].sample(MEANS, "latent_action.posterior")
 
     def rollout(
@@ -450,7 +452,8 @@ class ComposedWorldModel(WorldModel):
                 takes = ", ".join(self.conditioners) or "none"
                 raise ConditionError(
                     f"this model takes no {what} '{name}'; it takes: {takes}. Add one when creating it: "
-                    f'create_model(..., conditioners={{"{name}": ...}})'
+                    f'create_model(..., conditioners={{"{name}": ...}}); or leave it out of the batch, as '
+                    "ClipDataset(..., conditions=model.config.columns) does"
                 )
 
     def _raw_condition(

@@ -6,6 +6,9 @@ from its description. The discrete form puts an embedding table in the place of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -13,13 +16,15 @@ from torch import Tensor, nn
 from ..batch import check_shape
 from ..conditions import Condition
 from ..config import ObsSpec
-from ..errors import ShapeError
+from ..errors import ConfigError, ShapeError
 from ..nn.attention import RMSNorm
 from .base import Conditioner, ConditionerConfig, ModelView, stand_in
 
 
 class ActionConfig(ConditionerConfig):
-    """Options of the action conditioner; exactly one of ``dim`` and ``num_actions`` is given.
+    """Options of the action conditioner; at most one of ``dim`` and ``num_actions`` is given.
+
+    Training finds in the data what is not given; a model is built with exactly one of them.
 
     Attributes:
         dim: Numbers per continuous action.
@@ -37,13 +42,25 @@ class ActionConfig(ConditionerConfig):
 
     @model_validator(mode="after")
     def _continuous_or_discrete(self) -> ActionConfig:
-        if (self.dim is None) == (self.num_actions is None):
-            given = "neither was given" if self.dim is None else f"both were, {self.dim} and {self.num_actions}"
-            raise ValueError(
-                "give either dim (numbers per continuous action) or num_actions (choices of discrete actions) and "
-                f"leave the other out; {given}"
-            )
+        if self.dim is not None and self.num_actions is not None:
+            raise ValueError(f"{_EITHER}; both were, {self.dim} and {self.num_actions}")
         return self
+
+    def complete(self, episodes: Iterable[np.ndarray]) -> ActionConfig:
+        if self.dim is not None or self.num_actions is not None:
+            return self
+        rest = iter(episodes)
+        first = next(rest)
+        if first.dtype.kind in "iu":
+            highest = max(int(numbers.max()) for numbers in (first, *rest))
+            return type(self).parse(self.to_dict() | {"num_actions": highest + 1})
+        return type(self).parse(self.to_dict() | {"dim": first.shape[-1]})
+
+
+_EITHER = (
+    "give either dim (numbers per continuous action) or num_actions (choices of discrete actions) and leave the other "
+    "out"
+)
 
 
 class ActionConditioner(Conditioner):
@@ -60,6 +77,8 @@ class ActionConditioner(Conditioner):
 
     def __init__(self, config: ActionConfig, *, dim: int, obs: ObsSpec):
         super().__init__(config, dim=dim, obs=obs)
+        if config.dim is None and config.num_actions is None:
+            raise ConfigError(f"conditioner 'action': {_EITHER}; neither was given (training finds it in its data)")
         self.discrete = config.num_actions is not None
         self.time_axis = -1 if self.discrete else -2
         first = nn.Embedding(config.num_actions, dim) if self.discrete else nn.Linear(config.dim, dim)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -24,17 +25,28 @@ class ConditionerConfig(ComponentConfig):
 
     Attributes:
         to: Who receives the condition. ``"auto"``: the latent action if the model has one, else the dynamics.
+        column: Entry of the data that feeds it, an option called ``from``: ``"action"``, or a column of the state, as
+            ``"proprio"``. Default: the entry of the condition's own name.
         dropout: Probability in [0, 1) of hiding the condition of a whole clip in training, so that the model learns to
             do without, too. What stands in for it is the null embedding, which must be switched on.
     """
 
     to: Literal["auto", "latent_action", "dynamics", "both"] = "auto"
+    column: str | None = Field(default=None, alias="from", min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _dropout_needs_a_stand_in(self) -> ConditionerConfig:
         if self.dropout > 0 and not getattr(self, "null_embedding", False):
             raise ValueError("dropout hides conditions behind a null embedding; set null_embedding=True")
+        return self
+
+    def complete(self, episodes: Iterable[np.ndarray]) -> ConditionerConfig:
+        """The config with what the training data tell, where it was not given; training calls it before it builds.
+
+        Args:
+            episodes: What feeds the conditioner, one array per episode, read when it is asked for.
+        """
         return self
 
 

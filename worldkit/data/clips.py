@@ -6,6 +6,7 @@ that do not overlap (evaluation). Frames stay uint8 all the way.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .base import EpisodeSource
 
 _TIMED = ("action", "done_mask")  # entries besides the video with a time axis, at the front
 _NOT_CONDITIONS = (*NOT_CONDITIONS, "state")
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class ArraySource(EpisodeSource):
@@ -75,10 +77,12 @@ class ClipDataset(torch.utils.data.Dataset):
         stride_between_windows: Distance between the starts of two windows in frames (``"slide"`` only).
         frame_skip: Take every n-th frame; a window then spans ``(num_frames - 1) * frame_skip + 1`` frames.
         mode: ``"slide"`` or ``"tile"`` (windows that do not overlap; a rest at the end is left out).
+        conditions: Condition -> entry that it is, or column of the state; a model has it in ``config.columns``. Others
+            are left out. Default: every entry that can be a condition, under its own name.
     Attributes:
         skipped: Clips left out: shorter than a window, or (``on_error="skip"``) not decodable.
     Raises:
-        DataError: if every episode is shorter than a window; names the lengths.
+        DataError: if every episode is shorter than a window; names the lengths. If there is no such entry or column.
     Example:
         >>> source = ArraySource([{"video": np.zeros((n, 3, 8, 8), np.uint8)} for n in (4, 7, 2)])
         >>> dataset = ClipDataset(source, num_frames=3)
@@ -93,6 +97,7 @@ class ClipDataset(torch.utils.data.Dataset):
         stride_between_windows: int = 1,
         frame_skip: int = 1,
         mode: str = "slide",
+        conditions: Mapping[str, str] | None = None,
     ):
         for name, value in (
             ("num_frames", num_frames),
@@ -112,6 +117,57 @@ class ClipDataset(torch.utils.data.Dataset):
         self.skipped = source.skipped + int((windows == 0).sum())
         if not windows.sum():
             raise DataError(self._too_short())
+        self.conditions = conditions
+        self._check_conditions()
+
+    def feeding(self, conditions: Mapping[str, str]) -> ClipDataset:
+        """The same clips with these conditions, see above."""
+        clips = copy.copy(self)
+        clips.conditions = conditions
+        clips._check_conditions()
+        return clips
+
+    def conditions_in_data(self) -> dict[str, Any]:
+        """Every entry of the data that can be a condition, as the first clip has it (its first frame, with an axis)."""
+        item = self.source.read(self.window(0)[0], 0, 1)
+        return {name: value for name, value in item.items() if name not in _NOT_CONDITIONS}
+
+    def _check_conditions(self) -> None:
+        if self.conditions:
+            self._fed(self.source.read(self.window(0)[0], 0, 1))
+
+    def _fed(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An item with the chosen conditions."""
+        assert self.conditions is not None
+        fed = {key: value for key, value in item.items() if key in _NOT_CONDITIONS}
+        masks = fed.pop("masks", {})
+        for name, column in self.conditions.items():
+            fed[name] = self._column(item, name, column)
+            mask = masks.get(name, masks.get(column))
+            if mask is not None:
+                fed.setdefault("masks", {})[name] = mask
+        return fed
+
+    def _column(self, item: Mapping[str, Any], name: str, column: str) -> Any:
+        state, short = item.get("state", {}), column.removeprefix("state.")
+        entries = [key for key in item if key not in _NOT_CONDITIONS]
+        if column in entries:
+            return item[column]
+        if short not in state:
+            has = ", ".join([*entries, *state]) or "nothing besides the video"
+            told = f" (conditioners.{name}.from={column})" if name != column else ""
+            raise DataError(
+                f"{self.source.summary.get('name', 'data')}: no entry or column '{column}' for the condition '{name}'"
+                f"{told}; it has: {has}. Feed it from one of them: conditioners.{name}.from=COLUMN"
+            )
+        value = torch.as_tensor(state[short])
+        value = value if value.dtype in _WHOLE else value.float()
+        if not torch.isfinite(value).all():
+            raise DataError(
+                f"{self.source.summary.get('name', 'data')}: column '{short}', which feeds the condition '{name}', is "
+                "not finite everywhere; `worldkit data validate` tells where"
+            )
+        return value
 
     def _too_short(self) -> str:
         summary = self.source.summary
@@ -144,9 +200,10 @@ class ClipDataset(torch.utils.data.Dataset):
         episode, start = self.window(index)
         item = {k: _tensors(v) for k, v in self.source.read(episode, start, start + self._span).items()}
         if self.frame_skip > 1:
-            if "action" in item:
+            if "action" in (item if self.conditions is None else self.conditions.values()):
                 raise DataError("frame_skip above 1 would drop actions between frames: use frame_skip=1 with actions")
             item = _cut(item, slice(None, None, self.frame_skip))
+        item = item if self.conditions is None else self._fed(item)
         return {**item, "episode": episode, "start": start}
 
     @property

@@ -115,6 +115,7 @@ def open_dataset(
     stride_between_windows: int = 1,
     frame_skip: int = 1,
     format: str | None = None,
+    conditions: Mapping[str, str] | None = None,
     **options: Any,
 ) -> ClipDataset:
     """Open a data set by name or path.
@@ -132,6 +133,7 @@ def open_dataset(
         stride_between_windows: Distance between the starts of sliding windows.
         frame_skip: Take every n-th frame.
         format: Name of the format, if the source should not be recognised by its looks.
+        conditions: Condition -> entry or column of the data, see `ClipDataset`; for a model: ``model.config.columns``.
         **options: Options of the format: ``num_episodes=`` for balls, ``on_error="skip"`` for videos.
     Returns:
         Data set of clips, uint8 ``[T, 3, H, W]``.
@@ -148,7 +150,7 @@ def open_dataset(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
     episodes = open_source(os.fspath(source), split=split, height=height, width=width, format=format, **options)
-    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode)
+    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions)
 
 
 def open_source(

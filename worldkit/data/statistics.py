@@ -77,6 +77,23 @@ class ActionStatistics:
         return cls(**arrays, count=int(values["count"]))
 
 
+def read_column(source: EpisodeSource, episode: int, name: str) -> np.ndarray:
+    """An entry of a whole episode, or a column of its state; sources that can, do it without reading frames.
+
+    Raises:
+        DataError: if there is neither.
+    """
+    short = name.removeprefix("state.")
+    found = None if name == "state" else source.read_entry(episode, name)
+    if found is None:
+        found = source.read_entry(episode, f"state.{short}")
+    if found is None:
+        found = source.read(episode, 0, source.length(episode)).get("state", {}).get(short)
+    if found is None:
+        raise DataError(f"{source.summary.get('name', 'data')}: {source.episode_name(episode)} has no '{name}'")
+    return np.asarray(found)
+
+
 def action_statistics(source: EpisodeSource, name: str = "action") -> ActionStatistics:
     """Mean, standard deviation, minimum and maximum of the actions of all episodes.
 
@@ -84,7 +101,7 @@ def action_statistics(source: EpisodeSource, name: str = "action") -> ActionStat
 
     Args:
         source: The episodes; of a data set, ``dataset.source``.
-        name: The entry, ``[T, A]`` or ``[T]`` per episode.
+        name: The entry, or the column of the state, ``[T, A]`` or ``[T]`` per episode.
     Raises:
         DataError: if there is no such entry, or a value is not finite; names the episode and the frame.
     Example:
@@ -96,10 +113,7 @@ def action_statistics(source: EpisodeSource, name: str = "action") -> ActionStat
     """
     running = RunningStatistics()
     for episode in track(range(source.num_episodes), "Statistics of actions"):
-        values = source.read_entry(episode, name)
-        if values is None:
-            raise DataError(f"{source.summary.get('name', 'data')}: {source.episode_name(episode)} has no '{name}'")
-        values = np.asarray(values, np.float64)
+        values = read_column(source, episode, name).astype(np.float64)
         values = values.reshape(len(values), -1)[:-1]
         bad = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad):

@@ -220,9 +220,9 @@ def compare(
     first, options = next(iter(models.values())), dict(data_options or {})
     mode = "slide" if protocol.windows == "slide" else "tile"
     clips = open_clips(first, data, split=protocol.split, num_frames=protocol.context_frames + protocol.horizon,
-                       mode=mode, frame_skip=protocol.frame_skip, **options)
+                       mode=mode, frame_skip=protocol.frame_skip, conditions=_columns(models), **options)
     try:
-        training = mean_image(open_clips(first, data, split="train", num_frames=1, **options))
+        training = mean_image(open_clips(first, data, split="train", num_frames=1, conditions={}, **options))
     except DataError:
         training = None  # a test set alone: no mean training frame
     fitting = clips.source.fitting
@@ -256,6 +256,17 @@ def compare(
 
 
 @torch.no_grad()
+def _columns(models: Mapping[str, ComposedWorldModel]) -> dict[str, str]:
+    """Condition -> column of the data, of all models together."""
+    found: dict[str, str] = {}
+    for name, model in models.items():
+        for condition, column in model.config.columns.items():
+            if found.setdefault(condition, column) != column:
+                other = f"{found[condition]} and {column} ({name})"
+                raise ConfigError(f"the models feed '{condition}' from different columns, {other}: evaluate them apart")
+    return found
+
+
 def _pictures(
     models: Mapping[str, ComposedWorldModel], clips: ClipDataset, protocol: Protocol, driver: str, seed: int,
     device: torch.device | str, count: int,

@@ -66,7 +66,7 @@ def plan(trainer: Trainer) -> dict[str, str]:
     )
     lines |= {f"first batch: {name}": shape for name, shape in _shapes(batch).items()}
     lines["device"] = f"{trainer.device}, precision {config.precision if config.precision != 'no' else 'float32'}"
-    for number, note in enumerate(model.objective.notes(model), 1):
+    for number, note in enumerate(trainer.notes, 1):
         lines[f"note {number}"] = note
     return lines
 

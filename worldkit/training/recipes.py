@@ -12,13 +12,14 @@ import torch
 from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
 from ..errors import ConfigError, DataError, TrainingError
-from ..factory import create_model, get_model_spec, list_models
+from ..factory import create_config, create_model, get_model_spec, list_models
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from ..presets import resolve_preset
 from ..storage.folders import TRAINED_ON, read_facts
 from ..storage.hub import load_parts
 from .checkpoint import latest_checkpoint
+from .complete import complete_config
 from .config import TrainConfig
 from .processes import main_process_first
 from .record import RESIZE
@@ -31,8 +32,9 @@ WEIGHTS_FROM = "weights from"
 
 def open_clips(model: ComposedWorldModel, data: str, *, split: str, num_frames: int, mode: str = "tile",
                **options: Any) -> ClipDataset:
-    """A data set at the model's image size."""
+    """A data set at the model's image size, with the conditions that it takes."""
     obs = model.config.obs
+    options = {"conditions": model.config.columns, **options}
     return open_dataset(data, split=split, num_frames=num_frames, height=obs.height, width=obs.width, mode=mode,
                         **options)
 
@@ -101,8 +103,9 @@ def make_trainer(
     """
     config = train_config(preset, train_overrides or {})
     options = dict(data_options or {})
+    completed = complete_config(create_config(preset, **(overrides or {})), data, options)
     torch.manual_seed(config.seed)
-    make = partial(create_model, preset, **(overrides or {}))
+    make = partial(create_model, config=completed)
     model = weightless(make) if dry_run else make()
     if not isinstance(model, ComposedWorldModel):
         raise ConfigError(f"'{preset}' is a model family with a training of its own")
@@ -148,8 +151,9 @@ def resize_note(name: str, facts: Mapping[str, Any], clips: ClipDataset) -> str 
 
 def _action_facts(model: ComposedWorldModel, clips: ClipDataset) -> dict[str, Any]:
     """Statistics of the actions a model was trained on; they are saved with it, so that users know its units."""
-    names = [name for name, c in model.config.conditioners.items() if getattr(c, "dim", None) and c.name == "action"]
-    return {f"statistics of {name}": action_statistics(clips.source, name).to_dict() for name in names}
+    columns = {name: model.config.columns[name] for name, c in model.config.conditioners.items()
+               if getattr(c, "dim", None) and c.name == "action"}
+    return {f"statistics of {name}": action_statistics(clips.source, c).to_dict() for name, c in columns.items()}
 
 
 def _initialise(model: ComposedWorldModel, preset: str, data: str, config: TrainConfig, run: Path) -> dict[str, str]:

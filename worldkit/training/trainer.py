@@ -56,6 +56,7 @@ from .progress import ProgressBar
 from .record import fingerprint, in_words, surroundings, where_to_begin, write_record
 from .schedule import learning_rate
 from .stop import graceful_stop
+from .unused import unused
 from .watch import Watch
 from .weightless import mode_of
 
@@ -93,7 +94,8 @@ class Trainer:
 
     Args:
         model: The model; trained in place.
-        train, valid: Clips of ``model.clip_length`` frames.
+        train, valid: Clips of ``model.clip_length`` frames; conditions the model does not take are left out, with a
+            note.
         config: Options.
         run: Run folder. If it holds checkpoints of the same model and data, training goes on from the newest.
         rollouts: Clips to predict at evaluations (longer than training clips), with the number of given frames; None
@@ -117,6 +119,10 @@ class Trainer:
         facts: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ):
+        self.notes = [*model.objective.notes(model), *unused(model, train)]
+        train, valid = (clips.feeding(model.config.columns) for clips in (train, valid))
+        if rollouts is not None:
+            rollouts = (rollouts[0].feeding(model.config.columns), rollouts[1])
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
         self.accelerator = make_accelerator(config.precision)
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
@@ -188,7 +194,7 @@ class Trainer:
         bar = ProgressBar(self.progress.step, self.limit, self.config.seconds, spent=self.progress.seconds,
                           enabled=self.show_progress)
         with graceful_stop(self.stop), flush_denormals(), bar:
-            for note in self.model.objective.notes(self.model):
+            for note in self.notes:
                 bar.say(note)
             if self._changed:
                 bar.say(f"changed since the run began: {in_words(self._changed)}")
@@ -421,7 +427,7 @@ class Trainer:
         """The record of a run that begins now, as JSON has it."""
         record = {
             "model": self.model.config.to_dict(), "train": self.config.to_dict(), "facts": self.facts,
-            "notes": self.model.objective.notes(self.model), "data fingerprint": fingerprint(self.loader.dataset),
+            "notes": self.notes, "data fingerprint": fingerprint(self.loader.dataset),
             **surroundings(), "device": str(self.device), "processes": self.world,
         }
         return json.loads(json.dumps(record, default=str))

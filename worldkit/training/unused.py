@@ -1,0 +1,38 @@
+"""`unused`: what lies in the data and is not trained on, told with the option that would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..data import ClipDataset
+from ..model import ComposedWorldModel
+
+_OPTIONS = {
+    "action": "-o conditioners.action=action (its width is taken from the data)",
+    "goal_image": "-o conditioners.goal_image=goal-image",
+    "language": "-o conditioners.language.name=language -o conditioners.language.{more}",
+}
+
+
+def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:
+    """A note for every condition in the data that the model does not take; none for models of single images."""
+    if model.dynamics is None:
+        return []
+    found = clips.conditions_in_data()
+    told = []
+    for name in sorted(found.keys() - {*model.config.columns.values()}):
+        option = _OPTIONS.get(name, f"-o conditioners.{name}=CONDITIONER").format(more=_language(found[name]))
+        told.append(f"NOT TRAINED ON: the data have '{name}' ({_shape(found[name])}), which this model does not take. "
+                    f"To train on it, with a run folder of its own: {option}")
+    return told
+
+
+def _language(value: Any) -> str:
+    if isinstance(value, str):
+        return "model=google-t5/t5-small"
+    length, width = value.shape
+    return f"embed_dim={width} -o conditioners.language.max_length={length}"
+
+
+def _shape(value: Any) -> str:
+    return f"text, as {value!r:.60}" if isinstance(value, str) else f"{value.dtype} {list(value.shape)}"
