@@ -70,7 +70,7 @@ def test_actions_are_continuous_or_discrete():
     config = registry.conditioners.get("action").Config
     with pytest.raises(ConfigError, match=r"give either dim \(.*\) or num_actions \(.*both were, 3 and 4"):
         config.parse({"name": "action", "dim": 3, "num_actions": 4})
-    with pytest.raises(ConfigError, match=r"give either dim \(.*\) or num_actions \(.*neither was given \(training finds"):
+    with pytest.raises(ConfigError, match=r"give either dim \(.*\) or num_actions \(.*neither was given \(training"):
         make({"name": "action"})
 
 
