@@ -41,7 +41,7 @@ class EpisodeSource(ABC):
 
         Returns:
             ``"video"`` uint8 ``[T, C, H, W]`` or ``[V, T, C, H, W]``, array or tensor. Optional: ``"state"``, a dict of
-            known facts ``[T, ...]`` for evaluation and for conditioners that ask; ``"done_mask"`` ``[T]``; ``"masks"``, a
+            known facts ``[T, ...]`` for evaluation and conditioners that ask; ``"done_mask"`` ``[T]``; ``"masks"``, a
             dict; every other key is a condition: ``"action"`` ``[T, A]``, ``"language"`` ``[L, E]`` or a string,
             ``"goal_image"`` ``[C, H, W]``.
         """

@@ -3,7 +3,8 @@
 The files are ``frame_NUMBER.png``, ``metadata_NUMBER.pt`` and ``instruction.pt``. Metadata is a dict with ``action``:
 for Bridge the rotation of the gripper ``[3]``, for LanguageTable ``[2]``. What lies beside it becomes ``state``: for
 Bridge ``state`` ``[7]``, ``action_world_vector`` ``[3]`` (the translation), ``action_gripper``, ``reward``. The
-instruction is a dict with ``raw_instruction`` and token embeddings ``[32, 1024]`` of T5-large: ``instruction_embedding_t5`` (Bridge) or ``instruction_embedding`` (LanguageTable).
+instruction is a dict with ``raw_instruction`` and token embeddings ``[32, 1024]`` of T5-large:
+``instruction_embedding_t5`` (Bridge) or ``instruction_embedding`` (LanguageTable).
 
 As upstream: episodes in the order of their names as text, of Bridge the first 21000 for training and the first 49
 frames of each (more if clips are longer), of both the first 100 for validation; windows that pass the end repeat the
