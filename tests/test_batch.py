@@ -17,7 +17,7 @@ def test_check_shape_returns_the_axes():
     (torch.zeros(2, 3, 8, 8), "video must have 5 axes [b t c=3 h=8 w=8], got 4: [2, 3, 8, 8]"),
     (torch.zeros(2, 5, 1, 8, 8), "video must be [b t c=3 h=8 w=8], got [2, 5, 1, 8, 8]: axis c is 1, not 3"),
     (torch.zeros(2, 5, 3, 8, 9), "video must be [b t c=3 h=8 w=8], got [2, 5, 3, 8, 9]: axis w is 9, not 8"),
-    ([[1, 2]], "video must be a tensor [b t c=3 h=8 w=8], got list"),
+    ([[1, 2]], "video must be a tensor [b t c=3 h=8 w=8], got list; torch.as_tensor(...) makes one of it"),
 ])
 def test_check_shape_messages(value, message):
     with pytest.raises(ShapeError) as error:

@@ -1,5 +1,7 @@
 """Bad input is refused, and the message says what was given, what was expected and what to type next."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -112,6 +114,69 @@ def test_wrong_rank_size_and_range(models, video, message):
     refuse(ShapeError, message, lambda: model.encode(video))
     refuse(ShapeError, message, lambda: model.loss(wk.Batch(video)))
     refuse(ShapeError, message, lambda: model.rollout(video, 1))
+
+
+# -- what is no tensor, no batch, no latent
+
+ARRAY = VIDEO.numpy()
+NO_TENSORS = [
+    (lambda m: m.encode(ARRAY), "video must be a tensor [b t c h w], got ndarray; torch.as_tensor(...) makes one"),
+    (lambda m: m.encode(ARRAY.tolist()), "got list; torch.as_tensor(...)"),
+    (lambda m: m.encode("film.mp4"), "video must be a tensor [b t c h w], got str"),
+    (lambda m: m.rollout(ARRAY, 1), "video must be a tensor [b t c h w], got ndarray"),
+    (lambda m: m.infer_latent_actions(ARRAY), "video must be a tensor [b t c h w], got ndarray"),
+    (lambda m: m.loss(VIDEO), "loss takes a batch, worldkit.Batch(video, conditions=...), got Tensor"),
+    (lambda m: m.loss({"video": VIDEO}), "loss takes a batch, worldkit.Batch(video, conditions=...), got dict"),
+    (lambda m: wk.Batch(ARRAY), "video must be a tensor [b t c h w], got ndarray"),
+    (lambda m: wk.Batch("x"), "video must be a tensor [b t c h w], got str"),
+    (lambda m: wk.Batch(VIDEO, done_mask=[1]), "done_mask must be a tensor [b t], got list"),
+    (lambda m: wk.Batch(VIDEO, torch.zeros(1)), 'conditions must be a table, conditions={"action": ...}, got Tensor'),
+    (lambda m: m.rollout(VIDEO, 1, conditions=torch.zeros(1, 5, 2)), "conditions must be a table"),
+    (lambda m: m.rollout(VIDEO, 1, masks=[True]), "masks must be a table"),
+    (lambda m: m.infer_latent_actions(VIDEO, conditions=torch.zeros(2)), "conditions must be a table"),
+    (lambda m: m.rollout(VIDEO, "3"), "horizon must be at least 1, got '3'"),
+    (lambda m: m.rollout(VIDEO, 2.5), "horizon must be at least 1, got 2.5"),
+    (lambda m: m.rollout(CONTEXT, 1, latent_actions=[0]), "latent_actions must be a tensor [b=1 t=2 n a], got list"),
+    (lambda m: m.decode(VIDEO), "decode takes a latent, as encode(video) gives it, got Tensor"),
+]
+
+
+@pytest.mark.parametrize("call, message", NO_TENSORS)
+def test_other_things_than_tensors_batches_and_latents(models, call, message):
+    refuse(ShapeError, message, lambda: call(models["none"]))
+
+
+@pytest.mark.parametrize("which, axes", [("action", "[b t a=2]"), ("language", "[b l=4 e=8]"),
+                                         ("goal", "[b c=3 h=32 w=32]")])
+def test_conditions_that_are_arrays(models, which, axes):
+    model, (field,) = models[which], CONDITIONERS[which]
+    given = {field: torch.zeros(1, 4, 2).numpy()}
+    message = f"condition '{field}' must be a tensor {axes}, got ndarray; torch.as_tensor(...) makes one of it"
+    refuse(ShapeError, message, lambda: model.loss(wk.Batch(VIDEO, given)))
+    refuse(ShapeError, message, lambda: model.rollout(CONTEXT, 1, conditions=given))
+
+
+def test_lists_of_numbers_are_no_instructions(models):
+    refuse(WorldkitError, "condition 'language'", lambda: models["language"].loss(wk.Batch(VIDEO, {"language": [1.0]})))
+
+
+def test_tokens_may_be_one_number(models):
+    z = models["none"].encode(CONTEXT)
+    assert torch.equal(z.edit(3, scale=0.5).scale, z.edit([3], scale=0.5).scale)
+    refuse(WorldkitError, "", lambda: z.edit("3", scale=0.5))
+    refuse(WorldkitError, "", lambda: z.edit(1.5, scale=0.5))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: wk.create_model(3), "a model is named by a text, for example 'lpwm-sketchy', not by int 3"),
+    (lambda: wk.create_model(["lpwm"]), "a model is named by a text, for example 'lpwm-sketchy', not by list ['lpwm']"),
+    (lambda: wk.create_config(3), "a model is named by a text"),
+    (lambda: wk.get_model_spec([3]), "a model is named by a text"),
+    (lambda: wk.create_model(config={"obs": {}}), "config must be a WorldModelConfig"),
+    (lambda: wk.create_model(Path("runs/x")), "write 'dir:runs/x'"),
+])
+def test_names_that_are_no_texts(call, message):
+    refuse(ConfigError, message, call)
 
 
 # -- conditions

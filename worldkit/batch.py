@@ -32,6 +32,8 @@ class Batch:
         masks: Condition name -> bool tensor, True where the condition is given: ``[B]``, or finer (``"action"``:
             ``[B, T]``, ``"language"``: ``[B, L]``).
         done_mask: ``[B, T]``, 1 while the frame is inside the episode; ``None`` if every frame is.
+    Raises:
+        ShapeError: something that is no tensor where one is needed, or conditions or masks that are no table.
     Example:
         >>> Batch(video=torch.zeros(2, 5, 3, 32, 32, dtype=torch.uint8)).batch_size
         2
@@ -41,6 +43,13 @@ class Batch:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     done_mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        require_tensor(self.video, "video", "b t c h w")
+        object.__setattr__(self, "conditions", as_table(self.conditions, "conditions"))
+        object.__setattr__(self, "masks", as_table(self.masks, "masks"))
+        if self.done_mask is not None:
+            require_tensor(self.done_mask, "done_mask", "b t")
 
     @property
     def batch_size(self) -> int:
@@ -73,6 +82,34 @@ class Batch:
         )
 
 
+def require_tensor(x: Any, name: str, axes: str) -> None:
+    """Refuse what is no tensor.
+
+    Args:
+        x: Any value.
+        name: What it is called in the message.
+        axes: Axes it should have: ``"b t c h w"``.
+    Raises:
+        ShapeError: saying what was given and how to make a tensor of it.
+    """
+    if torch.is_tensor(x):
+        return
+    convertible = hasattr(x, "__array__") or isinstance(x, (list, tuple))
+    advice = "; torch.as_tensor(...) makes one of it" if convertible else ""
+    raise ShapeError(f"{name} must be a tensor [{axes}], got {type(x).__name__}{advice}")
+
+
+def as_table(x: Any, name: str) -> Mapping[str, Any]:
+    """A mapping of names to values as it is; None is an empty one.
+
+    Raises:
+        ShapeError: for anything else.
+    """
+    if x is not None and not isinstance(x, Mapping):
+        raise ShapeError(f'{name} must be a table, {name}={{"action": ...}}, got {type(x).__name__}')
+    return {} if x is None else x
+
+
 def check_shape(x: Tensor, pattern: str, *, name: str, **sizes: int) -> dict[str, int]:
     """Check the rank and the stated sizes of a tensor, and return its axes by name.
 
@@ -89,8 +126,7 @@ def check_shape(x: Tensor, pattern: str, *, name: str, **sizes: int) -> dict[str
     """
     axes = pattern.split()
     wanted = " ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
-    if not torch.is_tensor(x):
-        raise ShapeError(f"{name} must be a tensor [{wanted}], got {type(x).__name__}")
+    require_tensor(x, name, wanted)
     if x.ndim != len(axes):
         raise ShapeError(f"{name} must have {len(axes)} axes [{wanted}], got {x.ndim}: {list(x.shape)}")
     found = dict(zip(axes, x.shape, strict=True))
@@ -105,8 +141,10 @@ def to_float_video(video: Tensor, *, name: str = "video") -> Tensor:
     """uint8 [0, 255] -> float [0, 1]; float video is checked and passed on.
 
     Raises:
-        ShapeError: if a float video leaves [0, 1] (0..255 floats are the usual cause), or the dtype is neither.
+        ShapeError: if it is no tensor, if a float video leaves [0, 1] (0..255 floats are the usual cause), or the dtype
+            is neither.
     """
+    require_tensor(video, name, "b t c h w")
     if video.dtype == torch.uint8:
         return video.float() / 255
     if not video.is_floating_point():

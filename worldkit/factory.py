@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 def get_model_spec(name: str) -> ModelSpec:
     """What a preset is: summary, source, paper, configuration, training defaults."""
-    return preset_spec(name)
+    return preset_spec(_text(name))
 
 
 model_info = get_model_spec
@@ -51,7 +52,7 @@ def create_config(name: str, **overrides: Any) -> WorldModelConfig:
         >>> create_config("lpwm-sketchy", dynamics__num_layers=4).dynamics.num_layers
         4
     """
-    spec = preset_spec(name)
+    spec = preset_spec(_text(name))
     base = dict(spec.config)
     changes = _canonical_names(nest(overrides))
     new_encoder = _name(changes.get("encoder"))
@@ -63,6 +64,19 @@ def create_config(name: str, **overrides: Any) -> WorldModelConfig:
         if new in options and new != _name(base.get(kind)):
             changes[kind] = merge({"name": new, **options[new]}, changes[kind])
     return WorldModelConfig.parse(merge(base, changes))
+
+
+def _text(name: Any) -> str:
+    """The name of a model, or a path, as text.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ConfigError(
+            f"a model is named by a text, for example 'lpwm-sketchy', not by {type(name).__name__} {name!r}"
+        )
+    return os.fspath(name)
 
 
 def _name(component: Any) -> str | None:
@@ -113,9 +127,13 @@ def create_model(
     if config is not None:
         if name is not None or overrides:
             raise ConfigError("create_model(config=...) takes no name and no overrides: config.replace(path, value)")
+        if not isinstance(config, WorldModelConfig):
+            raise ConfigError(f"config must be a WorldModelConfig, got {type(config).__name__}; "
+                              "WorldModelConfig.parse(...) makes one of a nested dict")
         return build(config)
     if name is None:
         raise ConfigError('create_model needs a name, for example create_model("lpwm-sketchy"); see list_models()')
+    name = _text(name)
     if name.startswith(("hub:", "dir:")):
         if overrides:
             raise ConfigError(f"{name} is a finished model and takes no overrides")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .assembly import assemble
-from .batch import Batch, check_shape, to_float_video
+from .batch import Batch, as_table, check_shape, to_float_video
 from .component import Component, NamedModules
 from .conditioners.base import Conditioner, ModelView
 from .conditions import EMPTY, Condition
@@ -207,6 +207,8 @@ class ComposedWorldModel(WorldModel):
                 f"this model (objective '{self.config.objective.name}') has no decoder and cannot draw; "
                 "create it with decoder=... and train that"
             )
+        if not isinstance(latent, Latent):
+            raise ShapeError(f"decode takes a latent, as encode(video) gives it, got {type(latent).__name__}")
         return self.decoder(latent, masks=masks)
 
     # -- training
@@ -214,6 +216,8 @@ class ComposedWorldModel(WorldModel):
     def loss(
         self, batch: Batch, step: int = 0, *, sampler: Sampler | None = None, generator: torch.Generator | None = None
     ) -> Loss:
+        if not isinstance(batch, Batch):
+            raise ShapeError(f"loss takes a batch, worldkit.Batch(video, conditions=...), got {type(batch).__name__}")
         self._refuse_unknown(batch.conditions, "condition")
         self._refuse_unknown(batch.masks, "mask")
         batch = Batch(to_float_video(batch.video), batch.conditions, batch.masks, batch.done_mask)
@@ -279,9 +283,10 @@ class ComposedWorldModel(WorldModel):
     ) -> Tensor:
         """Latent actions behind a real clip, ``[B, T - 1, N or 1, A]`` (means); index t explains frame t -> t + 1."""
         module = self._require_latent_action("infer_latent_actions")
+        conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         with self._evaluating(video):
             z = self.perceive(video).latent
-            given = self._gather_conditions(conditions or {}, masks or {}, z.shape[1], MEANS, strict=True)
+            given = self._gather_conditions(conditions, masks, z.shape[1], MEANS, strict=True)
             return module.start(z, given["latent_action"])[0].sample(MEANS, "latent_action.posterior")
 
     def rollout(
@@ -319,11 +324,11 @@ class ComposedWorldModel(WorldModel):
         """
         if self.dynamics is None:
             raise WorldkitError("this model has no dynamics and predicts nothing; it encodes and decodes images")
-        if horizon < 1:
-            raise ShapeError(f"horizon must be at least 1, got {horizon}")
+        if not hasattr(horizon, "__index__") or horizon < 1:
+            raise ShapeError(f"horizon must be at least 1, got {horizon!r}")
         if window not in ("exact", "streaming"):
             raise WorldkitError(f"window must be 'exact' or 'streaming', got {window!r}")
-        conditions, masks = conditions or {}, masks or {}
+        conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         sampler = Sampler(deterministic=deterministic, generator=generator)
         with self._evaluating(context, latent_actions, *conditions.values()):
             z = context if isinstance(context, Latent) else self.perceive(context).latent
