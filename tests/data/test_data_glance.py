@@ -9,7 +9,7 @@ import pytest
 from worldkit.cli import main
 from worldkit.cli.preview import animation, contact_sheet
 from worldkit.data import ArraySource, describe, open_splits, validate, write_dataset, write_video
-from worldkit.data.decode import decode_video, frame_rate, video_size
+from worldkit.data.decode import decode_video, video_size
 from worldkit.data.glance import frames_between, look
 from worldkit.viz import PALETTE
 
@@ -45,7 +45,7 @@ def test_facts_and_frames_are_those_of_decoding(tmp_path, suffix):
         film(path, 80, g="12")
     every = list(decode_video(path, 32, 48))
     found = look(path)
-    assert (found.frames, found.rate, found.size) == (len(every), frame_rate(path), video_size(path))
+    assert (found.frames, found.rate, found.size) == (len(every), 20 if suffix == ".gif" else 25, video_size(path))
     for start, stop in ((0, 3), (7, 9), (70, 75), (79, 80)):
         assert np.array_equal(list(frames_between(path, start, stop, 32, 48)), every[start:stop])
 
@@ -61,6 +61,23 @@ def test_a_trimmed_film_counts_what_is_shown(tmp_path):
                 packet.stream = stream
                 target.mux(packet)
     assert look(tmp_path / "cut.mp4").frames == len(list(decode_video(tmp_path / "cut.mp4", 32, 48))) == 30
+
+
+def test_a_rate_that_is_the_clock_of_the_container_is_measured(tmp_path):
+    """Matroska made of packets without a duration states 1000 frames per second, its clock."""
+    with av.open(str(film(tmp_path / "whole.mkv", 60, rate=30))) as source, av.open(
+        str(tmp_path / "copy.mkv"), "w"
+    ) as target:
+        stream = target.add_stream("libx264", rate=1000)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, frame in enumerate(source.decode(video=0)):
+            frame.pts, frame.time_base = round(1000 * number / 30), Fraction(1, 1000)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    with av.open(str(tmp_path / "copy.mkv")) as container:
+        assert container.streams.video[0].average_rate == 1000
+    assert look(tmp_path / "copy.mkv").rate == 30
 
 
 def mixed(folder):

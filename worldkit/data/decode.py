@@ -256,17 +256,6 @@ def video_size(path: Path) -> tuple[int, int]:
     return size[::-1] if quarter_turns(frame) % 2 else size
 
 
-def frame_rate(path: Path) -> float | None:
-    """Frames per second of a video file, their mean if they vary; None if it does not say.
-
-    Raises:
-        DataError: if it cannot be read.
-        MissingExtraError: without PyAV.
-    """
-    with open_film(path) as (_, stream):
-        return float(stream.average_rate) if stream.average_rate else None
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image file, from its header.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -15,6 +15,7 @@ from ..errors import DataError
 from .decode import decode_at, decode_video, open_film
 from .film import quarter_turns
 
+_RATE_OFF = 0.1  # how far frames may come from the stated rate, as films of few frames do
 _NEAR = 64  # frames this close to the beginning are decoded from there
 
 
@@ -24,7 +25,7 @@ class Film:
 
     Attributes:
         frames: How many, as the container counts them.
-        rate: Frames per second, their mean if they vary; ``None`` if it does not say.
+        rate: Frames per second, their mean if they vary; ``None`` if nobody knows.
         size: Height and width as they are shown.
     """
 
@@ -48,17 +49,32 @@ def _look(path: Path, changed: int) -> Film:
     with open_film(path) as (container, stream):
         entries = stream.index_entries  # complete where the container counts its frames (mp4, mov, avi)
         indexed = sum(not entry.is_discard for entry in entries) if stream.frames and len(entries) else 0
-        rate = float(stream.average_rate) if stream.average_rate else None
-        frame, packets = None, 0
+        stated = float(stream.average_rate) if stream.average_rate else None
+        frame, packets, stamps = None, 0, []
         for packet in container.demux(stream):
-            packets += packet.size > 0 and not packet.is_discard
+            if packet.size > 0 and not packet.is_discard:
+                packets += 1
+                stamps += [] if packet.pts is None else [float(packet.pts * stream.time_base)]
             frame = frame or next(iter(packet.decode()), None)
             if frame is not None and indexed:
                 break
         if frame is None:
             raise DataError(f"{path} is truncated or damaged: frame 0 is missing. Replace the file")
         size = (frame.height, frame.width)
+        rate = stated if indexed else _rate(stated, stamps)
         return Film(indexed or packets, rate, size[::-1] if quarter_turns(frame) % 2 else size)
+
+
+def _rate(stated: float | None, stamps: Sequence[float]) -> float | None:
+    """The rate that a film states, unless its frames come at another one: Matroska may state its clock's."""
+    seconds = max(stamps) - min(stamps) if stamps else 0.0
+    if not seconds:
+        return stated
+    measured = (len(stamps) - 1) / seconds
+    if stated is not None and abs(measured / stated - 1) < _RATE_OFF:
+        return stated
+    whole = round(measured)
+    return float(whole) if whole and abs(measured / whole - 1) < 0.001 else round(measured, 2)
 
 
 def frames_between(

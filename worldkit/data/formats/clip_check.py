@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ..decode import decode_video, frame_rate, video_size
+from ..decode import decode_video, video_size
+from ..glance import look
 from ..parts import Entries, Frame, Part, named, npz_entries, split_folders
 from .clip_files import Clip, find_clips
 from .npz_video import NpzEpisode, NpzReader, NpzVideo, parts_of
@@ -29,7 +30,7 @@ def _clip(clip: Clip, split: str) -> Part:
     if not clip.is_video:
         return Part(str(clip.files[0].parent), split, None, entries, clip.views)
     film = clip.files[0]
-    return Part(str(film), split, partial(_film, film), entries, rate=partial(frame_rate, film))
+    return Part(str(film), split, partial(_film, film), entries, rate=lambda: look(film).rate)
 
 
 def _film(path: Path) -> Iterator[Frame]:

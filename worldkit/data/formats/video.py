@@ -25,7 +25,7 @@ from ...errors import DataError
 from ...progress import track
 from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key
-from ..decode import decode_images, decode_video, frame_rate, image_size
+from ..decode import decode_images, decode_video, image_size
 from ..entries import read_entries
 from ..film import decoder
 from ..fit import Fitting, check_resize, some
@@ -118,7 +118,7 @@ def _open(
     for clip in track(clips, f"{'Looking at' if wanted.peek else 'Decoding'} {path.name}"):
         try:
             recordings.append(_recording(clip, _peek(clip, wanted) if wanted.peek else _decode(clip, wanted), wanted))
-            fps = fps or (frame_rate(clip.files[0]) if clip.is_video else None)  # of one clip; see `frame_rates`
+            fps = fps or (look(clip.files[0]).rate if clip.is_video else None)  # of one clip; see `frame_rates`
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -180,7 +180,7 @@ def frame_rates(target: str, series: str | Sequence[str] | None = None) -> dict[
     found: dict[float, str] = {}
     for clip in all_clips(target, series):
         with contextlib.suppress(DataError):
-            rate = frame_rate(clip.files[0]) if clip.is_video else None
+            rate = look(clip.files[0]).rate if clip.is_video else None
             if rate is not None:
                 found.setdefault(round(rate, 2), clip.name)
     return found
