@@ -334,7 +334,7 @@ def test_the_preset_takes_a_training_step(tmp_path, layout, preset):
     obs = model.config.obs
     path = make(tmp_path, layout)
     data = opened(path, layout.__name__, num_frames=model.clip_length, height=obs.height, width=obs.width)
-    batch = next(iter(make_loader(data, 2)))
+    batch = next(iter(make_loader(data.feeding(model.config.columns), 2)))
     assert set(model.config.conditioners) <= set(batch.conditions) and batch.video.dtype == torch.uint8
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     loss = model.loss(batch, 10**6)  # after the warm-up, so that a done mask counts
