@@ -30,6 +30,7 @@ def several(*patterns, frames=3):
     (("{}.jpg", "{}.png"), ["jpg", "png"]),
     (("{:04d}.png", "{:04d}_mask.png"), ["mask", "plain"]),
     (("cam0_{:04d}.png", "cam1_{:04d}.png"), ["cam0", "cam1"]),
+    (("forward_flow_{:05d}.png", "rgba_{:05d}.png"), ["forward-flow", "rgba"]),
 ])
 def test_series_are_told_apart(patterns, labels):
     assert [(s.label, len(s.names)) for s in find_series(several(*patterns))] == [(label, 3) for label in labels]
@@ -89,8 +90,25 @@ def test_series_in_folders_of_one_scene(tmp_path):
     cameras = open_dataset(tmp_path, num_frames=4, height=8, series="rgb,depth")[0]["video"]
     assert cameras[:, 0, 0, 0, 0].tolist() == [0, 100]
     assert len(find_clips(tmp_path, "all")) == 6
+    for name, value in (("CameraRGB0", 0), ("CameraDepth0", 100)):
+        save(tmp_path / "carla" / name, several("{}.png"), value=value)
+    assert find_clips(tmp_path / "carla", "camerargb0")[0].files[0].parent.name == "CameraRGB0"
+    for name in ("left", "right", "normal"):  # three clips
+        save(tmp_path / "classes" / name, several("{}.png"))
+    assert len(find_clips(tmp_path / "classes")) == 3
     save(tmp_path / "more" / "rgb", several("{:04d}.png"))
     assert len(find_clips(tmp_path / "more")) == len(find_clips(tmp_path / "more", "rgb")) == 1  # no series beside it
+
+
+def test_a_label_may_be_written_as_the_files_are(tmp_path):
+    save(tmp_path, [*several("forward_flow_{}.png"), *several("rgba_{}.png")])
+    for label in ("forward_flow", "forward-flow", "Forward_Flow", "flow"):
+        assert find_clips(tmp_path, label)[0].files[0].name == "forward_flow_0.png"
+
+
+def test_two_clocks_need_not_agree(tmp_path):
+    save(tmp_path, [f"left_{t}.png" for t in (100, 233, 366)] + [f"right_{t}.png" for t in (101, 233, 367)])
+    assert len(find_clips(tmp_path, "left,right")[0].views) == 2
 
 
 def test_cameras_must_fit(tmp_path):
@@ -123,5 +141,6 @@ def test_counters_behind_a_point_are_no_seconds(names):
 
 def test_seconds_are_read():
     assert seconds(["t_0", "t_0.5", "t_1"]) is not None
+    assert time_order(["t_10.25s.png", "t_9.5s.png", "t_9.25s.png"]) == ["t_9.25s.png", "t_9.5s.png", "t_10.25s.png"]
     assert seconds(["0", "1"]) is None
     assert seconds(["a_0.5", "b_0.75"]) is None

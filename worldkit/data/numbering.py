@@ -47,7 +47,7 @@ def find_gaps(stems: Sequence[str]) -> Iterator[Gap]:
     steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
     if min(steps) <= 0:
         return  # other numbers in the names
-    usual, times = Counter(steps).most_common(1)[0]
+    usual, times = max(Counter(steps).items(), key=lambda item: (item[1], -item[0]))  # the smaller of two as frequent
     if 2 * times >= len(steps) and not any(step % usual for step in steps):
         for place, (before, step) in enumerate(zip(numbers, steps, strict=False), start=1):
             if step != usual:

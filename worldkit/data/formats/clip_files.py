@@ -29,8 +29,10 @@ VIDEO_SUFFIXES = (
     ".ogv",
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_COLOURS = ("rgb", "rgba", "color", "colour", "image", "images", "left")  # what a series of pictures is often called
-_MEASURED = ("depth", "disparity", "normal", "normals", "segmentation", "semantic", "instance", "mask", "masks", "flow")
+_COLOURS = {"rgb", "rgba", "color", "colour", "image", "images", "img", "frame", "frames"}
+"""Words that name a series of pictures, and those for what is measured beside them."""
+_MEASURED = {"depth", "depths", "disparity", "normal", "normals", "segmentation", "seg", "semantic", "semantics",
+             "instance", "instances", "mask", "masks", "flow"}
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,23 @@ def _beside(folder: Path, names: Sequence[str]) -> list[Series]:
     """Sub-folders that are series of one scene: pictures in one, what was measured with them in another."""
     found = []
     for name in names:
-        if name.lower() in (*_COLOURS, *_MEASURED):
+        if _words(name) & (_COLOURS | _MEASURED):
             files = [f"{name}/{f.name}" for f in (folder / name).iterdir() if not f.name.startswith(".")]
             images = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
             found += [Series(name.lower(), name, tuple(time_order(images)))] if images else []
-    labels = {series.label for series in found}
-    return found if labels & set(_COLOURS) and labels & set(_MEASURED) else []
+    words = [_words(series.template) for series in found]
+    measured = [found for found in words if found & _MEASURED]
+    return found if measured and len(measured) < len(words) else []
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name: ``CameraRGB0``, ``image_2``.
+
+    Example:
+        >>> sorted(_words("CameraDepth0"))
+        ['camera', 'depth']
+    """
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
 
 
 def _chosen(folder: Path, found: Sequence[Series], chosen: str | Sequence[str] | None) -> tuple[tuple[Path, ...], ...]:
@@ -135,7 +148,7 @@ def _chosen(folder: Path, found: Sequence[Series], chosen: str | Sequence[str] |
     """
     if chosen is None and len(found) > 1:
         held = ", ".join(f"{series.label} ({len(series.names)})" for series in found)
-        labels = sorted((series.label for series in found), key=lambda label: label not in _COLOURS)
+        labels = sorted((series.label for series in found), key=lambda label: not _words(label) & {*_COLOURS, "left"})
         raise DataError(
             f"{folder} holds several series of images: {held}. Choose one with series={labels[0]}; "
             f"series={','.join(labels[:2])} makes them cameras of one clip, series={ALL} takes all images one behind "
@@ -153,7 +166,7 @@ def _pick(folder: Path, found: Sequence[Series], label: str | None) -> Series:
     if label is None:
         return found[0]
     name = label.strip().lower()
-    exact = [series for series in found if name in (series.label, series.template)]
+    exact = [s for s in found if name in (s.label, s.template) or _plain(name) == _plain(s.label)]
     fitting = exact or [series for series in found if name in re.findall(r"[^\W_]+", series.template)]
     if len(fitting) == 1:
         return fitting[0]
@@ -164,6 +177,11 @@ def _pick(folder: Path, found: Sequence[Series], label: str | None) -> Series:
     )
 
 
+def _plain(label: str) -> str:
+    """A label whatever separates its words."""
+    return re.sub(r"[\W_]+", "-", label)
+
+
 def _check_alike(folder: Path, one: Series, other: Series) -> None:
     """Whether two cameras can have taken their frames together: as many, and of the same numbers if they count."""
     first, second = (
@@ -171,7 +189,7 @@ def _check_alike(folder: Path, one: Series, other: Series) -> None:
         for series in (one, other)
     )
     lone = sorted(first.keys() ^ second.keys())
-    if lone and first.keys() & second.keys():
+    if lone and 2 * len(first.keys() & second.keys()) >= min(len(first), len(second)):  # one counter, not two clocks
         name = first.get(lone[0]) or second[lone[0]]
         missing = other.label if lone[0] in first else one.label
         raise DataError(f"{folder}: {name} has no counterpart in the series {missing}: they are no cameras of one clip")

@@ -18,7 +18,7 @@ ALL = "all"  # every image of a folder, one behind the other
 _COVERED = 0.8  # so large a part of the files must be in series of two files or more; else names mean nothing
 _NUMBER = re.compile(r"(?:(?<![^\W_])-)?\d+(?:\.\d+)*")
 _CAMERA = re.compile(r"((?:camera|cam|view|sensor|eye)[-_]?\d{1,2}(?!\d))|" + _NUMBER.pattern, re.IGNORECASE)
-_SECONDS = re.compile(r"((?:.*[^\d.])?)(\d+)(?:\.(\d+))?", re.DOTALL)
+_SECONDS = re.compile(r"((?:.*[^\d.])?)(\d+)(?:\.(\d+))?([^\d.]*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def time_order(names: Iterable[str]) -> list[str]:
 
 
 def seconds(stems: Sequence[str]) -> list[Decimal] | None:
-    """The times that names end with, if they are decimal fractions; ``None`` if they are not, or are two counters.
+    """The times in names, if they are decimal fractions; ``None`` if they are not, or are two counters.
 
     Recorders drop trailing zeros, so that fractions differ in width (``84.38285``); a counter behind a point
     (``shot1.10``) keeps them, or begins anew.
@@ -70,7 +70,8 @@ def seconds(stems: Sequence[str]) -> list[Decimal] | None:
     """
     found = [_SECONDS.fullmatch(stem) for stem in stems]
     parts = [match for match in found if match is not None]
-    if len(parts) != len(stems) or len({match[1] for match in parts}) != 1 or not any(match[3] for match in parts):
+    around = {(match[1], match[4]) for match in parts}
+    if len(parts) != len(stems) or len(around) != 1 or not any(match[3] for match in parts):
         return None
     times = [Decimal(f"{match[2]}.{match[3] or 0}") for match in parts]
     fractions = [match[3] or "0" for match in parts]
