@@ -302,3 +302,18 @@ def test_validate_reads_cameras_of_different_sizes(tmp_path):
     pixels[1:6] = pixels[0]  # one of two cameras moves
     by_hand(tmp_path / "b.h5", **{"pixels.wrist": pixels})
     assert not validate(tmp_path / "b.h5").findings
+
+
+def test_validate_tells_what_is_not_read(tmp_path):
+    n = sum(LENGTHS)
+    extra = {"note": np.array(["a"] * n, object), "maps": np.zeros((n, 2, 2, 2))}
+    extra |= {"pixels_deep": np.zeros((n, 4, 4, 4), np.uint8), "instruction": np.array(["push"] * n, object)}
+    by_hand(tmp_path / "a.h5", **extra)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["group/inside"] = np.zeros(n)
+    found = validate(tmp_path / "a.h5")
+    told = "\n".join(f.problem for f in found.warnings)
+    assert not found.faults and len(found.warnings) == 4
+    for text in ("group 'group' is not read", "'note' is text, and not called language", "'maps' is 4 axes wide",
+                 "'pixels_deep' is uint8 [22, 4, 4, 4], no camera"):
+        assert text in told

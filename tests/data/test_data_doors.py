@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from worldkit.data import ArraySource, open_dataset, validate, write_dataset
+from worldkit.data import ArraySource, describe, open_dataset, open_splits, validate, write_dataset
 from worldkit.data.formats.lerobot_meta import read_episodes, read_info
 from worldkit.data.paths import FOLLOW_LINKS, fill_template, inside
 from worldkit.errors import DataError
@@ -123,8 +123,19 @@ def test_a_lerobot_set_cannot_name_files_of_others(tmp_path, path, key, file):
     change_info(root, **{key: path.replace("{}", file).replace("{root}", str(tmp_path))})
     with pytest.raises(DataError, match="info.json names the file .*no path inside the data set"):
         open_dataset(root, num_frames=2)
-    with pytest.raises(DataError, match="no path inside the data set"):
-        validate(root)
+    for look in (validate, describe, lambda root: open_splits(str(root))):
+        with pytest.raises(DataError, match="no path inside the data set"):
+            look(str(root))
+
+
+def test_a_huge_frame_is_no_reason_to_make_room_for_it(tmp_path):
+    root = lerobot(tmp_path / "set")
+    file = root / "meta/info.json"
+    file.write_text(file.read_text().replace("16,\n                16,", "99999999,\n                99999999,"))
+    assert "99999999" in file.read_text()
+    for look in (describe, lambda root: open_dataset(root, num_frames=2)):
+        with pytest.raises(DataError, match="has frames of 16x16, but .* states 99999999x99999999"):
+            look(str(root))
 
 
 @pytest.mark.parametrize("name", [

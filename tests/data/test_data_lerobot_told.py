@@ -120,3 +120,10 @@ def test_validate_reads_cameras_of_different_sizes(tmp_path):
         open_dataset(root, num_frames=2)
     found = validate(root)
     assert not found.findings and found.frames == 15
+
+
+def test_validate_tells_features_that_are_not_read(tmp_path):
+    root = written(tmp_path / "set")
+    change(root, lambda info: info["features"].update(subtask={"dtype": "string", "shape": [1], "names": None}))
+    told = [str(finding) for finding in validate(root).warnings]
+    assert any("feature 'subtask' is string, no numbers: it is not read" in text for text in told)

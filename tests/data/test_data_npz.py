@@ -295,3 +295,13 @@ def test_long_files_are_read_piece_by_piece(tmp_path):
             (tmp_path / name / "train").mkdir(parents=True, exist_ok=True)
             save_as(tmp_path / name / "train" / "a.npz", video=array)
             assert (one(tmp_path / name)["video"] == video.transpose(0, 3, 1, 2)).all()
+
+
+def test_validate_tells_text_that_is_not_read(tmp_path):
+    np.savez(tmp_path / "a.npz", video=np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8),
+             action=np.ones((4, 2), np.float32), actions=np.zeros((4, 3)), language="push", words=np.array(["a"] * 4))
+    found = validate(tmp_path / "a.npz")
+    told = [finding.problem for finding in found.warnings]
+    assert not found.faults and any("'words' is text, and no instruction (language): it is not read" in t for t in told)
+    item = open_dataset(tmp_path / "a.npz", num_frames=1)[0]
+    assert item["action"].tolist() == [[1, 1]] and item["state"]["actions"].tolist() == [[0, 0, 0]]

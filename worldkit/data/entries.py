@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DataError
 from .fit import fit_video
-from .recording import ACTIONS, as_action, flat_entries
+from .recording import actions_in, as_action, flat_entries
 
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
 CONSTANT = ("language", "goal_image")
@@ -71,8 +71,10 @@ def read_entries(
     """
     timed: dict[str, np.ndarray] = {}
     constant: dict[str, Any] = {}
-    for name, array in load_arrays(path, max_frames=max_frames).items():
-        if name in ACTIONS:
+    arrays = load_arrays(path, max_frames=max_frames)
+    actions = actions_in(arrays)
+    for name, array in arrays.items():
+        if name == actions:
             if len(lasts) and array.ndim and len(array) == length:
                 array[np.asarray(lasts)] = 0
             timed["action"] = as_action(array, str(path))

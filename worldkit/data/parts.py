@@ -20,7 +20,7 @@ from .base import EpisodeSource
 from .entries import load_arrays
 from .formats.hdf5 import HDF5Source
 from .layouts.source import LayoutSource
-from .recording import ACTIONS, flat_entries
+from .recording import actions_in, flat_entries
 from .registry import find_format
 from .splits import SPLITS, MissingSplitError, split_folder
 
@@ -107,15 +107,18 @@ def npz_entries(path: Path) -> Entries:
 
 def named(arrays: Mapping[str, np.ndarray]) -> Entries:
     """Arrays of an ``.npz`` file as entries: actions and masks have a time axis; of others, it is not known."""
-    timed = {n: a for n, a in arrays.items() if n in (*ACTIONS, "done", "done_mask") or n.startswith("masks.")}
-    plain = {n: a.dtype.kind != "U" or (n == "language" and a.size != 1) for n, a in arrays.items()}
-    constant = {n: a if plain[n] else str(a) for n, a in arrays.items() if n not in timed}
+    known = (actions_in(arrays), "done", "done_mask")
+    timed = {n: a for n, a in arrays.items() if n in known or n.startswith("masks.")}
+    constant: dict[str, Any] = {n: a for n, a in arrays.items() if n not in timed}
+    if "language" in constant and constant["language"].dtype.kind == "U" and constant["language"].size == 1:
+        constant["language"] = str(constant["language"])
     return renamed(timed), constant
 
 
 def renamed(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Columns with our name for actions."""
-    return {"action" if name in ACTIONS else name: array for name, array in columns.items()}
+    actions = actions_in(columns)
+    return {"action" if name == actions else name: array for name, array in columns.items()}
 
 
 def _from_sources(target: str, found: Any, options: Mapping[str, Any]) -> Iterator[Part | Problem]:

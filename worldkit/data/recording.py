@@ -23,6 +23,17 @@ ACTIONS = ("action", "actions")  # names under which files hold them
 _TIMED = ("action", "done_mask")
 
 
+def actions_in(names: Iterable[str]) -> str | None:
+    """The name under which a file holds its actions, of those it has; None if it has none.
+
+    Example:
+        >>> actions_in(["proprio", "actions"]), actions_in(["actions", "action"])
+        ('actions', 'action')
+    """
+    held = set(names)
+    return next((name for name in ACTIONS if name in held), None)
+
+
 def flat_entries(episode: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Entries of an `EpisodeSource.read` result, without the video, under flat names: with a time axis, and without.
 

@@ -162,6 +162,8 @@ def _check(seen: _Seen) -> Iterator[Finding]:
             yield from _refused(part.path, name, array)
         elif isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub" and seen.whole:
             yield from _state(seen, name, array)
+        elif isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
+            yield Finding(part.path, f"'{name}' is text, and no instruction (language): it is not read", warning=True)
 
 
 def _state(seen: _Seen, name: str, array: np.ndarray) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ import numpy as np
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..fit import Fitting, check_resize, fit_video
-from ..recording import ACTIONS, as_action, check_mask, flat_entries, put
+from ..recording import ACTIONS, actions_in, as_action, check_mask, flat_entries, put
 from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
@@ -85,7 +85,7 @@ class ColumnsSource(EpisodeSource):
         shapes = {
             name: tuple(data.shape[1:3])
             for name, data in held.items()
-            if name.startswith("pixels") and data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3)
+            if is_camera(name, data)
         }
         self.cameras = choose_cameras(path, shapes, cameras, resized=height is not None)
         self._views = [list(shapes).index(name) for name in self.cameras]
@@ -98,7 +98,7 @@ class ColumnsSource(EpisodeSource):
                 raise DataError(f"{path}: '{name}' should have one image per camera, [N, V, H, W, 3]; it is {shape}")
         self._lengths, self._offsets = read_index(path, file)
         self._columns = self._check(held)
-        self._actions = next((name for name in ACTIONS if name in self._columns), None)
+        self._actions = actions_in(self._columns)
         names = [str(i) for i in range(len(self._lengths))]
         self._spans = (
             [(i, 0, length) for i, length in enumerate(self._lengths)]
@@ -194,6 +194,11 @@ class ColumnsSource(EpisodeSource):
             "resolution": list(self._size),
             "synthetic": False,
         }
+
+
+def is_camera(name: str, data: Any) -> bool:
+    """Whether a column has frames to show."""
+    return name.startswith("pixels") and data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3)
 
 
 def read_index(path: Path, file: Any) -> tuple[list[int], list[int]]:

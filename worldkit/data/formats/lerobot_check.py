@@ -32,6 +32,10 @@ def lerobot_parts(path: Path, *, white: int = WHITE, **options: Any) -> Iterator
     cameras = find_cameras(info, episodes)
     yield from (Problem(remark, warning=True) for remark in cameras.remarks())
     yield from (Problem(str(error)) for error in _contradictions(info, episodes))
+    for name in sorted(info.features.keys() - {*info.numbers()}):
+        if info.features[name]["dtype"] not in ("video", "image"):
+            kind = info.features[name]["dtype"]
+            yield Problem(f"{info.path}: feature '{name}' is {kind}, no numbers: it is not read", warning=True)
     spans = info.splits.items() if len(info.splits) > 1 else ()
     columns = _Columns(info, episodes)
     for episode in episodes:

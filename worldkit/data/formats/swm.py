@@ -27,7 +27,7 @@ from ..fit import Fitting, check_resize
 from ..glance import frames_between
 from ..parts import Frame, Part, source_entries
 from ..paths import inside
-from ..recording import ACTIONS, as_action, cached_frames, check_mask, put
+from ..recording import actions_in, as_action, cached_frames, check_mask, put
 from ..splits import ALL, split_episodes
 from .columns import choose_cameras
 from .index import GOALS, INDEX, as_text, check_index, index_of, role_of
@@ -99,7 +99,7 @@ class SWMSource(EpisodeSource):
             if not column.ndim or len(column) < rows or min(self._offsets) < 0:
                 found = f"episodes from row {min(self._offsets)} to {rows - 1}, {name}.npz is {list(column.shape)}"
                 raise DataError(f"{root}: the index (ep_offset, ep_len) tells of {found}")
-        self._actions = next((name for name in ACTIONS if name in self._columns), None)
+        self._actions = actions_in(self._columns)
         folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
         shown = [name for name in folders if name.startswith("pixels")] or [f for f in folders if f not in GOALS]
         shapes = {name: self._native(name) for name in shown}
