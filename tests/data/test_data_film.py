@@ -114,7 +114,7 @@ def test_videos_with_other_releases_of_pyav(tmp_path, version):
                           env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
     assert told.stdout.strip() == version
     here = Path(__file__).parent
-    files = [here / f"test_data_{name}.py" for name in ("film", "video", "late_start")]
+    files = [here / f"test_data_{name}.py" for name in ("film", "video", "late_start", "glance")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, files)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)

@@ -47,7 +47,8 @@ def look(path: Path) -> Film:
 @lru_cache(maxsize=4096)
 def _look(path: Path, changed: int) -> Film:
     with open_film(path) as (container, stream):
-        entries = stream.index_entries  # complete where the container counts its frames (mp4, mov, avi)
+        # complete where the container counts its frames (mp4, mov, avi); PyAV before 17 does not tell them
+        entries = getattr(stream, "index_entries", ())
         indexed = sum(not entry.is_discard for entry in entries) if stream.frames and len(entries) else 0
         stated = float(stream.average_rate) if stream.average_rate else None
         frame, packets, stamps = None, 0, []
