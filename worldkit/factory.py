@@ -53,13 +53,27 @@ def create_config(name: str, **overrides: Any) -> WorldModelConfig:
         4
     """
     spec = preset_spec(_text(name))
-    base = dict(spec.config)
+    return override(spec.config, overrides, spec.alternatives)
+
+
+def override(
+    base: Mapping[str, Any], overrides: Mapping[str, Any], alternatives: Mapping[str, Any] | None = None
+) -> WorldModelConfig:
+    """A configuration with overrides, as `create_config` takes them.
+
+    Args:
+        base: Nested dict of a `WorldModelConfig`.
+        overrides: Dotted or nested.
+        alternatives: Kind -> name -> options of parts that may be swapped in; see `worldkit.presets.ModelSpec`.
+    Raises:
+        ConfigError, UnknownComponentError: as `create_config`.
+    """
     changes = _canonical_names(nest(overrides))
     new_encoder = _name(changes.get("encoder"))
     if new_encoder not in (None, _name(base.get("encoder"))) and "decoder" not in changes:
         changes["decoder"] = {"name": registries.encoders.get(new_encoder).default_decoder}
         changes["decoder"] = changes["decoder"] if changes["decoder"]["name"] else None
-    for kind, options in spec.alternatives.items():
+    for kind, options in (alternatives or {}).items():
         new = _name(changes.get(kind))
         if new in options and new != _name(base.get(kind)):
             changes[kind] = merge({"name": new, **options[new]}, changes[kind])

@@ -182,6 +182,8 @@ class _Work:
         console = Console(quiet=not self.show)
         console.print(f"{len(self.variants)} combinations x {self.cells[-1][1] + 1} seed(s): {len(self.cells)} cells, "
                       f"{len(self.cells) - len(todo)} done already; {self.study.budget} each; {self.folder}")
+        if todo:
+            console.print(f"in all {self.study.budget.times(len(todo))} of training to go, scoring comes on top")
         for variant in self.variants:
             if variant.error:
                 console.print(f"  cannot be built: {variant.label}: {variant.error}", markup=False)

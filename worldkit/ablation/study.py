@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..factory import get_model_spec
 from ..files import write_atomically
+from ..progress import duration
 
 STUDY_FILE = "study.json"
 _UNITS = {"": "seconds", "s": "seconds", "second": "seconds", "min": "minutes", "minute": "minutes", "h": "hours",
@@ -63,6 +64,16 @@ class Budget:
             return endless | {"seconds": self.amount}
         steps = self.amount if self.unit == "steps" else math.ceil(self.amount / samples_per_step)
         return endless | {"steps": int(steps)}
+
+    def times(self, cells: int) -> str:
+        """What so many cells take together, in words.
+
+        Example:
+            >>> Budget.parse("10min").times(9), Budget.parse("500steps").times(9)
+            ('1.5 h', '4,500 steps')
+        """
+        total = self.amount * cells
+        return duration(total) if self.unit == "seconds" else f"{total:,.0f} {self.unit}"
 
     def __str__(self) -> str:
         return f"{self.amount:g} {self.unit}"

@@ -34,13 +34,14 @@ PRESET, DATA = "lpwm-balls-mini", "balls-32"
 CONTEXT, HORIZON, CLIPS = 5, 5, 40
 
 
-def demo(*, out: str | Path, seconds: float, seed: int = 0) -> Path:
+def demo(*, out: str | Path, seconds: float, seed: int = 0, device: str | None = None) -> Path:
     """Run the demo.
 
     Args:
         out: Folder for the run and the report.
         seconds: Training time.
         seed: Of weights, data order and noise.
+        device: Where to train; None: the GPU if there is one. Everything else happens on the CPU.
     Returns:
         Path of ``report.html``.
     """
@@ -48,7 +49,8 @@ def demo(*, out: str | Path, seconds: float, seed: int = 0) -> Path:
     run = out / f"run-{seconds:g}s-seed{seed}"
     console.print(f"[bold]1/3[/] making {DATA} (synthetic) and training {PRESET} from scratch for {seconds:g} s")
     model, result = train(PRESET, DATA, run=run, train_overrides={
-        "seconds": seconds, "seed": seed, "eval_every": 10**9, "eval_clips": 8, "log_every": 5})
+        "seconds": seconds, "seed": seed, "eval_every": 10**9, "eval_clips": 8, "log_every": 5, "device": device})
+    model.to("cpu")
     console.print(f"[bold]2/3[/] predicting {CLIPS} test clips it never saw, and scoring the predictions")
     test = open_clips(model, DATA, split="test", num_frames=CONTEXT + HORIZON)
     training = mean_image(open_clips(model, DATA, split="train", num_frames=1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import parse_assignments
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -36,9 +36,26 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return parse
 
 
-def data_argument(p: ArgumentParser) -> None:
+def data_argument(p: ArgumentParser, *, required: bool = True) -> None:
     """``--data``."""
-    p.add_argument("--data", required=True, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
+    p.add_argument("--data", required=required, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
+
+
+def device_argument(p: ArgumentParser, default: str = "cpu") -> None:
+    """``--device``; `check_device` looks whether it is there."""
+    p.add_argument("--device", default=None if default == "auto" else default,
+                   help=f"cpu, cuda, cuda:1 (default: {'the GPU if there is one' if default == 'auto' else default})")
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that cannot be computed on, before anything is loaded."""
+    if name is not None:
+        from ..training.processes import check_device as check
+
+        try:
+            check(name)
+        except TrainingError as error:
+            raise ConfigError(f"--device {name}: {error}") from error
 
 
 def protocol_arguments(p: ArgumentParser) -> None:

@@ -40,6 +40,7 @@ class TrainConfig(Config):
         checkpointing: What to recompute in the backward pass to save memory; ``"cnn"`` costs no time on a CPU.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` autocast.
         compile: Use torch.compile.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None: the GPU if there is one (of several processes: its own).
         strategy: With several processes: ``"ddp"`` replicates the weights, ``"fsdp"`` shards them.
         loggers: ``"tensorboard"``, ``"wandb"``, besides log.jsonl (extra ``logging``).
         init_from: Trained model (run or model folder, preset with weights, ``"hub:org/name"``) that gives its weights
@@ -75,6 +76,7 @@ class TrainConfig(Config):
     checkpointing: Literal["off", "cnn", "all"] = "cnn"
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False
+    device: str | None = None
     strategy: Literal["ddp", "fsdp"] = "ddp"
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     init_from: str | None = None

@@ -7,6 +7,7 @@ model with whole weights: ``whole()`` gives one.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,29 +19,66 @@ from torch import Tensor, nn
 from ..errors import TrainingError, require_extra
 
 
-def make_accelerator(precision: str) -> Any:
+def make_accelerator(precision: str, device: str | None = None) -> Any:
     """Accelerate's view of this process: device, number of processes, precision.
 
+    Args:
+        precision: As `TrainConfig` has it.
+        device: Likewise; None: the GPU if there is one.
     Raises:
         MissingExtraError: without accelerate.
-        TrainingError: for "fp16" on a CPU, where it would be ignored.
+        TrainingError: for "fp16" on a CPU, where it would be ignored, or a device that is not there.
     """
     accelerate = require_extra("accelerate", "train", "training")
-    if precision == "fp16" and not torch.cuda.is_available():
+    on_cpu = _on_cpu(device)
+    if precision == "fp16" and on_cpu:
         raise TrainingError("precision 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
     if not torch.distributed.is_initialized():
-        accelerate.state.AcceleratorState._reset_state()  # a process may train in one precision after the other
+        # a process may train in one precision after the other, and on one device after the other
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     # Some parameters get no gradient in some steps (warm-up, dropped conditions).
     unused = accelerate.utils.DistributedDataParallelKwargs(find_unused_parameters=True)
-    return accelerate.Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(),
-                                  kwargs_handlers=[unused])
+    accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=on_cpu, kwargs_handlers=[unused])
+    if device is not None and torch.device(device).type != accelerator.device.type:
+        raise TrainingError(f"device '{device}' was asked for, accelerate takes {accelerator.device}")
+    return accelerator
+
+
+def _on_cpu(device: str | None) -> bool:
+    """Whether to train on the CPU; makes a numbered GPU the current one.
+
+    Raises:
+        TrainingError: for a device that is not there, or a numbered one for several processes.
+    """
+    if device is None:
+        return not torch.cuda.is_available()
+    check_device(device)
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        if "LOCAL_RANK" in os.environ:
+            raise TrainingError(f"of several processes each takes a GPU of its own: device 'cuda', not '{device}'")
+        torch.cuda.set_device(chosen)
+    return chosen.type == "cpu"
+
+
+def check_device(name: str) -> None:
+    """Whether a device can be computed on.
+
+    Raises:
+        TrainingError: naming the reason.
+    """
+    try:
+        torch.zeros(1, device=name).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's answers to no GPU, no such name
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"device '{name}' cannot be used here ({reason}); 'cpu' always works") from error
 
 
 @contextmanager
-def main_process_first() -> Iterator[None]:
+def main_process_first(device: str | None = None) -> Iterator[None]:
     """The main process does it first (fills a cache), the others afterwards."""
     accelerate = require_extra("accelerate", "train", "training")
-    with accelerate.PartialState(cpu=not torch.cuda.is_available()).main_process_first():
+    with accelerate.PartialState(cpu=_on_cpu(device)).main_process_first():
         yield
 
 

@@ -12,7 +12,7 @@ import torch
 from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
 from ..errors import ConfigError, DataError, TrainingError
-from ..factory import create_config, create_model, get_model_spec, list_models
+from ..factory import create_model, get_model_spec, list_models, override
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from ..presets import resolve_preset
@@ -23,6 +23,7 @@ from .complete import complete_config
 from .config import TrainConfig
 from .processes import main_process_first
 from .record import RESIZE
+from .settings import Settings
 from .trainer import Trainer, TrainResult
 from .weightless import weightless
 
@@ -96,16 +97,19 @@ def make_trainer(
     data_options: Mapping[str, Any] | None = None,
     show_progress: bool = True,
     dry_run: bool = False,
+    settings: Settings | None = None,
 ) -> Trainer:
     """What `train` trains with; arguments as there. Nothing is written before ``fit()``.
 
     ``dry_run``: the model has no weights and takes no memory; `worldkit.training.plan.plan` says what a run would do.
+    ``settings``: Where to start from instead of the preset's defaults.
     """
-    config = train_config(preset, train_overrides or {})
-    options = dict(data_options or {})
-    completed = complete_config(create_config(preset, **(overrides or {})), data, options)
+    start = settings or Settings.of_preset(preset)
+    config = TrainConfig.parse({**start.train, **(train_overrides or {})})
+    options = {**start.data_options, **(data_options or {})}
+    asked = override(start.model, overrides or {}, get_model_spec(preset).alternatives)
+    make = partial(create_model, config=complete_config(asked, data, options))
     torch.manual_seed(config.seed)
-    make = partial(create_model, config=completed)
     model = weightless(make) if dry_run else make()
     if not isinstance(model, ComposedWorldModel):
         raise ConfigError(f"'{preset}' is a model family with a training of its own")
@@ -113,7 +117,7 @@ def make_trainer(
     facts |= _initialise(model, preset, data, config, Path(run))
     if config.vgg_backbone or config.lpips_heads:
         model.use_perceptual(load_lpips(config.vgg_backbone, config.lpips_heads))
-    with main_process_first():  # it makes or decodes what the others then find in the cache
+    with main_process_first(config.device):  # it makes or decodes what the others then find in the cache
         clips = {
             split: open_clips(model, data, split=split, num_frames=model.clip_length, mode="slide", **options)
             for split in ("train", "val")

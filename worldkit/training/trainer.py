@@ -55,6 +55,7 @@ from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_t
 from .progress import ProgressBar
 from .record import fingerprint, in_words, surroundings, where_to_begin, write_record
 from .schedule import learning_rate
+from .settings import SETTINGS_FILE, Settings
 from .stop import graceful_stop
 from .unused import unused
 from .watch import Watch
@@ -124,7 +125,7 @@ class Trainer:
         if rollouts is not None:
             rollouts = (rollouts[0].feeding(model.config.columns), rollouts[1])
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
-        self.accelerator = make_accelerator(config.precision)
+        self.accelerator = make_accelerator(config.precision, config.device)
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = make_loader(
@@ -396,6 +397,8 @@ class Trainer:
         drop_later(self.run, self.progress.step)
         self.log = RunLog(self.run / "log.jsonl", step=self.progress.step)
         write_record(self.run, record)
+        if "preset" in self.facts:
+            Settings.of_run(self.facts, record["model"], self.config.to_dict()).write(self.run / SETTINGS_FILE)
         self.loggers = open_loggers(self.config.loggers, self.run, record, self.progress.step)
 
     def _resume(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...config import parse_assignments
-from ..options import Commands, command, protocol_arguments
+from ..options import Commands, check_device, command, device_argument, protocol_arguments
 from ..output import console
 
 _ABLATE_HELP = """All values of all --swap and --set are combined; the unchanged preset is always among the rows.
@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
     protocol_arguments(p)
     p.add_argument("--clips", type=int, default=100, help="clips that are scored at most (default: 100)")
     p.add_argument("--out", help="folder (default: runs/ablations/PRESET)")
+    device_argument(p, "auto")
     p.add_argument("--retry", action="store_true", help="try failed cells again")
     p.add_argument("--quiet", action="store_true", help="only the table")
     p.set_defaults(function=run_ablate)
@@ -50,10 +51,14 @@ def run_ablate(options: Namespace) -> None:
     from ...ablation import run
     from ...ablation.grid import parse_axes
 
+    check_device(options.device)
+    overrides = parse_assignments(options.override)
+    if options.device is not None:
+        overrides.setdefault("train", {})["device"] = options.device
     result = run(
         options.preset, options.data, swaps=parse_axes(options.swap, "--swap"), budget=options.budget,
         settings=parse_axes(options.settings, "--set"), seeds=options.seeds, out=options.out, retry=options.retry,
-        overrides=parse_assignments(options.override), context_frames=options.context, horizon=options.horizon,
+        overrides=overrides, context_frames=options.context, horizon=options.horizon,
         split=options.split, clips=options.clips, show_progress=not options.quiet,
     )
     result.print()

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from rich.text import Text
 
-from ..options import Commands, command
+from ..options import Commands, check_device, command, device_argument
 from ..output import console
 
 
@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--seconds", type=float, default=240, help="training time (default: 240)")
     p.add_argument("--out", default="worldkit-demo", help="folder to write (default: worldkit-demo)")
     p.add_argument("--seed", type=int, default=0)
+    device_argument(p, "auto")
     p.set_defaults(function=run_demo)
 
 
@@ -24,5 +25,6 @@ def run_demo(options: Namespace) -> None:
     """``worldkit demo``."""
     from ..demo import demo
 
-    report = demo(out=options.out, seconds=options.seconds, seed=options.seed)
+    check_device(options.device)
+    report = demo(out=options.out, seconds=options.seconds, seed=options.seed, device=options.device)
     console.print(Text.assemble(("\nopen this in a browser:", "bold"), f" {report.resolve()}"))

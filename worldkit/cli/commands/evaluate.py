@@ -10,7 +10,16 @@ from pathlib import Path
 from ...errors import ConfigError
 from ..loading import Loaded, load
 from ..loading import protocol as protocol_of
-from ..options import SPLITS, Commands, command, data_argument, data_option, data_options
+from ..options import (
+    SPLITS,
+    Commands,
+    check_device,
+    command,
+    data_argument,
+    data_option,
+    data_options,
+    device_argument,
+)
 from ..output import console
 
 _EVAL_HELP = """Given frames, horizon, split, metrics and more come from a protocol, which is stored in the result.
@@ -44,7 +53,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--max-clips", type=int, help="clips scored at most (default: the protocol's, or 100)")
     data_option(p)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    device_argument(p)
     p.add_argument("--lpips-backbone", metavar="FILE", help="VGG16 weights, for LPIPS")
     p.add_argument("--lpips-heads", metavar="FILE", help="LPIPS linear heads")
     p.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
@@ -58,7 +67,7 @@ def run_eval(options: Namespace) -> None:
     """``worldkit eval``."""
     from ...training import compare
 
-    _check_device(options.device)
+    check_device(options.device)
     loaded = {_short(name, options.model): load(name) for name in options.model}
     if len({found.place for found in loaded.values()}) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
@@ -76,16 +85,6 @@ def run_eval(options: Namespace) -> None:
     out = Path(options.out or ("evaluation" if len(loaded) > 1 else one if Path(one).is_dir() else "."))
     paths = result.write(out)
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True)
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's answers to a name it does not know, and to no GPU
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used here ({reason}); --device cpu always works") from error
 
 
 def _short(source: str, sources: list[str]) -> str:

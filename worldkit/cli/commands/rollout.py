@@ -7,7 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from ..loading import load, protocol
-from ..options import Commands, command, data_argument, data_option, data_options, protocol_arguments
+from ..options import (
+    Commands,
+    check_device,
+    command,
+    data_argument,
+    data_option,
+    data_options,
+    device_argument,
+    protocol_arguments,
+)
 from ..output import console
 
 
@@ -24,6 +33,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--clips", type=int, default=2, help="how many clips (default: 2)")
     p.add_argument("--format", choices=("gif", "mp4"), default="gif")
     p.add_argument("--seed", type=int, default=0)
+    device_argument(p)
     p.set_defaults(function=run_rollout)
 
 
@@ -39,8 +49,9 @@ def run_rollout(options: Namespace) -> None:
     from ...training.recipes import open_clips, resize_note
     from ...viz import save_animation, save_png
 
+    check_device(options.device)
     loaded = load(options.model)
-    model = loaded.model
+    model = loaded.model.to(options.device)
     context, horizon = protocol(options, loaded)
     clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon,
                        **data_options(options))
@@ -50,8 +61,8 @@ def run_rollout(options: Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     count = min(options.clips, len(clips))
     for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):
-        batch = collate([clips[index]])
-        generator = torch.Generator().manual_seed(options.seed)
+        batch = collate([clips[index]]).to(options.device)
+        generator = torch.Generator(options.device).manual_seed(options.seed)
         frames, still = film(model, batch, context_frames=context, generator=generator)
         picture = out / f"clip-{number:03d}.{options.format}"
         save_animation(frames, picture)
@@ -60,9 +71,10 @@ def run_rollout(options: Namespace) -> None:
             generator.manual_seed(options.seed)
             rollout = predict(model, batch, context_frames=context, driven_by="sampled", generator=generator,
                               window=options.window)
-        tensors = {f"{group}.{name}": value.contiguous() for (group, name), value in rollout.latents.values.items()}
+        latents = rollout.latents.values.items()
+        tensors = {f"{group}.{name}": value.contiguous().cpu() for (group, name), value in latents}
         if rollout.latent_actions is not None:
-            tensors["latent_actions"] = rollout.latent_actions.contiguous()
+            tensors["latent_actions"] = rollout.latent_actions.contiguous().cpu()
         write_atomically(picture.with_suffix(".safetensors"), partial(save_file, tensors))
         console.print(f"{picture}: {context} frames given, {horizon} predicted; a still strip (.png) and the sample's "
                       "latents beside it")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...config import parse_assignments
-from ..options import Commands, command, data_argument
+from ...errors import ConfigError
+from ..options import Commands, check_device, command, data_argument, device_argument
 from ..output import console, table_of
+
+if TYPE_CHECKING:
+    from ...training.settings import Settings
 
 _TRAIN_HELP = """DATA is recognised: a video file, a folder of videos or of frame folders, an HDF5 file of the Balls
 layout, or generated data by name: balls (64 px), balls-32, shapes.
@@ -21,8 +27,11 @@ interrupted run stopped, to the same numbers."""
 def add(commands: Commands) -> None:
     """Its arguments."""
     p = command(commands, "train", "Train a model, or go on with an interrupted run.", _TRAIN_HELP)
-    p.add_argument("preset", help="model to train, see worldkit list")
-    data_argument(p)
+    p.add_argument("preset", nargs="?", help="model to train, see worldkit list")
+    data_argument(p, required=False)
+    p.add_argument("--config", metavar="FILE",
+                   help="TOML file with preset, data, [model], [train], [data_options], as every run folder has one: "
+                        "config.toml; options given besides come on top")
     p.add_argument("--run", "--out", dest="run",
                    help="run folder (default: runs/PRESET); say --out under torchrun, whose options begin with --run")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
@@ -31,6 +40,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--seconds", type=float, help="stop after so much training time (short for -o train.seconds=S)")
     p.add_argument("--seed", type=int, help="short for -o train.seed=N")
     p.add_argument("--keep", type=int, help="newest checkpoints that stay (short for -o train.keep=N)")
+    device_argument(p, "auto")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--dry-run", action="store_true",
                    help="print the plan (run folder, parameters, memory, steps, shapes of the first batch) and stop; "
@@ -45,16 +55,19 @@ def run_train(options: Namespace) -> None:
 
     overrides = parse_assignments(options.override)
     training, data = overrides.pop("train", {}), overrides.pop("data", {})
-    for name in ("steps", "seconds", "seed", "keep"):
+    for name in ("steps", "seconds", "seed", "keep", "device"):
         if getattr(options, name) is not None:
             training[name] = getattr(options, name)
-    run = Path(options.run or Path("runs") / options.preset)
-    trainer = make_trainer(options.preset, options.data, run=run, overrides=overrides, train_overrides=training,
-                           data_options=data, show_progress=not options.quiet, dry_run=options.dry_run)
+    check_device(training.get("device"))
+    settings = _settings(options)
+    run = Path(options.run or Path("runs") / settings.preset)
+    trainer = make_trainer(settings.preset, settings.data, run=run, overrides=overrides, train_overrides=training,
+                           data_options=data, show_progress=not options.quiet, dry_run=options.dry_run,
+                           settings=settings)
     if options.dry_run and not trainer.is_main:
         return None
     if options.dry_run:
-        title = f"plan: worldkit train {options.preset} (nothing was trained; at most the data cache was filled)"
+        title = f"plan: worldkit train {settings.preset} (nothing was trained; at most the data cache was filled)"
         table = table_of(title, "", "")
         for name, text in plan(trainer).items():
             table.add_row(name, text)
@@ -66,3 +79,22 @@ def run_train(options: Namespace) -> None:
     console.print(f"{state} at step {result.step} after {result.seconds:.0f} s of training: {result.run}")
     best = result.run / "best" if (result.run / "best").exists() else "none yet"
     console.print(f"pictures: {result.run / 'figures'}   best model: {best}")
+
+
+def _settings(options: Namespace) -> Settings:
+    """What to start from: a file, or the preset; with the data to train on."""
+    from ...training.settings import Settings
+
+    if options.config is not None:
+        settings = Settings.read(options.config)
+        if options.preset not in (None, settings.preset):
+            raise ConfigError(f"--config {options.config} is of preset '{settings.preset}', not '{options.preset}': "
+                              "leave the name out")
+    elif options.preset is not None:
+        settings = Settings.of_preset(options.preset)
+    else:
+        raise ConfigError("say what to train: worldkit train PRESET --data DATA, or worldkit train --config FILE")
+    data = options.data or settings.data
+    if data is None:
+        raise ConfigError("say what to train on: --data DATA (a video file, folder, HDF5 file, or balls, shapes)")
+    return replace(settings, data=data)
