@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..names import NOT_CONDITIONS
 from ..progress import track
 from .base import EpisodeSource
 
@@ -88,9 +89,13 @@ def read_column(source: EpisodeSource, episode: int, name: str) -> np.ndarray:
     if found is None:
         found = source.read_entry(episode, f"state.{short}")
     if found is None:
-        found = source.read(episode, 0, source.length(episode)).get("state", {}).get(short)
-    if found is None:
-        raise DataError(f"{source.summary.get('name', 'data')}: {source.episode_name(episode)} has no '{name}'")
+        first = source.read(episode, 0, 1)
+        columns = first.get("state", {})
+        if short not in columns:
+            has = ", ".join([*(n for n in first if n not in ("state", *NOT_CONDITIONS)), *columns]) or "nothing"
+            where = f"{source.summary.get('name', 'data')}: {source.episode_name(episode)}"
+            raise DataError(f"{where} has no '{name}'; besides the video it has: {has}")
+        found = source.read(episode, 0, source.length(episode))["state"][short]
     return np.asarray(found)
 
 

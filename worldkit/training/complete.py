@@ -11,10 +11,15 @@ from ..config import WorldModelConfig
 from ..data.base import EpisodeSource
 from ..data.registry import open_source
 from ..data.statistics import read_column
+from ..errors import DataError
 
 
 def complete_config(config: WorldModelConfig, data: str, options: Mapping[str, Any]) -> WorldModelConfig:
-    """A configuration with what conditioners left open and the training data tell, such as the width of actions."""
+    """A configuration with what conditioners left open and the training data tell, such as the width of actions.
+
+    Raises:
+        DataError: they lack a column that a conditioner is fed from.
+    """
     obs = config.obs
     source: list[EpisodeSource] = []  # opened when the first conditioner asks
 
@@ -25,7 +30,11 @@ def complete_config(config: WorldModelConfig, data: str, options: Mapping[str, A
             yield read_column(source[0], episode, column)
 
     for name, c in config.conditioners.items():
-        completed = c.complete(episodes(config.columns[name]))
+        column = config.columns[name]
+        try:
+            completed = c.complete(episodes(column))
+        except DataError as error:
+            raise DataError(f"conditioners.{name}.from={column}: {error}") from error
         if completed is not c:
             config = config.replace(f"conditioners.{name}", completed.to_dict())
     return config
