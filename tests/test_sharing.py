@@ -110,7 +110,7 @@ def test_a_strange_train_file_does_not_matter(text, preset, run, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run / "best", "model")
     (tmp_path / "model/train.json").write_text(text)
-    assert main(["rollout", "./model", "--data", "balls-32", "--clips", "0", "-o", "data.num_episodes=1"]) == 0
+    assert main(["rollout", "./model", "--data", "balls-32", "--clips", "1", "-o", "data.num_episodes=1"]) == 0
     assert (f"'{preset}', which is not known here" in capsys.readouterr().out) == bool(preset)
     assert main(["push", "./model", "dir:shared"]) == 0
 

@@ -7,8 +7,10 @@ goes through here, so that others on the machine can read what they may.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,35 @@ def new_folder(parent: Path, prefix: str, suffix: str = "") -> Path:
     folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}{suffix}"
     folder.mkdir()
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Try whether a folder can be made, or, if it is there, written into. Nothing is left behind.
+
+    Raises:
+        OSError: it cannot; with the file name that is in the way.
+    """
+    place = folder.absolute()
+    while not place.exists() and not place.is_symlink():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(place))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".worldkit-", dir=place))
+    except OSError as error:
+        raise type(error)(error.errno, f"nothing can be written there ({error.strerror})", str(place)) from error
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, in a line: ``/proc/x: Permission denied``.
+
+    Example:
+        >>> reason(NotADirectoryError(20, "Not a directory", "notes.txt"))
+        'notes.txt: Not a directory'
+    """
+    if not isinstance(error, OSError) or error.strerror is None:
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..config import parse_assignments
 from ..errors import ConfigError, TrainingError
+from ..files import check_writable, reason
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -36,6 +38,33 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return parse
 
 
+def natural(text: str) -> int:
+    """For ``type=``: a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+natural.__name__ = "whole number of at least 0"
+
+
+def check_place(folder: str | Path, option: str) -> Path:
+    """The folder that a command is going to write, if it can be written; checked before the work begins.
+
+    Args:
+        folder: Where; it need not exist, and it is not made.
+        option: What the user typed to name it: ``"--out"``.
+    Raises:
+        ConfigError: naming the option, the folder and the reason.
+    """
+    try:
+        check_writable(Path(folder))
+    except OSError as error:
+        raise ConfigError(f"{option} {folder} cannot be written: {reason(error)}. Name another place") from error
+    return Path(folder)
+
+
 def data_argument(p: ArgumentParser, *, required: bool = True) -> None:
     """``--data``."""
     p.add_argument("--data", required=required, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
@@ -60,8 +89,8 @@ def check_device(name: str | None) -> None:
 
 def protocol_arguments(p: ArgumentParser) -> None:
     """Frames given and predicted, and the split."""
-    p.add_argument("--context", type=int, help="frames given (default: the preset's)")
-    p.add_argument("--horizon", type=int, help="frames to predict (default: the preset's)")
+    p.add_argument("--context", type=positive(int), help="frames given (default: the preset's)")
+    p.add_argument("--horizon", type=positive(int), help="frames to predict (default: the preset's)")
     p.add_argument("--split", default="test", choices=SPLITS, help="default: test; all: everything, undivided")
 
 

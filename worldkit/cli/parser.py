@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import WorldkitError
+from ..files import reason
 from .commands import ablate, data, demo, evaluate, models, rollout, share, train
 
 COMMANDS = (models, train, rollout, evaluate, ablate, data, share, demo)
@@ -54,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.function(options)
     except WorldkitError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # what slips through: a full disk, a folder that vanished
+        print(f"error: {reason(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

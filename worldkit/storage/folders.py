@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import new_folder, open_to_others
+from ..files import new_folder, open_to_others, reason
 
 CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE = "config.json", "model.safetensors", "train.json"
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE, "README.md", "panel.png", "rollout.gif", "eval-*.md",
@@ -51,6 +52,21 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+@contextmanager
+def writing_model(folder: str | Path) -> Iterator[None]:
+    """Say which model folder could not be written, and why.
+
+    Raises:
+        CheckpointError: for every error of writing a file.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the model folder {folder}: {reason(error)}; give another place") from error
 
 
 def tidy_folders(parent: Path, name: str) -> None:

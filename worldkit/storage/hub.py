@@ -22,7 +22,7 @@ from ..component import attribute_name
 from ..config import WorldModelConfig
 from ..errors import CheckpointError, ConfigError
 from ..registry import Registry, plugin_errors, plugins_enabled
-from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder
+from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder, writing_model
 from .model_card import model_card
 from .weights import put, read_weights, stored_shapes, write_weights
 
@@ -43,9 +43,10 @@ def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str
     Returns:
         The folder.
     Raises:
-        CheckpointError: ``folder`` exists and holds something that is not of a model.
+        CheckpointError: ``folder`` exists and holds something that is not of a model, or cannot be written.
     """
-    write_folder(check_target(folder), lambda new: write_model(model, new, facts=facts))
+    with writing_model(folder):
+        write_folder(check_target(folder), lambda new: write_model(model, new, facts=facts))
     return Path(folder)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .folders import WEIGHTS_FILE, check_target, digest, read_facts, write_folder
+from .folders import WEIGHTS_FILE, check_target, digest, read_facts, write_folder, writing_model
 from .hub import load_folder, locate, write_model
 from .model_card import model_card
 
@@ -34,7 +34,8 @@ def export_model(
     Returns:
         The folder.
     Raises:
-        CheckpointError: there is no model, or ``folder`` holds something else or overlaps with ``source``.
+        CheckpointError: there is no model, or ``folder`` holds something else, overlaps with ``source``
+            or cannot be written.
     """
     place = locate(source) if isinstance(source, (str, Path)) else None
     run = None if place is None else _run(source, place)
@@ -58,7 +59,8 @@ def export_model(
         )
         (new / "README.md").write_text(card, encoding="utf-8")
 
-    write_folder(target, fill)
+    with writing_model(folder):
+        write_folder(target, fill)
     return Path(folder)
 
 

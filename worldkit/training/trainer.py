@@ -26,6 +26,7 @@ from ..batch import Batch
 from ..data import ClipDataset, collate, make_loader
 from ..distributions import ClipSampler
 from ..errors import TrainingError
+from ..files import check_writable, reason
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..storage.folders import write_folder
@@ -174,7 +175,11 @@ class Trainer:
             TrainingError: a loss, gradient or weight became NaN or infinite, a file cannot be written, the run folder
                 belongs to another model or other data, or another training is at work in it.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
+        try:
+            check_writable(self.run)
+            self.run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"run folder {self.run} cannot be written: {reason(error)}. Name another") from error
         lock = locked(self.run, command="worldkit train", instead="--run", patience=LOCK_PATIENCE)
         with lock if self.is_main else nullcontext():
             if self.is_main:

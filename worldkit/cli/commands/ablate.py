@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ...config import parse_assignments
-from ..options import Commands, check_device, command, device_argument, protocol_arguments
+from ..options import Commands, check_device, check_place, command, device_argument, positive, protocol_arguments
 from ..output import console
 
 _ABLATE_HELP = """All values of all --swap and --set are combined; the unchanged preset is always among the rows.
@@ -32,13 +32,13 @@ def add(commands: Commands) -> None:
                         "latent_action, objective, conditioners.FIELD")
     p.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE,...", dest="settings",
                    help="values to compare of a model option or of train.OPTION; repeatable")
-    p.add_argument("--seeds", type=int, default=2, help="trainings of each combination (default: 2)")
+    p.add_argument("--seeds", type=positive(int), default=2, help="trainings of each combination (default: 2)")
     p.add_argument("--budget", required=True, metavar="AMOUNT",
                    help="training of each cell: 120 (seconds), 10min, 2h, 500steps or 8000samples (training clips)")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
                    help="option of all cells, the baseline included: model option, train.OPTION or data.OPTION")
     protocol_arguments(p)
-    p.add_argument("--clips", type=int, default=100, help="clips that are scored at most (default: 100)")
+    p.add_argument("--clips", type=positive(int), default=100, help="clips that are scored at most (default: 100)")
     p.add_argument("--out", help="folder (default: runs/ablations/PRESET)")
     device_argument(p, "auto")
     p.add_argument("--retry", action="store_true", help="try failed cells again")
@@ -55,6 +55,7 @@ def run_ablate(options: Namespace) -> None:
     overrides = parse_assignments(options.override)
     if options.device is not None:
         overrides.setdefault("train", {})["device"] = options.device
+    check_place(options.out or "runs/ablations", "--out")
     result = run(
         options.preset, options.data, swaps=parse_axes(options.swap, "--swap"), budget=options.budget,
         settings=parse_axes(options.settings, "--set"), seeds=options.seeds, out=options.out, retry=options.retry,

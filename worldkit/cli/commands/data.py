@@ -13,7 +13,7 @@ from rich.console import Console
 from ...config import parse_assignments
 from ...errors import DataError
 from ...progress import Meter
-from ..options import SPLITS, Commands, command, positive
+from ..options import SPLITS, Commands, check_place, command, positive
 from ..output import console, print_json
 
 _DATA_HELP = """examples:
@@ -125,6 +125,7 @@ def run_convert(options: Namespace) -> int:
     from ...data import write_dataset
 
     target = _target_format(options)
+    check_place(Path(options.out).expanduser().parent, "the folder of OUT,")
     height, width = _size(options)
     sources = _sources(options, height=height, width=width)
     chosen: Any = sources if options.split is None else sources[options.split]
@@ -167,6 +168,7 @@ def run_preview(options: Namespace) -> int:
     from ...viz import save_gif, save_png
     from ..preview import GIF_FPS, animation, contact_sheet
 
+    check_place(Path(options.out).parent, "the folder of --out,")
     split, source = next(iter(_sources(options, height=options.size, peek=True).items()))
     chosen = np.linspace(0, source.num_episodes - 1, min(options.clips, source.num_episodes)).round().astype(int)
     sheet, moving = contact_sheet(source, chosen.tolist(), options.frames), animation(source, chosen.tolist())

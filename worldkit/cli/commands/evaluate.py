@@ -14,11 +14,14 @@ from ..options import (
     SPLITS,
     Commands,
     check_device,
+    check_place,
     command,
     data_argument,
     data_option,
     data_options,
     device_argument,
+    natural,
+    positive,
 )
 from ..output import console
 
@@ -41,24 +44,25 @@ def add(commands: Commands) -> None:
                    help="preset with weights, model folder, run folder or hub:org/name; several are compared")
     data_argument(p)
     p.add_argument("--protocol", metavar="NAME", help="a paper's or a preset's (default: the first model's preset)")
-    p.add_argument("--context", type=int, help="frames given (default: the protocol's)")
-    p.add_argument("--horizon", type=int, help="frames to predict (default: the protocol's)")
+    p.add_argument("--context", type=positive(int), help="frames given (default: the protocol's)")
+    p.add_argument("--horizon", type=positive(int), help="frames to predict (default: the protocol's)")
     p.add_argument("--split", choices=SPLITS,
                    help="default: the protocol's, which is test; all: everything, what was trained on, too")
     p.add_argument("--driven-by", action="append", choices=("prior", "sampled", "inferred"),
                    help="what drives the rollout; repeatable (default: prior). 'inferred' saw the true future")
-    p.add_argument("--samples", type=int, help="rollouts per clip with --driven-by sampled; the best have a table")
+    p.add_argument("--samples", type=positive(int),
+                   help="rollouts per clip with --driven-by sampled; the best have a table")
     p.add_argument("--metrics", metavar="NAME,...",
                    help="psnr, ssim, lpips, fvd, fid, med10, pck, ari, fg_ari, fg_ari_video, miou")
-    p.add_argument("--max-clips", type=int, help="clips scored at most (default: the protocol's, or 100)")
+    p.add_argument("--max-clips", type=positive(int), help="clips scored at most (default: the protocol's, or 100)")
     data_option(p)
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=natural, default=0)
     device_argument(p)
     p.add_argument("--lpips-backbone", metavar="FILE", help="VGG16 weights, for LPIPS")
     p.add_argument("--lpips-heads", metavar="FILE", help="LPIPS linear heads")
     p.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
     p.add_argument("--inception", metavar="FILE", help="inception-2015-12-05.pt, for FID")
-    p.add_argument("--pictures", type=int, default=2, help="clips drawn in the HTML file (default: 2)")
+    p.add_argument("--pictures", type=natural, default=2, help="clips drawn in the HTML file (default: 2)")
     p.add_argument("--out", help="folder for JSON, Markdown and HTML (default: next to the model; several: evaluation)")
     p.set_defaults(function=run_eval)
 
@@ -68,6 +72,9 @@ def run_eval(options: Namespace) -> None:
     from ...training import compare
 
     check_device(options.device)
+    one = options.model[0].removeprefix("dir:")
+    several = len(options.model) > 1
+    out = check_place(options.out or ("evaluation" if several else one if Path(one).is_dir() else "."), "--out")
     loaded = {_short(name, options.model): load(name) for name in options.model}
     if len({found.place for found in loaded.values()}) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
@@ -81,8 +88,6 @@ def run_eval(options: Namespace) -> None:
     )
     result = replace(result, notes=[*result.notes, *notes])
     result.print()
-    one = options.model[0].removeprefix("dir:")
-    out = Path(options.out or ("evaluation" if len(loaded) > 1 else one if Path(one).is_dir() else "."))
     paths = result.write(out)
     console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 
 from ..loading import load, protocol
 from ..options import (
     Commands,
     check_device,
+    check_place,
     command,
     data_argument,
     data_option,
     data_options,
     device_argument,
+    natural,
+    positive,
     protocol_arguments,
 )
 from ..output import console
@@ -30,9 +32,9 @@ def add(commands: Commands) -> None:
     p.add_argument("--window", default="exact", choices=("exact", "streaming"),
                    help="beyond the training window; streaming is faster and approximate")
     p.add_argument("--out", default="rollouts", help="folder to write (default: rollouts)")
-    p.add_argument("--clips", type=int, default=2, help="how many clips (default: 2)")
+    p.add_argument("--clips", type=positive(int), default=2, help="how many clips (default: 2)")
     p.add_argument("--format", choices=("gif", "mp4"), default="gif")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=natural, default=0)
     device_argument(p)
     p.set_defaults(function=run_rollout)
 
@@ -50,6 +52,7 @@ def run_rollout(options: Namespace) -> None:
     from ...viz import save_animation, save_png
 
     check_device(options.device)
+    out = check_place(options.out, "--out")
     loaded = load(options.model)
     model = loaded.model.to(options.device)
     context, horizon = protocol(options, loaded)
@@ -57,7 +60,6 @@ def run_rollout(options: Namespace) -> None:
                        **data_options(options))
     if note := resize_note(options.model, loaded.facts, clips):
         console.print(f"note: {note}", soft_wrap=True)
-    out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     count = min(options.clips, len(clips))
     for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):

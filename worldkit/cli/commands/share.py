@@ -7,7 +7,7 @@ from argparse import Namespace
 from rich.text import Text
 
 from ...errors import ConfigError
-from ..options import Commands, command
+from ..options import Commands, check_place, command
 from ..output import console
 
 
@@ -35,6 +35,7 @@ def run_convert(options: Namespace) -> None:
     """``worldkit convert``."""
     from ...convert import from_lpwm
 
+    check_place(options.out, "--out")
     model = from_lpwm(options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)
     console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
@@ -48,6 +49,7 @@ def run_push(options: Namespace) -> None:
     for line in left_out(options.model):
         console.print(Text.assemble(("left out", "yellow"), f" {line}"), soft_wrap=True)
     if kind == "dir" and place:
+        check_place(place, "the folder of dir:")
         folder = export_model(options.model, place, licence=options.licence)
         return console.print(f"written: {folder}; load it with worldkit.create_model('dir:{folder}')", soft_wrap=True)
     if kind != "hub" or not place:

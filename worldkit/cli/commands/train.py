@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...config import parse_assignments
 from ...errors import ConfigError
-from ..options import Commands, check_device, command, data_argument, device_argument
+from ..options import Commands, check_device, check_place, command, data_argument, device_argument, natural, positive
 from ..output import console, table_of
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def add(commands: Commands) -> None:
                    help="run folder (default: runs/PRESET); say --out under torchrun, whose options begin with --run")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
                    help="model option (dynamics.num_layers=4, encoder=slot), train.OPTION or data.OPTION")
-    p.add_argument("--steps", type=int, help="stop after so many steps (short for -o train.steps=N)")
-    p.add_argument("--seconds", type=float, help="stop after so much training time (short for -o train.seconds=S)")
-    p.add_argument("--seed", type=int, help="short for -o train.seed=N")
-    p.add_argument("--keep", type=int, help="newest checkpoints that stay (short for -o train.keep=N)")
+    p.add_argument("--steps", type=positive(int), help="stop after so many steps (short for -o train.steps=N)")
+    p.add_argument("--seconds", type=positive(float),
+                   help="stop after so much training time (short for -o train.seconds=S)")
+    p.add_argument("--seed", type=natural, help="short for -o train.seed=N")
+    p.add_argument("--keep", type=positive(int), help="newest checkpoints that stay (short for -o train.keep=N)")
     device_argument(p, "auto")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--dry-run", action="store_true",
@@ -60,7 +61,7 @@ def run_train(options: Namespace) -> None:
             training[name] = getattr(options, name)
     check_device(training.get("device"))
     settings = _settings(options)
-    run = Path(options.run or Path("runs") / settings.preset)
+    run = check_place(options.run or Path("runs") / settings.preset, "--run")
     trainer = make_trainer(settings.preset, settings.data, run=run, overrides=overrides, train_overrides=training,
                            data_options=data, show_progress=not options.quiet, dry_run=options.dry_run,
                            settings=settings)

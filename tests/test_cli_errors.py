@@ -1,0 +1,107 @@
+"""Mistakes on the command line: a line that says what to type, before any work is done, never a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+import worldkit as wk
+from worldkit.cli import main
+from worldkit.errors import CheckpointError, TrainingError
+
+
+def told(arguments, capsys, status=2):
+    """What a command that fails says on standard error, in one line."""
+    try:
+        found = main([str(a) for a in arguments])
+    except SystemExit as end:
+        found = end.code
+    error = capsys.readouterr().err
+    assert found == status and "Traceback" not in error, error
+    return " ".join(error.split())
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder with a file called ``afile``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").write_text("x")
+    return tmp_path
+
+
+# -- places that cannot be written
+
+MODEL, BALLS = "lpwm-balls-mini", ["--data", "balls-32"]
+WRITERS = [
+    (["train", MODEL, *BALLS, "--run"], "--run"),
+    (["rollout", MODEL, *BALLS, "--out"], "--out"),
+    (["eval", MODEL, *BALLS, "--out"], "--out"),
+    (["demo", "--out"], "--out"),
+    (["ablate", MODEL, "--swap", "encoder=slot", "--budget", "1", "--out"], "--out"),
+    (["convert", "lpwm", "x.pth", "--hparams", "x.json", "--out"], "--out"),
+    (["data", "preview", "balls-32", "--out"], "--out"),
+    (["data", "convert", "balls-32", "--to", "npz"], "OUT"),
+]
+
+
+@pytest.mark.parametrize("place", ["afile/x", "/proc/x/y"])
+@pytest.mark.parametrize("command, option", WRITERS, ids=[" ".join(c[:2]) for c, _ in WRITERS])
+def test_places_are_tried_before_the_work(command, option, place, here, capsys, monkeypatch):
+    monkeypatch.setattr("worldkit.data.registry.find_format", None)  # nothing is opened
+    error = told([*command, place], capsys)
+    assert error.startswith("error: ") and option in error and "cannot be written" in error
+    assert place.split("/x")[0] in error  # what is in the way
+    assert [p.name for p in here.iterdir()] == ["afile"]
+
+
+def test_models_are_not_written_there_either(here, capsys):
+    model = wk.create_model(MODEL, pretrained=True)
+    with pytest.raises(CheckpointError, match="cannot write the model folder afile/x: .*afile"):
+        model.save_pretrained("afile/x")
+    model.save_pretrained("model")
+    assert "afile/x cannot be written" in told(["push", "model", "dir:afile/x"], capsys)
+    with pytest.raises(CheckpointError, match="cannot write the model folder /proc/x"):
+        wk.storage.sharing.export_model("model", "/proc/x")
+    assert sorted(p.name for p in here.iterdir()) == ["afile", "model"]
+
+
+def test_a_trainer_says_so_too(here, tiny_model, balls):
+    from worldkit.training import TrainConfig, Trainer
+
+    model = tiny_model()
+    clips = balls(model.clip_length)
+    with pytest.raises(TrainingError, match="run folder afile/x cannot be written: .*afile"):
+        Trainer(model, clips, clips, TrainConfig(steps=1), run="afile/x").fit()
+
+
+def test_what_slips_through_is_a_line(here, capsys, monkeypatch):
+    def full(options):
+        raise OSError(28, "No space left on device", "runs/x/log.jsonl")
+
+    monkeypatch.setattr("worldkit.cli.commands.demo.run_demo", full)
+    assert told(["demo"], capsys) == "error: runs/x/log.jsonl: No space left on device"
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "import sys; from worldkit.cli import main; sys.exit(main(['info', 'lpwm-balls-mini']))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert b"Traceback" not in child.stderr.read() and child.wait(60) in (0, 1)
+    child.stderr.close()
+
+
+# -- numbers
+
+@pytest.mark.parametrize("arguments", [
+    ["train", MODEL, *BALLS, "--steps", "0"], ["train", MODEL, *BALLS, "--seconds", "-1"],
+    ["train", MODEL, *BALLS, "--keep", "0"], ["train", MODEL, *BALLS, "--seed", "-1"],
+    ["rollout", MODEL, *BALLS, "--clips", "0"], ["rollout", MODEL, *BALLS, "--horizon", "0"],
+    ["rollout", MODEL, *BALLS, "--context", "-1"], ["eval", MODEL, *BALLS, "--samples", "0"],
+    ["eval", MODEL, *BALLS, "--max-clips", "0"], ["eval", MODEL, *BALLS, "--horizon", "1.5"],
+    ["eval", MODEL, *BALLS, "--pictures", "-1"], ["demo", "--seconds", "nan"],
+    ["ablate", MODEL, "--budget", "1", "--seeds", "0"], ["ablate", MODEL, "--budget", "1", "--clips", "two"],
+])
+def test_numbers_out_of_range(arguments, capsys):
+    *_, option, value = arguments
+    assert f"argument {option}: invalid" in (error := told(arguments, capsys))
+    assert "number" in error and f"'{value}'" in error
