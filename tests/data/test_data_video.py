@@ -353,6 +353,15 @@ def test_sixteen_bits_of_grey_are_scaled(tmp_path):
     image.fromarray(values).save(tmp_path / "grey.png")
     (frame,) = decode_images([tmp_path / "grey.png"], 1, 4)
     assert frame[0, :, 0].tolist() == [0, 31, 128, 255]
+    (frame,) = decode_images([tmp_path / "grey.png"], 1, 4, white=16000)
+    assert frame[0, :, 0].tolist() == [0, 127, 255, 255]
+    (tmp_path / "depth").mkdir()
+    for t in range(5):
+        image.fromarray(np.full((4, 4), 800 * t, np.uint16)).save(tmp_path / "depth" / f"{t}.png")
+    video = open_dataset(tmp_path / "depth", num_frames=4, height=4, white=4000)[0]["video"]
+    assert video[:, 0, 0, 0].tolist() == [0, 51, 102, 153]
+    with pytest.raises(DataError, match="white must be a whole number from 1 to 65535"):
+        open_dataset(tmp_path / "depth", num_frames=4, white=0)
     image.fromarray(values.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
     with pytest.raises(DataError, match="float.tiff .*float values have no known range"):
         next(decode_images([tmp_path / "float.tiff"], 1, 4))

@@ -297,6 +297,12 @@ def decode_images(
         yield fit.place(np.asarray(image.resize(fit.scaled[::-1], method)))
 
 
+def check_white(white: int) -> None:
+    """Raise DataError unless a value of 16-bit images can be white."""
+    if not isinstance(white, int) or not 1 <= white <= WHITE:
+        raise DataError(f"white must be a whole number from 1 to {WHITE}, the value of 16-bit images, got {white!r}")
+
+
 def to_rgb(image: Any, white: int = WHITE, kind: str | None = None) -> Any:
     """A Pillow image as 8-bit RGB. Pillow itself would clip more bits, not scale them: depth in mm would be white.
 

@@ -23,7 +23,7 @@ import numpy as np
 from ...errors import DataError
 from ...progress import track
 from ..base import EpisodeSource
-from ..decode import WHITE
+from ..decode import WHITE, check_white
 from ..fit import Fitting, check_resize
 from ..recording import Recording, RecordingSource, as_action
 from ..splits import ALL, MissingSplitError, split_episodes
@@ -92,8 +92,7 @@ def _open(
     split_seed: int = 0,
 ) -> EpisodeSource:
     check_resize(view.resize)
-    if view.white < 1:
-        raise DataError(f"white must be at least 1, got {view.white}")
+    check_white(view.white)
     root = Path(target).expanduser()
     info = read_info(root)
     every = read_episodes(info)

@@ -25,7 +25,7 @@ from ...errors import DataError
 from ...progress import track
 from ..base import EpisodeSource
 from ..cache import Span, Unread, cache_key
-from ..decode import decode_images, decode_video, image_size
+from ..decode import WHITE, check_white, decode_images, decode_video, image_size
 from ..entries import read_entries
 from ..film import decoder
 from ..fit import Fitting, check_resize, some
@@ -58,6 +58,7 @@ def open_video(
     on_error: str = "raise",
     split_seed: int = 0,
     series: str | Sequence[str] | None = None,
+    white: int = WHITE,
 ) -> EpisodeSource:
     """A video file, or a folder of clips.
 
@@ -72,20 +73,21 @@ def open_video(
         split_seed: Another seed, another split of the clips.
         series: Which of several series of images in one folder (``"rgba"``); several (``"left,right"``) are cameras of
             one clip; ``"all"``: all images, one behind the other.
+        white: The value of 16-bit images that becomes white; for depth in mm, the farthest to tell apart (4000).
     Raises:
         DataError: see `open_dataset`.
     """
-    wanted = _Wanted((height or DEFAULT_SIZE, width or height or DEFAULT_SIZE), resize, max_frames)
+    wanted = _Wanted((height or DEFAULT_SIZE, width or height or DEFAULT_SIZE), resize, max_frames, white)
     return _open(target, wanted, split=split, on_error=on_error, split_seed=split_seed, series=series)
 
 
 def peek_video(
     target: str, *, height: int | None = None, width: int | None = None, resize: str = "pad",
-    max_frames: int | None = None, **options: Any,
+    max_frames: int | None = None, white: int = WHITE, **options: Any,
 ) -> EpisodeSource:
     """As `open_video`, but frames are decoded when they are read, and not kept."""
     size = (height or DEFAULT_SIZE, width or height or DEFAULT_SIZE)
-    return _open(target, _Wanted(size, resize, max_frames, peek=True), **options)
+    return _open(target, _Wanted(size, resize, max_frames, white, peek=True), **options)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class _Wanted:
     size: tuple[int, int]
     resize: str
     max_frames: int | None
+    white: int
     peek: bool = False
 
 
@@ -112,6 +115,7 @@ def _open(
         raise DataError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     if wanted.max_frames is not None and wanted.max_frames < 1:
         raise DataError(f"max_frames must be at least 1, got {wanted.max_frames}")
+    check_white(wanted.white)
     path = Path(target).expanduser()
     clips, cut_in_time = _choose(path, split, split_seed, series)
     recordings, skipped, fps = [], 0, None
@@ -214,26 +218,28 @@ def _choose(
 
 def _decode(clip: Clip, wanted: _Wanted) -> tuple[Span, ...]:
     """The cache entries of one clip, one per camera."""
-    max_frames = wanted.max_frames
-    options = {"size": wanted.size, "resize": wanted.resize, "max_frames": max_frames}
+    options = {"size": wanted.size, "resize": wanted.resize, "max_frames": wanted.max_frames}
+    options |= {"white": wanted.white} if wanted.white != WHITE else {}
     name = Path(clip.name).name or clip.files[0].parent.name
     views = []
     for camera in clip.views:
-        files = camera if clip.is_video else camera[:max_frames]
+        files = camera if clip.is_video else camera[: wanted.max_frames]
         facts = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
         made_by = decoder("av" if clip.is_video else "pillow")
         key = cache_key(name, version=_VERSION, files=facts, decoder=made_by, **options)
-        views.append(Span.whole(cached_frames(key, partial(_frames, files, clip.is_video, **options))))
+        views.append(Span.whole(cached_frames(key, partial(_frames, files, clip.is_video, wanted))))
     return tuple(views)
 
 
 def _frames(
-    files: Sequence[Path], is_video: bool, *, size: tuple[int, int], resize: str, max_frames: int | None
+    files: Sequence[Path], is_video: bool, wanted: _Wanted, start: int = 0, stop: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Frames of one camera, ``[H, W, 3]`` each."""
-    if is_video:
-        return decode_video(files[0], *size, resize=resize, max_frames=max_frames)
-    return decode_images(files, *size, resize=resize)
+    """Frames of one camera, ``[H, W, 3]`` each: all of them, with a check that a film is whole, or some."""
+    if not is_video:
+        return decode_images(files[start:stop], *wanted.size, resize=wanted.resize, white=wanted.white)
+    if stop is None:
+        return decode_video(files[0], *wanted.size, resize=wanted.resize, max_frames=wanted.max_frames)
+    return frames_between(files[0], start, stop, *wanted.size, resize=wanted.resize)
 
 
 def _peek(clip: Clip, wanted: _Wanted) -> tuple[Unread, ...]:
@@ -241,15 +247,6 @@ def _peek(clip: Clip, wanted: _Wanted) -> tuple[Unread, ...]:
     views = []
     for files in clip.views:
         length = look(files[0]).frames if clip.is_video else len(files)
-        frames = partial(_some_frames, files, clip.is_video, wanted)
+        frames = partial(_frames, files, clip.is_video, wanted)
         views.append(Unread(frames, wanted.size, 0, min(length, wanted.max_frames or length)))
     return tuple(views)
-
-
-def _some_frames(
-    files: Sequence[Path], is_video: bool, wanted: _Wanted, start: int, stop: int
-) -> Iterator[np.ndarray]:
-    """Frames ``start .. stop - 1`` of one camera."""
-    if is_video:
-        return frames_between(files[0], start, stop, *wanted.size, resize=wanted.resize)
-    return decode_images(files[start:stop], *wanted.size, resize=wanted.resize)
