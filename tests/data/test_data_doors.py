@@ -236,3 +236,17 @@ def test_hdf5_with_links_that_lead_nowhere(tmp_path):
     path = columns(tmp_path / "more.h5", proprio=virtual("gone.h5"))
     with pytest.raises(DataError, match="put together from files, of which .*gone.h5 does not exist"):
         open_dataset(path, num_frames=1)
+
+
+@pytest.mark.parametrize("format", ["npz", "frames", "video"])
+def test_links_in_a_folder_of_clips_are_the_user_s_and_are_told(tmp_path, format):
+    write_dataset(episodes(4), tmp_path / "there", format)
+    names = sorted(p.name for p in (tmp_path / "there").iterdir())
+    (tmp_path / "here").mkdir()
+    for name in names[:2]:  # with a video lies its npz
+        (tmp_path / "here" / name).symlink_to(tmp_path / "there" / name)
+    assert open_dataset(tmp_path / "here", num_frames=1).source.num_episodes
+    found = validate(tmp_path / "here")
+    told = [f.problem for f in found.warnings if "links out of the folder" in f.problem]
+    assert not found.faults and len(told) == 1 and f"-> {tmp_path / 'there'}" in told[0]
+    assert not [f for f in validate(tmp_path / "there").warnings if "links out" in f.problem]

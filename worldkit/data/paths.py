@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import DataError
@@ -54,6 +54,22 @@ def inside(root: Path, name: str | os.PathLike[str], source: Path | None = None)
         f"{named}, which is a link out of the data set {root}, to {real}: it is not read. Put the file itself there; "
         f"or, if you laid the link yourself, set {FOLLOW_LINKS}=1"
     )
+
+
+def links_out(root: Path, files: Iterable[Path]) -> str | None:
+    """What to say of files in a user's folder of clips that are links out of it, or lie in such links; None: none are.
+
+    They are read, as the links are the user's; somebody who got the folder from elsewhere should know.
+    """
+    home, folders, found = root.resolve(), {}, []
+    for file in files:
+        folder = folders.setdefault(file.parent, file.parent.resolve())
+        real = file.resolve() if file.is_symlink() else folder / file.name
+        if not real.is_relative_to(home):
+            found.append(f"{file.relative_to(root)} -> {real}")
+    if not found:
+        return None
+    return f"{len(found)} file(s) are links out of the folder, and are read all the same, as by 'convert': {found[0]}"
 
 
 @functools.lru_cache(maxsize=32)

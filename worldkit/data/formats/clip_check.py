@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,29 @@ from typing import Any
 from ...errors import DataError
 from ..decode import decode_video, video_size
 from ..glance import look
-from ..parts import Entries, Frame, Part, named, npz_entries, split_folders
+from ..parts import Entries, Frame, Part, Problem, named, npz_entries, split_folders
+from ..paths import links_out
 from .clip_files import Clip, find_clips
 from .npz_video import NpzEpisode, NpzReader, NpzVideo, parts_of
 
 
-def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **options: Any) -> Iterator[Part]:
-    """The clip of a file, or every clip of a folder."""
+def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **options: Any) -> Iterator[Part | Problem]:
+    """The clip of a file, or every clip of a folder, and links that lead out of it."""
     if path.is_file():
         yield _clip(Clip(path.name, (path,)), "")
         return
+    files: list[Path] = []
     for split, folder in split_folders(path):
         for clip in find_clips(folder, series):
+            files += [file for view in clip.views for file in view]
             yield _clip(clip, split)
+    yield from _linked(path, files)
+
+
+def _linked(path: Path, files: Iterable[Path]) -> Iterator[Problem]:
+    text = links_out(path, files)
+    if text is not None:
+        yield Problem(f"{path}: {text}", warning=True)
 
 
 def _clip(clip: Clip, split: str) -> Part:
@@ -37,9 +47,12 @@ def _film(path: Path) -> Iterator[Frame]:
     yield from ((frame,) for frame in decode_video(path, *video_size(path)))
 
 
-def npz_parts(path: Path, **options: Any) -> Iterator[Part]:
-    """Every episode of every ``.npz`` file."""
-    for split, file in parts_of(path):
+def npz_parts(path: Path, **options: Any) -> Iterator[Part | Problem]:
+    """Every episode of every ``.npz`` file, and links that lead out of their folder."""
+    found = list(parts_of(path))
+    if path.is_dir():
+        yield from _linked(path, [file for _, file in found])
+    for split, file in found:
         try:
             reader = NpzReader(NpzVideo(file))
             episodes = reader.video.episodes()
