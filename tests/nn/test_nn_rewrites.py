@@ -156,9 +156,9 @@ def paste_inputs(frames=2, count=3, side=4):
 
 def grid_paste(glimpses, position, scale, size):
     """One canvas per particle by `grid_sample`."""
-    u = (torch.arange(size, dtype=D) * 2 + 1) / size - 1
-    y, x = ((u - position[..., None]) / (scale[..., None] + EPS_SCALE)).unbind(-2)  # [M, K, size]
-    grid = torch.stack([x[:, :, None].expand(-1, -1, size, -1), y[..., None].expand(-1, -1, -1, size)], -1)
+    axes = [(torch.arange(side, dtype=D) * 2 + 1) / side - 1 for side in size]
+    y, x = ((u - position[..., i, None]) / (scale[..., i, None] + EPS_SCALE) for i, u in enumerate(axes))
+    grid = torch.stack([x[:, :, None].expand(-1, -1, size[0], -1), y[..., None].expand(-1, -1, -1, size[1])], -1)
     out = F.grid_sample(glimpses.flatten(0, 1), grid.flatten(0, 1), align_corners=False)
     return out.unflatten(0, glimpses.shape[:2])
 
@@ -171,21 +171,22 @@ def plain_composite(glimpses, position, scale, opacity, depth, size):
     return (share * alpha * canvas[:, :, 1:]).sum(1), 1 - (share * alpha).sum(1), share * alpha
 
 
-def test_paste_and_composite():
+@pytest.mark.parametrize("size", [(9, 9), (7, 12)])
+def test_paste_and_composite(size):
     inputs = paste_inputs()
-    agree(paste(*inputs[:3], 9), grid_paste(*inputs[:3], 9), inputs[:3], 1e-8)
-    foreground, rest, masks = plain_composite(*inputs, 9)
-    ours = composite(*inputs, 9)
+    agree(paste(*inputs[:3], size), grid_paste(*inputs[:3], size), inputs[:3], 1e-8)
+    foreground, rest, masks = plain_composite(*inputs, size)
+    ours = composite(*inputs, size)
     # S + eps: ours adds it to sums of k A, and so does the plain form
     agree(ours[0], foreground, inputs, 1e-6)
     agree(ours[1], rest, inputs, 1e-6)
-    torch.testing.assert_close(particle_masks(*inputs, 9), masks)
+    torch.testing.assert_close(particle_masks(*inputs, size), masks)
 
 
 def test_paste_sums_gradcheck():
     glimpses, position, scale, opacity, _ = paste_inputs(side=3)
     rows = paste_weights(position[..., 0], scale[..., 0], 3, 5).detach().requires_grad_()
-    columns = paste_weights(position[..., 1], scale[..., 1], 3, 5).detach().requires_grad_()
+    columns = paste_weights(position[..., 1], scale[..., 1], 3, 7).detach().requires_grad_()
     k, r = opacity, rand(*opacity.shape)
     assert torch.autograd.gradcheck(_PasteSums.apply, (glimpses, rows, columns, k, r))
 
@@ -203,9 +204,9 @@ def test_crop_is_one_grid_sample_per_glimpse():
 
 def test_box_mask_counts_present_particles_only():
     position = torch.tensor([[[0.0, 0.0], [0.9, 0.9]]])
-    both, one = (box_mask(position, torch.tensor([[1.0, p]]), 4, 16)[0, 0] for p in (1.0, 0.0))
-    assert one.sum() == 16 * 16 - 16 and both.sum() < one.sum()
-    assert one[6:10, 6:10].sum() == 0
+    both, one = (box_mask(position, torch.tensor([[1.0, p]]), 4, (16, 24))[0, 0] for p in (1.0, 0.0))
+    assert one.sum() == 16 * 24 - 16 and both.sum() < one.sum()
+    assert one[6:10, 10:14].sum() == 0
 
 
 # -- the spatio-temporal transformer

@@ -32,6 +32,7 @@ def test_a_run_says_how_pictures_became_frames(tmp_path, video):
     run = tmp_path / "run"
     lines = plan(make_trainer("lpwm-balls-mini", video, run=run, **options()))
     assert lines["pixels"] == TOLD and "cut in time" in lines["splits"]
+    assert "or" not in lines, "a height of 16 would leave as much border"
     model, _ = train("lpwm-balls-mini", video, run=run, **options())
     facts = json.loads((run / "run.json").read_text())["facts"]
     assert (facts["pixels"], facts["data.resize"]) == (TOLD, "pad")

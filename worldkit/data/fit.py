@@ -160,6 +160,23 @@ class Fitting:
         """Whether another way of resizing would give other frames."""
         return any(Fit.of(size, self.target, "crop") != Fit.of(size, self.target, "pad") for size in set(self.sources))
 
+    def nearer(self, multiple: int = 16) -> Fit | None:
+        """A frame nearer to the shape of most pictures, None if there is none: as long, the other side of whole steps.
+
+        Args:
+            multiple: Of which the other side is to be, so that a model can divide it.
+        Example:
+            >>> str(Fitting([(272, 640)], (64, 64), "pad").nearer())
+            '272x640 -> 32x64: the whole picture, padded with black, which is 16% of the frame'
+        """
+        if not self.sources:
+            return None
+        (height, width), _ = Counter(tuple(size) for size in self.sources).most_common(1)[0]
+        longer, share = max(self.target), min(height, width) / max(height, width)
+        other = min(longer, max(multiple, round(longer * share / multiple) * multiple))
+        frame = Fit.of((height, width), (other, longer) if height < width else (longer, other), "pad")
+        return frame if frame.empty < Fit.of((height, width), self.target, "pad").empty else None
+
     def __str__(self) -> str:
         counts = Counter(tuple(size) for size in self.sources)
         if not counts:

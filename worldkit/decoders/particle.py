@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..latents import Latent, LatentSpec, Particles
 from ..nn.composite import composite, particle_masks
 from ..nn.conv import ConvConfig, ConvDecoder, LatentToMap, doublings, init_convs, zero_linear_biases
+from ..nn.glimpse import glimpse_side
 from .base import Decoded, Decoder
 
 
@@ -27,10 +28,10 @@ class ParticleDecoderConfig(ComponentConfig):
     """Options of the particle decoder.
 
     Attributes:
-        glimpse_ratio: Side of a decoded glimpse over side of the image.
+        glimpse_ratio: Side of a decoded glimpse over the image's longer side.
         glimpse_map_size: Side of the map a glimpse grows from; the glimpse side is this times a power of two.
         hidden_dim: Width of the MLPs from features to maps.
-        glimpse_cnn, background_cnn: Convolution stacks; the background starts at the image side over its downsampling.
+        glimpse_cnn, background_cnn: Convolution stacks; the background starts at the image sides over its downsampling.
     """
 
     name: str = "particle"
@@ -49,22 +50,28 @@ class ParticleDecoder(Decoder):
 
     def __init__(self, config: ParticleDecoderConfig, *, spec: LatentSpec, obs: ObsSpec):
         super().__init__(config, spec=spec, obs=obs)
-        side = int(round(config.glimpse_ratio * (obs.height - 1)))
+        side = glimpse_side(config.glimpse_ratio, obs)
         ups = doublings(config.glimpse_map_size, side)
         if config.glimpse_map_size * 2**ups != side:
             raise ConfigError(
                 f"decoder.glimpse_map_size {config.glimpse_map_size} cannot grow to a glimpse of {side} pixels "
-                f"(glimpse_ratio {config.glimpse_ratio} of {obs.height}) by doubling; change one of the two"
+                f"(glimpse_ratio {config.glimpse_ratio} of {max(obs.height, obs.width)}) by doubling; change one of "
+                "the two"
             )
         dim = spec.field(("particles", "features")).dim
-        self.to_map = LatentToMap(dim, config.glimpse_map_size, config.hidden_dim, config.glimpse_cnn.latent_channels)
+        small = (config.glimpse_map_size, config.glimpse_map_size)
+        self.to_map = LatentToMap(dim, small, config.hidden_dim, config.glimpse_cnn.latent_channels)
         self.glimpse_cnn = ConvDecoder(
             config.glimpse_cnn, inputs=self.to_map.channels, outputs=1 + obs.channels, ups=ups
         )
         background = config.background_cnn
-        low, ups = obs.height // background.downsampling, len(background.channel_multipliers) - 1
-        if low * 2**ups != obs.height:
-            raise ConfigError(f"decoder.background_cnn cannot double {low} pixels {ups} times to reach {obs.height}")
+        ups = len(background.channel_multipliers) - 1
+        low = (obs.height // background.downsampling, obs.width // background.downsampling)
+        for small_side, side in zip(low, (obs.height, obs.width), strict=True):
+            if small_side * 2**ups != side:
+                raise ConfigError(
+                    f"decoder.background_cnn cannot double {small_side} pixels {ups} times to reach {side}"
+                )
         dim = spec.field(("background", "features")).dim
         self.to_background_map = LatentToMap(dim, low, config.hidden_dim, background.latent_channels)
         self.background_cnn = ConvDecoder(
@@ -93,7 +100,7 @@ class ParticleDecoder(Decoder):
         glimpses = rearrange(glimpses, "(m k) c h w -> m k c h w", k=position.shape[1])
         background = self.background_cnn(self.to_background_map(rearrange(z.background, "b t v d -> (b v t) d")))
         background = torch.sigmoid(background)
-        where = (glimpses, position, scale, opacity[..., 0], depth[..., 0], self.obs.height)
+        where = (glimpses, position, scale, opacity[..., 0], depth[..., 0], (self.obs.height, self.obs.width))
         foreground, rest = composite(*where)
 
         def unfold(x: Tensor) -> Tensor:

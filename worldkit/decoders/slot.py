@@ -29,7 +29,8 @@ class SlotDecoderConfig(ComponentConfig):
     """Options of the spatial broadcast decoder; defaults are SlotFormer's.
 
     Attributes:
-        map_size: Height of the map a slot is tiled over; the image height is this times a power of two.
+        map_size: Height of the map a slot is tiled over; the image height is this times a power of two, and the width
+            divides by that power.
         channels: Of the transposed convolutions; the first ones double the side until it is the image's.
         kernel_size: Of the transposed convolutions.
     """
@@ -65,9 +66,12 @@ class SlotPainter(Chunked):
             raise ConfigError(f"decoder.kernel_size must be odd, got {config.kernel_size}")
         doublings = max(0, round(math.log2(obs.height / config.map_size)))
         if config.map_size * 2**doublings != obs.height or obs.width % 2**doublings:
+            halvings = (2**times for times in range(1, len(config.channels) + 1))
+            fit = [obs.height // by for by in halvings if not obs.height % by and not obs.width % by]
             raise ConfigError(
                 f"decoder.map_size {config.map_size} does not grow to {obs.height} x {obs.width} pixels by doubling; "
-                "choose a map size that is the image height over a power of two, which must divide the width as well"
+                "choose a map size that is the image height over a power of two, which must divide the width as well: "
+                f"{', '.join(map(str, fit)) or 'here there is none'}"
             )
         if doublings > len(config.channels):
             raise ConfigError(

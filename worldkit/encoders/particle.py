@@ -28,7 +28,7 @@ from ..distributions import Beta, Normal, Sampler, full_precision
 from ..errors import ConfigError
 from ..latents import Latent, LatentDist, particle_spec
 from ..nn.conv import ConvConfig, ConvEncoder, MapToLatent, Padding, init_convs, mlp, zero_linear_biases
-from ..nn.glimpse import box_mask, crop
+from ..nn.glimpse import box_mask, crop, glimpse_side
 from ..nn.keypoints import PatchKeypoints
 from ..nn.spec import PRESENCE_GATE
 from .base import Encoder, Encoding
@@ -39,12 +39,12 @@ class ParticleEncoderConfig(ComponentConfig):
     """Options of the particle encoder.
 
     Attributes:
-        patch_size: Side of the patches that propose keypoints, pixels; divides the image side.
+        patch_size: Side of the patches that propose keypoints, pixels; divides height and width.
         proposals_per_patch: Keypoints per patch.
         num_particles: Particles drawn; image models keep only this many, video models keep all proposals.
         select: ``"draw"``: keep all proposals, draw ``num_particles`` (video). ``"keep"``: keep the ``num_particles``
             most certain proposals (single images).
-        glimpse_ratio: Side of a glimpse over side of the image; also the scale prior's anchor.
+        glimpse_ratio: Side of a glimpse, which is square, over the image's longer side; also the scale prior's anchor.
         feature_dim: Width of a particle's features.
         background_dim: Width of the background's features.
         hidden_dim: Width of the MLPs and of the interaction transformer.
@@ -104,7 +104,7 @@ class ParticleAux:
 class AttributeHeads(nn.Module):
     """Glimpse features -> offset, scale logit and transparency parameters."""
 
-    def __init__(self, dim: int, hidden: int, scale_anchor: float):
+    def __init__(self, dim: int, hidden: int, scale_anchor: tuple[float, float]):
         super().__init__()
         self.offset, self.scale = mlp(dim, hidden, 4), mlp(dim, hidden, 4)
         self.transparency = mlp(dim, hidden, 1, bias=False)
@@ -122,7 +122,7 @@ class AttributeHeads(nn.Module):
         scale_mean, scale_logvar = full_precision(self.scale(x)).chunk(2, -1)
         return (
             Normal.pack(torch.tanh(mean), logvar),
-            Normal.pack(scale_mean + self.scale_anchor, scale_logvar),
+            Normal.pack(scale_mean + scale_mean.new_tensor(self.scale_anchor), scale_logvar),
             beta.from_raw(full_precision(self.transparency(x))),
         )
 
@@ -154,9 +154,9 @@ class ParticleEncoder(Encoder):
     def __init__(self, config: ParticleEncoderConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)
         self._check_sizes(config, obs)
-        side, self.beta = obs.height, Beta()
-        self.glimpse_size = int(round(config.glimpse_ratio * (side - 1)))
-        self.keypoints = PatchKeypoints(config.proposal_cnn, channels=obs.channels, image_size=side,
+        self.beta, self.size = Beta(), (obs.height, obs.width)
+        self.glimpse_size = glimpse_side(config.glimpse_ratio, obs)
+        self.keypoints = PatchKeypoints(config.proposal_cnn, channels=obs.channels, size=self.size,
                                         patch_size=config.patch_size, per_patch=config.proposals_per_patch)
         proposals = self.keypoints.num_proposals
         self.num_drawn = min(config.num_particles, proposals)
@@ -169,16 +169,15 @@ class ParticleEncoder(Encoder):
         map_side = self.glimpse_size // cnn.downsampling
         flat = cnn.latent_channels * map_side**2
         self.attribute_cnn = ConvEncoder(cnn, inputs=obs.channels, padding=config.padding)
-        self.attributes = AttributeHeads(flat, hidden, _logit(config.glimpse_ratio))
+        self.attributes = AttributeHeads(flat, hidden, self._scale_logit(1.0))
         self.appearance_cnn = ConvEncoder(cnn, inputs=obs.channels, padding=config.padding)
-        self.to_features = MapToLatent(cnn.latent_channels, map_side, hidden, config.feature_dim)
+        self.to_features = MapToLatent(cnn.latent_channels, (map_side, map_side), hidden, config.feature_dim)
         if self.num_tokens != self.num_drawn:
             self.unseen_features = nn.Parameter(0.02 * torch.randn(config.feature_dim))
         background = config.background_cnn
         self.background_cnn = ConvEncoder(background, inputs=obs.channels, padding=config.padding)
-        self.to_background = MapToLatent(
-            background.latent_channels, side // background.downsampling, hidden, config.background_dim
-        )
+        low = (obs.height // background.downsampling, obs.width // background.downsampling)
+        self.to_background = MapToLatent(background.latent_channels, low, hidden, config.background_dim)
         self.interaction = InteractionEncoder(
             self.spec, obs=obs, dim=hidden, num_layers=config.num_layers, num_heads=config.num_heads,
             cnn=background, padding=config.padding, anchors=self.anchors(),
@@ -187,16 +186,20 @@ class ParticleEncoder(Encoder):
 
     @staticmethod
     def _check_sizes(config: ParticleEncoderConfig, obs: ObsSpec) -> None:
-        if obs.height != obs.width:
-            raise ConfigError(f"the particle encoder needs square images, got {obs.height} x {obs.width}")
-        if obs.height % config.patch_size:
-            divisors = [p for p in range(4, obs.height + 1) if obs.height % p == 0]
+        short, glimpse = min(obs.height, obs.width), glimpse_side(config.glimpse_ratio, obs)
+        if obs.height % config.patch_size or obs.width % config.patch_size:
+            divisors = [p for p in range(4, short + 1) if obs.height % p == 0 and obs.width % p == 0]
             raise ConfigError(
-                f"image size {obs.height} does not divide by encoder.patch_size {config.patch_size}; "
-                f"patch sizes that do: {', '.join(map(str, divisors))}"
+                f"image size {obs.height} x {obs.width} does not divide by encoder.patch_size {config.patch_size}; "
+                f"patch sizes that do: {', '.join(map(str, divisors)) or 'none of 4 pixels or more'}"
             )
-        for name, size in (("glimpse_cnn", round(config.glimpse_ratio * (obs.height - 1))),
-                           ("background_cnn", obs.height), ("proposal_cnn", config.patch_size)):
+        if glimpse >= short:
+            raise ConfigError(
+                f"a glimpse of {glimpse} x {glimpse} pixels (encoder.glimpse_ratio {config.glimpse_ratio} of the "
+                f"longer side) is no part of an image of {obs.height} x {obs.width}: choose a smaller glimpse_ratio"
+            )
+        for name, size in (("glimpse_cnn", glimpse), ("background_cnn", obs.height), ("background_cnn", obs.width),
+                           ("proposal_cnn", config.patch_size)):
             stack = getattr(config, name)
             if size % stack.downsampling:
                 raise ConfigError(
@@ -213,6 +216,11 @@ class ParticleEncoder(Encoder):
         self.keypoints.reset()
         self.attributes.reset()
         self.interaction.reset()
+
+    def _scale_logit(self, factor: float) -> tuple[float, float]:
+        """Logit of ``factor`` glimpse sides over the image's height and over its width: of boxes square in pixels."""
+        height, width = (factor * self.config.glimpse_ratio * (max(self.size) / side) for side in self.size)
+        return _logit(height), _logit(width)
 
     def anchors(self) -> dict[str, Tensor]:
         return {"position": self.keypoints.centres} if self.aligned else {}
@@ -270,7 +278,7 @@ class ParticleEncoder(Encoder):
         return Encoding(posterior, Latent.build(self.spec, values, score=posterior.score), aux)
 
     def _attributes(self, frames: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ratio = proposals.new_tensor(self.glimpse_size / self.obs.height)
+        ratio = proposals.new_tensor([self.glimpse_size / side for side in self.size])
         glimpses = crop(frames, proposals, ratio, self.glimpse_size)
         maps = self.attribute_cnn(rearrange(glimpses, "m n c h w -> (m n) c h w"))
         return self.attributes(rearrange(maps, "(m n) c h w -> m n (c h w)", n=proposals.shape[1]), self.beta)
@@ -296,7 +304,7 @@ class ParticleEncoder(Encoder):
             if drawn is not None:
                 position, transparency = _gather(position, drawn), _gather(transparency, drawn)
             present = (transparency[..., 0] > PRESENCE_GATE).to(frames.dtype)
-            mask = box_mask(position, present, self.glimpse_size, self.obs.height)
+            mask = box_mask(position, present, self.glimpse_size, self.size)
         return full_precision(self.to_background(self.background_cnn(frames * mask))), mask
 
     def static_prior(self, encoding: Encoding) -> LatentDist:
@@ -324,7 +332,7 @@ class ParticleEncoder(Encoder):
                 if f.name == "position":
                     prior[group.name, f.name] = Normal.pack(base, zeros + 2 * math.log(config.offset_std))
                 elif f.name == "scale":
-                    mean = _logit(0.75 * config.glimpse_ratio)
+                    mean = zeros.new_tensor(self._scale_logit(0.75))
                     prior[group.name, f.name] = Normal.pack(zeros + mean, zeros + 2 * math.log(config.scale_std))
                 elif f.name == "transparency":
                     a, b = config.transparency_prior

@@ -29,7 +29,8 @@ class InteractionEncoder(nn.Module):
         super().__init__()
         self.spec, self.views = spec, spec.views
         self.image_cnn = ConvEncoder(cnn, inputs=obs.channels, padding=padding)
-        self.to_token = MapToLatent(cnn.latent_channels, obs.height // cnn.downsampling, dim, dim)
+        size = (obs.height // cnn.downsampling, obs.width // cnn.downsampling)
+        self.to_token = MapToLatent(cnn.latent_channels, size, dim, dim)
         fields = [f for f in _FIELDS if f != "origin" or anchors]
         self.embed = LatentEmbed(
             spec, dim, fields={"particles": fields}, anchors=anchors, token_embedding=bool(anchors)

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributions import full_precision
-from .glimpse import EPS_WEIGHT, paste, paste_weights
+from .glimpse import EPS_WEIGHT, axis_weights, paste
 
 _CHUNK_BYTES = {"cpu": 2**22}  # a few canvases that fit the cache; on other devices, many
 _CHUNK_BYTES_DEVICE = 2**28
 
 
-def _chunks(glimpses: Tensor, size: int) -> int:
-    canvas = glimpses.shape[1] * glimpses.shape[2] * size * size * glimpses.element_size()
+def _chunks(glimpses: Tensor, rows: Tensor, columns: Tensor) -> int:
+    canvas = glimpses.shape[1] * glimpses.shape[2] * rows.shape[2] * columns.shape[2] * glimpses.element_size()
     return max(1, _CHUNK_BYTES.get(glimpses.device.type, _CHUNK_BYTES_DEVICE) // canvas)
 
 
@@ -35,14 +35,14 @@ def _paste(glimpses: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Ten
 
 
 class _PasteSums(torch.autograd.Function):
-    """(glimpses [M,K,4,P,P], rows, columns [M,K,S,P], k, r [M,K]) -> S, M ``[M,S,S]`` and F ``[M,3,S,S]``."""
+    """(glimpses [M,K,4,P,P], rows [M,K,H,P], columns [M,K,W,P], k, r [M,K]) -> S, M ``[M,H,W]`` and F ``[M,3,H,W]``."""
 
     @staticmethod
     def forward(ctx, glimpses: Tensor, rows: Tensor, columns: Tensor, k: Tensor, r: Tensor):
         ctx.save_for_backward(glimpses, rows, columns, k, r)
-        size, step = rows.shape[2], _chunks(glimpses, rows.shape[2])
+        size, step = (rows.shape[2], columns.shape[2]), _chunks(glimpses, rows, columns)
         frames = glimpses.shape[0]
-        weight, cover, colour = (glimpses.new_empty(frames, *s, size, size) for s in ((), (), (3,)))
+        weight, cover, colour = (glimpses.new_empty(frames, *s, *size) for s in ((), (), (3,)))
         for i in range(0, frames, step):
             j = slice(i, i + step)
             _, canvas = _paste(glimpses[j], rows[j], columns[j])
@@ -58,7 +58,7 @@ class _PasteSums(torch.autograd.Function):
     def backward(ctx, d_weight: Tensor, d_cover: Tensor, d_colour: Tensor):
         glimpses, rows, columns, k, r = ctx.saved_tensors
         grads = [torch.empty_like(t) for t in (glimpses, rows, columns, k, r)]
-        step = _chunks(glimpses, rows.shape[2])
+        step = _chunks(glimpses, rows, columns)
         for i in range(0, glimpses.shape[0], step):
             j = slice(i, i + step)
             half, canvas = _paste(glimpses[j], rows[j], columns[j])
@@ -78,7 +78,7 @@ class _PasteSums(torch.autograd.Function):
 
 
 def composite(
-    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: int
+    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Blend particles into a foreground and the mask of what they leave of the background.
 
@@ -88,13 +88,11 @@ def composite(
         scale: ``[M, K, 2]`` in (0, 1).
         opacity: ``[M, K]`` in [0, 1].
         depth: ``[M, K]``; smaller is nearer.
-        size: Side of the image.
+        size: Height and width of the image.
     Returns:
-        foreground ``[M, 3, size, size]`` and background mask ``[M, 1, size, size]``: mask * background + foreground.
+        foreground ``[M, 3, H, W]`` and background mask ``[M, 1, H, W]``: mask * background + foreground.
     """
-    side = glimpses.shape[-1]
-    rows = paste_weights(position[..., 0], scale[..., 0], side, size)
-    columns = paste_weights(position[..., 1], scale[..., 1], side, size)
+    rows, columns = axis_weights(glimpses, position, scale, size)
     k = opacity * torch.sigmoid(-depth)
     with torch.autocast(glimpses.device.type, enabled=False):
         weight, cover, colour = _PasteSums.apply(full_precision(glimpses), rows, columns, k, k * opacity)
@@ -103,9 +101,9 @@ def composite(
 
 
 def particle_masks(
-    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: int
+    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Share of every particle in every pixel, ``[M, K, 1, size, size]`` (for plots and metrics; costs K canvases)."""
+    """Share of every particle in every pixel, ``[M, K, 1, H, W]`` (for plots and metrics; costs K canvases)."""
     alpha = opacity[..., None, None] * paste(glimpses[:, :, :1], position, scale, size)[:, :, 0]
     weight = alpha * torch.sigmoid(-depth)[..., None, None]
     return (weight / (weight.sum(1, keepdim=True) + EPS_WEIGHT) * alpha)[:, :, None]

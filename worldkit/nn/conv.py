@@ -266,14 +266,14 @@ def mlp(inputs: int, hidden: int, outputs: int, *, bias: bool = True) -> nn.Sequ
 
 
 class MapToLatent(nn.Module):
-    """Feature map ``[M, C, s, s]`` -> flat latent ``[M, dim]``.
+    """Feature map ``[M, C, h, w]`` -> flat latent ``[M, dim]``.
 
-    If ``s * s`` divides ``dim``, a 1x1 convolution spreads the latent over the map ("fcn"); else an MLP ("fc").
+    If ``h * w`` divides ``dim``, a 1x1 convolution spreads the latent over the map ("fcn"); else an MLP ("fc").
     """
 
-    def __init__(self, channels: int, side: int, hidden: int, dim: int):
+    def __init__(self, channels: int, size: tuple[int, int], hidden: int, dim: int):
         super().__init__()
-        area = side * side
+        area = size[0] * size[1]
         self.spatial = dim % area == 0
         self.project = nn.Conv2d(channels, dim // area, 1) if self.spatial else mlp(channels * area, hidden, dim)
 
@@ -284,21 +284,21 @@ class MapToLatent(nn.Module):
 
 
 class LatentToMap(nn.Module):
-    """Flat latent ``[M, dim]`` -> feature map ``[M, channels, side, side]``; ``channels`` is an attribute.
+    """Flat latent ``[M, dim]`` -> feature map ``[M, channels, h, w]``; ``channels`` is an attribute.
 
-    If ``side * side`` divides ``dim``, the latent IS the map; else an MLP with ``latent_channels`` channels.
+    If ``h * w`` divides ``dim``, the latent IS the map; else an MLP with ``latent_channels`` channels.
     """
 
-    def __init__(self, dim: int, side: int, hidden: int, latent_channels: int):
+    def __init__(self, dim: int, size: tuple[int, int], hidden: int, latent_channels: int):
         super().__init__()
-        area = side * side
-        self.side = side
+        area = size[0] * size[1]
+        self.size = size
         self.spatial = dim % area == 0
         self.channels = dim // area if self.spatial else latent_channels
         self.project = nn.Identity() if self.spatial else mlp(dim, hidden, latent_channels * area)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rearrange(self.project(x), "m (c h w) -> m c h w", h=self.side, w=self.side)
+        return rearrange(self.project(x), "m (c h w) -> m c h w", h=self.size[0], w=self.size[1])
 
 
 def doublings(small: int, large: int) -> int:

@@ -14,8 +14,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..config import ObsSpec
+
 EPS_SCALE = 1e-9
 EPS_WEIGHT = 1e-5
+
+
+def glimpse_side(ratio: float, obs: ObsSpec) -> int:
+    """Pixels of a glimpse's side, which is square, for its share of the image's longer side."""
+    return int(round(ratio * (max(obs.height, obs.width) - 1)))
 
 
 def _centres(size: int, like: Tensor) -> Tensor:
@@ -64,27 +71,38 @@ def paste_weights(centre: Tensor, scale: Tensor, glimpse_size: int, size: int) -
     return (1 - (pixel[..., None] - taps).abs()).clamp(min=0)
 
 
-def paste(glimpses: Tensor, position: Tensor, scale: Tensor, size: int) -> Tensor:
-    """Glimpses ``[M, N, C, P, P]`` on zero canvases ``[M, N, C, size, size]``."""
+def axis_weights(glimpses: Tensor, position: Tensor, scale: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """`paste_weights` of rows and of columns for glimpses ``[M, N, C, P, P]`` on canvases of ``size`` (H, W)."""
     side = glimpses.shape[-1]
-    rows = paste_weights(position[..., 0], scale[..., 0], side, size)
-    columns = paste_weights(position[..., 1], scale[..., 1], side, size)
+    return [paste_weights(position[..., axis], scale[..., axis], side, size[axis]) for axis in (0, 1)]
+
+
+def paste(glimpses: Tensor, position: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
+    """Glimpses ``[M, N, C, P, P]`` on zero canvases ``[M, N, C, H, W]``; ``size`` is (H, W)."""
+    rows, columns = axis_weights(glimpses, position, scale, size)
     return torch.einsum("mnhp,mncpq,mnwq->mnchw", rows, glimpses, columns)
 
 
-def box_mask(position: Tensor, present: Tensor, glimpse_size: int, size: int) -> Tensor:
-    """Image region NOT covered by the boxes of present particles, ``[M, 1, size, size]`` in {0, 1}.
+def box_mask(position: Tensor, present: Tensor, glimpse_size: int, size: tuple[int, int]) -> Tensor:
+    """Image region NOT covered by the boxes of present particles, ``[M, 1, H, W]`` in {0, 1}.
 
     Every box has the fixed side ``glimpse_size``, moved to the particle with nearest-neighbour sampling.
 
     Args:
         position: ``[M, N, 2]``.
         present: ``[M, N]``, 1 where the particle counts.
+        size: Height and width of the image.
     """
+    covered = torch.einsum("mn,mnh,mnw->mhw", present, *(
+        _inside(position[..., axis], glimpse_size, size[axis]) for axis in (0, 1)
+    ))
+    return 1 - covered.clamp(0, 1)[:, None]
+
+
+def _inside(centre: Tensor, glimpse_size: int, size: int) -> Tensor:
+    """Which pixels of an axis lie in boxes around ``[M, N]``: ``[M, N, size]`` in {0, 1}."""
     pad = (size - glimpse_size) // 2
     box = glimpse_size + 2 * pad
-    u = torch.linspace(-1, 1, size, device=position.device, dtype=position.dtype) * ((size - 1) / size)
-    index = (((u - position[..., None] + 1) * box - 1) / 2).round()  # [M, N, 2, size]
-    inside = ((index >= pad) & (index < pad + glimpse_size)).to(position.dtype)
-    covered = torch.einsum("mn,mnh,mnw->mhw", present, inside[:, :, 0], inside[:, :, 1])
-    return 1 - covered.clamp(0, 1)[:, None]
+    u = torch.linspace(-1, 1, size, device=centre.device, dtype=centre.dtype) * ((size - 1) / size)
+    index = (((u - centre[..., None] + 1) * box - 1) / 2).round()
+    return ((index >= pad) & (index < pad + glimpse_size)).to(centre.dtype)

@@ -14,7 +14,7 @@ from .conv import ConvConfig, ConvEncoder
 
 
 class PatchKeypoints(nn.Module):
-    """Image ``[M, C, S, S]`` -> proposals ``[M, patches, 2]`` in [-1, 1] and (var y, var x, cov) ``[M, patches, 3]``.
+    """Image ``[M, C, H, W]`` -> proposals ``[M, patches, 2]`` in [-1, 1] and (var y, var x, cov) ``[M, patches, 3]``.
 
     Attributes:
         centres: Patch centres, ``[patches, 2]``, (y, x) in [-1, 1].
@@ -23,15 +23,15 @@ class PatchKeypoints(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, config: ConvConfig, *, channels: int, image_size: int, patch_size: int, per_patch: int):
+    def __init__(self, config: ConvConfig, *, channels: int, size: tuple[int, int], patch_size: int, per_patch: int):
         super().__init__()
-        self.patch_size, self.image_size = patch_size, image_size
+        self.patch_size, self.size = patch_size, size
         self.cnn = ConvEncoder(config, inputs=channels, outputs=per_patch, padding="replicate")
-        rows = torch.arange(0, image_size, patch_size)
-        corners = torch.cartesian_prod(rows, rows).repeat_interleave(per_patch, 0).float()
+        rows, columns = (torch.arange(0, side, patch_size) for side in size)
+        corners = torch.cartesian_prod(rows, columns).repeat_interleave(per_patch, 0).float()
         self.num_proposals = corners.shape[0]
         self.register_buffer("corners", corners, persistent=False)
-        centres = 2 * (corners + patch_size // 2) / (image_size - 1) - 1
+        centres = self._in_image(corners + patch_size // 2)
         self.register_buffer("centres", centres, persistent=False)
 
     def reset(self) -> None:
@@ -39,9 +39,14 @@ class PatchKeypoints(nn.Module):
         nn.init.constant_(self.cnn.conv_out.weight, -0.02)
         nn.init.zeros_(self.cnn.conv_out.bias)
 
+    def _in_image(self, pixel: Tensor) -> Tensor:
+        """Places ``[..., 2]`` (y, x) in pixels -> [-1, 1]."""
+        y, x = pixel.unbind(-1)
+        return torch.stack([2 * y / (self.size[0] - 1) - 1, 2 * x / (self.size[1] - 1) - 1], -1)
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        grid = image.shape[-1] // self.patch_size
-        patches = rearrange(image, "m c (gh ph) (gw pw) -> (m gh gw) c ph pw", gh=grid, gw=grid)
+        side = self.patch_size
+        patches = rearrange(image, "m c (gh ph) (gw pw) -> (m gh gw) c ph pw", ph=side, pw=side)
         maps = full_precision(self.cnn(patches))
         axis = torch.linspace(-1, 1, maps.shape[-1], device=image.device, dtype=maps.dtype)
         weight = rearrange(maps, "p k h w -> p k (h w)").softmax(-1)
@@ -52,5 +57,4 @@ class PatchKeypoints(nn.Module):
         var_x = ((columns * axis.square()).sum(-1) - x.square()).clamp(min=1e-6)
         cov = (weight * axis[:, None] * axis).sum((-1, -2)) - y * x
         local = (torch.stack([y, x], -1) + 1) / 2 * (self.patch_size - 1)
-        position = 2 * (local + self.corners) / (self.image_size - 1) - 1
-        return position, torch.stack([var_y, var_x, cov], -1)
+        return self._in_image(local + self.corners), torch.stack([var_y, var_x, cov], -1)

@@ -58,6 +58,9 @@ def plan(trainer: Trainer) -> dict[str, str]:
     fitting = sources[0].fitting
     if fitting is not None:
         lines["pixels"] = str(fitting)
+        if better := fitting.nearer():
+            height, width = better.target
+            lines["or"] = f"-o obs.height={height} -o obs.width={width}: {better}"
     lines["steps per epoch"] = f"{trainer.steps_per_epoch:,}"
     until = f"or {config.seconds:g} s, whatever comes first" if config.seconds else ""
     lines["steps"] = f"{trainer.limit:,} {until}".strip()
