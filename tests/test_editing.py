@@ -36,6 +36,10 @@ def slots(identity="tracked", batch=1):
     return Latent.build(spec, {("slots", "features"): features})
 
 
+def patches():
+    return Latent.build(GRID, {("patches", "features"): torch.zeros(1, 1, 8, 2)})
+
+
 def painted(masks, tokens=None):
     """What a decoder drew, if it drew ``masks`` [K, H, W] in each of two frames."""
     masks = masks[None, None, :, None].expand(1, 2, -1, -1, -1, -1)
@@ -46,7 +50,7 @@ def test_nearest_is_the_nearest_visible_token():
     z = scene()
     assert z.nearest((0.5, 0.01)) == 0 and z.nearest((0.5, 0.4)) == 3 and z.nearest((-1, -1)) == 5
     assert z.nearest((0.5, -0.19), frame=0) == 0  # it was further left
-    assert Latent.build(GRID, {("patches", "features"): torch.zeros(1, 1, 8, 2)}).nearest((0.5, -0.6)) == 4
+    assert patches().nearest((0.5, -0.6)) == 4 and patches().nearest((-1, 1)) == 3
 
 
 def test_an_object_is_all_its_tokens_and_not_its_neighbours():
@@ -128,6 +132,7 @@ def test_one_token_may_be_a_plain_number_or_a_tensor():
     (lambda z: z.edit(range(6), transparency=0).nearest((0, 0)), WorldkitError, "no token is visible in frame 2"),
     (lambda z: Latent.cat([z, z], 0).object_at((0, 0)), ShapeError, r"one clip, this latent has 2: z\[i : i \+ 1\]"),
     (lambda z: slots().object_at((0, 0)), WorldkitError, "needs positions, and this .* features.*drawn=model.decode"),
+    (lambda z: patches().object_at((0, 0)), WorldkitError, r"patches of the picture: z.nearest\(\(y, x\)\) gives"),
     (lambda z: slots().nearest((0, 0)), WorldkitError, "nearest needs positions, and this latent has none"),
     (lambda z: slots("exchangeable").follow([0]), WorldkitError, "change places .* pick in every frame"),
     (lambda z: slots().object_at((0, 0), drawn=Decoded(torch.zeros(1))), WorldkitError, "masks=True"),

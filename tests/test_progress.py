@@ -142,6 +142,15 @@ def test_work_inside_work_keeps_quiet():
     assert inner.getvalue().startswith("scoring")
 
 
+def test_a_loop_that_was_left_makes_room():
+    """Ctrl-C or an error in the loop, whose traceback is kept: the meter is gone, and the next one is shown."""
+    with pytest.raises(KeyboardInterrupt) as kept:
+        for _ in track(range(3), "reading"):
+            assert Meter._shown.what == "reading"
+            raise KeyboardInterrupt
+    assert Meter._shown is None and kept.value is not None
+
+
 def test_durations():
     assert [duration(s) for s in (0, 89, 95, 5399, 5400, 90_000, 200_000)] == [
         "0 s", "89 s", "2 min", "90 min", "1.5 h", "25.0 h", "2.3 d"]

@@ -260,10 +260,10 @@ class Editing:
         key = self.spec.find("position")
         if key is None:
             have = ", ".join(sorted({f for _, f in self.spec.keys()}))
-            raise WorldkitError(
-                f"{what} needs positions, and this latent has none; its fields are: {have}. If the model paints masks "
-                "(slots), pick by them: z.object_at((y, x), drawn=model.decode(z, masks=True))"
-            )
+            way = ("Its tokens are patches of the picture: z.nearest((y, x)) gives the one there" if self.spec.grid else
+                   "If the model paints masks (slots), pick by them: "
+                   "z.object_at((y, x), drawn=model.decode(z, masks=True))")
+            raise WorldkitError(f"{what} needs positions, and this latent has none; its fields are: {have}. {way}")
         position, scale = self._tensors[key][0, frame].detach(), self._tensors.get((key[0], "scale"))
         if scale is None:  # no boxes: half a token's share of the picture
             side = (position.shape[0] / self.spec.views) ** -0.5
