@@ -150,9 +150,9 @@ def _chosen(folder: Path, found: Sequence[Series], chosen: str | Sequence[str] |
         held = ", ".join(f"{series.label} ({len(series.names)})" for series in found)
         labels = sorted((series.label for series in found), key=lambda label: not _words(label) & {*_COLOURS, "left"})
         raise DataError(
-            f"{folder} holds several series of images: {held}. Choose one with series={labels[0]}; "
-            f"series={','.join(labels[:2])} makes them cameras of one clip, series={ALL} takes all images one behind "
-            "the other"
+            f"{folder} holds several series of images: {held}. Choose one with series={labels[0]} (worldkit data: -o "
+            f"series=..., in training: -o data.series=...); series={','.join(labels[:2])} makes them cameras of one "
+            f"clip, series={ALL} takes all images one behind the other"
         )
     wanted = [None] if chosen is None else chosen.split(",") if isinstance(chosen, str) else list(chosen)
     cameras = [_pick(folder, found, label) for label in wanted]
