@@ -485,3 +485,25 @@ def test_frames_may_be_numbered_from_one(tmp_path):
         (root / f"train/2/{t - 1}.png").rename(root / f"train/2/{t}.png")
     item = open_dataset(root, num_frames=4)[0]
     assert levels(item) == [6, 7, 8, 9] and item["action"][:, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("layout", "folder", "first"), [
+    (bridge, "train/0", "frame_0000.png"), (ogbench, "cube/train/ep0000", "f0000.png"),
+    (sketchy, "train/demos/ep9", "image_f0.png"),
+])
+def test_a_missing_first_frame_does_not_shift_actions(tmp_path, layout, folder, first):
+    root = make(tmp_path, layout)
+    (root / folder / first).unlink()
+    options = {"episode_length": 4} if layout is sketchy else {}
+    with pytest.raises(DataError, match=r"would go with .*, but both end with \d+: the first is missing"):
+        source = open_dataset(root, num_frames=3, height=8, **options).source
+        [source.read(i, 0, 2) for i in range(source.num_episodes)]
+    if layout is not sketchy:  # whose short episodes are left out
+        assert any("the first is missing" in str(fault) for fault in validate(root).faults)
+
+
+def test_metadata_may_count_from_another_number(tmp_path):
+    root = make(tmp_path, bridge)
+    for t in reversed(range(7)):
+        (root / f"train/0/frame_{t:04d}.png").rename(root / f"train/0/frame_{t + 1:04d}.png")
+    assert open_dataset(root, num_frames=3, max_episodes=1)[0]["action"][:, 0].tolist() == [1, 2, 3]

@@ -154,6 +154,7 @@ def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:
 
 def _layout_entries(source: LayoutSource, number: int) -> Entries:
     episode = source.episodes[number]
+    source.check_steps(episode)
     return source.columns(episode), source.constants(episode)
 
 

@@ -6,6 +6,7 @@ unpickler that knows numpy arrays and plain containers, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pickle
@@ -81,13 +82,27 @@ def check_pairs(images: Sequence[str], files: Sequence[str], number: Callable[[s
     """Check that images and the files of their steps, both in order, are numbered alike.
 
     Raises:
-        DataError: if one is missing in between, so that later images would get the actions of other steps.
+        DataError: if one is missing in between or in front, so that later images would get the actions of other steps.
     """
     pairs = list(zip(images, files, strict=False))
     apart = [number(Path(image).stem) - number(Path(file).stem) for image, file in pairs]
     for (image, file), difference in zip(pairs, apart, strict=True):
         if difference != apart[0]:
             raise DataError(f"{where}: {image} would go with {file}: a file before them is missing")
+    if any(apart):  # counted from different numbers, unless they end with the same one
+        last = [_last(names_in(where, Path(names[0]).suffix), number) for names in (images, files)]
+        if last[0] == last[1]:
+            image, file = pairs[0]
+            raise DataError(f"{where}: {image} would go with {file}, but both end with {last[0]}: the first is missing")
+
+
+def _last(names: Sequence[str], number: Callable[[str], int]) -> int:
+    """The highest number in the names that have one."""
+    found = [-1]
+    for name in names:
+        with contextlib.suppress(ValueError, IndexError):
+            found.append(number(Path(name).stem))
+    return max(found)
 
 
 def check_rows(images: Sequence[str], columns: Mapping[str, Sequence[Any]], where: Path) -> None:

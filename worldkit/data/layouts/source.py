@@ -213,15 +213,19 @@ class LayoutSource(EpisodeSource):
         Raises:
             DataError: if they do not fit the frames, or an action is not a number.
         """
-        if self.number is not None:
-            for view in episode.views:
-                check_pairs(view.images, view.metadata, self.number, view.folder)
+        self.check_steps(episode)
         columns, where = self.columns(episode), f"{self.root}, episode {episode.name}"
         for name, array in columns.items():
             if len(array) < episode.length:
                 raise DataError(f"{where}: '{name}' has {len(array)} steps, but there are {episode.length} frames")
         columns = {name: array[: episode.length] for name, array in columns.items()}
         return {name: as_action(array, where) if name == "action" else array for name, array in columns.items()}
+
+    def check_steps(self, episode: Episode) -> None:
+        """Raise DataError if images would get the metadata of other steps."""
+        if self.number is not None:
+            for view in episode.views:
+                check_pairs(view.images, view.metadata, self.number, view.folder)
 
     def _leave_out_broken(self) -> None:
         readable = []
