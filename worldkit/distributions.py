@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,12 +24,23 @@ from .errors import ShapeError
 class Sampler:
     """Where every random draw of a model comes from.
 
+    A component that draws asks the sampler it was given, never ``torch.rand``: then seeds, deterministic evaluation
+    and training that does not depend on the number of processes work for it, too.
+
     Args:
-        deterministic: Return means instead of samples (Gaussian mean, Beta mean ``a / (a + b)``).
+        deterministic: Return means instead of samples (Gaussian mean, Beta mean ``a / (a + b)``, the likeliest class).
         generator: Source of randomness; the global one if absent.
 
     Subclass it to replay recorded noise: ``name`` says which draw is asked for
     (``"position"``, ``"scale"``, ``"transparency"``, ``"latent_action.posterior"``, ...).
+
+    Example:
+        >>> logits = torch.tensor([[0.1, 0.7, 0.2]]).log().expand(1000, 3)
+        >>> classes = Sampler(generator=torch.Generator().manual_seed(0)).categorical("kind", logits)
+        >>> (classes == 1).float().mean().item()
+        0.7
+        >>> Sampler(deterministic=True).categorical("kind", logits)[:2]
+        tensor([1, 1])
     """
 
     def __init__(self, *, deterministic: bool = False, generator: torch.Generator | None = None):
@@ -51,11 +63,32 @@ class Sampler:
         """Uniform numbers in [0, 1) of the shape of ``like``; 0.5 if deterministic."""
         return torch.full_like(like, 0.5) if self.deterministic else self._draw(torch.rand, like)
 
+    def gumbel(self, name: str, like: Tensor) -> Tensor:
+        """Standard Gumbel noise of the shape of ``like``; zeros if deterministic.
+
+        The largest entry of ``logits + noise`` is a draw from ``softmax(logits)``; its softmax is a relaxed one.
+        """
+        return torch.zeros_like(like) if self.deterministic else self._draw(_gumbel, like)
+
+    def categorical(self, name: str, logits: Tensor) -> Tensor:
+        """Class drawn from ``softmax(logits)``, or the likeliest if deterministic: ``[..., classes]`` -> ``[...]``.
+
+        Whole numbers (int64) without gradient; `Distribution.sample` of a field of classes makes of them what the
+        field holds.
+        """
+        logits = full_precision(logits.detach())
+        return (logits + self.gumbel(name, logits)).argmax(-1)
+
     def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
         return kind(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _dirichlet(self, concentration: Tensor) -> Tensor:
         return _DirichletSample.apply(concentration, self.generator)
+
+
+def _gumbel(shape: torch.Size, **options: Any) -> Tensor:
+    generator = options.pop("generator")
+    return -torch.empty(shape, **options).exponential_(generator=generator).log()
 
 
 class ClipSampler(Sampler):
@@ -128,7 +161,20 @@ class _DirichletSample(torch.autograd.Function):
 
 
 class Distribution(ABC):
-    """Description of the distribution of one field of width ``dim``. Subclasses are frozen dataclasses."""
+    """Description of the distribution of one field of width ``dim``. Subclasses are frozen dataclasses.
+
+    Everything that depends on what the parameters mean is said here; components ask, and never look at the type. What a
+    plugin has to write, and what it may leave out, is in docs/distributions.md.
+
+    Attributes:
+        support: Values lie between these two numbers.
+        point: A value without a spread: no density, `kl` and `nll` are half squared distances.
+        properties: What a dynamics may require of all fields: ``"normal"``, parameters are ``[mean, logvar]``.
+    """
+
+    support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    point: ClassVar[bool] = False
+    properties: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def param_dim(self, dim: int) -> int:
@@ -143,6 +189,13 @@ class Distribution(ABC):
         if anchor is not None:
             raise TypeError(f"{type(self).__name__} fields take no anchor")
         return raw
+
+    def raw_at(self, mean: Tensor, variance: float) -> Tensor | None:
+        """Network output ``[..., raw_dim]`` that gives a mean ``[..., dim]`` and a variance, to initialise a network.
+
+        None: leave the network as it was made.
+        """
+        return None
 
     @abstractmethod
     def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
@@ -160,10 +213,29 @@ class Distribution(ABC):
         """The deterministic value: the mean."""
         return self.sample(params, MEANS, "")
 
+    def shift(self, params: Tensor, change: Tensor) -> Tensor:
+        """The same distribution, moved by ``change`` ``[..., dim]``. Left out for bounded values and classes.
+
+        Raises:
+            TypeError: it was left out (see `movable`).
+        """
+        raise TypeError(f"{type(self).__name__} fields cannot be moved: predict their values, not how they change")
+
+    @property
+    def movable(self) -> bool:
+        """Whether `shift` is there: then a dynamics may predict changes."""
+        return type(self).shift is not Distribution.shift
+
+    def summary(self, params: Tensor) -> dict[str, Tensor]:
+        """Scalars worth a line in the log of a training, by name."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Normal(Distribution):
     """Diagonal Gaussian; parameters ``[mean, logvar]``."""
+
+    properties = frozenset({"normal"})
 
     def param_dim(self, dim: int) -> int:
         return 2 * dim
@@ -182,6 +254,13 @@ class Normal(Distribution):
             return raw
         mean, logvar = self.split(raw)
         return self.pack(anchor + torch.tanh(mean), logvar)
+
+    def raw_at(self, mean: Tensor, variance: float) -> Tensor:
+        return self.pack(mean, torch.full_like(mean, math.log(variance)))
+
+    def shift(self, params: Tensor, change: Tensor) -> Tensor:
+        mean, logvar = self.split(params)
+        return self.pack(mean + change, logvar)
 
     def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
         return sampler.normal(name, *self.split(params))
@@ -205,6 +284,8 @@ class Beta(Distribution):
     ``tied=True`` leaves one degree of freedom, as in LPWM: with ``g = sigmoid(raw)``,
     ``a = low^(1-g) high^g`` and ``b = low^g high^(1-g)``, so that ``a b = low high``.
     """
+
+    support = (0.0, 1.0)
 
     tied: bool = True
     low: float = 1e-4
@@ -250,16 +331,28 @@ class Beta(Distribution):
     def nll(self, params: Tensor, value: Tensor) -> Tensor:
         return -torch.distributions.Beta(*self.split(params)).log_prob(value.clamp(1e-5, 1 - 1e-5)).sum(-1)
 
+    def summary(self, params: Tensor) -> dict[str, Tensor]:
+        """Mean ``a`` and ``b``."""
+        return {f"beta_{name}": value.mean() for name, value in zip("ab", self.split(params), strict=True)}
+
 
 @dataclass(frozen=True)
 class Delta(Distribution):
     """A point mass: the value itself, for deterministic latents. Its "KL" is half the squared distance."""
+
+    point = True
 
     def param_dim(self, dim: int) -> int:
         return dim
 
     def from_raw(self, raw: Tensor, anchor: Tensor | None = None) -> Tensor:
         return raw if anchor is None else anchor + torch.tanh(raw)
+
+    def raw_at(self, mean: Tensor, variance: float) -> Tensor:
+        return mean
+
+    def shift(self, params: Tensor, change: Tensor) -> Tensor:
+        return params + change
 
     def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
         return params

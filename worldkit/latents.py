@@ -147,10 +147,10 @@ class LatentSpec:
 
     @property
     def properties(self) -> frozenset[str]:
-        """What a dynamics may require: ``"grid"``, ``"tracked"``, ``"normal"`` (all fields Gaussian)."""
-        normal = all(isinstance(self.field(key).dist, Normal) for key in self.keys())
-        has = {"grid": self.grid is not None, "tracked": self.identity == "tracked", "normal": normal}
-        return frozenset(name for name, yes in has.items() if yes)
+        """What a dynamics may require: ``"grid"``, ``"tracked"``, ``"normal"`` (all fields Gaussian), ..."""
+        has = {"grid": self.grid is not None, "tracked": self.identity == "tracked"}
+        common = frozenset.intersection(*(self.field(key).dist.properties for key in self.keys()))
+        return common | {name for name, yes in has.items() if yes}
 
     def find(self, field: str) -> Key | None:
         """Key of the first field with this name, if there is one."""
@@ -377,6 +377,13 @@ class LatentDist(_Fields):
         return {
             key: self.spec.field(key).dist.kl(params, prior._tensors[key]) for key, params in self._tensors.items()
         }
+
+    def shift(self, change: Latent) -> LatentDist:
+        """Every field that can be moved, moved by the values of a latent; the others as they are."""
+        return self._like({
+            key: dist.shift(params, change.values[key]) if (dist := self.spec.field(key).dist).movable else params
+            for key, params in self._tensors.items()
+        }, self.score)
 
     def nll(self, z: Latent) -> dict[Key, Tensor]:
         """Negative log-likelihood of a latent per field in nats, ``[B, T, N_group]``."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import Beta, Sampler, full_precision
+from ..distributions import Sampler, full_precision
 from ..latents import Latent, LatentSpec
 from ..nn.diffusion import SAMPLERS, SCHEDULES, check_combination, denoise, target_value
 from ..nn.dit import DiT
@@ -35,7 +35,7 @@ from ..nn.transformer import SpatioTemporalTransformer
 from .base import Dynamics, Window
 
 _EDGE = 1e-5
-"""Fields that are Beta distributed stay this far inside (0, 1)."""
+"""Bounded fields, as a transparency, stay this far inside their bounds."""
 
 
 class DiffusionConfig(ComponentConfig):
@@ -213,10 +213,10 @@ class Diffusion(Dynamics):
         return self._valid(Latent.unpack(self.spec, newest + self.change_scale.inverse(change)))
 
     def _valid(self, z: Latent) -> Latent:
-        """The same latent with Beta fields inside (0, 1)."""
+        """The same latent with bounded fields inside their bounds."""
+        bounds = {key: self.spec.field(key).dist.support for key in z.values}
         return Latent.build(self.spec, {
-            key: value.clamp(_EDGE, 1 - _EDGE) if isinstance(self.spec.field(key).dist, Beta) else value
-            for key, value in z.values.items()
+            key: value.clamp(bounds[key][0] + _EDGE, bounds[key][1] - _EDGE) for key, value in z.values.items()
         })
 
     def observe(self, carry: _Carry, z: Latent) -> None:

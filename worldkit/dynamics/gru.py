@@ -13,14 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import Beta
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.attention import Block, RMSNorm
 from ..nn.spec import LatentEmbed, LatentHead
@@ -37,8 +35,9 @@ class GRUConfig(ComponentConfig):
         num_heads: Heads of the attention among tokens.
         interaction: Let the tokens of a frame attend to one another (and to the memory). Without it every token moves
             alone, and a memory is averaged and added to every token.
-        predict_delta: Predict how unbounded fields change (a model without training then repeats the last frame).
-            Otherwise predict their values, positions relative to their anchors.
+        predict_delta: Predict how fields change that can be moved, unbounded ones (`Distribution.movable`; a model
+            without training then repeats the last frame). Otherwise predict their values, positions relative to their
+            anchors.
         scale_prior: Initial mean of predicted scale logits, as a box side over image side in (0, 1); only without
             ``predict_delta``.
     """
@@ -122,11 +121,7 @@ class GRU(Dynamics):
         out = self.head(self.norm(tokens))
         if not self.config.predict_delta:
             return out
-        return LatentDist(self.spec, {  # the mean of a Normal, and the value of a point, are the leading columns
-            key: params if isinstance(self.spec.field(key).dist, Beta)
-            else params + F.pad(z.values[key], (0, params.shape[-1] - z.values[key].shape[-1]))
-            for key, params in out.params.items()
-        })
+        return out.shift(z)
 
     def prior(self, z: Latent, cond: Condition) -> LatentDist:
         return self._advance(z, cond, None)[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import Normal
+from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.rolling import Rolling
 from ..nn.spec import LatentEmbed, LatentHead, field_order
@@ -66,6 +66,12 @@ class PINT(Dynamics):
                  memory_length: int = 0):
         super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
         self.cond_dim = config.dim
+        key = spec.find("position") if config.predict_delta else None
+        if key is not None and not spec.field(key).dist.movable:
+            raise IncompatibleComponentsError(
+                f"dynamics.predict_delta adds the last position to the predicted one, but {spec.field(key).dist} cannot "
+                "be moved: set dynamics.predict_delta = false, or write its shift()"
+            )
         fields = {g.name: field_order(g, _FIELDS, anchors) for g in spec.groups if spec.kind == "particles"}
         self.embed_latent = LatentEmbed(spec, config.dim, fields=fields, anchors=anchors)
         self.transformer = SpatioTemporalTransformer(
@@ -87,8 +93,7 @@ class PINT(Dynamics):
             return out
         params, key = dict(out.params), self.spec.find("position")
         if key is not None:
-            mean, logvar = Normal.split(params[key])
-            params[key] = Normal.pack(mean + z.values[key], logvar)
+            params[key] = self.spec.field(key).dist.shift(params[key], z.values[key])
         return LatentDist(self.spec, params)
 
     def prior(self, z: Latent, cond: Condition) -> LatentDist:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..component import NamedModules
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import Delta, full_precision
+from ..distributions import full_precision
 from ..latents import Key, Latent, LatentDist, LatentSpec
 from .base import Carry, Dynamics
 
@@ -84,7 +84,7 @@ class SlotFormer(Dynamics):
             for _ in range(config.num_layers)
         )
         # Upstream ends without a norm. Variances must not grow with what a rollout feeds back: they would explode.
-        points = all(isinstance(spec.field(key).dist, Delta) for key in spec.keys())
+        points = all(spec.field(key).dist.point for key in spec.keys())
         self.norm = nn.Identity() if points else nn.LayerNorm(dim)
 
     def embed(self, z: Latent) -> Tensor:

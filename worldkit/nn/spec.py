@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..component import NamedModules, NamedParameters
-from ..distributions import Beta, full_precision
-from ..latents import Key, Latent, LatentDist, LatentSpec, TokenGroup
+from ..distributions import full_precision
+from ..latents import Field, Key, Latent, LatentDist, LatentSpec, TokenGroup
 from .attention import RMSNorm
 from .conv import mlp
 
@@ -174,24 +174,28 @@ class LatentHead(nn.Module):
         logit = math.log(scale / (1 - scale + 1e-5) + 1e-5)
         for group in self.spec.groups:
             for name, mean, variance in (("position", 0.0, 0.01), ("scale", logit, 0.04)):
-                f = group.field(name)
-                if f is None or isinstance(f.dist, Beta):
-                    continue
-                last = self.heads[group.name][name][-1]
-                nn.init.zeros_(last.weight[: f.dim] if name == "position" else last.weight)
-                nn.init.constant_(last.bias[: f.dim], mean)
-                nn.init.constant_(last.bias[f.dim :], math.log(variance))  # nothing, if the field is a point
+                if (f := group.field(name)) is not None:
+                    self._start(group.name, f, mean, variance, all_outputs=name != "position")
 
     def start_at_rest(self) -> None:
         """Initialise for predicting changes: means of unbounded fields at zero (variance 0.01)."""
         for group in self.spec.groups:
             for f in group.fields:
-                if isinstance(f.dist, Beta):
-                    continue
-                last = self.heads[group.name][f.name][-1]
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias[: f.dim])
-                nn.init.constant_(last.bias[f.dim :], math.log(0.01))
+                if f.dist.movable:
+                    self._start(group.name, f, 0.0, 0.01, all_outputs=True)
+
+    @torch.no_grad()
+    def _start(self, group: str, f: Field, mean: float, variance: float, *, all_outputs: bool) -> None:
+        """Biases that give a mean and a variance, and no influence of tokens on all outputs, or on those of the mean."""
+        last = self.heads[group][f.name][-1]
+        start, other = (f.dist.raw_at(last.bias.new_full((f.dim,), m), variance) for m in (mean, mean + 1))
+        if start is None:
+            return
+        if all_outputs:
+            last.weight.zero_()
+        else:
+            last.weight.masked_fill_((start != other)[:, None], 0.0)
+        last.bias.copy_(start)
 
     def forward(self, tokens: Tensor) -> LatentDist:
         params: dict[Key, Tensor] = {}

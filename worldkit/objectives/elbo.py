@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..config import ComponentConfig, Config
-from ..distributions import Beta, Delta, Sampler
+from ..distributions import Sampler
 from ..latents import Key, Latent, LatentDist, LatentSpec
 from .base import Loss, Objective
 
@@ -143,11 +143,10 @@ class ELBO(Objective):
         return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | self._summary(posterior))
 
     def _summary(self, posterior: LatentDist) -> dict[str, Tensor]:
-        """What upstream's progress bar shows: mean Beta a and b, mean box side over image side."""
+        """What upstream's progress bar shows: mean Beta a and b of transparency, mean box side over image side."""
         terms = {}
         if (key := posterior.spec.find("transparency")) is not None:
-            a, b = Beta.split(posterior.params[key].detach())
-            terms |= {"beta_a": a.mean(), "beta_b": b.mean()}
+            terms |= posterior.spec.field(key).dist.summary(posterior.params[key].detach())
         if (key := posterior.spec.find("scale")) is not None:
             terms["scale"] = torch.sigmoid(posterior.mean(*key)).mean().detach()
         return terms
@@ -208,7 +207,7 @@ class ELBO(Objective):
                 "its own loss, and every frame is held against the encoder's static prior; its loss terms cannot be "
                 "compared with a KL"
             )
-        elif model.dynamics is not None and any(isinstance(spec.field(k).dist, Delta) for k in spec.keys()):
+        elif model.dynamics is not None and any(spec.field(k).dist.point for k in spec.keys()):
             notes.append(
                 f"encoder '{model.encoder.config.name}' gives points, not distributions: kl_dynamics is half the "
                 "squared distance of the prediction to the latent, and trains the dynamics alone"
@@ -222,7 +221,7 @@ _Fields = TypeVar("_Fields", Latent, LatentDist)
 def _detach_points(x: _Fields) -> _Fields:
     """The same latent or distribution; fields without a density let no gradient through."""
     spec, tensors = x.spec, x.values if isinstance(x, Latent) else x.params
-    cut = {k: v.detach() if isinstance(spec.field(k).dist, Delta) else v for k, v in tensors.items()}
+    cut = {k: v.detach() if spec.field(k).dist.point else v for k, v in tensors.items()}
     return Latent.build(spec, cut, score=x.score) if isinstance(x, Latent) else LatentDist(spec, cut, score=x.score)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import MEANS, Delta, Sampler
+from ..distributions import MEANS, Sampler
 from ..errors import ShapeError
 from ..latents import Latent, LatentDist
 from .base import Loss, Objective
@@ -154,7 +154,7 @@ def latent_loss(prediction: LatentDist, z: Latent) -> Tensor:
     """
     total, spec = 0.0, z.spec
     for (group, field), value in prediction.nll(z).items():
-        if isinstance(spec.field((group, field)).dist, Delta):
+        if spec.field((group, field)).dist.point:
             value = 2 * value  # its likelihood is half the squared distance
         gate = z.values.get((group, "transparency"))
         if gate is not None and field != "transparency":

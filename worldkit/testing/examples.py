@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from .. import registry as registries
 from ..batch import Batch
 from ..conditions import Condition
 from ..config import ObsSpec, WorldModelConfig, merge, nest
-from ..distributions import Beta
 from ..latents import Field, Latent, LatentSpec, TokenGroup, particle_spec
 
 BATCH, WINDOW, SIDE = 2, 4, 32
@@ -52,17 +52,23 @@ def example_spec(views: int = 1, kind: str = "particles") -> LatentSpec:
 
 
 def example_latent(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, seed: int = 0) -> Latent:
-    """Random latent ``[batch, time]``: Beta fields uniform in (0, 1), all others normal with deviation 0.5."""
+    """Random latent ``[batch, time]``: normal with deviation 0.5, or uniform or log-normal within a field's bounds."""
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for group in spec.groups:
         for f in group.fields:
             shape = (batch, time, group.size, f.dim)
-            uniform = isinstance(f.dist, Beta)
-            values[group.name, f.name] = (
-                torch.rand(shape, generator=generator) if uniform else 0.5 * torch.randn(shape, generator=generator)
-            )
+            values[group.name, f.name] = _between(*f.dist.support, shape, generator)
     return Latent.build(spec, values)
+
+
+def _between(low: float, high: float, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    if math.isfinite(low) and math.isfinite(high):
+        return low + (high - low) * torch.rand(shape, generator=generator)
+    normal = 0.5 * torch.randn(shape, generator=generator)
+    if math.isfinite(low):
+        return low + normal.exp()
+    return high - normal.exp() if math.isfinite(high) else normal
 
 
 def example_video(obs: ObsSpec, frames: int, batch: int = BATCH, *, seed: int = 0) -> Tensor:
@@ -123,17 +129,26 @@ def last_time(axis: int) -> tuple[Any, ...]:
 
 
 def changed(x: Any, index: Any) -> Any:
-    """A copy with other values at an index; Beta fields and video stay in (0, 1), whole numbers in their range."""
-    def change(t: Tensor) -> Tensor:
-        t = t.clone()
-        part = t[index]
-        if not t.is_floating_point():
-            t[index] = (part + 1) % (t.max() + 1)
-            return t
-        t[index] = 1 - part if part.numel() and part.min() >= 0 and part.max() <= 1 else part + 0.7
-        return t
+    """A copy with other values at an index; fields stay within their bounds, video in (0, 1), whole numbers in range."""
+    if isinstance(x, Latent):
+        values = {key: _changed(t, index, *x.spec.field(key).dist.support) for key, t in x.values.items()}
+        return Latent.build(x.spec, values, score=None if x.score is None else changed(x.score, index))
+    part = x[index]
+    inside = x.is_floating_point() and part.numel() and part.min() >= 0 and part.max() <= 1
+    return _changed(x, index, *((0.0, 1.0) if inside else (-math.inf, math.inf)))
 
-    return x.map(change) if isinstance(x, Latent) else change(x)
+
+def _changed(x: Tensor, index: Any, low: float, high: float) -> Tensor:
+    x, part = x.clone(), x[index]
+    if not x.is_floating_point():
+        x[index] = (part + 1) % (x.max() + 1)
+    elif math.isfinite(low) and math.isfinite(high):
+        x[index] = low + high - part
+    elif math.isfinite(low) or math.isfinite(high):
+        x[index] = 2 * part - (low if math.isfinite(low) else high)  # twice as far from the bound
+    else:
+        x[index] = part + 0.7
+    return x
 
 
 def small_config(**overrides: Any) -> WorldModelConfig:
