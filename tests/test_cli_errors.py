@@ -83,7 +83,7 @@ def test_what_slips_through_is_a_line(here, capsys, monkeypatch):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    code = "import sys; from worldkit.cli import main; sys.exit(main(['info', 'lpwm-balls-mini']))"
+    code = "import sys; from worldkit.cli import main; sys.exit(main(['list']))"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child.stdout.close()
     assert b"Traceback" not in child.stderr.read() and child.wait(60) in (0, 1)
@@ -105,3 +105,64 @@ def test_numbers_out_of_range(arguments, capsys):
     *_, option, value = arguments
     assert f"argument {option}: invalid" in (error := told(arguments, capsys))
     assert "number" in error and f"'{value}'" in error
+
+
+# -- options of the data that are decided elsewhere
+
+@pytest.mark.parametrize("option, instead", [
+    ("height=32", "-o obs.height="), ("width=32", "-o obs.width="), ("split=test", "--split"),
+    ("mode=tile", "--protocol"),
+    ("num_frames=4", "-o timestep_horizon="), ("conditions=x", "-o conditioners.NAME.from="), ("source=x", "--data"),
+])
+@pytest.mark.parametrize("command", [
+    ["train", MODEL, *BALLS], ["rollout", MODEL, *BALLS], ["eval", MODEL, *BALLS],
+    ["ablate", MODEL, "--swap", "dynamics=gru", "--budget", "1"],
+], ids=lambda words: words[0])
+def test_options_named_like_arguments(command, option, instead, here, capsys, monkeypatch):
+    monkeypatch.setattr("worldkit.data.registry.find_format", None)  # nothing is opened
+    error = told([*command, "-o", f"data.{option}"], capsys)
+    assert f"-o data.{option} is no option of the data" in error and instead in error
+
+
+@pytest.mark.parametrize("command, options", [
+    ("inspect", ["format=npz", "split=train", "height=3", "target=x", "peek=true", "progress=1"]),
+    ("validate", ["format=npz", "progress=1"]), ("preview", ["height=3", "split=val"]), ("convert", ["format=npz"]),
+])
+def test_looking_at_data(command, options, here, capsys):
+    for option in options:
+        out = ["out", "--to", "npz"] if command == "convert" else []
+        error = told(["data", command, *BALLS[1:], *out, "-o", option], capsys)
+        assert f"-o {option} is no option of the data" in error
+
+
+@pytest.mark.parametrize("option, instead", [
+    ("fps=10", "--fps"), ("overwrite=true", "--overwrite"), ("format=npz", "--to"), ("path=x", "OUT"),
+    ("source=x", "the path"), ("progress=1", "the command"),
+])
+def test_writing_data(option, instead, here, capsys):
+    error = told(["data", "convert", *BALLS[1:], "out", "--to", "npz", "-w", option], capsys)
+    assert f"-w {option} is no option of the data" in error and instead in error
+
+
+def test_python_says_it_too(tiny_model):
+    from worldkit.errors import DataError
+    from worldkit.metrics import Protocol
+    from worldkit.training import compare
+    from worldkit.training.recipes import make_trainer
+
+    message = "data.split=val is no option of the data"
+    with pytest.raises(DataError, match=message):
+        make_trainer(MODEL, "balls-32", run="x", data_options={"split": "val"})
+    with pytest.raises(DataError, match=message):
+        compare({"a": tiny_model()}, "balls-32", Protocol("p"), data_options={"split": "val"})
+    with pytest.raises(DataError, match=message):
+        wk.ablation.run(MODEL, swaps={"dynamics": ["gru"]}, budget=1, overrides={"data.split": "val"})
+
+
+def test_models_of_skipped_frames_are_scored_on_skipped_frames(tiny_model):
+    from worldkit.metrics import Protocol
+    from worldkit.training import compare
+
+    found = compare({"a": tiny_model()}, "balls-32", Protocol("p", context_frames=2, horizon=2, max_clips=1),
+                    pictures=0, data_options={"num_episodes": 3, "episode_length": 8, "frame_skip": 2})
+    assert found.protocol.frame_skip == 2 and found.changed["frame_skip"] == 2

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from ..config import WorldModelConfig
 from ..data import open_dataset
+from ..data.decided import FOR_A_MODEL, refuse_decided
 from ..errors import ConfigError
 from ..factory import get_model_spec
 from ..presets import resolve_preset
@@ -114,10 +115,12 @@ def _study(preset: str, data: str | None, budget: Budget, options: Mapping[str, 
            horizon: int | None, split: str, clips: int) -> Study:
     evaluation = get_model_spec(preset).eval
     common = {k: v for k, v in options.items() if not k.startswith("data.")}
+    data_options = {k.removeprefix("data."): v for k, v in options.items() if k.startswith("data.")}
+    refuse_decided(data_options, FOR_A_MODEL, typed="-o data.{}")
     window = common.get("timestep_horizon") or get_model_spec(preset).config.get("timestep_horizon", 20)
     return Study(
         preset=preset, data=data_of(preset, data), common=common, budget=budget, split=split, clips=clips,
-        data_options={k.removeprefix("data."): v for k, v in options.items() if k.startswith("data.")},
+        data_options=data_options,
         context_frames=context_frames or int(evaluation.get("context_frames", 1)),
         horizon=horizon or int(evaluation.get("horizon", window)),
     )

@@ -102,7 +102,11 @@ def data_option(p: ArgumentParser) -> None:
 
 def data_options(options: Namespace) -> dict[str, Any]:
     """Options of the data format; a finished model takes no others."""
+    from ..data.decided import FOR_A_MODEL, refuse_decided
+
     overrides = parse_assignments(options.override)
     if unknown := [name for name in overrides if name != "data"]:
         raise ConfigError(f"-o of {options.command} takes data.OPTION=VALUE only, got {', '.join(unknown)}")
-    return overrides.get("data", {})
+    given = overrides.get("data", {})
+    refuse_decided(given, FOR_A_MODEL, typed="-o data.{}")
+    return given

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..batch import to_float_video
 from ..data import ClipDataset, collate
+from ..data.decided import FOR_A_MODEL, refuse_decided
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
@@ -218,6 +219,9 @@ def compare(
     if "lpips" in protocol.metrics and perceptual is None:
         raise ConfigError("the protocol has LPIPS: pass perceptual=load_lpips(...), or leave it out of the metrics")
     first, options = next(iter(models.values())), dict(data_options or {})
+    refuse_decided(options, FOR_A_MODEL, typed="-o data.{}")
+    protocol, skipped = protocol.changed(frame_skip=options.pop("frame_skip", None))
+    changed = {**(changed or {}), **skipped}
     mode = "slide" if protocol.windows == "slide" else "tile"
     clips = open_clips(first, data, split=protocol.split, num_frames=protocol.context_frames + protocol.horizon,
                        mode=mode, frame_skip=protocol.frame_skip, conditions=_columns(models), **options)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import WorldModelConfig
 from ..data.base import EpisodeSource
+from ..data.decided import CLIPS
 from ..data.registry import open_source
 from ..data.statistics import read_column
 from ..errors import DataError
@@ -25,7 +26,8 @@ def complete_config(config: WorldModelConfig, data: str, options: Mapping[str, A
 
     def episodes(column: str) -> Iterator[np.ndarray]:
         if not source:
-            source.append(open_source(data, height=obs.height, width=obs.width, peek=True, **options))
+            formats = {name: value for name, value in options.items() if name not in CLIPS}
+            source.append(open_source(data, height=obs.height, width=obs.width, peek=True, **formats))
         for episode in range(source[0].num_episodes):
             yield read_column(source[0], episode, column)
 

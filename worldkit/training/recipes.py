@@ -11,6 +11,7 @@ import torch
 
 from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
+from ..data.decided import FOR_A_MODEL, refuse_decided
 from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec, list_models, override
 from ..metrics import load_lpips
@@ -107,6 +108,7 @@ def make_trainer(
     start = settings or Settings.of_preset(preset)
     config = TrainConfig.parse({**start.train, **(train_overrides or {})})
     options = {**start.data_options, **(data_options or {})}
+    refuse_decided(options, FOR_A_MODEL, typed="-o data.{}")
     asked = override(start.model, overrides or {}, get_model_spec(preset).alternatives)
     make = partial(create_model, config=complete_config(asked, data, options))
     torch.manual_seed(config.seed)

@@ -67,7 +67,7 @@ def run_inspect(options: Namespace) -> int:
     from ...data import describe
     from ...data.formats.video import DEFAULT_SIZE
 
-    about = describe(options.path, format=options.format, **parse_assignments(options.override))
+    about = describe(options.path, format=options.format, **_format_options(options))
     if options.json:
         return print_json(about)
     size = about["bytes"]
@@ -105,7 +105,7 @@ def run_validate(options: Namespace) -> int:
 
     with _bar("Reading") as advance:
         found = validate(
-            options.path, format=options.format, progress=advance, **parse_assignments(options.override)
+            options.path, format=options.format, progress=advance, **_format_options(options)
         )
     if options.json:
         print_json(found.to_dict())
@@ -124,7 +124,7 @@ def run_convert(options: Namespace) -> int:
     """``worldkit data convert``: from any format to any that can be written."""
     from ...data import write_dataset
 
-    target = _target_format(options)
+    target, writing = _target_format(options), _writer_options(options)
     check_place(Path(options.out).expanduser().parent, "the folder of OUT,")
     height, width = _size(options)
     sources = _sources(options, height=height, width=width)
@@ -133,7 +133,7 @@ def run_convert(options: Namespace) -> int:
     with _bar(f"Writing {Path(options.out).name}") as advance:
         written = write_dataset(
             chosen, options.out, target, fps=options.fps or _common_rate(options), overwrite=options.overwrite,
-            progress=advance, **parse_assignments(options.write),
+            progress=advance, **writing,
         )
     counts = {name: s.num_episodes for name, s in sources.items()}
     pixels = {name: str(s.fitting) if s.fitting else None for name, s in sources.items()}
@@ -150,7 +150,7 @@ def _sources(options: Namespace, **how: Any) -> dict[str, Any]:
     """Split -> source of the split that is asked for, or of all there are."""
     from ...data import open_source, open_splits
 
-    how |= {"format": options.format, **parse_assignments(options.override)}
+    how |= {"format": options.format, **_format_options(options)}
     if options.split == "all":
         return {"all": open_source(options.path, split="all", **how)}
     sources, problems = open_splits(options.path, **how)
@@ -159,6 +159,24 @@ def _sources(options: Namespace, **how: Any) -> dict[str, Any]:
     if options.split not in sources:
         raise DataError(problems[options.split])
     return {options.split: sources[options.split]}
+
+
+def _format_options(options: Namespace) -> dict[str, Any]:
+    """What ``-o`` says of the format that is read."""
+    from ...data.decided import FOR_LOOKING, refuse_decided
+
+    given = parse_assignments(options.override)
+    refuse_decided(given, FOR_LOOKING, typed="-o {}")
+    return given
+
+
+def _writer_options(options: Namespace) -> dict[str, Any]:
+    """What ``-w`` says of the format that is written."""
+    from ...data.decided import FOR_WRITING, refuse_decided
+
+    given = parse_assignments(options.write)
+    refuse_decided(given, FOR_WRITING, typed="-w {}")
+    return given
 
 
 def run_preview(options: Namespace) -> int:
@@ -213,7 +231,7 @@ def _common_rate(options: Namespace) -> float | None:
 
     if find_format(options.path, options.format).name != "video":
         return None
-    rates = frame_rates(options.path, parse_assignments(options.override).get("series"))
+    rates = frame_rates(options.path, _format_options(options).get("series"))
     if len(rates) > 1:
         found = ", ".join(f"{rate:g} ({clip})" for rate, clip in rates.items())
         raise DataError(f"the clips of {options.path} differ in frames per second: {found}. Say which to write: --fps")
@@ -228,7 +246,7 @@ def _size(options: Namespace) -> tuple[int | None, int | None]:
     if options.size is not None:
         return options.size, options.size
     if find_format(options.path, options.format).name == "video":
-        return native_size(options.path, parse_assignments(options.override).get("series"))
+        return native_size(options.path, _format_options(options).get("series"))
     return None, None
 
 
