@@ -177,8 +177,8 @@ def test_command_line(tiny_model, tmp_path, monkeypatch, capsys):
     (["-o", "dynamics.dim=3"], "takes data.OPTION"),
     (["./../x/one"], "given twice"),
     (["--samples", "4"], "add --driven-by sampled"),
-    (["--device", "cuda:999"], "--device cuda:999 cannot be used here"),
-    (["--device", "gpu"], "--device cpu always works"),
+    (["--device", "cuda:999"], "device 'cuda:999' cannot be used here"),
+    (["--device", "gpu"], "'cpu' always works"),
 ])
 def test_errors_say_what_to_type(options, message, tiny_model, tmp_path, monkeypatch, capsys):
     (tmp_path / "x").mkdir()
