@@ -7,6 +7,7 @@ from worldkit import create_config
 from worldkit.config import parse_assignments
 from worldkit.data import ArraySource, ClipDataset, collate, open_dataset, write_dataset
 from worldkit.errors import ConditionError, ConfigError, DataError
+from worldkit.training import TrainConfig, Trainer
 from worldkit.training.plan import plan
 from worldkit.training.recipes import make_trainer, open_clips
 
@@ -110,6 +111,15 @@ def test_clips_with_chosen_conditions():
     nan = ArraySource([{"video": np.zeros((5, 3, 8, 8), np.uint8), "state": {"reward": reward}}])
     with pytest.raises(DataError, match="column 'reward', which feeds the condition 'r', is not finite"):
         ClipDataset(nan, 4, conditions={"r": "reward"})[0]
+
+
+def test_chosen_conditions_stay(tiny_model, tmp_path):
+    model = tiny_model(conditioners={"proprio": {"name": "action", "dim": 2}})
+    clips = ClipDataset(episodes(), 4, conditions={"proprio": "pose"})
+    made = Trainer(model, clips, clips, TrainConfig(batch_size=2, steps=1, num_workers=0), run=tmp_path / "run")
+    assert set(next(iter(made.loader)).conditions) == {"proprio"} and "'action'" in made.notes[-1]
+    with pytest.raises(DataError, match="no entry or column 'proprio'"):
+        Trainer(model, ClipDataset(episodes(), 4), clips, TrainConfig(batch_size=2, steps=1), run=tmp_path / "run")
 
 
 def test_loss_refuses_conditions_the_model_does_not_take(tiny_model):

@@ -58,7 +58,7 @@ from .record import fingerprint, in_words, surroundings, where_to_begin, write_r
 from .schedule import learning_rate
 from .settings import SETTINGS_FILE, Settings
 from .stop import graceful_stop
-from .unused import unused
+from .unused import fed, unused
 from .watch import Watch
 from .weightless import mode_of
 
@@ -122,9 +122,9 @@ class Trainer:
         show_progress: bool = True,
     ):
         self.notes = [*model.objective.notes(model), *unused(model, train)]
-        train, valid = (clips.feeding(model.config.columns) for clips in (train, valid))
+        train, valid = fed(model, train), fed(model, valid)
         if rollouts is not None:
-            rollouts = (rollouts[0].feeding(model.config.columns), rollouts[1])
+            rollouts = (fed(model, rollouts[0]), rollouts[1])
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
         self.accelerator = make_accelerator(config.precision, config.device)
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process

@@ -1,4 +1,4 @@
-"""`unused`: what lies in the data and is not trained on, told with the option that would."""
+"""What of the data a model is trained on: `fed` leaves out the rest, `unused` tells of it with the option that would."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ _OPTIONS = {
 }
 
 
+def fed(model: ComposedWorldModel, clips: ClipDataset) -> ClipDataset:
+    """The clips with the conditions that a model takes, unless their conditions were chosen already."""
+    return clips.feeding(model.config.columns) if clips.conditions is None else clips
+
+
 def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:
     """A note for every condition in the data that the model does not take; none for models of single images."""
     if model.dynamics is None:
         return []
     found = clips.conditions_in_data()
     told = []
-    for name in sorted(found.keys() - {*model.config.columns.values()}):
+    for name in sorted(found.keys() - {*(fed(model, clips).conditions or {}).values()}):
         option = _OPTIONS.get(name, f"-o conditioners.{name}=CONDITIONER").format(more=_language(found[name]))
         told.append(f"NOT TRAINED ON: the data have '{name}' ({_shape(found[name])}), which this model does not take. "
                     f"To train on it, with a run folder of its own: {option}")
