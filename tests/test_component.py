@@ -88,6 +88,9 @@ class Shadowed(Dynamics):
         super().__init__(config, **wiring)
         self.embed = nn.Linear(3, 3)
 
+    def prior(self, z, cond):
+        raise NotImplementedError
+
 
 def test_the_conformance_check_names_the_attribute():
     with pytest.raises(wk.WorldkitError, match=r"Shadowed.embed is a method of the contract .Dynamics.*self.embed_net"):
@@ -105,6 +108,10 @@ def test_the_conformance_check_names_the_attribute():
 def test_declarations_with_other_words(contract, name, value, message):
     with pytest.raises(wk.WorldkitError, match=message):
         type("Mine", (contract,), {name: value, "__module__": "my_plugin"})
+
+
+def test_properties_of_other_distributions_may_be_required():
+    assert type("Mine", (Dynamics,), {"requires": {"von-mises"}, "__module__": "my_plugin"}).requires == {"von-mises"}
 
 
 def test_declarations_as_any_collection():

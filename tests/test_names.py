@@ -190,7 +190,7 @@ GROUP = TokenGroup("things", 4, (Field("x", 1),))
     (lambda: LatentSpec((GROUP,), views=3), "group 'things' has 4 tokens, which is no multiple of 3 views"),
     (lambda: LatentSpec((GROUP,), grid=(2, 3)), "group 'things' has 4 tokens per view, but its grid is 2 x 3"),
     (lambda: LatentSpec((GROUP,), grid=(2, 2), views=2), "has 2 tokens per view, but its grid is 2 x 2"),
-    (lambda: Loss(torch.zeros(()), {"step": 1}), "a term of a loss cannot be called 'step'"),
+    (lambda: Loss(torch.zeros(()), {"step": torch.zeros(())}), "a term of a loss cannot be called 'step'"),
 ])
 def test_what_cannot_work_is_refused(make, message):
     with pytest.raises(wk.ConfigError, match=message):

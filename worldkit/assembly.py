@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import contract, wiring
 from . import registry as registries
-from . import wiring
 from .config import WorldModelConfig
 from .errors import IncompatibleComponentsError
 
@@ -39,16 +39,21 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     """
     base = int(torch.randint(2**62, (), device="cpu").item())
 
-    def make(key: str, constructor: Any, *args: Any, **given: Any) -> Any:
+    def make(key: str, cls: Any, options: Any, **given: Any) -> Any:
+        kind = registries.conditioners.kind if "." in key else WorldModelConfig.COMPONENTS[key].kind
+        contract.check_arguments(kind, options.name, cls, options, **given)
         digest = hashlib.sha256(f"{base}:{key}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:7], "big"))
-            return constructor(*args, **given)
+            part = cls(options, **given)
+        contract.check_made(kind, options.name, part)
+        return part
 
     def component(kind: str) -> Any:
-        return WorldModelConfig.COMPONENTS[kind].get(getattr(config, kind).name)
+        return _component(WorldModelConfig.COMPONENTS[kind], getattr(config, kind))
 
     horizon = config.timestep_horizon
+    conditioner_classes = {name: _component(registries.conditioners, c) for name, c in config.conditioners.items()}
     encoder = make("encoder", component("encoder"), config.encoder, obs=config.obs)
     spec, anchors = encoder.spec, encoder.anchors()
     decoder = dynamics = latent_action = None
@@ -59,11 +64,13 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     memory = wiring.memory_lengths(config, receivers)
     if config.dynamics is not None:
         _check_dynamics(component("dynamics"), config, spec)
+        contract.check_predicts(config.dynamics.name, component("dynamics"))
         dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
                         memory_length=memory["dynamics"])
     if config.latent_action is not None:
         if dynamics is None:
             raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")
+        wiring.check_width("dynamics", dynamics)
         latent_action = make(
             "latent_action", component("latent_action"), config.latent_action, spec=spec, anchors=anchors,
             window=horizon, dynamics_dim=dynamics.cond_dim, memory_length=memory["latent_action"],
@@ -71,14 +78,24 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     wiring.check_read(config, receivers, {"dynamics": dynamics, "latent_action": latent_action})
     widths = {"dynamics": getattr(dynamics, "cond_dim", 0), "latent_action": getattr(latent_action, "cond_dim", 0)}
     conditioners = {
-        name: make(f"conditioners.{name}", registries.conditioners.get(c.name), c, obs=config.obs,
+        name: make(f"conditioners.{name}", conditioner_classes[name], c, obs=config.obs,
                    dim=wiring.width_of(name, receivers[name], widths))
         for name, c in config.conditioners.items()
     }
+    for name, conditioner in conditioners.items():
+        wiring.check_stand_in(name, conditioner)
     objective = make("objective", component("objective"), config.objective)
     _check_objective(objective, config, dynamics)
     return {"encoder": encoder, "decoder": decoder, "dynamics": dynamics, "latent_action": latent_action,
             "conditioners": conditioners, "receivers": receivers, "objective": objective}
+
+
+def _component(registry: registries.Registry, options: Any) -> Any:
+    """The class behind a component's options."""
+    cls = registry.get(options.name)
+    contract.check_class(registry.kind, options.name, cls)
+    contract.check_config(registry.kind, options.name, options)
+    return cls
 
 
 def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .errors import WorldkitError
+from .errors import ShapeError, WorldkitError
 from .registry import suggestion
 
 _MISSING = object()
@@ -27,7 +27,9 @@ class Component(nn.Module):
     A class that derives from it directly is a contract; what derives from that is a part.
 
     Attributes:
-        WORDS: Class attribute that is a set of words -> the words it may hold, None for any. Parts may write such sets
+        RETURNS: What `forward` must give; None: anything.
+        WORDS: Class attribute that is a set of words -> the words it may hold (a tuple: others, too, if they are not
+            misspellings of these), None for any. Parts may write such sets
             as any collection; they are frozen sets afterwards.
     Raises:
         WorldkitError: when an attribute is set whose name belongs to the contract, or a class is defined whose sets of
@@ -40,7 +42,8 @@ class Component(nn.Module):
         worldkit.errors.WorldkitError: Contract.embed is a method of the contract (Contract), so it cannot be a ...
     """
 
-    WORDS: ClassVar[Mapping[str, frozenset[str] | None]] = {}
+    WORDS: ClassVar[Mapping[str, frozenset[str] | tuple[str, ...] | None]] = {}
+    RETURNS: ClassVar[type | None] = None
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -62,7 +65,27 @@ class Component(nn.Module):
                 f"{type(self).__name__}.{name} is {problem}, so it cannot be a {type(value).__name__} as well: take "
                 f"another name, for example self.{name}_{'net' if isinstance(value, nn.Module) else 'value'}"
             )
+        if isinstance(value, nn.Module) and any(module is self for module in value.modules()):
+            raise WorldkitError(
+                f"{type(self).__name__}.{name} would hold a module that holds this {type(self).__name__}, without end. "
+                f"Keep what you need of it, or hide it from torch: self.{name} = [module]"
+            )
         super().__setattr__(name, value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().__call__(*args, **kwargs)
+        if self.RETURNS is not None and not isinstance(found, self.RETURNS):
+            raise ShapeError(
+                f"{type(self).__name__}.forward must give {self.RETURNS.__name__}, got {type(found).__name__}: see "
+                f"{_contracts(type(self))[0].__module__}"
+            )
+        return found
+
+
+def unset(part: Component) -> list[str]:
+    """Attributes that the contract announces and the part has not."""
+    announced = inspect.get_annotations(_contracts(type(part))[0])
+    return [name for name in announced if not hasattr(part, name)]
 
 
 def _is_method(attribute: Any) -> bool:
@@ -112,7 +135,9 @@ def _words(cls: type, name: str, value: Any) -> frozenset[str]:
     if isinstance(value, str) or not hasattr(value, "__iter__") or not all(isinstance(word, str) for word in value):
         raise WorldkitError(f"{cls.__name__}.{name} must be a set of words, {example}; got {value!r}")
     for word in value:
-        if known is not None and word not in known:
+        if known is None or word in known:
+            continue
+        if isinstance(known, frozenset) or suggestion(word, known):
             raise WorldkitError(
                 f"{cls.__name__}.{name}: unknown word {word!r}.{suggestion(word, sorted(known))} Words it may hold: "
                 f"{', '.join(sorted(known))}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, WrapValidator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 from . import registry as registries
 from .errors import ConfigError, WorldkitError
@@ -62,8 +62,18 @@ class Config(BaseModel):
         return type(self).parse(merge(self.to_dict(), nest({path: value})))
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dict; `parse` is its inverse."""
-        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        """Nested plain dict; `parse` is its inverse.
+
+        Raises:
+            ConfigError: an option holds what JSON has no word for.
+        """
+        try:
+            return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        except PydanticSerializationError as error:
+            raise ConfigError(
+                f"{type(self).__name__} cannot be stored: {error}. Options are numbers, texts, truth values, lists, "
+                "and tables of these"
+            ) from None
 
     def to_json(self) -> str:
         """Readable JSON of `to_dict`."""
@@ -103,6 +113,12 @@ def Choice(registry: Registry) -> Any:  # noqa: N802 - reads as a type
         try:
             name = registry.resolve(value["name"])
             component = registry.get(name)
+            options = getattr(component, "Config", None)
+            if not (isinstance(options, type) and issubclass(options, ComponentConfig)):
+                raise ConfigError(
+                    f"{registry.kind} '{name}' has no options that can be read: give its class an attribute Config, a "
+                    "subclass of worldkit.config.ComponentConfig"
+                )
         except WorldkitError as error:
             raise PydanticCustomError("unknown_component", "{message}", {"message": str(error)}) from error
         return component.Config.model_validate({**value, "name": name})

@@ -31,7 +31,7 @@ from .latent_actions.base import ActionDist, LatentAction
 from .latents import Latent, LatentDist
 from .objectives.base import Loss, Objective
 from .registry import register_model
-from .wiring import refuse_unread
+from .wiring import check_condition, refuse_unread
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,13 @@ class ComposedWorldModel(WorldModel):
             )
         if not isinstance(latent, Latent):
             raise ShapeError(f"decode takes a latent, as encode(video) gives it, got {type(latent).__name__}")
-        return self.decoder(latent, masks=masks)
+        drawn, obs = self.decoder(latent, masks=masks), self.config.obs
+        if drawn.video.shape[-3:] != (obs.channels, obs.height, obs.width):
+            raise ShapeError(
+                f"{type(self.decoder).__name__}.forward must draw [..., {obs.channels}, {obs.height}, {obs.width}], "
+                f"got {list(drawn.video.shape)}"
+            )
+        return drawn
 
     # -- training
 
@@ -254,7 +260,11 @@ class ComposedWorldModel(WorldModel):
         """
         assert self.dynamics is not None
         cond, posterior, prior = self.condition(z, batch, sampler=sampler)
-        return self.dynamics.prior(z[:, :-1], cond), posterior, prior
+        predicted, wanted = self.dynamics.prior(z[:, :-1], cond), (z.shape[0], z.shape[1] - 1)
+        if not isinstance(predicted, LatentDist) or predicted.shape != wanted:
+            found = f"{type(predicted).__name__} {list(getattr(predicted, 'shape', ()))}".removesuffix(" []")
+            raise ShapeError(f"{type(self.dynamics).__name__}.prior must give LatentDist {list(wanted)}, got {found}")
+        return predicted, posterior, prior
 
     def perceptual(self) -> nn.Module:
         """The frozen VGG distance of perceptual losses; its weights come from torch's cache or the hub on first use.
@@ -446,6 +456,8 @@ class ComposedWorldModel(WorldModel):
                 )
                 cond = conditioner(raw, mask, view=view)
                 refuse_unread(module, cond, f"condition '{name}'")
+                shape = (len(raw), frames, self.encoder.spec.num_tokens)
+                check_condition(conditioner, cond, f"condition '{name}'", shape)
                 if cond.token is not None and cond.token.shape[1] != frames:
                     cond = Condition(cond.frame, cond.token.expand(-1, frames, -1, -1), cond.memory)
                 total[receiver] = total[receiver] + cond

@@ -113,8 +113,10 @@ class Registry(Generic[T]):
         provider = _provider_of(target)
         if provider != "worldkit":
             self._load_builtins()  # first come, first served must not let a stranger take a built-in's name
-        if name in self._entries and self._entries[name].target == target:
+        known = self._entries[name].target if name in self._entries else None
+        if known is not None and known == target:
             return target  # imported by hand and then called by its entry point: no two parts with one name
+        override = override or _is_redefinition(known, target)
         for taken in (name, *aliases):
             owner = self._entries.get(self._aliases.get(taken, taken))
             if owner is not None and not override:
@@ -185,6 +187,12 @@ class Registry(Generic[T]):
 _loading_plugin: list[str] = []
 _plugin_errors: list[PluginError] = []
 _plugins_loaded = False
+
+
+def _is_redefinition(known: Any, target: Any) -> bool:
+    """Whether a class is the same definition run once more: a cell of a notebook, a module that was reloaded."""
+    pairs = [(getattr(known, what, None), getattr(target, what, None)) for what in ("__module__", "__qualname__")]
+    return isinstance(known, type) and isinstance(target, type) and all(a == b for a, b in pairs)
 
 
 def _provider_of(target: Any) -> str:

@@ -20,7 +20,7 @@ from .conditions import EMPTY, FORMS, Condition
 from .config import WorldModelConfig
 from .distributions import Sampler
 from .dynamics.base import EMBED, Dynamics
-from .errors import IncompatibleComponentsError
+from .errors import IncompatibleComponentsError, ShapeError
 from .latents import Latent, LatentDist, LatentSpec
 from .registry import Registry
 
@@ -78,6 +78,32 @@ def width_of(name: str, receiver: str, widths: Mapping[str, int]) -> int:
     return widths["dynamics"]
 
 
+def check_stand_in(name: str, conditioner: Any) -> None:
+    """Refuse dropout of a condition that its conditioner would show all the same.
+
+    Raises:
+        IncompatibleComponentsError: it has no stand-in for hidden values.
+    """
+    if conditioner.config.dropout and not conditioner.takes_mask:
+        raise IncompatibleComponentsError(
+            f"conditioners.{name}.dropout hides conditions, but {type(conditioner).__name__} takes no masks and would "
+            "show them: set self.takes_mask = True in it and put a stand-in where the mask is False, or drop dropout"
+        )
+
+
+def check_width(kind: str, part: Any) -> None:
+    """Refuse a part that is to receive conditions and does not say in what width.
+
+    Raises:
+        IncompatibleComponentsError: it has no ``cond_dim``.
+    """
+    if not isinstance(getattr(part, "cond_dim", None), int):
+        raise IncompatibleComponentsError(
+            f"{kind.replace('_', ' ')} '{part.config.name}' ({type(part).__name__}) receives conditions, but does not "
+            "say in what width: set self.cond_dim, a whole number, in its __init__"
+        )
+
+
 def check_read(config: WorldModelConfig, receivers: Mapping[str, str], parts: Mapping[str, Any]) -> None:
     """Check that every part reads the conditions that go to it; fills in ``takes`` of parts that do not say so.
 
@@ -92,6 +118,7 @@ def check_read(config: WorldModelConfig, receivers: Mapping[str, str], parts: Ma
         given = dict(_given(kind, config, receivers))
         if part is None or not given:
             continue
+        check_width(kind, part)
         says = type(part).takes is not None
         if not says:
             part.takes = tried(part)
@@ -236,6 +263,32 @@ def _made_up(spec: LatentSpec, frames: int, like: Tensor) -> Latent:
         raw = torch.randn(1, frames, spec.group(key[0]).size, f.dist.raw_dim(f.dim), device=like.device)
         params[key] = f.dist.from_raw(raw)
     return LatentDist(spec, params).mode()
+
+
+def check_condition(conditioner: Any, cond: Condition, what: str, shape: tuple[int, int, int]) -> None:
+    """Refuse conditions of other sizes than was agreed on.
+
+    Args:
+        conditioner: What gave the condition.
+        cond: The condition.
+        what: For the message: ``"condition 'action'"``.
+        shape: (batch, frames, tokens) of the latents that are steered.
+    Raises:
+        ShapeError: naming what was given and what was wanted.
+    """
+    batch, frames, tokens = shape
+    memory = conditioner.memory_tokens(conditioner.config)
+    wanted = {"frame": ((batch,), (frames,)), "token": ((batch, 1), (frames, 1), (tokens, 1)),
+              "memory": ((batch,), (memory,))}
+    for form in cond.forms:
+        found = tuple(getattr(cond, form).shape)
+        axes = (*wanted[form], (conditioner.dim,))
+        if len(found) != len(axes) or any(size not in sizes for size, sizes in zip(found, axes, strict=True)):
+            advice = "; memory_tokens(config) says how many tokens there are" if form == "memory" else ""
+            raise ShapeError(
+                f"{what}: {type(conditioner).__name__} gave Condition.{form} {list(found)}, expected "
+                f"{[sizes[0] for sizes in axes]}{advice}"
+            )
 
 
 def refuse_unread(part: nn.Module | None, cond: Condition, what: str) -> None:

@@ -77,6 +77,7 @@ class Conditioner(Component, ABC):
         embeds: True if it uses `ModelView.embed`; a receiver that embeds no latents is refused.
     """
 
+    RETURNS = Condition
     WORDS = {"gives": frozenset(FORMS)}
     Config: ClassVar[type[ConditionerConfig]]
     gives: ClassVar[frozenset[str] | None] = None
@@ -120,7 +121,8 @@ class Conditioner(Component, ABC):
         """The mask with whole clips hidden as ``config.dropout`` asks; unchanged outside training."""
         if self.config.dropout == 0 or not self.training or sampler.deterministic:
             return mask
-        like = torch.empty(len(raw), device=next(self.parameters()).device)
+        tensors = [x for x in (*self.parameters(), *self.buffers(), raw) if torch.is_tensor(x)]
+        like = torch.empty(len(raw), device=tensors[0].device if tensors else None)
         keep = sampler.uniform(f"conditioners.{name}.dropout", like) >= self.config.dropout
         return keep if mask is None else mask & keep.reshape(-1, *[1] * (mask.ndim - 1))
 

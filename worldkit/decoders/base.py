@@ -39,6 +39,7 @@ class Decoded:
 class Decoder(Component, ABC):
     """Latent -> video. Subclasses set ``Config``; ``kinds`` names the latents they can draw (None = any)."""
 
+    RETURNS = Decoded
     Config: ClassVar[type[ComponentConfig]]
     WORDS = {"kinds": None}
     kinds: ClassVar[frozenset[str] | None] = None

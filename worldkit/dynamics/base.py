@@ -52,7 +52,7 @@ class Dynamics(Component, ABC):
         window: Most frames it sees at once.
     """
 
-    WORDS = {"requires": frozenset({"grid", "tracked", "normal"}), "takes": frozenset(FORMS)}
+    WORDS = {"requires": ("grid", "tracked", "normal"), "takes": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
     explicit_prior: ClassVar[bool] = True
     requires: ClassVar[frozenset[str]] = frozenset()

@@ -42,6 +42,7 @@ class Encoder(Component, ABC):
             may rightly be idle: their transparency says so.)
     """
 
+    RETURNS = Encoding
     Config: ClassVar[type[ComponentConfig]]
     default_decoder: ClassVar[str | None] = None
     config: ComponentConfig

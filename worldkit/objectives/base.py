@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..batch import Batch
 from ..component import Component
 from ..config import ComponentConfig
 from ..distributions import Sampler
-from ..errors import ConfigError
+from ..errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel
@@ -30,6 +31,10 @@ class Loss:
     terms: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
+        for name, value in (("total", self.total), *self.terms.items()):
+            if not torch.is_tensor(value) or value.ndim:
+                given = f"shape {list(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+                raise ShapeError(f"'{name}' of a loss must be a tensor without axes, one number; got {given}")
         taken = [name for name in RESERVED_TERMS if name in self.terms]
         if taken:
             raise ConfigError(f"a term of a loss cannot be called '{taken[0]}': logs say something else there")
@@ -45,6 +50,7 @@ class Objective(Component, ABC):
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
     """
 
+    RETURNS = Loss
     WORDS = {
         "requires": frozenset({"decoder", "dynamics", "no-dynamics"}),
         "frozen": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners"}),

@@ -153,7 +153,7 @@ class ELBO(Objective):
 
     def _reconstruction(self, video: Tensor, z: Latent, model: ComposedWorldModel) -> dict[str, Tensor]:
         """Per frame ``[B, V, T]``: the reconstruction loss, and the mean squared error."""
-        predicted = model.decoder(z).video
+        predicted = model.decode(z).video
         if predicted.ndim == 5:
             predicted, video = predicted[:, None], video[:, None]
         squared = (video - predicted).square()

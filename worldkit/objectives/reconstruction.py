@@ -45,7 +45,7 @@ class Reconstruction(Objective):
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         encoding = model.encoder(batch.video, sampler=sampler)
-        squared = (model.decoder(encoding.latent).video - batch.video).square()
+        squared = (model.decode(encoding.latent).video - batch.video).square()
         error = _mean(reduce(squared, "b ... t c h w -> b t", "mean"), batch.done_mask)
         extra = model.encoder.regularizers(encoding)
         regularizers = {name: _mean(value, batch.done_mask) for name, value in extra.items()}

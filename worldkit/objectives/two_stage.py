@@ -102,7 +102,7 @@ class TwoStage(Objective):
         terms = {"latent": _mean(per_frame * (weights / weights.mean()), valid, start)}
         total = self.config.latent_weight * terms["latent"]
         if self.config.image_weight:
-            difference = model.decoder(predicted.mode()).video - video[..., start:, :, :, :]
+            difference = model.decode(predicted.mode()).video - video[..., start:, :, :, :]
             squared = _mean(reduce(difference.square(), "b ... t c h w -> b t", "mean"), valid, start)
             terms |= {"image": 4 * squared, "psnr": -10 * torch.log10(squared)}  # [-1, 1] is twice as wide as [0, 1]
             total = total + self.config.image_weight * terms["image"]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..contract import check_class, check_predicts
+from ..dynamics import Dynamics
 from ..errors import WorldkitError
 from ..latents import Latent, LatentDist, LatentSpec
 from ..registry import Registry
@@ -51,6 +53,8 @@ class Reporter:
         self.require(bad == 0, "finite values", f"{what} has {bad} of {x.numel()} entries that are NaN or infinite")
 
     def fields(self, x: Latent | LatentDist, spec: LatentSpec, batch: int, time: int, what: str) -> None:
+        wanted = Latent if what.startswith(("latent", "prediction")) else LatentDist
+        self.require(isinstance(x, wanted), "types", f"{what} is {type(x).__name__}, expected {wanted.__name__}")
         tensors = x.values if isinstance(x, Latent) else x.params
         for group, field in spec.keys():
             f = spec.field((group, field))
@@ -97,6 +101,9 @@ class Reporter:
 def prepare(registry: Registry, component: str | type, options: Mapping[str, Any]) -> tuple[type, Any, Reporter]:
     name = registry.resolve(component) if isinstance(component, str) else None
     cls = registry.get(name) if name is not None else component
+    check_class(registry.kind, name or getattr(cls, "__name__", "?"), cls)
+    if issubclass(cls, Dynamics):
+        check_predicts(name or cls.__name__, cls)
     default = name or cls.Config.model_fields["name"].default
     small = SMALL.get(registry.kind, {}).get(default, {}) if cls.__module__.startswith("worldkit.") else {}
     config = cls.Config.parse({"name": default, **small, **options})

@@ -31,7 +31,6 @@ from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..storage.folders import write_folder
 from ..storage.hub import write_model
-from ..storage.weights import check_storable
 from ..viz import save_animation, save_png
 from .checkpoint import (
     RunLog,
@@ -58,6 +57,7 @@ from .record import fingerprint, in_words, surroundings, where_to_begin, write_r
 from .schedule import learning_rate
 from .settings import SETTINGS_FILE, Settings
 from .stop import graceful_stop
+from .trainable import check_trainable
 from .unused import fed, unused
 from .watch import Watch
 from .weightless import mode_of
@@ -121,6 +121,7 @@ class Trainer:
         facts: Mapping[str, Any] | None = None,
         show_progress: bool = True,
     ):
+        check_trainable(model)
         self.notes = [*model.objective.notes(model), *unused(model, train)]
         train, valid = fed(model, train), fed(model, valid)
         if rollouts is not None:
@@ -142,7 +143,6 @@ class Trainer:
             )
         self.limit = config.steps or config.num_epochs * self.steps_per_epoch
         if mode_of(model) is None:  # one without weights is only planned with
-            check_storable(model.state_dict())
             model.to(self.device)
         self.model = model
         set_checkpointing(model, config.checkpointing)
@@ -244,6 +244,8 @@ class Trainer:
                 if not torch.isfinite(loss.total):
                     bad = [name for name, value in loss.terms.items() if not torch.isfinite(value)]
                     raise self._not_finite("the loss", loss.total.detach(), step=self.progress.step + 1, terms=bad)
+                if not loss.total.requires_grad:
+                    raise TrainingError("the loss does not depend on anything that learns; is it detached?")
                 self.accelerator.backward(loss.total / len(batches))
             losses.append({"loss": loss.total.detach(), **loss.terms})
         terms = self._mean(losses)
