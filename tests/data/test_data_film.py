@@ -63,6 +63,15 @@ def test_colours_are_what_the_film_says(tmp_path, matrix, full):
         assert np.abs(seen - COLORS).max() <= 2
 
 
+def test_constant_luminance_is_taken_for_its_sibling(tmp_path):
+    """FFmpeg undoes neither; as players do."""
+    plain, constant = (
+        next(decode_video(tagged(tmp_path / f"{tag}.mp4", "bt2020nc", False, tag=tag), 32, 64))
+        for tag in ("bt2020nc", "bt2020c")
+    )
+    assert np.array_equal(plain, constant)
+
+
 def test_a_matrix_that_cannot_be_undone_is_refused(tmp_path):
     with pytest.raises(DataError, match="a.mp4: its colour matrix, number 8 of H.273"):
         next(decode_video(tagged(tmp_path / "a.mp4", "bt709", False, tag="ycgco"), 32, 64))

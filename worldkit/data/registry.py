@@ -134,7 +134,8 @@ def open_dataset(
         frame_skip: Take every n-th frame.
         format: Name of the format, if the source should not be recognised by its looks.
         conditions: Condition -> entry or column of the data, see `ClipDataset`; for a model: ``model.config.columns``.
-        **options: Options of the format: ``num_episodes=`` for balls, ``on_error="skip"`` for videos.
+        **options: Options of the format: ``num_episodes=`` for balls, ``on_error="skip"`` for videos, ``resize="crop"``
+            for all that have pictures on disk (see `worldkit.data.fit`).
     Returns:
         Data set of clips, uint8 ``[T, 3, H, W]``.
     Raises:
