@@ -1,4 +1,4 @@
-"""What a model is trained on: `fed` leaves out the rest of the data, `unused` tells of it, with the option that would."""
+"""What a model is trained on: `fed` leaves out the rest, `unused` tells of it, with the option that would."""
 
 from __future__ import annotations
 
