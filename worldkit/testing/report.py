@@ -17,6 +17,7 @@ from ..latents import Latent, LatentDist, LatentSpec
 from ..registry import Registry
 from ..storage.weights import put
 from .examples import SMALL
+from .gradients import without_gradient
 
 TOLERANCE = 1e-4
 """Largest difference between two computations that should agree, relative to the values' size (at least 1)."""
@@ -62,14 +63,7 @@ class Reporter:
             self.shape(tensors[group, field], (batch, time, spec.group(group).size, width), f"{what} {group}.{field}")
 
     def gradients(self, module: nn.Module, loss: Tensor, *, ignore: Iterable[str] = ()) -> None:
-        module.zero_grad()
-        if loss.requires_grad:  # not if the module is frozen as a whole
-            loss.backward()
-        missing = [
-            name for name, p in module.named_parameters()
-            if p.requires_grad and name not in ignore and (p.grad is None or not p.grad.abs().max() > 0)
-        ]
-        module.zero_grad()
+        missing = without_gradient(module, loss, ignore)
         self.require(not missing, "gradient reaches every parameter",
                      f"{len(missing)} without (or with NaN): {', '.join(missing[:8])}")
 
