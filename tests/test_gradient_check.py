@@ -54,7 +54,8 @@ CANCEL = {
     "a norm written by hand": lambda: Net(lambda net, x: x + net.shift - (x + net.shift).mean(1, keepdim=True),
                                           shift=vector()),
     "seen through views": lambda: Net(
-        lambda net, x: per_channel(x + torch.cat([net.a, net.b])[None, None].expand(1, 5, 4)), a=vector(1), b=vector(3)),
+        lambda net, x: per_channel(x + torch.cat([net.a, net.b])[None, None].expand(1, 5, 4)),
+        a=vector(1), b=vector(3)),
 }
 
 CANCELLED = dict(zip(CANCEL, ("first.bias", "conv.bias", "norm.bias", "attention.key.bias", "shift", "shift", "b"),

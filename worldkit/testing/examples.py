@@ -129,7 +129,7 @@ def last_time(axis: int) -> tuple[Any, ...]:
 
 
 def changed(x: Any, index: Any) -> Any:
-    """A copy with other values at an index; fields stay within their bounds, video in (0, 1), whole numbers in range."""
+    """A copy with other values at an index; fields stay in their bounds, video in (0, 1), whole numbers in range."""
     if isinstance(x, Latent):
         values = {key: _changed(t, index, *x.spec.field(key).dist.support) for key, t in x.values.items()}
         return Latent.build(x.spec, values, score=None if x.score is None else changed(x.score, index))

@@ -1,8 +1,8 @@
 """Which parameters a loss depends on, without resting on rounding.
 
-What a bias in front of a normalisation adds is subtracted again, what a bias of keys adds does not change a softmax: their
-gradients are sums that cancel, and whether rounding leaves 0 or 1e-9 is chance. A parameter that nothing depends on has
-no gradient at all, or a sum of zeros. So where the sum is zero, its terms are looked at.
+What a bias in front of a normalisation adds is subtracted again, what a bias of keys adds does not change a softmax:
+their gradients are sums that cancel, and whether rounding leaves 0 or 1e-9 is chance. A parameter that nothing depends
+on has no gradient at all, or a sum of zeros. So where the sum is zero, its terms are looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
@@ -29,6 +28,7 @@ def without_gradient(module: nn.Module, loss: Tensor, ignore: Iterable[str] = ()
     """Names of the parameters that do not move a loss, or have NaN in their gradients; ``module``'s are cleared.
 
     Example:
+        >>> import torch
         >>> class Net(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
