@@ -20,7 +20,7 @@ CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE = "config.json", "model.safetensors", "tra
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE, "README.md", "panel.png", "rollout.gif", "eval-*.md",
              "eval-*.json", "eval-*.html")
 """What a model folder may hold; one that holds anything else is not replaced."""
-TRAINED_ON = "resize in training"
+TRAINED_ON, NOT_RECORDED = "resize in training", "not recorded"
 """Entry of `provenance`: how the frames of the training got the model's size."""
 
 
@@ -174,17 +174,17 @@ def provenance(folder: Path) -> dict[str, Any]:
 
 
 def resize_in_training(facts: Mapping[str, Any]) -> str | None:
-    """How the frames of a training got the model's size, None if there was nothing to choose or it is not known.
+    """How the frames of a training got the model's size, None if there was nothing to choose or no training is known.
 
     Args:
-        facts: What is known of the training. Runs that began before there was a choice say nothing, and cropped.
+        facts: What is known of the training. `NOT_RECORDED`: it began before there was a choice.
     Example:
         >>> resize_in_training({"data": "a.mp4", "pixels": "...", "data.resize": "pad"}), resize_in_training({})
         ('pad', None)
     """
     if "data.resize" in facts or "pixels" in facts:
         return facts.get("data.resize")
-    return "crop" if facts.get("synthetic data") is False else None
+    return NOT_RECORDED if facts.get("synthetic data") is False else None
 
 
 def digest(file: Path | Traversable) -> str:

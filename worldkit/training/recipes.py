@@ -17,7 +17,7 @@ from ..factory import create_model, get_model_spec, list_models, override
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from ..presets import resolve_preset
-from ..storage.folders import TRAINED_ON, read_facts
+from ..storage.folders import NOT_RECORDED, TRAINED_ON, read_facts
 from ..storage.hub import load_parts
 from .checkpoint import latest_checkpoint
 from .complete import complete_config
@@ -150,6 +150,8 @@ def resize_note(name: str, facts: Mapping[str, Any], clips: ClipDataset) -> str 
         clips: What it gets.
     """
     fitting, then = clips.source.fitting, facts.get(TRAINED_ON)
+    if then == NOT_RECORDED:  # layouts of papers do as they did, all others cropped and pad now
+        then = "crop" if fitting is not None and fitting.resize == "pad" else None
     if then is None or fitting is None or not fitting.matters or fitting.resize == then:
         return None
     return f"{name} was trained with {RESIZE}={then}, here frames are {fitting}. As in training: -o {RESIZE}={then}"

@@ -106,16 +106,17 @@ def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, st
     """
     instead = f"or give a new run folder, where -o train.init_from={run} begins with the weights of this one"
     changed = _changed(began, now)
-    if began.get(DATA) != now[DATA] and _cropped(began) and now["facts"].get(RESIZE, "crop") != "crop":
+    if began.get(DATA) != now[DATA] and _old(began) and now["facts"].get(RESIZE) == "pad":
         raise TrainingError(
             f"run {run} began when frames of another shape than the model's were cropped, now "
             f"{now['facts']['pixels']}: go on as it began with -o {RESIZE}=crop, {instead}"
         )
     if began.get(DATA, now[DATA]) != now[DATA]:
         options = in_words({name: values for name, values in changed.items() if name.split(".")[0] == "data"})
+        since = "; since it began, sets of few episodes are split another way" if _old(began) else ""
         raise TrainingError(
             f"the data are not those that run {run} began with, they differ in lengths or frames"
-            f"{f' ({options})' if options else ''}: give it the same data, {instead}"
+            f"{f' ({options})' if options else ''}{since}: give it the same data, {instead}"
         )
     if kept := [f"train.{name}" for name in KEPT if f"train.{name}" in changed]:
         raise TrainingError(
@@ -126,9 +127,10 @@ def continued(began: Mapping[str, Any], now: Mapping[str, Any], *, run: Path, st
     return {**now, **began, "resumed": [*began.get("resumed", []), entry]}
 
 
-def _cropped(began: Mapping[str, Any]) -> bool:
-    """Whether a run began when there was no other default, and its record does not say otherwise."""
-    return "facts" in began and RESIZE not in began["facts"]
+def _old(began: Mapping[str, Any]) -> bool:
+    """Whether a run began when nothing was said of pixels, on data that are not generated."""
+    facts = began.get("facts", {})
+    return facts.get("synthetic data") is False and not {RESIZE, "pixels"} & {*facts}
 
 
 def in_words(changed: Mapping[str, Any]) -> str:
