@@ -7,12 +7,14 @@
   to 16 clips 1.1 of the 8 move, from 100 to 200 2.2 of the 100, from 1000 to 2000 0.4 of the 1000, from 3000 on none.
 * One or two clips: each is cut in time into three blocks that share no frame: the first 80 % are train, the next 10 %
   val, the last 10 % test.
-* A folder with sub-folders (or files) named ``train``, ``val``/``valid``/``validation``, ``test`` is split already.
+* A folder with sub-folders (or files) named ``train``/``training``, ``val``/``valid``/``validation``,
+  ``test``/``testing``, in letters of any case, is split already.
 * The split ``"all"`` is everything: whole episodes, in the order in which they lie there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from ..errors import DataError
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
 ALL = "all"
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 class MissingSplitError(DataError):
@@ -113,21 +115,49 @@ def split_episodes(
     return [(i, 0, lengths[i]) for i in split_clips(names, seed=seed)[split]]
 
 
+def split_of(name: str) -> str | None:
+    """The split that a folder or a file (without its suffix) is called after.
+
+    Example:
+        >>> split_of("Validation"), split_of("validated")
+        ('val', None)
+    """
+    return next((split for split, spellings in SPLIT_FOLDERS.items() if name.lower() in spellings), None)
+
+
+def split_paths(folder: Path, suffixes: Sequence[str] = ("",)) -> dict[str, list[Path]]:
+    """Split -> what a folder holds of it: sub-folders, or, of suffixes that are not empty, files. In the order of splits.
+
+    Example:
+        >>> split_paths(Path("no such folder"))
+        {}
+    """
+    found: dict[str, list[Path]] = {name: [] for name in SPLITS}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            stem, suffix = os.path.splitext(entry.name)
+            split = split_of(stem)
+            if split and suffix.lower() in suffixes and (entry.is_file() if suffix else entry.is_dir()):
+                found[split].append(folder / entry.name)
+    return {name: paths for name, paths in found.items() if paths}
+
+
 def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> Path | None:
     """The sub-folder that holds a split, or the file, given suffixes; ``None`` if the folder is not split at all.
 
     Raises:
         MissingSplitError: if the folder is split, but not this split.
+        DataError: if it holds one split twice, under two names.
         AlreadySplitError: if the folder is split, and all of it is asked for.
     """
     if split != ALL:
         check_split(split)
     found: dict[str, Path] = {}
-    for name, spellings in SPLIT_FOLDERS.items():
-        paths = [folder / f"{spelling}{suffix}" for spelling in spellings for suffix in suffixes]
-        there = [path for path in paths if (path.is_file() if path.suffix else path.is_dir())]
-        if there:
-            found[name] = there[0]
+    for name, paths in split_paths(folder, suffixes).items():
+        if len(paths) > 1:
+            held = " and ".join(path.name for path in paths)
+            raise DataError(f"{folder} holds {held}, both of split '{name}': rename or move all but one")
+        found[name] = paths[0]
     if not found:
         return None
     if split == ALL:

@@ -21,7 +21,7 @@ from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..fit import Fitting, check_resize, fit_video
 from ..recording import ACTIONS, actions_in, as_action, check_mask, flat_entries, put
-from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
+from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
 from .h5 import H5File, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .index import GOALS, INDEX, TEXTS, as_text, check_index, index_of, role_of
@@ -29,14 +29,12 @@ from .index import GOALS, INDEX, TEXTS, as_text, check_index, index_of, role_of
 
 def column_files(path: Path) -> list[Path]:
     """The file, the files of the splits, or the only HDF5 file of a folder."""
-    if path.suffix in SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
         return [path]
-    names = [name for spellings in SPLIT_FOLDERS.values() for name in spellings]
-    found = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-    there = [file for file in found if file.is_file()]
+    there = [file for files in split_paths(path, SUFFIXES).values() for file in files]
     if there or not path.is_dir():
         return there
-    single = [file for suffix in SUFFIXES for file in path.glob(f"[!.]*{suffix}")]
+    single = [file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES]
     return single if len(single) == 1 else []
 
 
@@ -277,9 +275,9 @@ def open_columns(
     files = [part] if part else column_files(path)
     if not files:
         raise DataError(f"{path} does not exist or holds no single HDF5 file: give the file")
-    named = [name for name, spellings in SPLIT_FOLDERS.items() if files[0].stem in spellings]
-    if named and split not in (named[0], ALL):
-        raise MissingSplitError(f"{files[0]} holds split '{named[0]}', not '{split}': give its folder, or ask for it")
+    named = split_of(files[0].stem)
+    if named and split not in (named, ALL):
+        raise MissingSplitError(f"{files[0]} holds split '{named}', not '{split}': give its folder, or ask for it")
     options = {"cameras": cameras, "height": height, "width": width, "resize": resize, "split_seed": split_seed}
     return ColumnsSource(files[0], split=split, whole=bool(named), **options)
 

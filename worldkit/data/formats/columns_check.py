@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import DataError
 from ..parts import CHUNK, Entries, Frame, Part, Problem, renamed
-from ..splits import SPLIT_FOLDERS
+from ..splits import split_of
 from .columns import column_files, is_camera, read_index
 from .h5 import H5File, datasets, read_rows
 from .index import INDEX, TEXTS, overlaps, role_of
@@ -18,7 +18,7 @@ from .index import INDEX, TEXTS, overlaps, role_of
 def columns_parts(path: Path, **options: Any) -> Iterator[Part | Problem]:
     """Every episode, rows that two of them share, and what is not read."""
     for found in column_files(path):
-        split = next((name for name, spellings in SPLIT_FOLDERS.items() if found.stem in spellings), "")
+        split = split_of(found.stem) or ""
         file = H5File(found, read_index)
         index = read_index(found, file.open())
         for i, (length, offset) in enumerate(zip(*index, strict=True)):

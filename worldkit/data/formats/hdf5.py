@@ -22,7 +22,7 @@ from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..fit import Fit, Fitting, check_resize, fit_video
 from ..recording import as_action
-from ..splits import ALL, SPLIT_FOLDERS, MissingSplitError, split_episodes, split_folder
+from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .h5 import H5File, datasets
 
@@ -32,10 +32,7 @@ SUFFIXES = (".hdf5", ".h5")
 def is_hdf5(target: str) -> bool:
     """Whether a target is an HDF5 file by name, or a folder with at least one ``train``, ``val`` or ``test`` file."""
     path = Path(target).expanduser()
-    names = (name for spellings in SPLIT_FOLDERS.values() for name in spellings)
-    if path.suffix in SUFFIXES and not path.is_dir():
-        return True
-    return any((path / f"{name}{suffix}").is_file() for name in names for suffix in SUFFIXES)
+    return (path.suffix.lower() in SUFFIXES and not path.is_dir()) or bool(split_paths(path, SUFFIXES))
 
 
 class HDF5Source(EpisodeSource):
@@ -189,10 +186,10 @@ def open_hdf5(
         raise DataError(f"{path} does not exist: give an HDF5 file, or a folder with train.hdf5, val.hdf5, test.hdf5")
     if path.is_dir():
         return HDF5Source(split_folder(path, split, SUFFIXES), split=split, **size)
-    named = [name for name, spellings in SPLIT_FOLDERS.items() if path.stem in spellings]
-    if named and split not in (named[0], ALL):
+    named = split_of(path.stem)
+    if named and split not in (named, ALL):
         raise MissingSplitError(
-            f"{path} holds split '{named[0]}', not '{split}': give its folder, {path.parent}, or ask for it"
+            f"{path} holds split '{named}', not '{split}': give its folder, {path.parent}, or ask for it"
         )
     whole = HDF5Source(path, split=split, **size)
     if named:

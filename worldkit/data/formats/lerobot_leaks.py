@@ -7,14 +7,13 @@ from itertools import combinations
 from pathlib import Path
 
 from ...errors import DataError
-from ..splits import SPLIT_FOLDERS
+from ..splits import split_of
 from .lerobot_meta import DataSetInfo, EpisodeInfo
 
 
 def given_splits(info: DataSetInfo) -> dict[str, tuple[int, int]]:
     """Our name of each split in ``meta/info.json`` -> first episode and one past the last."""
-    known = {spelling: name for name, spellings in SPLIT_FOLDERS.items() for spelling in spellings}
-    return {known[name]: span for name, span in info.splits.items() if name in known}
+    return {split: span for name, span in info.splits.items() if (split := split_of(name))}
 
 
 def leaks(info: DataSetInfo, episodes: Sequence[EpisodeInfo]) -> Iterator[DataError]:

@@ -31,7 +31,7 @@ from ..cache import Span, Unread, cache_key
 from ..entries import read_entries, save_entries
 from ..fit import Fitting, check_resize
 from ..recording import Recording, RecordingSource, cached_frames
-from ..splits import SPLIT_FOLDERS, split_episodes
+from ..splits import split_episodes, split_paths
 from .clip_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .npz_video import NpzEpisode, NpzVideo, files_of
 
@@ -41,9 +41,9 @@ _VERSION = 1  # raise when resizing changes, so that old cache entries are not u
 def is_npz(target: str) -> bool:
     """Whether a target is an ``.npz`` file by name, or a folder (or its split folders) of them and of no clips."""
     path = Path(target).expanduser()
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return True
-    folders = [path, *(path / name for spellings in SPLIT_FOLDERS.values() for name in spellings)]
+    folders = [path, *(folder for found in split_paths(path).values() for folder in found)]
     suffixes: set[str] = set()
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as found:

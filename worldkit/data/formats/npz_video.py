@@ -43,7 +43,8 @@ def npz_files(path: Path) -> list[Path]:
     Raises:
         DataError: if there is none.
     """
-    files = sorted(path.glob("[!.]*.npz"), key=lambda f: natural_key(f.name)) if path.is_dir() else [path]
+    held = [file for file in path.glob("[!.]*") if file.suffix.lower() == ".npz"] if path.is_dir() else [path]
+    files = sorted(held, key=lambda file: natural_key(file.name))
     if not files:
         raise DataError(f"{path} holds no .npz file")
     return files
