@@ -53,8 +53,9 @@ class PatchKeypoints(nn.Module):
         weight = rearrange(weight, "(m n) k (h w) -> m (n k) h w", m=image.shape[0], h=maps.shape[-2])
         rows, columns = weight.sum(-1), weight.sum(-2)
         y, x = (rows * axis).sum(-1), (columns * axis).sum(-1)  # products, which autocast leaves in full precision
-        var_y = ((rows * axis.square()).sum(-1) - y.square()).clamp(min=1e-6)
-        var_x = ((columns * axis.square()).sum(-1) - x.square()).clamp(min=1e-6)
-        cov = (weight * axis[:, None] * axis).sum((-1, -2)) - y * x
+        off_y, off_x = axis - y[..., None], axis - x[..., None]  # squares less a square lose digits at the border
+        var_y = (rows * off_y.square()).sum(-1).clamp(min=1e-6)
+        var_x = (columns * off_x.square()).sum(-1).clamp(min=1e-6)
+        cov = (weight * off_y[..., None] * off_x[..., None, :]).sum((-1, -2))
         local = (torch.stack([y, x], -1) + 1) / 2 * (self.patch_size - 1)
         return self._in_image(local + self.corners), torch.stack([var_y, var_x, cov], -1)
