@@ -166,3 +166,51 @@ def test_models_of_skipped_frames_are_scored_on_skipped_frames(tiny_model):
     found = compare({"a": tiny_model()}, "balls-32", Protocol("p", context_frames=2, horizon=2, max_clips=1),
                     pictures=0, data_options={"num_episodes": 3, "episode_length": 8, "frame_skip": 2})
     assert found.protocol.frame_skip == 2 and found.changed["frame_skip"] == 2
+
+
+# -- near misses
+
+TRAIN, ABLATE = ["train", MODEL, *BALLS], ["ablate", MODEL, "--budget", "1"]
+
+
+@pytest.mark.parametrize("command, message", [
+    (["traain"], "Did you mean 'train'?"),
+    (["data", "inspct", "x"], "Did you mean 'inspect'?"),
+    (["eval", "a", *BALLS, "--split", "tset"], "Did you mean 'test'?"),
+    ([*TRAIN, "--dry-rn"], "unrecognized arguments: --dry-rn. Did you mean '--dry-run'?"),
+    (["rollout", MODEL, *BALLS, "--horizn", "3"], "--horizn 3. Did you mean '--horizon'?"),
+    ([*TRAIN, "--batch-size", "4"], "unrecognized arguments: --batch-size 4. Write -o train.batch_size=4"),
+    ([*TRAIN, "--lr=1e-3"], "Write -o train.lr=1e-3"),
+    ([*TRAIN, "--learning-rate", "1", "--quiet"], "Write -o train.lr=1"),
+    ([*TRAIN, "--batchsize"], "Write -o train.batch_size=VALUE"),
+    ([*TRAIN, "--num-layers", "4"], "or -o dynamics.num_layers=4"),
+    ([*TRAIN, "--num-episodes", "4"], "Write -o data.num_episodes=4"),
+    ([*ABLATE, "--lr", "3"], "Write -o train.lr=3"),
+    (["train", "no-such", *BALLS, "--num-layers", "4"], "unrecognized arguments: --num-layers 4"),
+    ([*TRAIN, "more"], "unrecognized arguments: more"),
+    ([*TRAIN, "-o", "lr=1e-3"], "'lr' is no option of the model as a whole: write -o train.lr=0.001 ('train.lr' in"),
+    ([*TRAIN, "-o", "batch_size=4"], "write -o train.batch_size=4"),
+    ([*TRAIN, "-o", "batchsize=4"], "write -o train.batch_size=4"),
+    ([*TRAIN, "-o", "num_layers=4"], "or -o dynamics.num_layers=4 or"),
+    ([*TRAIN, "-o", "encoder=slot", "-o", "num_slots=4"], "write -o encoder.num_slots=4"),
+    ([*TRAIN, "-o", "height=32"], "write -o obs.height=32"),
+    ([*TRAIN, "-o", "num_episodes=4"], "write -o data.num_episodes=4"),
+    ([*TRAIN, "-o", "train.num_layers=4"], "'num_layers' is no option of training: write -o encoder.num_layers=4"),
+    ([*TRAIN, "-o", "timestep_horizn=4"], "Did you mean 'timestep_horizon'?"),
+    ([*TRAIN, "-o", "train=4"], "-o train.OPTION=VALUE"),
+    ([*TRAIN, "-o", "data=clips"], "the data are --data"),
+    (["rollout", MODEL, *BALLS, "-o", "data=clips"], "the data are --data"),
+    ([*ABLATE, "--swap", "dynamics=gru", "-o", "lr=3"], "write -o train.lr=3"),
+    ([*ABLATE, "--set", "lr=1,2"], "write --set train.lr=1,2"),
+    ([*ABLATE, "--set", "num_layers=1,2"], "or --set dynamics.num_layers=1,2"),
+    ([*ABLATE, "--swap", "lr=1,2"], "write --set train.lr=1,2"),
+])
+def test_near_misses_point_on(command, message, here, capsys):
+    assert message in told(command, capsys)
+
+
+def test_python_points_on_too():
+    from worldkit.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="write encoder__num_layers=... .-o encoder.num_layers=... on the"):
+        wk.create_model(MODEL, num_layers=4)

@@ -200,6 +200,44 @@ class WorldModelConfig(Config):
         return asked or self.timestep_horizon + (self.dynamics is not None)
 
 
+def option_paths(config: Config) -> list[str]:
+    """Dotted paths of all options of a configuration, those of its parts included.
+
+    Example:
+        >>> option_paths(ObsSpec(height=64, width=64))
+        ['height', 'width', 'channels', 'views']
+    """
+    found: list[str] = []
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        inner = value if isinstance(value, Mapping) else {"": value}
+        parts = {f"{name}.{key}".rstrip("."): part for key, part in inner.items() if isinstance(part, Config)}
+        found += [f"{path}.{option}" for path, part in parts.items() for option in option_paths(part)] or [name]
+    return found
+
+
+def differences(here: Any, there: Any, path: str) -> list[str]:
+    """What differs between two configurations given as nested dicts.
+
+    Args:
+        here, there: Tables of options, single options, or None for what is missing.
+        path: What they are called; ``""`` for whole models.
+    Returns:
+        A line for every option that differs; one for a whole part if it is another component, or missing.
+    Example:
+        >>> differences({"lr": 1, "steps": 2}, {"lr": 3, "steps": 2}, "train")
+        ['train.lr is 3 there, 1 here']
+    """
+    both = isinstance(here, Mapping) and isinstance(there, Mapping)
+    if both and here.get("name") == there.get("name"):
+        return [line for key in sorted(here.keys() | there.keys())
+                for line in differences(here.get(key), there.get(key), f"{path}.{key}".lstrip("."))]
+    if here == there:
+        return []
+    here, there = (x.get("name") if isinstance(x, Mapping) else x for x in (here, there))
+    return [f"{path} is {there!r} there, {here!r} here"]
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``{"dynamics.num_layers": 4}`` or ``{"dynamics__num_layers": 4}`` -> ``{"dynamics": {"num_layers": 4}}``.
 

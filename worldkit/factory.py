@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from . import registry as registries
-from .config import WorldModelConfig, merge, nest
+from .config import WorldModelConfig, merge, nest, option_paths
 from .errors import ConfigError, NoPretrainedWeightsError
 from .presets import ModelSpec, packaged_file, preset_names, preset_spec, resolve_preset
 
@@ -69,6 +69,7 @@ def override(
         ConfigError, UnknownComponentError: as `create_config`.
     """
     changes = _canonical_names(nest(overrides))
+    _refuse_options_of_parts(changes, base)
     new_encoder = _name(changes.get("encoder"))
     if new_encoder not in (None, _name(base.get("encoder"))) and "decoder" not in changes:
         changes["decoder"] = {"name": registries.encoders.get(new_encoder).default_decoder}
@@ -78,6 +79,16 @@ def override(
         if new in options and new != _name(base.get(kind)):
             changes[kind] = merge({"name": new, **options[new]}, changes[kind])
     return WorldModelConfig.parse(merge(base, changes))
+
+
+def _refuse_options_of_parts(changes: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Say to which parts an option belongs that was given to the model as a whole."""
+    for name in changes:
+        if name not in WorldModelConfig.model_fields:
+            paths = option_paths(WorldModelConfig.parse(base))
+            if found := [path for path in paths if path.rpartition(".")[2] == name]:
+                raise ConfigError(f"'{name}' is no option of the model as a whole, but {', '.join(found)}: write "
+                                  f"{found[0].replace('.', '__')}=... (-o {found[0]}=... on the command line)")
 
 
 def _text(name: Any) -> str:

@@ -199,8 +199,12 @@ def test_a_full_disk_is_named_with_the_way_back(what, tiny_model, balls, tmp_pat
 
 def test_a_run_folder_of_another_model_is_refused(tiny_model, balls, tmp_path):
     run(tiny_model(), balls, tmp_path, steps=1)
-    with pytest.raises(TrainingError, match="another model configuration"):
+    message = "another model configuration: timestep_horizon is 3 there, 2 here. Give"
+    with pytest.raises(TrainingError, match=message):
         run(tiny_model(timestep_horizon=2), balls, tmp_path, steps=2)
+    message = "dynamics.dim is 16 there, 32 here .and 1 more.. Give"
+    with pytest.raises(TrainingError, match=message):
+        run(tiny_model(timestep_horizon=2, dynamics=dict(dim=32, num_layers=1, num_heads=2)), balls, tmp_path, steps=2)
 
 
 def test_other_data_are_refused_wherever_they_lie(tiny_model, balls, tmp_path):

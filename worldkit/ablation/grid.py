@@ -19,6 +19,7 @@ from ..errors import ConfigError, WorldkitError
 from ..factory import create_config
 from ..registry import conditioners, suggestion
 from ..training import TrainConfig
+from ..training.misplaced import refuse_misplaced
 from ..training.recipes import train_config
 
 PARTS = tuple(WorldModelConfig.COMPONENTS)
@@ -140,7 +141,8 @@ def expand(
             its parts and options do is a variant with an ``error`` instead.
         UnknownComponentError: an unknown component.
     """
-    swaps, settings = _check_swaps(swaps), _check_settings(settings)
+    refuse_misplaced(common, preset)
+    swaps, settings = _check_swaps(swaps, preset), _check_settings(settings, preset)
     if twice := [path for path in settings if path in swaps]:
         raise ConfigError(f"{twice[0]} is both swapped and set; give all its values to --swap")
     _refuse_decided(common, "an option common to all cells")
@@ -188,11 +190,12 @@ def _value(variant: Variant, axis: str, preset: str) -> Any:
     return node["name"] if isinstance(node, Mapping) and "name" in node else node
 
 
-def _check_swaps(swaps: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+def _check_swaps(swaps: Mapping[str, Sequence[Any]], preset: str) -> dict[str, list[Any]]:
     checked = {}
     for part, names in swaps.items():
         registry = conditioners if part.startswith("conditioners.") else WorldModelConfig.COMPONENTS.get(part)
         if registry is None:
+            refuse_misplaced({part: f"{','.join(map(shown, names))}"}, preset, option="--set")
             known = [*PARTS, "conditioners.FIELD"]
             raise ConfigError(f"'{part}' is no part to swap.{suggestion(part, PARTS)} Parts: {', '.join(known)}. "
                               "Options are changed with --set (settings=)")
@@ -208,8 +211,9 @@ def _check_swaps(swaps: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     return checked
 
 
-def _check_settings(settings: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+def _check_settings(settings: Mapping[str, Sequence[Any]], preset: str) -> dict[str, list[Any]]:
     settings = {path.replace("__", "."): _values(path, values) for path, values in settings.items()}
+    refuse_misplaced({path: ",".join(map(shown, values)) for path, values in settings.items()}, preset, option="--set")
     _refuse_decided(settings, "an option to compare")
     for path in settings:
         kind, _, option = path.partition(".")

@@ -11,6 +11,7 @@ from typing import Any
 from ..config import parse_assignments
 from ..errors import ConfigError, TrainingError
 from ..files import check_writable, reason
+from .near_misses import Parser
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -18,7 +19,7 @@ Commands = Any
 """What ``ArgumentParser.add_subparsers`` gives; its class is private to argparse."""
 
 
-def command(commands: Commands, name: str, summary: str, epilog: str = "") -> ArgumentParser:
+def command(commands: Commands, name: str, summary: str, epilog: str = "") -> Parser:
     """A new command."""
     return commands.add_parser(
         name, help=summary, description=summary, epilog=epilog, formatter_class=RawDescriptionHelpFormatter,
@@ -100,11 +101,25 @@ def data_option(p: ArgumentParser) -> None:
                    help="option of the data, for example data.num_episodes=50 or data.format=sketchy")
 
 
+def overrides_of(options: Namespace) -> dict[str, Any]:
+    """What ``-o`` says, as a nested dict; ``"train"`` and ``"data"`` are tables in it.
+
+    Raises:
+        ConfigError: a text without ``=``, or ``-o data=...``.
+    """
+    overrides = parse_assignments(options.override)
+    for name, instead in (("train", "an option has a name, -o train.OPTION=VALUE"),
+                          ("data", "the data are --data, an option of theirs is -o data.OPTION=VALUE")):
+        if not isinstance(overrides.get(name, {}), dict):
+            raise ConfigError(f"-o {name}={overrides[name]} says nothing: {instead}")
+    return overrides
+
+
 def data_options(options: Namespace) -> dict[str, Any]:
     """Options of the data format; a finished model takes no others."""
     from ..data.decided import FOR_A_MODEL, refuse_decided
 
-    overrides = parse_assignments(options.override)
+    overrides = overrides_of(options)
     if unknown := [name for name in overrides if name != "data"]:
         raise ConfigError(f"-o of {options.command} takes data.OPTION=VALUE only, got {', '.join(unknown)}")
     given = overrides.get("data", {})

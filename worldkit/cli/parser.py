@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import WorldkitError
 from ..files import reason
 from .commands import ablate, data, demo, evaluate, models, rollout, share, train
+from .near_misses import Parser
 
 COMMANDS = (models, train, rollout, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
@@ -34,7 +35,7 @@ EXAMPLES = """examples:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="worldkit", description="Learned simulators of video: train, predict, evaluate, take apart.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )

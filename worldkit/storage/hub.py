@@ -19,7 +19,7 @@ from .. import __version__
 from .. import registry as registries
 from ..assembly import build
 from ..component import attribute_name
-from ..config import WorldModelConfig
+from ..config import WorldModelConfig, differences
 from ..errors import CheckpointError, ConfigError
 from ..registry import Registry, plugin_errors, plugins_enabled
 from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder, writing_model
@@ -271,7 +271,7 @@ def load_parts(
     names, problems = [], {}
     for part in ours if parts is None else parts:
         mine, other = ({k: v for k, v in s.items() if k.startswith(_prefix(part))} for s in (own, state))
-        different = _differences(ours.get(part), theirs.get(part), part) or _other_tensors(mine, other)
+        different = differences(ours.get(part), theirs.get(part), part) or _other_tensors(mine, other)
         if part not in ours:
             problems[part] = [f"this model has no part '{part}'; it has {', '.join(ours)}"]
         elif different:
@@ -301,18 +301,6 @@ def _parts(config: WorldModelConfig) -> dict[str, Any]:
     data = config.to_dict()
     parts = {kind: data[kind] for kind in ("encoder", "decoder", "dynamics", "latent_action") if kind in data}
     return parts | {f"conditioners.{name}": value for name, value in data.get("conditioners", {}).items()}
-
-
-def _differences(here: Any, there: Any, path: str) -> list[str]:
-    """A line for every option that differs; one for the whole part if it is another component, or missing."""
-    both = isinstance(here, Mapping) and isinstance(there, Mapping)
-    if both and here.get("name") == there.get("name"):
-        return [line for key in sorted(here.keys() | there.keys())
-                for line in _differences(here.get(key), there.get(key), f"{path}.{key}")]
-    if here == there:
-        return []
-    here, there = (x.get("name") if isinstance(x, Mapping) else x for x in (here, there))
-    return [f"{path} is {there!r} there, {here!r} here"]
 
 
 def _other_tensors(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:

@@ -22,6 +22,7 @@ from ..storage.hub import load_parts
 from .checkpoint import latest_checkpoint
 from .complete import complete_config
 from .config import TrainConfig
+from .misplaced import refuse_misplaced
 from .processes import main_process_first
 from .record import RESIZE
 from .settings import Settings
@@ -106,9 +107,10 @@ def make_trainer(
     ``settings``: Where to start from instead of the preset's defaults.
     """
     start = settings or Settings.of_preset(preset)
-    config = TrainConfig.parse({**start.train, **(train_overrides or {})})
     options = {**start.data_options, **(data_options or {})}
     refuse_decided(options, FOR_A_MODEL, typed="-o data.{}")
+    refuse_misplaced({**(overrides or {}), "train": {**(train_overrides or {})}}, preset, base=start.model, data=data)
+    config = TrainConfig.parse({**start.train, **(train_overrides or {})})
     asked = override(start.model, overrides or {}, get_model_spec(preset).alternatives)
     make = partial(create_model, config=complete_config(asked, data, options))
     torch.manual_seed(config.seed)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..config import differences
 from ..data import ClipDataset
 from ..errors import TrainingError
 from ..storage.folders import read_json
@@ -84,7 +85,10 @@ def where_to_begin(run: Path, record: Mapping[str, Any]) -> tuple[Path | None, d
     if newest is not None and "model" not in began:
         began["model"] = read_config(newest).to_dict()
     if began.get("model", record["model"]) != record["model"]:
-        raise TrainingError(f"run folder {run} belongs to another model configuration; give a new folder, or delete it")
+        first, *others = differences(record["model"], began["model"], "") or ["their entries differ"]
+        more = f" (and {len(others)} more)" if others else ""
+        raise TrainingError(f"run folder {run} belongs to another model configuration: {first}{more}. Give the options "
+                            "it began with, another folder (--run), or delete it")
     if newest is None:
         return None, dict(record)
     return newest, continued(began, record, run=run, step=step_of(newest))

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ...config import parse_assignments
-from ..options import Commands, check_device, check_place, command, device_argument, positive, protocol_arguments
+from ..options import (
+    Commands,
+    check_device,
+    check_place,
+    command,
+    device_argument,
+    overrides_of,
+    positive,
+    protocol_arguments,
+)
 from ..output import console
 
 _ABLATE_HELP = """All values of all --swap and --set are combined; the unchanged preset is always among the rows.
@@ -43,6 +51,7 @@ def add(commands: Commands) -> None:
     device_argument(p, "auto")
     p.add_argument("--retry", action="store_true", help="try failed cells again")
     p.add_argument("--quiet", action="store_true", help="only the table")
+    p.trains = True
     p.set_defaults(function=run_ablate)
 
 
@@ -52,7 +61,7 @@ def run_ablate(options: Namespace) -> None:
     from ...ablation.grid import parse_axes
 
     check_device(options.device)
-    overrides = parse_assignments(options.override)
+    overrides = overrides_of(options)
     if options.device is not None:
         overrides.setdefault("train", {})["device"] = options.device
     check_place(options.out or "runs/ablations", "--out")

@@ -7,9 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...config import parse_assignments
 from ...errors import ConfigError
-from ..options import Commands, check_device, check_place, command, data_argument, device_argument, natural, positive
+from ..options import (
+    Commands,
+    check_device,
+    check_place,
+    command,
+    data_argument,
+    device_argument,
+    natural,
+    overrides_of,
+    positive,
+)
 from ..output import console, table_of
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--dry-run", action="store_true",
                    help="print the plan (run folder, parameters, memory, steps, shapes of the first batch) and stop; "
                         "only the data cache may be filled")
+    p.trains = True
     p.set_defaults(function=run_train)
 
 
@@ -54,7 +64,7 @@ def run_train(options: Namespace) -> None:
     from ...training.plan import plan
     from ...training.recipes import make_trainer
 
-    overrides = parse_assignments(options.override)
+    overrides = overrides_of(options)
     training, data = overrides.pop("train", {}), overrides.pop("data", {})
     for name in ("steps", "seconds", "seed", "keep", "device"):
         if getattr(options, name) is not None:
