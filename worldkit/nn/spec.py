@@ -186,7 +186,7 @@ class LatentHead(nn.Module):
 
     @torch.no_grad()
     def _start(self, group: str, f: Field, mean: float, variance: float, *, all_outputs: bool) -> None:
-        """Biases that give a mean and a variance, and no influence of tokens on all outputs, or on those of the mean."""
+        """Biases that give a mean and a variance; tokens have no influence on all outputs, or on those of the mean."""
         last = self.heads[group][f.name][-1]
         start, other = (f.dist.raw_at(last.bias.new_full((f.dim,), m), variance) for m in (mean, mean + 1))
         if start is None:
