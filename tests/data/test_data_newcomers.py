@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldkit.data import open_dataset
+from worldkit.data import open_dataset, validate
 from worldkit.errors import DataError
 
 image = pytest.importorskip("PIL.Image")
@@ -55,3 +55,53 @@ def test_hdf5_and_npz_in_capitals(tmp_path):
     (tmp_path / "single" / "a.npz").rename(tmp_path / "single" / "A.NPZ")
     for path in (tmp_path / "TRAIN.H5", tmp_path, tmp_path / "single" / "A.NPZ", tmp_path / "single"):
         assert np.array_equal(open_dataset(path, num_frames=2)[0]["video"], frames(2).transpose(0, 3, 1, 2))
+
+
+LAST = np.array([0, 0, 1, 0, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"dones": LAST},
+        {"done": LAST.astype(bool)},
+        {"terminated": np.array([0, 0, 1, 0, 0, 0, 0, 0]), "truncated": np.array([0, 0, 0, 0, 0, 1, 0, 1])},
+        {"is_first": np.roll(LAST, 1), "is_last": np.roll(LAST, 0)},
+        {"episode_index": np.array([4, 4, 4, 5, 5, 5, 6, 6])},
+        {"episode_ends": np.array([3, 6, 8])},
+    ],
+)
+def test_flat_npz_ends_where_its_flags_say(tmp_path, flags):
+    np.savez(tmp_path / "flat.npz", observations=frames(8), actions=np.ones((8, 2)), **flags)
+    clips = open_dataset(tmp_path / "flat.npz", split="all", num_frames=2)
+    starts = [int(clip["video"][0, 0, 0, 0]) // 10 for clip in clips]
+    assert starts == [0, 1, 3, 4, 6]  # 2 to 3 and 5 to 6 lead from one episode into another
+    assert clips.source.num_episodes == validate(tmp_path / "flat.npz").episodes == 3
+    assert clips.source.read(0, 0, 3)["action"][:, 0].tolist() == [1, 1, 0]
+    assert "done_mask" not in clips[0]
+
+
+def test_flags_that_stay_are_padding(tmp_path):
+    np.savez(tmp_path / "a.npz", video=frames(5), done=np.array([0, 0, 1, 0, 0]), truncated=np.array([0, 0, 1, 1, 1]))
+    episode = open_dataset(tmp_path / "a.npz", split="all", num_frames=5)[0]
+    assert episode["done_mask"].tolist() == [1, 1, 1, 0, 0]
+
+
+def test_names_of_frames_may_hold_numbers_and_nothing_is_lost(tmp_path):
+    low, right = np.arange(10.0).reshape(5, 2), frames(5, 9)
+    np.savez(tmp_path / "a.npz", observations=low, images=frames(5), pixels=right)
+    item = open_dataset(tmp_path / "a.npz", split="all", num_frames=5)[0]
+    assert item["video"][:, 1].max() == 0
+    assert np.array_equal(item["state"]["observations"], low) and np.array_equal(item["state"]["pixels"], right)
+    save_images(tmp_path / "clip", frames(5))
+    np.savez(tmp_path / "clip" / "entries.npz", observation=low)
+    assert np.array_equal(open_dataset(tmp_path / "clip", split="all", num_frames=5)[0]["state"]["observation"], low)
+
+
+def test_what_is_wrong_in_an_npz_is_named(tmp_path):
+    np.savez(tmp_path / "a.npz", video=frames(5), action=np.ones((4, 2)))
+    with pytest.raises(DataError, match="4 steps, the video has 5 frames. The last action leads nowhere: give"):
+        open_dataset(tmp_path / "a.npz", num_frames=1)
+    np.savez(tmp_path / "a.npz", video=frames(5), info=np.array([{}] * 5, dtype=object))
+    with pytest.raises(DataError, match="cannot be read: 'info': Object arrays"):
+        open_dataset(tmp_path / "a.npz", num_frames=1)

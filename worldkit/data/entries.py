@@ -32,14 +32,43 @@ def fit_frames(frames: np.ndarray, channels_last: bool, size: tuple[int, int], r
     return np.moveaxis(np.repeat(fitted, 3 // fitted.shape[-3], axis=-3), -3, -1)
 
 
+def header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and dtype of an array in an open ``.npy`` file."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def is_video(archive: zipfile.ZipFile, name: str) -> bool:
+    """Whether an array of an ``.npz`` file is frames, by its header: ``observations`` may be numbers as well.
+
+    True of one whose header is damaged: who reads it tells.
+    """
+    try:
+        with archive.open(f"{name}.npy") as file:
+            shape, _, dtype = header(file)
+    except DAMAGED:
+        return True
+    return dtype == np.uint8 and len(shape) in (4, 5)
+
+
 def load_arrays(
-    path: Path, names: list[str] | None = None, *, max_frames: int | None = None
+    path: Path, names: list[str] | None = None, *, video: str | None = None, max_frames: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays of a file, those with a time axis up to ``max_frames``; default: all but the video."""
+    """Arrays of a file, those with a time axis up to ``max_frames``; default: all but the video.
+
+    Args:
+        path: The file.
+        names: Which ones.
+        video: The one that is the video; default: all that are called like one and are frames.
+        max_frames: Use only the first steps.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            wanted = [n for n in archive.files if n not in VIDEO_NAMES] if names is None else names
-            arrays = {name: archive[name] for name in wanted}
+            if names is None:
+                frames = [n for n in VIDEO_NAMES if n in archive.files and is_video(archive.zip, n)]
+                names = [n for n in archive.files if n not in ([video] if video else frames)]
+            arrays = {name: _loaded(archive, name) for name in names}
     except DAMAGED as error:
         raise DataError(
             f"{path} cannot be read: {error}. It is damaged, or holds pickled objects, which are never loaded: store "
@@ -54,6 +83,7 @@ def read_entries(
     size: tuple[int, int],
     resize: str = "pad",
     *,
+    video: str | None = None,
     max_frames: int | None = None,
     lasts: Sequence[int] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -64,6 +94,7 @@ def read_entries(
         length: Frames of the episode.
         size: Height and width for a goal image.
         resize: How the goal image gets that size.
+        video: The array that is the video, if the file holds it.
         max_frames: Use only the first steps.
         lasts: Steps whose action leads nowhere, as another episode begins behind them: it becomes 0.
     Raises:
@@ -71,7 +102,7 @@ def read_entries(
     """
     timed: dict[str, np.ndarray] = {}
     constant: dict[str, Any] = {}
-    arrays = load_arrays(path, max_frames=max_frames)
+    arrays = load_arrays(path, video=video, max_frames=max_frames)
     actions = actions_in(arrays)
     for name, array in arrays.items():
         if name == actions:
@@ -80,6 +111,10 @@ def read_entries(
             timed["action"] = as_action(array, str(path))
         elif name in CONSTANT:
             constant[name] = _constant(path, name, array, size, resize)
+        elif name == "done" and ends_many(array):
+            if not len(lasts):
+                raise DataError(f"{path}: 'done' ends several episodes, but this is one: only its last frame may be 1")
+            timed["state.done"] = array
         elif name == "done":
             ended = np.cumsum(array.reshape(-1) != 0)
             timed["done_mask"] = (np.concatenate([[0], ended[:-1]]) == 0).astype(np.float32)
@@ -90,8 +125,21 @@ def read_entries(
     for name, array in timed.items():
         steps = len(np.atleast_1d(array))
         if steps != length:
-            raise DataError(f"{path}: '{name}' has {steps} steps, the video has {length} frames")
+            short = name == "action" and steps == length - 1
+            advice = ". The last action leads nowhere: give it a row of NaN or 0" if short else ""
+            raise DataError(f"{path}: '{name}' has {steps} steps, the video has {length} frames{advice}")
     return timed, constant
+
+
+def ends_many(done: np.ndarray) -> bool:
+    """Whether ``done`` becomes 1 more than once: it ends several episodes; 0 or 1 behind a single end is padding.
+
+    Example:
+        >>> ends_many(np.array([0, 1, 0, 1])), ends_many(np.array([0, 1, 1, 0]))
+        (True, False)
+    """
+    ended = done.reshape(-1) != 0
+    return int((ended & ~np.concatenate([[False], ended[:-1]])).sum()) > 1
 
 
 def check_constant(array: np.ndarray, name: str, where: str) -> None:
@@ -107,6 +155,13 @@ def check_constant(array: np.ndarray, name: str, where: str) -> None:
             raise DataError(f"{where}: language must be a string or embeddings [L, E], {got}")
     elif array.dtype != np.uint8 or array.ndim not in (3, 4) or not {array.shape[-1], array.shape[-3]} & {1, 3}:
         raise DataError(f"{where}: {name} must be uint8 [H, W, 3] or [3, H, W], {got}")
+
+
+def _loaded(archive: Any, name: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        raise ValueError(f"'{name}': {error}") from error
 
 
 def _constant(path: Path, name: str, array: np.ndarray, size: tuple[int, int], resize: str) -> Any:

@@ -126,7 +126,7 @@ def split_of(name: str) -> str | None:
 
 
 def split_paths(folder: Path, suffixes: Sequence[str] = ("",)) -> dict[str, list[Path]]:
-    """Split -> what a folder holds of it: sub-folders, or, of suffixes that are not empty, files. In the order of splits.
+    """Split -> what a folder holds of it: sub-folders, or files, by their suffixes; in the order of splits.
 
     Example:
         >>> split_paths(Path("no such folder"))

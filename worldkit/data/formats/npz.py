@@ -7,8 +7,9 @@ frame of the episode; frames after it are padding) or ``done_mask``; ``language`
 evaluation. Nothing is ever unpickled.
 
 A file is one episode, unless it holds ``terminals`` (or ``timeouts``), 1 at the last row of each of many: that is how
-OGBench's visual data sets lie on disk. As in its own loader, the action of such a row leads nowhere and is not used
-(it becomes 0), its frame is; ``NAME-val.npz`` is the validation part of ``NAME.npz``, and there is no test part.
+OGBench's visual data sets lie on disk. Other flags are told in `worldkit.data.formats.npz_ends`. As in OGBench's own
+loader, the action of such a row leads nowhere and is not used (it becomes 0), its frame is; ``NAME-val.npz`` is the
+validation part of ``NAME.npz``, and there is no test part.
 """
 
 from __future__ import annotations
@@ -143,8 +144,9 @@ def _recordings(
 ) -> Iterator[Recording]:
     """Episodes of one file at a frame size."""
     path, constant = video.path, {}
-    lasts = [episode.stop - 1 for episode in video.episodes()] if video.is_flat else ()
-    timed, constant = read_entries(path, video.length, size, resize, lasts=lasts)
+    lasts = [episode.stop - 1 for episode in video.episodes()]
+    lasts = lasts if len(lasts) > 1 or video.is_flat else []
+    timed, constant = read_entries(path, video.length, size, resize, video=video.name, lasts=lasts)
     whole = Recording(path.name, views, timed, constant)
     for episode in episodes:
         yield replace(whole.cut(episode.start, episode.stop), name=episode.name)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
-from ..entries import DAMAGED, VIDEO_NAMES, fit_frames, load_arrays
+from ..entries import DAMAGED, VIDEO_NAMES, fit_frames, header, is_video, load_arrays
 from ..splits import ALL, SPLITS, MissingSplitError, split_folder
 from .image_series import natural_key
+from .npz_ends import ending, find_stops
 
 _CHUNK = 64  # frames in memory at a time
-_ENDS = ("terminals", "timeouts")  # 1 at the last row of an episode: OGBench, D4RL
 _PARTNER = "-val"
 
 
@@ -103,14 +102,16 @@ class NpzVideo:
                         f"{path} has no video: expected uint8 frames under {', '.join(VIDEO_NAMES[:4])}, ...; "
                         f"it has {', '.join(names) or 'nothing'}"
                     )
-                with archive.open(f"{found[0]}.npy") as file:
-                    shape, by_columns, dtype = _header(file)
+                self.name = next((name for name in found if is_video(archive, name)), found[0])
+                with archive.open(f"{self.name}.npy") as file:
+                    shape, by_columns, dtype = header(file)
         except DAMAGED as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{path} cannot be read as .npz: it is missing, truncated or damaged ({error})") from error
-        self.path, self.name = path, found[0]
-        self._ends = [name for name in _ENDS if name in names]
+        self.path = path
+        self._ends = ending(names)
+        self.is_flat = "terminals" in names or "timeouts" in names
         self._streams = len(shape) == 4 and not by_columns
         what = f"{path}: '{self.name}'"
         if dtype != np.uint8 or len(shape) not in (4, 5) or 0 in shape:
@@ -128,32 +129,15 @@ class NpzVideo:
         self.size = (shape[-3], shape[-2]) if last else (shape[-2], shape[-1])
         self._row = shape[-3:]
 
-    @property
-    def is_flat(self) -> bool:
-        """Whether rows say where episodes end."""
-        return bool(self._ends)
-
     def episodes(self) -> list[NpzEpisode]:
-        """Its episodes: rows up to one that ends them; all rows, where none says so.
+        """Its episodes, see `worldkit.data.formats.npz_ends`; all rows are one, where nothing says more.
 
         Raises:
             DataError: if what says so is not as long as the video.
         """
-        if not self._ends:
-            return [NpzEpisode(self.path, self.path.name, 0, self.length)]
-        last = np.zeros(self.length, bool)
-        for name, array in load_arrays(self.path, self._ends).items():
-            if array.size != self.length or array.dtype.kind not in "fiub":
-                raise DataError(
-                    f"{self.path}: '{name}' must hold one number per row, 1 at the last one of an episode: the video "
-                    f"has {self.length} frames, it is {array.dtype} {list(array.shape)}"
-                )
-            last |= array.reshape(-1) != 0
-        stops = np.flatnonzero(last) + 1
-        stops = stops if len(stops) and stops[-1] == self.length else np.append(stops, self.length)
-        starts = [0, *stops[:-1].tolist()]
-        spans = list(zip(starts, stops.tolist(), strict=True))
-        if len(spans) == 1:
+        stops = find_stops(load_arrays(self.path, self._ends), self.length, str(self.path)) if self._ends else []
+        spans = list(zip([0, *stops], stops, strict=False))
+        if len(spans) < 2:
             return [NpzEpisode(self.path, self.path.name, 0, self.length)]
         return [NpzEpisode(self.path, f"{self.path.name}, episode {i}", *span) for i, span in enumerate(spans)]
 
@@ -174,7 +158,7 @@ class NpzVideo:
         row = int(np.prod(self._row))
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as file:
-                _header(file)
+                header(file)
                 for start in range(0, self.length, _CHUNK):
                     count = min(_CHUNK, self.length - start)
                     data = file.read(count * row)
@@ -185,18 +169,12 @@ class NpzVideo:
             raise DataError(f"{self.path} cannot be read: {error}. It is damaged: replace it") from error
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
-
-
 class NpzReader:
     """Frames and numbers of the episodes of one file, for readers that go through it once from front to back."""
 
     def __init__(self, video: NpzVideo):
         self.video, self._at, self._rest = video, 0, iter(())
-        self._load = lru_cache(maxsize=1)(load_arrays)
+        self._load = lru_cache(maxsize=1)(partial(load_arrays, video=video.name))
 
     def frames(self, episode: NpzEpisode) -> Iterator[tuple[np.ndarray, ...]]:
         """Frames in their own size, for each a tuple of its views ``[H, W, 3]``."""
