@@ -377,7 +377,8 @@ def test_killed_and_started_again(tmp_path, capsys):
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "grad_norm" in line]
     assert steps == list(range(1, 31))
     out = capsys.readouterr().out
-    assert "2 cells, 1 done already" in out and "in all 1 steps of training to go" in out and "[1/1] dynamics.num_layers=2, seed 0: PSNR" in out
+    assert "2 cells, 1 done already" in out and "in all 30 steps of training to go" in out
+    assert "[1/1] dynamics.num_layers=2, seed 0: PSNR" in out
     result = json.loads((log.parents[1] / "result.json").read_text())
     assert 10**8 < result["peak_memory"] < 10**10 and result["steps"] == 30 and result["threads"] >= 1
 
