@@ -133,7 +133,7 @@ def test_groups_of_any_name(configure, tmp_path, dynamics, part):
 
 
 def test_conditions_of_any_name(configure, tmp_path):
-    names = [name for name in NAMES if name not in (*NOT_CONDITIONS, "state")][::2]
+    names = [name for name in NAMES if name not in NOT_CONDITIONS][::2]
     conditioners = {name: {"name": "action", "dim": 2, "null_embedding": True} for name in [*names, "type", "keys"]}
     spec = LatentSpec((TokenGroup("things", 2, (Field("features", 2),)),))
     model = lives(configure(spec, "gru", None, conditioners), tmp_path, clips(**conditioners))

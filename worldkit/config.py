@@ -177,7 +177,10 @@ class WorldModelConfig(Config):
         given = data.get("conditioners") if isinstance(data, Mapping) else None
         for name, value in given.items() if isinstance(given, Mapping) else ():
             if name in NOT_CONDITIONS:
-                raise ValueError(f"a condition cannot be called '{name}': clips have something else under this name")
+                raise ValueError(
+                    f"a condition cannot be called '{name}': clips have something else under this name. Call it "
+                    f"otherwise{'; conditioners.proprio.from=state feeds it from there' if name == 'state' else ''}"
+                )
             for inner, options in value.items() if isinstance(value, Mapping) and "name" not in value else ():
                 if isinstance(options, Mapping) and "name" in options:  # what nesting made of {"pose.x": ...}
                     check_name(f"{name}.{inner}", "a condition")

@@ -10,8 +10,8 @@ from typing import Any
 
 from .errors import ConfigError
 
-NOT_CONDITIONS = ("video", "masks", "done_mask", "episode", "start")
-"""Entries of a clip that are no conditions, so that no condition can have their names; ``"state"`` is none, either."""
+NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "episode", "start")
+"""Entries of a clip that are no conditions, so that no condition can have their names."""
 
 
 def check_name(name: Any, what: str) -> None:

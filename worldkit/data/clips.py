@@ -18,9 +18,10 @@ from ..batch import Batch
 from ..errors import DataError
 from ..names import NOT_CONDITIONS
 from .base import EpisodeSource
+from .items import check_item, plain_array
 
 _TIMED = ("action", "done_mask")  # entries besides the video with a time axis, at the front
-_NOT_CONDITIONS = (*NOT_CONDITIONS, "state")
+_NOT_CONDITIONS = NOT_CONDITIONS
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -198,7 +199,9 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip: what the source reads, as tensors, plus ``"episode"`` and ``"start"`` (ints)."""
         episode, start = self.window(index)
-        item = {k: _tensors(v) for k, v in self.source.read(episode, start, start + self._span).items()}
+        found = self.source.read(episode, start, start + self._span)
+        check_item(found, self._span, f"{self.source.summary.get('name', 'data')}, {self.source.episode_name(episode)}")
+        item = {k: _tensors(v) for k, v in found.items()}
         if self.frame_skip > 1:
             if "action" in (item if self.conditions is None else self.conditions.values()):
                 raise DataError("frame_skip above 1 would drop actions between frames: use frame_skip=1 with actions")
@@ -257,7 +260,8 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _tensors(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value if value.flags.writeable else value.copy())
+        plain = plain_array(value)
+        return torch.from_numpy(plain) if isinstance(plain, np.ndarray) else plain
     return value
 
 

@@ -22,6 +22,7 @@ import contextlib
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,14 @@ def register_format(
             opened one by one and joined.
     Raises:
         DuplicateComponentError: if the name is taken.
+        DataError: if ``opener`` does not take what it will be given.
     """
+    try:
+        inspect.signature(opener).bind("target", split="train", height=None, width=None)
+    except TypeError as error:
+        raise DataError(
+            f"data format '{name}': its opener must take (target, *, split, height=None, width=None), but {error}"
+        ) from None
     if name in _formats:
         raise DuplicateComponentError(f"data format '{name}' is registered twice: pick another name")
     _formats[name] = Format(name, matches, opener, description, peek, parts, whole)
@@ -183,20 +191,36 @@ def open_source(
     opener = (found.peek or found.opener) if peek else found.opener
     options |= {"height": height, "width": width or height}
     if split != ALL:
-        return opener(target, split=split, **options)
+        return _checked(found, opener(target, split=split, **options))
     if found.whole:
         with contextlib.suppress(AlreadySplitError):
-            return opener(target, split=ALL, **options)
+            return _checked(found, opener(target, split=ALL, **options))
     parts: dict[str, EpisodeSource] = {}
     missing: list[DataError] = []
     for name in SPLITS:
         try:
-            parts[name] = opener(target, split=name, **options)
+            parts[name] = _checked(found, opener(target, split=name, **options))
         except MissingSplitError as error:
             missing.append(error)
     if not parts:
         raise missing[0]
     return JoinedSource(parts)
+
+
+def _recognises(candidate: Format, target: str) -> bool:
+    try:
+        return bool(candidate.matches(target))
+    except Exception as error:  # a stranger's code: reported, and kept from what others recognise
+        problem = f"could not look at {target}: {type(error).__name__}: {error}"
+        warnings.warn(f"data format '{candidate.name}' {problem}", RuntimeWarning, stacklevel=4)
+        return False
+
+
+def _checked(found: Format, source: Any) -> EpisodeSource:
+    """What an opener gave, if it is what openers give."""
+    if not isinstance(source, EpisodeSource):
+        raise DataError(f"the opener of format '{found.name}' must give an EpisodeSource, got {type(source).__name__}")
+    return source
 
 
 def find_format(target: str, name: str | None = None) -> Format:
@@ -215,7 +239,7 @@ def find_format(target: str, name: str | None = None) -> Format:
             )
         return _formats[name]
     for candidate in reversed(_formats.values()):
-        if candidate.matches(target):
+        if _recognises(candidate, target):
             return candidate
     known = "".join(f"\n  {f.name}: {f.description}" for f in _formats.values())
     if os.path.exists(target):
