@@ -1,9 +1,11 @@
 """What people bring: names in other letters, several pictures in a file, flags of other recorders."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from worldkit.data import open_dataset, validate
+from worldkit.data import describe, open_dataset, validate
 from worldkit.errors import DataError
 
 image = pytest.importorskip("PIL.Image")
@@ -105,3 +107,53 @@ def test_what_is_wrong_in_an_npz_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", video=frames(5), info=np.array([{}] * 5, dtype=object))
     with pytest.raises(DataError, match="cannot be read: 'info': Object arrays"):
         open_dataset(tmp_path / "a.npz", num_frames=1)
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "webp", "png"])
+def test_image_file_of_several_pictures_is_refused(tmp_path, suffix):
+    first, *others = [image.fromarray(frame) for frame in frames(3)]
+    first.save(tmp_path / f"0.{suffix}", save_all=True, append_images=others)
+    with pytest.raises(DataError, match="it holds 3 pictures, of which one would be read; save each as a file"):
+        open_dataset(tmp_path, num_frames=1)
+    assert "holds 3 pictures" in validate(tmp_path).faults[0].problem
+
+
+def test_turned_image_has_the_size_that_is_shown(tmp_path):
+    exif = image.Exif()
+    exif[0x0112] = 6
+    for number in range(5):
+        image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(tmp_path / f"{number}.jpg", exif=exif)
+    found = describe(str(tmp_path))
+    assert found["native_resolution"] == [16, 8] and found["splits"]["train"]["frame_sizes"] == {"16x8": 1}
+    clips = open_dataset(tmp_path, num_frames=1, height=16, width=8)
+    assert clips[0]["video"].shape[-2:] == (16, 8) and str(clips.source.fitting) == "16x8, as they are"
+
+
+@pytest.mark.parametrize(("times", "told"), [([0, 40, 80, 120, 160], 0), ([0, 33, 67, 100, 133], 0),
+                                             ([0, 40, 80, 400, 440], 1)])
+def test_film_of_varying_rate_is_told(tmp_path, times, told):
+    av, ms = pytest.importorskip("av"), Fraction(1, 1000)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
+        stream.codec_context.time_base = ms
+        for time, picture in zip(times, np.repeat(np.repeat(frames(5), 2, 1), 2, 2), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, ms
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    found = [str(finding) for finding in validate(tmp_path / "a.mkv").findings]
+    assert len(found) == told and all("0.04 s apart as a rule, but up to 0.32 s" in text for text in found)
+
+
+def test_nothing_beside_the_images_of_hdf5_is_lost(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    rewards, actions = np.arange(12.0).reshape(3, 4), np.ones((3, 4, 2), np.float32)
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["imgs"] = np.stack([frames(4)] * 3)
+        file["action"], file["rewards"], file["note"] = actions, rewards, np.ones(7)
+        file["meta/x"] = 1
+    item = open_dataset(tmp_path / "a.hdf5", split="all", num_frames=4)[1]
+    assert item["action"].shape == (4, 2) and np.array_equal(item["state"]["rewards"], rewards[1])
+    told = [finding.problem for finding in validate(tmp_path / "a.hdf5").findings]
+    assert [text.split()[0] for text in told if "not read" in text] == ["'meta'", "'note'"]

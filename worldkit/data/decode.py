@@ -19,6 +19,7 @@ from ..errors import DataError, require_extra
 from .film import ToRGB, quarter_turns, video_stream
 from .fit import Fit
 
+_ORIENTATION, _LYING = 0x0112, 5  # EXIF: from 5 on, rows and columns change places
 WHITE = 65535  # the value of a 16-bit image that becomes white
 
 
@@ -257,7 +258,7 @@ def video_size(path: Path) -> tuple[int, int]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, from its header.
+    """Height and width of an image file as it is shown, from its header.
 
     Raises:
         DataError: if it cannot be read.
@@ -266,7 +267,8 @@ def image_size(path: Path) -> tuple[int, int]:
     image = require_extra("PIL.Image", "video", "reading image files")
     try:
         with image.open(path) as opened:
-            return opened.height, opened.width
+            turned = "exif" in opened.info and opened.getexif().get(_ORIENTATION, 1) >= _LYING
+            return (opened.width, opened.height) if turned else (opened.height, opened.width)
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
@@ -286,6 +288,7 @@ def decode_images(
     for number, path in enumerate(files):
         try:
             with image_module.open(path) as opened:
+                _check_single(opened)
                 image = to_rgb(ops.exif_transpose(opened), white, opened.format)
         except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
             raise DataError(
@@ -295,6 +298,13 @@ def decode_images(
         fit = Fit.of((image.height, image.width), (height, width), resize)
         method = image_module.Resampling.BOX if fit.shrinks else image_module.Resampling.BICUBIC
         yield fit.place(np.asarray(image.resize(fit.scaled[::-1], method)))
+
+
+def _check_single(opened: Any) -> None:
+    """Raise ValueError for a file of several pictures (TIFF stack, animation); a phone's JPEG may hold a preview."""
+    if getattr(opened, "is_animated", False) and opened.format != "MPO":
+        problem = f"it holds {opened.n_frames} pictures, of which one would be read"
+        raise ValueError(f"{problem}; save each as a file of its own, or all as a film (mp4, gif)")
 
 
 def check_white(white: int) -> None:

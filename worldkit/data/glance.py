@@ -16,6 +16,7 @@ from .decode import decode_at, decode_video, open_film
 from .film import quarter_turns
 
 _RATE_OFF = 0.1  # how far frames may come from the stated rate, as films of few frames do
+_PAUSE = 1.5  # as long against the usual time between frames, there is one: containers round times to milliseconds
 _NEAR = 64  # frames this close to the beginning are decoded from there
 
 
@@ -76,6 +77,21 @@ def _rate(stated: float | None, stamps: Sequence[float]) -> float | None:
         return stated
     whole = round(measured)
     return float(whole) if whole and abs(measured / whole - 1) < 0.001 else round(measured, 2)
+
+
+def pauses(path: Path) -> tuple[float, float] | None:
+    """Usual and longest time in seconds from one frame of a film to the next, if they are not alike.
+
+    Raises:
+        DataError: if it cannot be read.
+        MissingExtraError: without PyAV.
+    """
+    times = np.asarray(_times(path, path.stat().st_mtime_ns if path.exists() else 0))
+    if len(times) < 3:
+        return None
+    steps = np.diff(times)
+    usual, longest = float(np.median(steps)), float(steps.max())
+    return (usual, longest) if longest > _PAUSE * usual else None
 
 
 def frames_between(

@@ -43,6 +43,7 @@ class Part:
         images: In place of ``frames``: the image files of each camera.
         lacks: Cameras of other episodes that this one has not, if a `Problem` tells of them.
         rate: Frames per second that a video file states.
+        pauses: Usual and longest time between its frames, if they are not alike.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Part:
     images: tuple[tuple[Path, ...], ...] = ()
     lacks: tuple[str, ...] = ()
     rate: Callable[[], float | None] | None = None
+    pauses: Callable[[], tuple[float, float] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def renamed(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _from_sources(target: str, found: Any, options: Mapping[str, Any]) -> Iterator[Part | Problem]:
     """Episodes of a format that is known by its sources only."""
+    told: set[str] = set()
     for split in SPLITS:
         try:
             source = found.opener(target, split=split, height=None, width=None, **options)
@@ -130,6 +133,10 @@ def _from_sources(target: str, found: Any, options: Mapping[str, Any]) -> Iterat
             yield Problem(str(error), warning=isinstance(error, MissingSplitError))
         else:
             yield from _of_source(source, split)
+            for name in source.unread if isinstance(source, HDF5Source) else ():
+                if name not in told:
+                    told.add(name)
+                    yield Problem(f"'{name}' is no number per frame, [N, T, ...]: it is not read", warning=True)
 
 
 def _of_source(source: EpisodeSource, split: str) -> Iterator[Part]:

@@ -292,7 +292,7 @@ def _layout(seen: _Seen) -> dict[str, str]:
 
 
 def _rates(target: str, parts: Sequence[Part]) -> Iterator[Finding]:
-    """Films of different speed: a step of a model would be of no fixed time."""
+    """Films of different or of varying speed: a step of a model would be of no fixed time."""
     known: dict[float, list[str]] = {}
     for part in parts:
         with contextlib.suppress(DataError):  # told where it is read
@@ -300,6 +300,10 @@ def _rates(target: str, parts: Sequence[Part]) -> Iterator[Finding]:
             if rate is not None:
                 near = next((other for other in known if abs(rate / other - 1) < RATE_OFF), rate)
                 known.setdefault(near, []).append(part.path)
+            pauses = part.pauses() if part.pauses is not None else None
+            if pauses is not None:
+                told = f"{pauses[0]:.3g} s apart as a rule, but up to {pauses[1]:.3g} s"
+                yield Finding(part.path, f"its frames are {told}: a step of a model is of no fixed time", warning=True)
     if len(known) > 1:
         held = sorted(known.items(), key=lambda item: -len(item[1]))
         told = ", ".join(f"{rate:.4g} ({len(paths)}, first {Path(paths[0]).name})" for rate, paths in held)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import DataError
 from ..decode import decode_video, video_size
-from ..glance import look
+from ..glance import look, pauses
 from ..parts import Entries, Frame, Part, Problem, named, npz_entries, split_folders
 from ..paths import links_out
 from .clip_files import Clip, find_clips
@@ -40,7 +40,8 @@ def _clip(clip: Clip, split: str) -> Part:
     if not clip.is_video:
         return Part(str(clip.files[0].parent), split, None, entries, clip.views)
     film = clip.files[0]
-    return Part(str(film), split, partial(_film, film), entries, rate=lambda: look(film).rate)
+    rate, apart = (lambda: look(film).rate), partial(pauses, film)
+    return Part(str(film), split, partial(_film, film), entries, rate=rate, pauses=apart)
 
 
 def _film(path: Path) -> Iterator[Frame]:

@@ -1,10 +1,10 @@
 """The HDF5 layout of Balls-Interaction (G-SWM, DDLP): reader and writer.
 
 A file holds ``imgs`` uint8 ``[N, T, H, W, 3]`` and, per ball, ``positions`` ``(x, y)`` in pixels, ``velocities``,
-``in_camera`` and more; `write_balls_hdf5` lists them. The reader needs ``imgs`` only, takes ``actions`` ``[N, T, A]``
-(action numbers: ``[N, T]``) as a condition, and hands out ``positions``, ``velocities`` and ``in_camera`` as
-``"state"``. A folder with ``train.hdf5`` and so on is split; a single file of another name is split by episode (see
-`worldkit.data.splits`).
+``in_camera`` and more; `write_balls_hdf5` lists them. The reader needs ``imgs`` only, takes ``actions`` (or ``action``)
+``[N, T, A]`` (action numbers: ``[N, T]``) as a condition, and hands out ``positions``, ``velocities``, ``in_camera``
+and whatever else has rows ``[N, T, ...]`` as ``"state"``. A folder with ``train.hdf5`` and so on is split; a single
+file of another name is split by episode (see `worldkit.data.splits`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from einops import rearrange
 from ...errors import DataError, require_extra
 from ..base import EpisodeSource
 from ..fit import Fit, Fitting, check_resize, fit_video
-from ..recording import as_action
+from ..recording import ACTIONS, actions_in, as_action
 from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
 from .h5 import H5File, datasets
@@ -62,7 +62,11 @@ class HDF5Source(EpisodeSource):
         self._file = H5File(path, _check_layout)
         held = datasets(self._file.open())
         episodes, self._frames, *self._native, _ = held["imgs"].shape
-        self._besides = [name for name in _BESIDES if name in held]
+        self._actions = actions_in(held)
+        rows = {n for n, d in held.items() if d.shape[:2] == (episodes, self._frames) and d.dtype.kind in "fiub"}
+        self._others = sorted(rows - {"imgs", self._actions, *_STATE.values(), *_PER_BALL})
+        self._besides = [name for name in (self._actions, *_STATE.values(), *self._others) if name in held]
+        self.unread = [n for n in self._file.open() if n not in {"imgs", *self._besides, *_PER_BALL}]
         self._file.close()
         self._spans = [(i, 0, self._frames) for i in range(episodes)] if spans is None else spans
         self._size = (height or self._native[0], width or self._native[1])
@@ -82,15 +86,16 @@ class HDF5Source(EpisodeSource):
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         item: dict[str, Any] = {"video": self.video(episode, start, stop)}
-        if "actions" in self._besides:
+        if self._actions:
             item["action"] = self._action(episode, start, stop)
-        state = _state(self.stored(episode, start, stop), self._fit)
+        stored = self.stored(episode, start, stop)
+        state = _state(stored, self._fit) | {name: stored[name] for name in self._others}
         return {**item, "state": state} if state else item
 
     def read_entry(self, episode: int, name: str) -> Any:
         if name != "action":
             return super().read_entry(episode, name)
-        return self._action(episode, 0, self.length(episode)) if "actions" in self._besides else None
+        return self._action(episode, 0, self.length(episode)) if self._actions else None
 
     def video(self, episode: int, start: int, stop: int) -> np.ndarray:
         """Frames alone, uint8 ``[T, 3, H, W]``."""
@@ -103,7 +108,7 @@ class HDF5Source(EpisodeSource):
 
     def _action(self, episode: int, start: int, stop: int) -> np.ndarray:
         number, first, _ = self._spans[episode]
-        values, where = self._rows("actions", episode, start, stop), f"{self._path}, episode {number}"
+        values, where = self._rows(self._actions, episode, start, stop), f"{self._path}, episode {number}"
         return as_action(values, where, first=first + start, ends=first + stop == self._frames)
 
     def _rows(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
@@ -140,13 +145,14 @@ def _check_layout(path: Path, file: Any) -> None:
         found = held[name].shape
         if found[:2] != images.shape[:2] or (shape.endswith("2]") and found[-1] != 2):
             wanted = f"{name} must be {shape} with N, T = {images.shape[0]}, {images.shape[1]} as imgs has it"
-            advice = ". The last action of an episode leads nowhere: it may be NaN" if name == "actions" else ""
+            advice = ". The last action of an episode leads nowhere: it may be NaN" if name in ACTIONS else ""
             raise DataError(f"{path}: {wanted}, got {list(found)}{advice}")
 
 
 _STATE = {"position": "positions", "velocity": "velocities", "in_camera": "in_camera"}
+_PER_BALL = ("sizes", "masses", "layers", "shapes", "present", "colors", "ids")  # what else the original writes
 _BESIDES = {
-    "actions": "[N, T, A] or [N, T]",
+    **dict.fromkeys(ACTIONS, "[N, T, A] or [N, T]"),
     "positions": "[N, T, balls, 2]",
     "velocities": "[N, T, balls, 2]",
     "in_camera": "[N, T, balls]",
