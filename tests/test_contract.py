@@ -313,6 +313,24 @@ def test_options_without_a_word_in_json(make):
         model.config.to_dict()
 
 
+def test_an_option_that_is_none_comes_back_as_none(make, tmp_path):
+    class Options(ComponentConfig):
+        name: str = "test-mine"
+        dim: int = 8
+        limit: int | None = 3
+        must: int | None
+        absent: int | None = None
+
+    make()
+    registry.dynamics.register("test-mine", other(MyDynamics, Config=Options), override=True)
+    parts = {kind: "test-mine" for kind in ("encoder", "decoder")}
+    config = small_config(**parts, latent_action=None)
+    model = build(config.model_copy(update={"dynamics": Options(limit=None, must=None)}))
+    stored = model.config.to_dict()["dynamics"]
+    assert stored["limit"] is stored["must"] is None and "absent" not in stored
+    assert wk.WorldModel.from_pretrained(model.save_pretrained(tmp_path / "m")).config == model.config
+
+
 def test_the_example_batch_fits(make):
     model = make()
     assert model.loss(example_batch(model.config)).total.isfinite()

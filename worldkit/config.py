@@ -68,7 +68,7 @@ class Config(BaseModel):
             ConfigError: an option holds what JSON has no word for.
         """
         try:
-            return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+            return _keep_none(self, self.model_dump(mode="json", exclude_none=True, by_alias=True))
         except PydanticSerializationError as error:
             raise ConfigError(
                 f"{type(self).__name__} cannot be stored: {error}. Options are numbers, texts, truth values, lists, "
@@ -78,6 +78,24 @@ class Config(BaseModel):
     def to_json(self) -> str:
         """Readable JSON of `to_dict`."""
         return json.dumps(self.to_dict(), indent=2)
+
+
+def _keep_none(value: Any, stored: Any) -> Any:
+    """A stored config with the options that are None although that is not their default: they would come back as it."""
+    if isinstance(value, BaseModel):
+        for name, option in type(value).model_fields.items():
+            key = option.serialization_alias or name
+            if getattr(value, name) is not None:
+                _keep_none(getattr(value, name), stored[key])
+            elif option.default is not None:  # another default, or none at all
+                stored[key] = None
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            _keep_none(entry, stored.get(key))
+    elif isinstance(value, (list, tuple)):
+        for entry, part in zip(value, stored, strict=True):
+            _keep_none(entry, part)
+    return stored
 
 
 class ComponentConfig(Config):
