@@ -39,7 +39,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
-    "convert": {"assembly", "model", "config", "errors"},
+    "convert": {"assembly", "model", "config", "errors", "files"},
     "gif": set(),
     "files": set(),
     "data": {"names", "batch", "errors", "compat", "files", "gif", "progress", "registry", "lazy"},

@@ -7,7 +7,7 @@ import pytest
 
 import worldkit as wk
 from worldkit.cli import main
-from worldkit.errors import CheckpointError, TrainingError
+from worldkit.errors import CheckpointError, ConfigError, TrainingError
 
 
 def told(arguments, capsys, status=2):
@@ -210,7 +210,67 @@ def test_near_misses_point_on(command, message, here, capsys):
 
 
 def test_python_points_on_too():
-    from worldkit.errors import ConfigError
-
     with pytest.raises(ConfigError, match="write encoder__num_layers=... .-o encoder.num_layers=... on the"):
         wk.create_model(MODEL, num_layers=4)
+
+
+# -- lists, and checkpoints of other projects
+
+@pytest.mark.parametrize("pattern, message", [
+    ("foo", "nothing matches 'foo'. worldkit list shows all there is"),
+    ("sketchy", "nothing is called 'sketchy', but dvae-sketchy, lpwm-sketchy,"),
+    ("lpwm-skechy", "nothing matches 'lpwm-skechy'. Did you mean 'lpwm-sketchy'?"),
+    ("x*", "nothing matches 'x*'"),
+])
+def test_lists_of_nothing(pattern, message, capsys):
+    assert message in told(["list", pattern], capsys)
+
+
+def test_a_list_without_models_has_no_table_of_them(capsys):
+    assert main(["list", "gru"]) == 0
+    assert capsys.readouterr().out == "dynamics: gru\n"
+
+
+@pytest.fixture
+def strange(here):
+    """strange(name) -> a file that is no checkpoint."""
+    import numpy as np
+    import torch
+
+    (here / "notes.txt").write_text("my notes\n" * 9)
+    (here / "h.json").write_text('{"a": 1}')
+    (here / "empty.pth").write_bytes(b"")
+    np.save("w.npy", np.zeros(2))
+    np.savez("w.npz", a=np.zeros(2))
+    torch.save({"a": torch.zeros(99)}, "ok.pth")
+    torch.save({"epoch": 3, "ema": {"a": torch.zeros(2)}}, "wrapped.pth")
+    torch.save(torch.nn.Linear(2, 2), "module.pth")
+    (here / "cut.pth").write_bytes((here / "ok.pth").read_bytes()[:300])
+    (here / "random.pth").write_bytes(bytes(range(1, 90)))
+
+
+@pytest.mark.parametrize("file, message", [
+    ("notes.txt", "cannot read checkpoint notes.txt: it is a text file; give the .pth file"),
+    ("h.json", "it is a text file"), ("empty.pth", "it is empty"), ("w.npy", "NumPy array"), ("w.npz", "NumPy archive"),
+    ("cut.pth", "it is cut off or damaged"), ("random.pth", "no file of torch.save"), (".", "cannot read checkpoint ."),
+    ("wrapped.pth", "holds a dict with epoch, ema that is no state dict"), ("none.pth", "no such checkpoint: none.pth"),
+    ("module.pth", "it holds more than tensors (torch.nn.modules.linear.Linear)"),
+])
+def test_files_that_are_no_checkpoint(file, message, strange, capsys):
+    error = told(["convert", "lpwm", file, "--hparams", "h.json", "--out", "out"], capsys)
+    assert message in error and "weights_only" not in error
+
+
+def test_hparams_that_are_none(strange, capsys):
+    for file in ("ok.pth", "w.npz"):  # swapped, and the like
+        error = told(["convert", "lpwm", "h.json", "--hparams", file, "--out", "out"], capsys)
+        assert "it is no JSON" in error and "--hparams names the hparams.json" in error
+    assert "hparams lack the key" in told(["convert", "lpwm", "ok.pth", "--hparams", "h.json", "--out", "o"], capsys)
+    with pytest.raises(ConfigError, match="a value in the hparams is of another kind"):
+        wk.convert.from_lpwm("ok.pth", {"timestep_horizon": "many"})
+
+
+def test_networks_of_metrics_that_are_none(strange, capsys):
+    files = ["--lpips-backbone", "notes.txt", "--lpips-heads", "notes.txt"]
+    assert "cannot be read (it is a text file)" in told(["eval", MODEL, *BALLS, *files], capsys)
+    assert "is no TorchScript file" in told(["eval", MODEL, *BALLS, "--i3d", "notes.txt"], capsys)

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,42 @@ def check_writable(folder: Path) -> None:
         os.rmdir(tempfile.mkdtemp(prefix=".worldkit-", dir=place))
     except OSError as error:
         raise type(error)(error.errno, f"nothing can be written there ({error.strerror})", str(place)) from error
+
+
+def no_torch_file(path: Path) -> str | None:
+    """What a file is, in words, if its first bytes say that ``torch.save`` did not write it; None if it may have.
+
+    Raises:
+        OSError: it cannot be read.
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     no_torch_file(Path(file.name))
+        'it is empty'
+    """
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if not head:
+        return "it is empty"
+    if head.startswith(b"\x93NUMPY"):
+        return "it is a NumPy array (.npy)"
+    if head.startswith(b"PK"):
+        return _no_torch_archive(path)
+    if head.startswith((b"\x80", b"\x8a")) or head[8:9] == b"{":  # a pickle; safetensors, which newer torch reads
+        return None
+    letters = sum(byte >= 32 or byte in b"\t\n\r" for byte in head)
+    return "it is a text file" if letters == len(head) and b"\x7f" not in head else "it is no file of torch.save"
+
+
+def _no_torch_archive(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return "it is cut off or damaged: get it again"
+    if any(name.endswith(".npy") for name in names):
+        return "it is a NumPy archive (.npz)"
+    return None if any(name.endswith("data.pkl") for name in names) else "it is a zip archive of something else"
 
 
 def reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..assembly import build
 from ..config import WorldModelConfig
 from ..errors import CheckpointError, ConfigError
+from ..files import no_torch_file, reason
 from ..model import ComposedWorldModel
 
 ALIASES = (
@@ -256,6 +257,8 @@ def config_from_hparams(hparams: Mapping[str, Any]) -> WorldModelConfig:
         return _config(h)
     except KeyError as error:
         raise ConfigError(f"hparams lack the key {error}; is this an hparams.json of LPWM / DLPv3?") from None
+    except TypeError as error:
+        raise ConfigError(f"a value in the hparams is of another kind than in those of LPWM / DLPv3: {error}") from None
 
 
 def _config(h: Mapping[str, Any]) -> WorldModelConfig:
@@ -352,20 +355,45 @@ def from_lpwm(checkpoint: str | Path, hparams: str | Path | Mapping[str, Any]) -
     if not isinstance(hparams, Mapping):
         try:
             hparams = json.loads(Path(hparams).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ConfigError(f"cannot read hparams {hparams}: {error}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ConfigError(f"cannot read hparams {hparams}: it is no JSON ({error}). --hparams names the "
+                              "hparams.json of the run, the other file is its checkpoint (.pth)") from error
+        except OSError as error:
+            raise ConfigError(f"cannot read hparams {reason(error)}") from error
         if not isinstance(hparams, Mapping):
             raise ConfigError(f"hparams are a table of names and values, got a {type(hparams).__name__}")
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such checkpoint: {checkpoint}") from error
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
-        raise CheckpointError(f"cannot read checkpoint {checkpoint}: {type(error).__name__}: {error}") from error
-    if isinstance(state, Mapping) and "model" in state and isinstance(state["model"], Mapping):
-        state = state["model"]
-    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        raise CheckpointError(f"{checkpoint} holds a {type(state).__name__} that is no state dict (names -> tensors)")
+    state = read_state(checkpoint)
     model = build(config_from_hparams(hparams))
     load_state(model, state)
     return model.eval()
+
+
+def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
+    """The state dict in a file of ``torch.save``, itself or as the entry ``"model"`` or ``"state_dict"``.
+
+    Raises:
+        CheckpointError: no such file, one of another kind, a damaged one, or one that holds something else.
+    """
+    try:
+        if other := no_torch_file(Path(checkpoint)):
+            raise CheckpointError(f"cannot read checkpoint {checkpoint}: {other}; give the .pth file of the run")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no such checkpoint: {checkpoint}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {reason(error)}; give the .pth file of the run") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        cause = (f"it holds more than tensors ({found[1]}), which is not read: save the model's state_dict()"
+                 if found else f"{type(error).__name__}: {reason(error)}")
+        raise CheckpointError(f"cannot read checkpoint {checkpoint}: {cause}") from error
+    if isinstance(state, Mapping):
+        state = next((state[name] for name in ("model", "state_dict") if isinstance(state.get(name), Mapping)), state)
+    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+        held = f" with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
+        raise CheckpointError(
+            f"{checkpoint} holds a {type(state).__name__}{held} that is no state dict (names -> tensors)"
+        )
+    return state

@@ -8,7 +8,6 @@ official files that worldkit neither ships nor writes into checkpoints. AlexNet 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ..batch import check_shape
 from ..errors import CheckpointError, ShapeError
+from ..files import no_torch_file, reason
 
 BACKBONE_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 """torchvision's VGG16 trained on ImageNet (IMAGENET1K_V1)."""
@@ -214,9 +214,12 @@ def _read(path: Path, which: str, url: str) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"the LPIPS {which} file {path} does not exist; {_advice(which)}")
     try:
+        if other := no_torch_file(path):
+            raise ValueError(other)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"the LPIPS {which} file {path} cannot be read ({error}); {_advice(which)}") from error
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
+        cause = reason(error)
+        raise CheckpointError(f"the LPIPS {which} file {path} cannot be read ({cause}); {_advice(which)}") from error
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not the LPIPS {which} state dict from {url}")
     return state

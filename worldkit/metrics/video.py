@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..batch import check_shape, to_float_video
 from ..errors import CheckpointError, ShapeError
+from ..files import reason
 
 I3D_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
 """I3D trained on Kinetics-400, converted from the TensorFlow model of the FVD paper by the authors of StyleGAN-V."""
@@ -202,8 +203,9 @@ def _load(
         raise CheckpointError(f"{metric} needs the feature network {name}: {file} is no file. {advice}")
     try:
         return torch.jit.load(str(file), map_location=device).eval()
-    except RuntimeError as error:
-        raise CheckpointError(f"{file} is no TorchScript file, or a damaged one ({error}). {advice}") from error
+    except Exception as error:  # torch raises many kinds
+        cause = reason(error)
+        raise CheckpointError(f"{file} is no TorchScript file, or a damaged one ({cause}). {advice}") from error
 
 
 def _hub_file(source: str, metric: str, advice: str) -> Path:

@@ -6,7 +6,8 @@ from argparse import Namespace
 
 from rich.text import Text
 
-from ...errors import install_hint
+from ...errors import UnknownComponentError, install_hint
+from ...registry import canonical, suggestion
 from ..loading import is_place
 from ..options import Commands, command
 from ..output import console, table_of
@@ -28,20 +29,31 @@ def run_list(options: Namespace) -> None:
     import worldkit as wk
 
     table = table_of("models", "name", "weights", "what it is")
-    for name in wk.list_models(options.pattern):
+    models = wk.list_models(options.pattern)
+    for name in models:
         spec = wk.get_model_spec(name)
         table.add_row(name, "yes" if spec.weights else "-", spec.summary)
-    console.print(table)
+    if models:
+        console.print(table)
     kinds = {"encoders": wk.list_encoders, "decoders": wk.list_decoders, "dynamics": wk.list_dynamics,
              "conditioners": wk.list_conditioners, "latent actions": wk.list_latent_actions,
-             "objectives": wk.list_objectives}
-    for kind, names in kinds.items():
-        if found := names(options.pattern):
-            console.print(Text.assemble((kind, "bold"), f": {', '.join(found)}"))
-    if found := wk.training.list_protocols(options.pattern):
-        console.print(Text.assemble(("evaluation protocols", "bold"), f": {', '.join(found)}"))
+             "objectives": wk.list_objectives, "evaluation protocols": wk.training.list_protocols}
+    matching = {kind: found for kind, names in kinds.items() if (found := names(options.pattern))}
+    for kind, found in matching.items():
+        console.print(Text.assemble((kind, "bold"), f": {', '.join(found)}"))
     for broken in wk.plugin_errors():
         console.print(Text.assemble((f"plugin {broken.plugin} failed to load", "red"), f": {broken.error}"))
+    if not models and not matching:
+        known = [name for names in (wk.list_models, *kinds.values()) for name in names()]
+        raise UnknownComponentError(_nothing_matches(options.pattern, sorted(set(known))))
+
+
+def _nothing_matches(pattern: str, known: list[str]) -> str:
+    """What to type instead of a pattern that matches no name."""
+    inside = [name for name in known if canonical(pattern).strip("*") in name]
+    if inside:
+        return f"nothing is called '{pattern}', but {', '.join(inside[:5])}: worldkit list '*{pattern.strip('*')}*'"
+    return f"nothing matches '{pattern}'.{suggestion(canonical(pattern), known)} worldkit list shows all there is"
 
 
 def run_info(options: Namespace) -> None:
