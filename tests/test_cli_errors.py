@@ -7,6 +7,7 @@ import pytest
 
 import worldkit as wk
 from worldkit.cli import main
+from worldkit.cli.spelling import as_typed
 from worldkit.errors import CheckpointError, ConfigError, TrainingError
 
 
@@ -46,8 +47,7 @@ WRITERS = [
 
 @pytest.mark.parametrize("place", ["afile/x", "/proc/x/y"])
 @pytest.mark.parametrize("command, option", WRITERS, ids=[" ".join(c[:2]) for c, _ in WRITERS])
-def test_places_are_tried_before_the_work(command, option, place, here, capsys, monkeypatch):
-    monkeypatch.setattr("worldkit.data.registry.find_format", None)  # nothing is opened
+def test_places_are_tried_before_the_work(command, option, place, here, capsys):
     error = told([*command, place], capsys)
     assert error.startswith("error: ") and option in error and "cannot be written" in error
     assert place.split("/x")[0] in error  # what is in the way
@@ -118,8 +118,7 @@ def test_numbers_out_of_range(arguments, capsys):
     ["train", MODEL, *BALLS], ["rollout", MODEL, *BALLS], ["eval", MODEL, *BALLS],
     ["ablate", MODEL, "--swap", "dynamics=gru", "--budget", "1"],
 ], ids=lambda words: words[0])
-def test_options_named_like_arguments(command, option, instead, here, capsys, monkeypatch):
-    monkeypatch.setattr("worldkit.data.registry.find_format", None)  # nothing is opened
+def test_options_named_like_arguments(command, option, instead, here, capsys):
     error = told([*command, "-o", f"data.{option}"], capsys)
     assert f"-o data.{option} is no option of the data" in error and instead in error
 
@@ -253,7 +252,8 @@ def strange(here):
     ("notes.txt", "cannot read checkpoint notes.txt: it is a text file; give the .pth file"),
     ("h.json", "it is a text file"), ("empty.pth", "it is empty"), ("w.npy", "NumPy array"), ("w.npz", "NumPy archive"),
     ("cut.pth", "it is cut off or damaged"), ("random.pth", "no file of torch.save"), (".", "cannot read checkpoint ."),
-    ("wrapped.pth", "holds a dict with epoch, ema that is no state dict"), ("none.pth", "no such checkpoint: none.pth"),
+    ("wrapped.pth", "holds a dict that is no state dict (names -> tensors): it has epoch, ema"),
+    ("none.pth", "no such checkpoint: none.pth"),
     ("module.pth", "it holds more than tensors (torch.nn.modules.linear.Linear)"),
 ])
 def test_files_that_are_no_checkpoint(file, message, strange, capsys):
@@ -274,3 +274,36 @@ def test_networks_of_metrics_that_are_none(strange, capsys):
     files = ["--lpips-backbone", "notes.txt", "--lpips-heads", "notes.txt"]
     assert "cannot be read (it is a text file)" in told(["eval", MODEL, *BALLS, *files], capsys)
     assert "is no TorchScript file" in told(["eval", MODEL, *BALLS, "--i3d", "notes.txt"], capsys)
+
+
+# -- the command line's spelling
+
+@pytest.mark.parametrize("message, command, typed", [
+    ("pass on_error='skip' to leave", "train", "pass -o data.on_error=skip to leave"),
+    ("pass on_error='skip' to leave", "data", "pass -o on_error=skip to leave"),
+    ("choose others with cameras=", "eval", "choose others with -o data.cameras=VALUE"),
+    ("left out unless cameras= names it", "data", "left out unless -o cameras=VALUE names it"),
+    ("one with series=a/b (worldkit data: -o series=...)", "data",
+     "one with -o series=a/b (worldkit data: -o series=...)"),
+    ("another path, or overwrite=True to", "data", "another path, or --overwrite to"),
+    ("set latent_action='gaussian', or to='dynamics'", "train",
+     "set -o latent_action=gaussian, or -o conditioners.NAME.to=dynamics"),
+    ("set dynamics=None, or objective='elbo'", "train", "set -o dynamics=none, or -o objective=elbo"),
+    ("x needs latent actions: create_model(..., latent_action='gaussian')", "rollout",
+     "x needs latent actions: train with -o latent_action=gaussian"),
+    ("no decoder; create it with decoder=... and train that", "rollout", "no decoder; train one with -o decoder=NAME"),
+    ("runs/encoder=slot-12/resize=pad.txt, data.resize=crop", "eval",
+     "runs/encoder=slot-12/resize=pad.txt, data.resize=crop"),
+    ("encoder=slot, dynamics.dim=3: failed", "ablate", "encoder=slot, dynamics.dim=3: failed"),
+])
+def test_messages_are_spelled_as_they_are_typed(message, command, typed):
+    assert typed in as_typed(message, command)
+
+
+def test_a_damaged_film_is_told_with_the_option_to_type(here, capsys):
+    (here / "film.mp4").write_bytes(b"x" * 999)
+    error = told(["train", MODEL, "--data", "film.mp4"], capsys)
+    assert "-o data.on_error=skip leaves such clips out" in error
+    (here / "out").mkdir()
+    error = told(["data", "convert", *BALLS[1:], "out", "--to", "npz"], capsys)
+    assert "or --overwrite to replace it" in error

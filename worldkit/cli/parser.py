@@ -10,12 +10,14 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from .. import __version__
 from ..errors import WorldkitError
 from ..files import reason
 from .commands import ablate, data, demo, evaluate, models, rollout, share, train
 from .near_misses import Parser
+from .spelling import as_typed
 
 COMMANDS = (models, train, rollout, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
@@ -51,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait by spinning starve each other when the machine is shared (measured: 10 times slower).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = make_parser().parse_args(arguments)
-    formatted, warnings.formatwarning = warnings.formatwarning, _one_line
+    formatted, warnings.formatwarning = warnings.formatwarning, partial(_one_line, options.command)
     try:
         status = options.function(options)
     except WorldkitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error), options.command)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,6 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status or 0
 
 
-def _one_line(message: Warning | str, *where: object, **line: object) -> str:
+def _one_line(command: str, message: Warning | str, *where: object, **line: object) -> str:
     """A warning without the line of code that it comes from."""
-    return f"warning: {message}\n"
+    return f"warning: {as_typed(str(message), command)}\n"

@@ -392,8 +392,8 @@ def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
     if isinstance(state, Mapping):
         state = next((state[name] for name in ("model", "state_dict") if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        held = f" with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
+        held = f": it has {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
         raise CheckpointError(
-            f"{checkpoint} holds a {type(state).__name__}{held} that is no state dict (names -> tensors)"
+            f"{checkpoint} holds a {type(state).__name__} that is no state dict (names -> tensors){held}"
         )
     return state

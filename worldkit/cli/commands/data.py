@@ -15,6 +15,7 @@ from ...errors import DataError
 from ...progress import Meter
 from ..options import SPLITS, Commands, check_place, command, positive
 from ..output import console, print_json
+from ..spelling import as_typed
 
 _DATA_HELP = """examples:
   worldkit data inspect recordings/                          episodes, lengths, frame size, actions, splits
@@ -93,9 +94,9 @@ def run_inspect(options: Namespace) -> int:
     for text, splits in _told({name: s["pixels"] for name, s in about["splits"].items()}).items():
         console.print(f"pixels of {splits}: {text}", soft_wrap=True)
     for note in about["notes"]:
-        console.print(f"note: {note}", soft_wrap=True)
+        console.print(f"note: {as_typed(note, 'data')}", soft_wrap=True)
     for split, problem in about["problems"].items():
-        console.print(f"no {split}: {problem}", soft_wrap=True)
+        console.print(f"no {split}: {as_typed(problem, 'data')}", soft_wrap=True)
     return 0
 
 
@@ -112,7 +113,7 @@ def run_validate(options: Namespace) -> int:
         return int(bool(found.faults))
     for finding in found.findings:
         kind = "warning" if finding.warning else "fault  "
-        console.print(f"{kind} {finding}", highlight=False, soft_wrap=True)
+        console.print(f"{kind} {as_typed(str(finding), 'data')}", highlight=False, soft_wrap=True)
     console.print(
         f"{found.format}: {found.episodes} episodes, {found.frames} frames: "
         f"{len(found.faults)} faults, {len(found.warnings)} warnings"
