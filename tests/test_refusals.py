@@ -79,8 +79,8 @@ def test_misspelt_and_missing_options(overrides, message):
 
 @pytest.mark.parametrize("overrides, message", [
     ({"obs": {"height": 36, "width": 36}},
-     "image size 36 does not divide by encoder.patch_size 8; patch sizes that do: 4, 6, 9, 12, 18, 36"),
-    ({"obs__width": 64}, "the particle encoder needs square images, got 32 x 64"),
+     "image size 36 x 36 does not divide by encoder.patch_size 8; patch sizes that do: 4, 6, 9, 12, 18, 36"),
+    ({"obs__width": 64}, "a decoder that doubles the side 2 times needs 3 channel_multipliers, got [1, 2]"),
     ({"encoder__glimpse_cnn__channel_multipliers": [1, 1, 1, 1, 1]},
      "encoder.glimpse_cnn halves its input 4 times, which 8 pixels do not allow; use fewer channel_multipliers"),
     ({"encoder__proposal_cnn__channel_multipliers": [1, 1, 1, 1, 1]}, "encoder.proposal_cnn halves its input 4 times"),
