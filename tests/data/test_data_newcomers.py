@@ -157,3 +157,41 @@ def test_nothing_beside_the_images_of_hdf5_is_lost(tmp_path):
     assert item["action"].shape == (4, 2) and np.array_equal(item["state"]["rewards"], rewards[1])
     told = [finding.problem for finding in validate(tmp_path / "a.hdf5").findings]
     assert [text.split()[0] for text in told if "not read" in text] == ["'meta'", "'note'"]
+
+
+def test_splits_below_the_top_are_not_mixed(tmp_path):
+    for split in ("train", "test"):
+        for clip in range(2):
+            save_images(tmp_path / "sub" / split / str(clip), frames(3, clip))
+    with pytest.raises(DataError, match="holds sub/test and sub/train: .* split anew. To keep them apart, give .*sub"):
+        open_dataset(tmp_path, num_frames=2)
+    assert "split anew" in validate(tmp_path).faults[0].problem
+    assert open_dataset(tmp_path, split="all", num_frames=3).source.num_episodes == 4
+    assert open_dataset(tmp_path / "sub", num_frames=3).source.num_episodes == 2
+
+
+def test_missing_split_is_told(tmp_path):
+    for split in ("train", "test"):
+        save_images(tmp_path / "images" / split / "0", frames(3, len(split)))
+        (tmp_path / "npz" / split).mkdir(parents=True)
+        np.savez(tmp_path / "npz" / split / "0.npz", video=frames(3, len(split)))
+    for kind in ("images", "npz"):
+        (told,) = validate(tmp_path / kind).findings
+        assert told.warning and "add val or valid or validation with some of train's clips" in told.problem
+
+
+def test_time_before_cameras_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", video=np.stack([frames(5), frames(5)], 1))
+    with pytest.raises(DataError, match="would be 5 cameras of 2 frames: cameras come first, then time. Swap"):
+        open_dataset(tmp_path / "a.npz", num_frames=1)
+
+
+def test_convert_tells_of_frame_rates(tmp_path, capsys):
+    from worldkit.cli import main
+
+    for number in range(3):
+        np.savez(tmp_path / f"{number}.npz", video=np.repeat(np.repeat(frames(3, number), 2, 1), 2, 2))
+    assert main(["data", "convert", str(tmp_path), str(tmp_path / "films"), "--to", "video"]) == 0
+    assert "frames per second: 10, as the data state none; --fps gives others" in capsys.readouterr().out
+    assert main(["data", "convert", str(tmp_path / "films"), str(tmp_path / "back"), "--to", "npz"]) == 0
+    assert "frames per second: 10; 'npz' has no place for it (converting back: --fps 10)" in capsys.readouterr().out

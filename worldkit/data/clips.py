@@ -178,11 +178,14 @@ class ClipDataset(torch.utils.data.Dataset):
             name += f", split '{summary['split']}'" + (" (by time)" if summary.get("split_by") == "time" else "")
         if len(lengths) == 0 or lengths.max() == 0:
             return f"{name}: no frames. Give more or longer clips"
+        by_time = summary.get("split_by") == "time"
+        more = "; of three clips or more, whole ones are val and test, of fewer the last tenths" if by_time else ""
         found = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"
         return (
             f"{name}: all {len(lengths)} clip(s) are shorter than a window: they have {found} frames, a window of "
             f"num_frames={self.num_frames} with frame_skip={self.frame_skip} spans {self._span}. "
-            f"Use num_frames={(lengths.max() - 1) // self.frame_skip + 1} or less, or longer clips."
+            f"Use num_frames={(lengths.max() - 1) // self.frame_skip + 1} or less (of a training: the model's "
+            f"window, -o timestep_horizon=...), or longer clips{more}."
         )
 
     def __len__(self) -> int:

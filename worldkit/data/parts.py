@@ -7,7 +7,7 @@ its files are read so; of others, the sources are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,17 +89,18 @@ def find_parts(target: str, format: str | None, options: Mapping[str, Any]) -> t
     return found.name, parts, problems
 
 
-def split_folders(path: Path) -> list[tuple[str, Path]]:
-    """Split and folder of each split, or the folder alone."""
-    found = []
+def split_folders(path: Path, suffixes: Sequence[str] = ("",)) -> Iterator[tuple[str, Path] | Problem]:
+    """Split and folder of each split, or the folder alone; a split that is not there is a problem."""
     for split in SPLITS:
         try:
-            part = split_folder(path, split)
-        except DataError:  # split, but not this one
+            part = split_folder(path, split, suffixes)
+        except MissingSplitError as error:
+            yield Problem(str(error), warning=True)
             continue
-        if part is not None:
-            found.append((split, part))
-    return found or [("", path)]
+        if part is None:
+            yield "", path
+            return
+        yield split, part
 
 
 def npz_entries(path: Path) -> Entries:

@@ -142,6 +142,30 @@ def split_paths(folder: Path, suffixes: Sequence[str] = ("",)) -> dict[str, list
     return {name: paths for name, paths in found.items() if paths}
 
 
+def nested_splits(folder: Path, names: Sequence[str]) -> str:
+    """What to say of a folder that is not split, but whose clips lie in folders of different splits; else nothing.
+
+    Args:
+        folder: The folder.
+        names: Paths of its clips, relative to it.
+    Example:
+        >>> nested_splits(Path("bikes"), ["day1/a.mp4", "day2/train/a.mp4"])
+        ''
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        parts = name.split("/")
+        for i, part in enumerate(parts):
+            if split := split_of(part):
+                found.setdefault(split, "/".join(parts[: i + 1]))
+    if len(found) < 2:
+        return ""
+    above = {name.rpartition("/")[0] for name in found.values()}
+    give = f"give {folder / above.pop()}" if len(above) == 1 else "give a folder that holds train, val and test"
+    held = " and ".join(found.values())
+    return f"{folder} holds {held}: their clips would be mixed and split anew. To keep them apart, {give}"
+
+
 def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> Path | None:
     """The sub-folder that holds a split, or the file, given suffixes; ``None`` if the folder is not split at all.
 
@@ -163,8 +187,9 @@ def split_folder(folder: Path, split: str, suffixes: Sequence[str] = ("",)) -> P
     if split == ALL:
         raise AlreadySplitError(f"{folder} is split into {', '.join(p.name for p in found.values())}")
     if split not in found:
+        some = " with some of train's clips (trainings are scored on it)" if split == "val" and "train" in found else ""
         raise MissingSplitError(
             f"{folder} has {', '.join(p.name for p in found.values())}, but nothing for split '{split}': "
-            f"add {' or '.join(SPLIT_FOLDERS[split])}, or ask for {' or '.join(map(repr, found))}"
+            f"add {' or '.join(SPLIT_FOLDERS[split])}{some}, or ask for {' or '.join(map(repr, found))}"
         )
     return found[split]

@@ -131,10 +131,10 @@ def run_convert(options: Namespace) -> int:
     sources = _sources(options, height=height, width=width)
     chosen: Any = sources if options.split is None else sources[options.split]
     _check_source_survives(options)
+    rate = options.fps or _common_rate(options) or next(iter(sources.values())).summary.get("fps")
     with _bar(f"Writing {Path(options.out).name}") as advance:
         written = write_dataset(
-            chosen, options.out, target, fps=options.fps or _common_rate(options), overwrite=options.overwrite,
-            progress=advance, **writing,
+            chosen, options.out, target, fps=rate, overwrite=options.overwrite, progress=advance, **writing
         )
     counts = {name: s.num_episodes for name, s in sources.items()}
     pixels = {name: str(s.fitting) if s.fitting else None for name, s in sources.items()}
@@ -144,7 +144,20 @@ def run_convert(options: Namespace) -> int:
     console.print(f"{told} episodes: {written} ({target})", soft_wrap=True)
     for text, splits in _told(pixels).items():
         console.print(f"pixels of {splits}: {text}", soft_wrap=True)
+    if note := _rate_note(target, rate):
+        console.print(note, soft_wrap=True)
     return 0
+
+
+def _rate_note(target: str, rate: float | None) -> str | None:
+    """What to say of frames per second that were assumed, or are lost."""
+    from ...data.writers import DEFAULT_FPS
+
+    if target in ("video", "lerobot", "lerobot-v2.1") and rate is None:
+        return f"frames per second: {DEFAULT_FPS:g}, as the data state none; --fps gives others"
+    if target in ("npz", "hdf5", "columns", "frames") and rate is not None:
+        return f"frames per second: {rate:.4g}; '{target}' has no place for it (converting back: --fps {rate:.4g})"
+    return None
 
 
 def _sources(options: Namespace, **how: Any) -> dict[str, Any]:

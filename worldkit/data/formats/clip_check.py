@@ -12,6 +12,7 @@ from ..decode import decode_video, video_size
 from ..glance import look, pauses
 from ..parts import Entries, Frame, Part, Problem, named, npz_entries, split_folders
 from ..paths import links_out
+from ..splits import nested_splits
 from .clip_files import Clip, find_clips
 from .npz_video import NpzEpisode, NpzReader, NpzVideo, parts_of
 
@@ -22,8 +23,16 @@ def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **opti
         yield _clip(Clip(path.name, (path,)), "")
         return
     files: list[Path] = []
-    for split, folder in split_folders(path):
-        for clip in find_clips(folder, series):
+    for found in split_folders(path):
+        if isinstance(found, Problem):
+            yield found
+            continue
+        split, folder = found
+        clips = find_clips(folder, series)
+        nested = "" if split else nested_splits(folder, [clip.name for clip in clips])
+        if nested:
+            yield Problem(nested)
+        for clip in clips:
             files += [file for view in clip.views for file in view]
             yield _clip(clip, split)
     yield from _linked(path, files)
@@ -52,6 +61,7 @@ def npz_parts(path: Path, **options: Any) -> Iterator[Part | Problem]:
     """Every episode of every ``.npz`` file, and links that lead out of their folder."""
     found = list(parts_of(path))
     if path.is_dir():
+        yield from (lack for lack in split_folders(path, ("", ".npz")) if isinstance(lack, Problem))
         yield from _linked(path, [file for _, file in found])
     for split, file in found:
         try:

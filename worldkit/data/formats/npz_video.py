@@ -123,6 +123,11 @@ class NpzVideo:
         if last == front:
             problem = "its channels could be first or last" if last else "it has neither 1 nor 3 channels"
             raise DataError(f"{what} {list(shape)}: {problem}; store it as uint8 [T, H, W, 3]")
+        if len(shape) == 5 and shape[0] > shape[1]:
+            raise DataError(
+                f"{what} {list(shape)} would be {shape[0]} cameras of {shape[1]} frames: cameras come first, then "
+                "time. Swap the first two axes, or store each episode in a file of its own"
+            )
         self.channels_last = last
         self.views = shape[0] if len(shape) == 5 else None
         self.length = shape[-4]

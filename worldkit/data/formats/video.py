@@ -31,7 +31,7 @@ from ..film import decoder
 from ..fit import Fitting, check_resize, some
 from ..glance import frames_between, look
 from ..recording import Recording, RecordingSource, cached_frames
-from ..splits import ALL, SPLITS, split_clips, split_folder, split_time
+from ..splits import ALL, SPLITS, nested_splits, split_clips, split_folder, split_time
 from .clip_files import VIDEO_SUFFIXES, Clip, find_clips
 
 DEFAULT_SIZE = 64
@@ -211,7 +211,11 @@ def _choose(
     if part is not None:
         return [replace(clip, name=f"{part.name}/{clip.name}") for clip in find_clips(part, series)], False
     clips = find_clips(path, series)
-    if len(clips) < len(SPLITS) or split == ALL:
+    if split == ALL:
+        return clips, True
+    if nested := nested_splits(path, [clip.name for clip in clips]):
+        raise DataError(nested)
+    if len(clips) < len(SPLITS):
         return clips, True
     return [clips[i] for i in split_clips([clip.name for clip in clips], seed=seed)[split]], False
 
