@@ -307,3 +307,17 @@ def test_a_damaged_film_is_told_with_the_option_to_type(here, capsys):
     (here / "out").mkdir()
     error = told(["data", "convert", *BALLS[1:], "out", "--to", "npz"], capsys)
     assert "or --overwrite to replace it" in error
+
+
+@pytest.mark.parametrize("option, message", [
+    ("num_episodes=many", "option num_episodes of format 'balls' must be a whole number, got 'many'"),
+    ("episode_length=2.5", "must be a whole number, got 2.5"), ("num_episodes=true", "a whole number, got True"),
+    ("format=3", "unknown data format '3'"),
+])
+def test_numbers_of_data_that_are_none(option, message, here, capsys):
+    assert message in told(["rollout", MODEL, *BALLS, "-o", f"data.{option}"], capsys)
+
+
+def test_switches_of_writers_that_are_none(here, capsys):
+    error = told(["data", "convert", *BALLS[1:], "out", "--to", "video", "-w", "lossless=maybe"], capsys)
+    assert "option lossless of the writer 'video' must be true or false, got 'maybe'" in error

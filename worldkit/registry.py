@@ -136,7 +136,9 @@ class Registry(Generic[T]):
             UnknownComponentError: with the nearest name, the known names and the plugins that failed to load.
         """
         if not isinstance(name, str):
-            raise UnknownComponentError(f"a {self.kind} is named by a string, not by {type(name).__name__} {name!r}")
+            article = "an" if self.kind[0] in "aeiou" else "a"
+            given = f"{type(name).__name__} {name!r}"
+            raise UnknownComponentError(f"{article} {self.kind} is named by a string, not by {given}")
         found = self._find(name)
         if found is None:
             load_plugins()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -111,7 +112,7 @@ def overrides_of(options: Namespace) -> dict[str, Any]:
     for name, instead in (("train", "an option has a name, -o train.OPTION=VALUE"),
                           ("data", "the data are --data, an option of theirs is -o data.OPTION=VALUE")):
         if not isinstance(overrides.get(name, {}), dict):
-            raise ConfigError(f"-o {name}={overrides[name]} says nothing: {instead}")
+            raise ConfigError(f"-o {name}={json.dumps(overrides[name])} says nothing: {instead}")
     return overrides
 
 

@@ -56,13 +56,31 @@ class Format:
         return [name for name in parameters[1:] if name not in ("split", "height", "width")]
 
     def check_options(self, target: str, options: Mapping[str, Any]) -> None:
-        """Raise DataError for an option the opener does not have."""
+        """Raise DataError for an option the opener does not have, or a number or switch that is none."""
         for name in options:
             if name not in self.options():
                 raise DataError(
                     f"format '{self.name}' ({target}) has no option '{name}'.{suggestion(name, self.options())} "
                     f"It has: {', '.join(self.options()) or 'none'}"
                 )
+        check_kinds(self.opener, options, f"format '{self.name}'")
+
+
+_KINDS = {"int": (int, "a whole number"), "float": ((int, float), "a number"), "bool": (bool, "true or false")}
+
+
+def check_kinds(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+    """Raise DataError for an option that a signature annotates as a number or a switch, and that is none."""
+    signature = inspect.signature(function).parameters
+    for name, value in options.items():
+        annotation = signature[name].annotation if name in signature else ""
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        kind, *rest = [part.strip() for part in text.split("|")]
+        if kind not in _KINDS or rest not in ([], ["None"]) or (value is None and rest):
+            continue
+        types, words = _KINDS[kind]
+        if not isinstance(value, types) or isinstance(value, bool) != (kind == "bool"):
+            raise DataError(f"option {name} of {where} must be {words}, got {value!r}")
 
 
 _formats: dict[str, Format] = {}
@@ -233,6 +251,7 @@ def find_format(target: str, name: str | None = None) -> Format:
     if any(re.fullmatch(r"\..+\.partial-(old-)?\d+", part) for part in Path(target).parts):
         raise DataError(f"{target} is what an interrupted conversion left: delete it, and convert again")
     if name is not None:
+        name = str(name)
         if name not in _formats:
             raise DataError(
                 f"unknown data format '{name}'.{suggestion(name, list(_formats))} Known: {', '.join(_formats)}"

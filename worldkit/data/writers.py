@@ -31,6 +31,7 @@ from ..errors import DataError, DuplicateComponentError
 from ..registry import load_plugins, suggestion
 from .base import EpisodeSource
 from .recording import flat_entries
+from .registry import check_kinds
 from .splits import check_split
 
 DEFAULT_FPS = 10
@@ -208,6 +209,7 @@ def _find(name: str, options: Mapping[str, Any]) -> WritableFormat:
                 f"writing '{name}' has no option '{option}'.{suggestion(option, found.options())} "
                 f"It has: {', '.join(found.options()) or 'none'}"
             )
+    check_kinds(found.writer, options, f"the writer '{name}'")
     return found
 
 
