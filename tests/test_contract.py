@@ -19,11 +19,12 @@ from worldkit.distributions import Delta, Normal
 from worldkit.dynamics import Dynamics
 from worldkit.encoders import Encoder, Encoding
 from worldkit.errors import TrainingError
+from worldkit.latent_actions.gaussian import GaussianLatentAction
 from worldkit.latents import Field, LatentDist, LatentSpec, TokenGroup
 from worldkit.nn.spec import LatentEmbed, LatentHead
 from worldkit.objectives import Loss, Objective
 from worldkit.testing import check_conditioner, check_decoder, check_dynamics, check_encoder
-from worldkit.testing.examples import SIDE, example_batch, small_config
+from worldkit.testing.examples import SIDE, SMALL, example_batch, small_config
 from worldkit.training import TrainConfig, Trainer
 
 TABLES = {"encoder": registry.encoders, "decoder": registry.decoders, "dynamics": registry.dynamics,
@@ -335,3 +336,28 @@ def test_the_example_batch_fits(make):
     model = make()
     assert model.loss(example_batch(model.config)).total.isfinite()
     assert isinstance(model.config, WorldModelConfig)
+
+
+def given(method, change):
+    def changed(self, *args, **kwargs):
+        return change(getattr(GaussianLatentAction, method)(self, *args, **kwargs))
+
+    return other(GaussianLatentAction, gives=None, **{method: changed})
+
+
+@pytest.mark.parametrize("cls, message", [
+    (given("forward", lambda both: both[0]), "Other.forward must give tuple, got ActionDist"),
+    (given("forward", lambda both: (both[0].params, both[1])), "must give ActionDist for 4 transitions as its posteri"),
+    (given("forward", lambda both: (both[0], both[0])), "must give ActionDist for 5 frames as its prior"),
+    (given("condition", lambda cond: cond.token), "Other.condition must give Condition, got Tensor"),
+    (given("condition", lambda cond: Condition(token=cond.token[..., :3])), r"gave Condition.token \[2, 4, \d+, 3\], "),
+    (given("condition", lambda cond: Condition(memory=cond.token[:, 0])), r"gave Condition.memory \[2, \d+, 16\], exp"),
+])
+def test_latent_actions(monkeypatch, cls, message):
+    for attribute in ("_entries", "_aliases"):
+        monkeypatch.setattr(registry.latent_actions, attribute, dict(getattr(registry.latent_actions, attribute)))
+    registry.latent_actions.register("test-action", cls)
+    options = {"name": "test-action", **SMALL["latent action"]["gaussian"]}
+    model = build(small_config(encoder="patch", latent_action=options))
+    with pytest.raises(wk.ShapeError, match=message):
+        model.loss(example_batch(model.config))

@@ -244,6 +244,10 @@ class ComposedWorldModel(WorldModel):
         posterior = prior = None
         if self.latent_action is not None:
             posterior, prior = self.latent_action(z, given["latent_action"])
+            for name, dist, length in (("posterior", posterior, frames - 1), ("prior", prior, frames)):
+                if not isinstance(dist, ActionDist) or dist.params.shape[:2] != (z.shape[0], length):
+                    raise ShapeError(f"{type(self.latent_action).__name__}.forward must give ActionDist for {length} "
+                                     f"{'transitions' if name == 'posterior' else 'frames'} as its {name}")
             prior = prior[:, :-1]
             action = posterior.sample(sampler, "latent_action.posterior")
             to_dynamics = to_dynamics + self._told(self.latent_action, action)
@@ -416,6 +420,10 @@ class ComposedWorldModel(WorldModel):
     def _told(self, module: LatentAction, action: Tensor) -> Condition:
         """What latent actions tell the dynamics."""
         cond = module.condition(action)
+        if not isinstance(cond, Condition):
+            raise ShapeError(f"{type(module).__name__}.condition must give Condition, got {type(cond).__name__}")
+        shape = (action.shape[0], action.shape[1], self.encoder.spec.num_tokens)
+        check_condition(module, cond, "the latent action", shape, dim=self.dynamics.cond_dim)
         refuse_unread(self.dynamics, cond, "the latent action")
         return cond
 
@@ -457,7 +465,8 @@ class ComposedWorldModel(WorldModel):
                 cond = conditioner(raw, mask, view=view)
                 refuse_unread(module, cond, f"condition '{name}'")
                 shape = (len(raw), frames, self.encoder.spec.num_tokens)
-                check_condition(conditioner, cond, f"condition '{name}'", shape)
+                check_condition(conditioner, cond, f"condition '{name}'", shape, dim=conditioner.dim,
+                                memory=conditioner.memory_tokens(conditioner.config))
                 if cond.token is not None and cond.token.shape[1] != frames:
                     cond = Condition(cond.frame, cond.token.expand(-1, frames, -1, -1), cond.memory)
                 total[receiver] = total[receiver] + cond

@@ -265,28 +265,31 @@ def _made_up(spec: LatentSpec, frames: int, like: Tensor) -> Latent:
     return LatentDist(spec, params).mode()
 
 
-def check_condition(conditioner: Any, cond: Condition, what: str, shape: tuple[int, int, int]) -> None:
+def check_condition(
+    giver: Any, cond: Condition, what: str, shape: tuple[int, int, int], *, dim: int, memory: int = 0
+) -> None:
     """Refuse conditions of other sizes than was agreed on.
 
     Args:
-        conditioner: What gave the condition.
+        giver: What gave the condition.
         cond: The condition.
         what: For the message: ``"condition 'action'"``.
-        shape: (batch, frames, tokens) of the latents that are steered.
+        shape: (batch, frames or transitions, tokens) of the latents that are steered.
+        dim: Width in which the receiver wants it.
+        memory: Tokens to attend to.
     Raises:
         ShapeError: naming what was given and what was wanted.
     """
     batch, frames, tokens = shape
-    memory = conditioner.memory_tokens(conditioner.config)
     wanted = {"frame": ((batch,), (frames,)), "token": ((batch, 1), (frames, 1), (tokens, 1)),
               "memory": ((batch,), (memory,))}
     for form in cond.forms:
         found = tuple(getattr(cond, form).shape)
-        axes = (*wanted[form], (conditioner.dim,))
+        axes = (*wanted[form], (dim,))
         if len(found) != len(axes) or any(size not in sizes for size, sizes in zip(found, axes, strict=True)):
             advice = "; memory_tokens(config) says how many tokens there are" if form == "memory" else ""
             raise ShapeError(
-                f"{what}: {type(conditioner).__name__} gave Condition.{form} {list(found)}, expected "
+                f"{what}: {type(giver).__name__} gave Condition.{form} {list(found)}, expected "
                 f"{[sizes[0] for sizes in axes]}{advice}"
             )
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import worldkit.data.registry as registry
-from worldkit.data import EpisodeSource, collate, open_dataset, register_format
+from worldkit.data import EpisodeSource, collate, describe, open_dataset, register_format
 from worldkit.errors import DataError
+from worldkit.training.unused import unused
 
 FRAMES = 6
 
@@ -85,3 +86,21 @@ def test_a_format_that_cannot_look_harms_no_other(use):
         with pytest.warns(RuntimeWarning, match="format 'log' could not look at log"), pytest.raises(DataError):
             use(matches=lambda target: target[100] == "x")
         assert len(open_dataset("balls-32", num_frames=2, num_episodes=2, episode_length=4))
+
+
+@pytest.mark.parametrize("name, value, told", [
+    ("action", lambda frames: np.zeros(frames, np.int64), "'action' (int64 [1]), which this model does not take"),
+    ("words", lambda frames: np.array(["push"] * frames), "'words' ("),
+    ("thing", lambda frames: None, "'thing' (of type NoneType)"),
+    ("language", lambda frames: None, "'language' (of type NoneType)"),
+    ("language", lambda frames: "push", "'language' (text, as 'push')"),
+])
+def test_a_model_without_conditions_is_told_of_any_entry(use, tiny_model, name, value, told):
+    clips = use(more=lambda self, frames: {name: value(frames)})
+    (note,) = unused(tiny_model(), clips)
+    assert told in note and f"-o conditioners.{name}" in note
+
+
+def test_equal_names_that_mean_nothing(use):
+    use()
+    assert describe("log")["notes"] == []

@@ -105,7 +105,8 @@ def time_note(sources: Sequence[EpisodeSource]) -> str | None:
         sources: Of the splits of one data set.
     """
     names = [{source.episode_name(i) for i in range(source.num_episodes)} for source in sources]
-    if len(names) < 2 or len(names[0]) >= len(SPLITS) or not names[0] & names[1] or sources[0].summary["synthetic"]:
+    known = type(sources[0]).episode_name is not EpisodeSource.episode_name  # else equal names mean nothing
+    if len(names) < 2 or len(names[0]) >= len(SPLITS) or not names[0] & names[1] or not known:
         return None
     return (
         f"{len(names[0])} episode(s) are too few for splits of their own, which takes {len(SPLITS)}: each is cut in "

@@ -49,6 +49,7 @@ class LatentAction(Component, ABC):
         cond_dim: Width of the conditions it receives (actions, language, goals).
     """
 
+    RETURNS = tuple
     WORDS = {"takes": frozenset(FORMS), "gives": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
     takes: frozenset[str] | None = None

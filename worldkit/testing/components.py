@@ -243,7 +243,9 @@ def check_latent_action(
     report.shape(prior.params, (BATCH, frames, *posterior.params.shape[2:]), "prior")
     report.shape(posterior.kl(prior[:, :-1]), (BATCH, frames - 1, tokens), "KL")
     action = posterior.sample(Sampler(generator=torch.Generator().manual_seed(0)), "latent_action.posterior")
-    steer = module.condition(action).adaln()
+    told = module.condition(action)
+    report.require(isinstance(told, Condition), "types", f"condition() gave {type(told).__name__}, expected Condition")
+    steer = told.adaln()
     report.require(steer is not None and steer.shape[2] in (1, spec.num_tokens) and steer.shape[-1] == 12, "shapes",
                    "condition() must give the dynamics' width per frame or per token")
     report.gradients(module, score([posterior.params, prior.params, steer]))

@@ -26,7 +26,8 @@ def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:
     found = clips.conditions_in_data()
     told = []
     for name in sorted(found.keys() - {*(fed(model, clips).conditions or {}).values()}):
-        option = _OPTIONS.get(name, f"-o conditioners.{name}=CONDITIONER").format(more=_language(found[name]))
+        option = _OPTIONS.get(name, f"-o conditioners.{name}=CONDITIONER")
+        option = option.format(more=_language(found[name])) if name == "language" else option
         told.append(f"NOT TRAINED ON: the data have '{name}' ({_shape(found[name])}), which this model does not take. "
                     f"To train on it, with a run folder of its own: {option}")
     return told
@@ -35,9 +36,11 @@ def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:
 def _language(value: Any) -> str:
     if isinstance(value, str):
         return "model=google-t5/t5-small"
-    length, width = value.shape
+    length, width = getattr(value, "shape", ()) if len(getattr(value, "shape", ())) == 2 else ("LENGTH", "WIDTH")
     return f"embed_dim={width} -o conditioners.language.max_length={length}"
 
 
 def _shape(value: Any) -> str:
-    return f"text, as {value!r:.60}" if isinstance(value, str) else f"{value.dtype} {list(value.shape)}"
+    if not hasattr(value, "shape"):
+        return f"text, as {value!r:.60}" if isinstance(value, str) else f"of type {type(value).__name__}"
+    return f"{value.dtype} {list(value.shape)}"
