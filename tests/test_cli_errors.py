@@ -80,6 +80,9 @@ def test_what_slips_through_is_a_line(here, capsys, monkeypatch):
 
     monkeypatch.setattr("worldkit.cli.commands.demo.run_demo", full)
     assert told(["demo"], capsys) == "error: runs/x/log.jsonl: No space left on device"
+    (here / "preview.png").mkdir()
+    command = ["data", "preview", *BALLS[1:], "-o", "num_episodes=1", "-o", "episode_length=2"]
+    assert told(command, capsys) == "error: preview.png: Is a directory"
 
 
 def test_a_reader_that_leaves_is_no_error():

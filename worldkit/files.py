@@ -115,7 +115,8 @@ def reason(error: Exception) -> str:
     """
     if not isinstance(error, OSError) or error.strerror is None:
         return (str(error) or type(error).__name__).splitlines()[0]
-    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    name = error.filename2 or error.filename  # of a renaming, what was to be written
+    return error.strerror if name is None else f"{name}: {error.strerror}"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
