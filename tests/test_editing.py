@@ -255,3 +255,10 @@ def test_a_rollout_prints_three_lines(tiny_model):
     assert lines[2] == ("  video [2, 4, 3, 32, 32], context_video [2, 3, 3, 32, 32], "
                         f"latent_actions {[2, 6, 17, 3]}")
     assert "no video, no context_video" in repr(model.rollout(torch.rand(1, 3, 3, 32, 32), 2, decode=False))
+
+
+@pytest.mark.parametrize("position", [(24, 32), (float("nan"), 0.0), torch.tensor([0.0, 9.0])])
+def test_positions_in_pixels_are_refused(position):
+    with pytest.raises(ShapeError, match="in .-1, 1. over the picture, not in pixels, got .*transparency=0 removes"):
+        scene().edit([0], position=position)
+    assert scene().edit([0], position=(1.5, 0.0)).position[0, 0, 0].tolist() == [1.5, 0.0]

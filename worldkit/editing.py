@@ -25,6 +25,7 @@ from .errors import ShapeError, WorldkitError
 PRESENT = 0.5
 """Transparency above which a token counts as visible."""
 _PAINTED = 0.05  # share of a pixel below which a token did not draw it
+_OUTSIDE = 2.0  # a position farther out is given in pixels
 
 _Z = TypeVar("_Z", bound="Editing")
 
@@ -177,7 +178,7 @@ class Editing:
             tokens: Indices of tokens in the group that has the edited field, one or several; or frame -> indices, as
                 `follow` gives them.
             frames: Which frames: one, several or a slice; None = all.
-            position: New position, (y, x) in [-1, 1].
+            position: New position, (y, x) in [-1, 1] over the picture; up to 2 is outside of it.
             delta_position: Shift of the position, (y, x).
             scale: New box side over image side in (0, 1), one number or (height, width).
             transparency: New transparency in [0, 1]; 0 removes the token.
@@ -187,6 +188,9 @@ class Editing:
             ShapeError: tokens, frames or values out of range.
         Example: ``model.decode(z.edit([3, 7], frames=-1, delta_position=(0.0, 0.2)))``
         """
+        if position is not None and not (_numbers(position, "position").abs() <= _OUTSIDE).all():
+            raise ShapeError(f"position must be (y, x) in [-1, 1] over the picture, not in pixels, got {position}; "
+                             "transparency=0 removes a token")
         if isinstance(tokens, Mapping):
             if frames is not None:
                 raise WorldkitError("tokens are given frame by frame already; leave frames= out, or pass some of them: "

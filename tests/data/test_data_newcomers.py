@@ -195,3 +195,36 @@ def test_convert_tells_of_frame_rates(tmp_path, capsys):
     assert "frames per second: 10, as the data state none; --fps gives others" in capsys.readouterr().out
     assert main(["data", "convert", str(tmp_path / "films"), str(tmp_path / "back"), "--to", "npz"]) == 0
     assert "frames per second: 10; 'npz' has no place for it (converting back: --fps 10)" in capsys.readouterr().out
+
+
+def test_folders_and_hdf5_of_other_layouts_say_what_to_give(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "act").mkdir()
+    with h5py.File(tmp_path / "act" / "episode_0.hdf5", "w") as file:
+        file["action"], file["observations/qpos"] = np.ones((3, 2)), np.ones((3, 2))
+    with pytest.raises(DataError, match=r"It has 1 \.hdf5\. Of HDF5 files, give one"):
+        open_dataset(tmp_path / "act", num_frames=1)
+    with pytest.raises(DataError, match="it has action, the group observations. .*robomimic, ACT, D4RL.*npz file"):
+        open_dataset(tmp_path / "act" / "episode_0.hdf5", num_frames=1)
+    (tmp_path / "npz" / "day1").mkdir(parents=True)
+    np.savez(tmp_path / "npz" / "day1" / "a.npz", video=frames(3))
+    with pytest.raises(DataError, match="It has 1 .npz. Of .npz episodes, give the folder that they lie in"):
+        open_dataset(tmp_path / "npz", num_frames=1)
+
+
+def test_files_beside_clips_that_nobody_reads_are_told(tmp_path):
+    for clip in range(3):
+        save_images(tmp_path / str(clip), frames(4, clip))
+        np.savez(tmp_path / str(clip) / "entries.npz", action=np.ones((4, 2)))
+    assert "not read" not in str(validate(tmp_path).warnings)
+    np.savez(tmp_path / "1" / "actions.npz", action=np.ones((4, 2)))
+    (tmp_path / "actions.csv").write_text("1,2")
+    told = [finding.problem for finding in validate(tmp_path).warnings if "not read" in finding.problem]
+    assert len(told) == 1 and "2 file(s) beside the clips are not read: actions.csv, 1/actions.npz;" in told[0]
+
+
+def test_link_that_leads_nowhere_is_an_error_of_data(tmp_path):
+    save_images(tmp_path / "a", frames(3))
+    (tmp_path / "a" / "3.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="3.png leads nowhere: it is a link to a file that is not there"):
+        open_dataset(tmp_path, num_frames=1)

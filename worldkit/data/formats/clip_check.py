@@ -16,6 +16,8 @@ from ..splits import nested_splits
 from .clip_files import Clip, find_clips
 from .npz_video import NpzEpisode, NpzReader, NpzVideo, parts_of
 
+_NUMBERS = (".npz", ".npy", ".csv", ".parquet", ".pkl", ".pt", ".h5", ".hdf5")
+
 
 def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **options: Any) -> Iterator[Part | Problem]:
     """The clip of a file, or every clip of a folder, and links that lead out of it."""
@@ -36,6 +38,18 @@ def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **opti
             files += [file for view in clip.views for file in view]
             yield _clip(clip, split)
     yield from _linked(path, files)
+    yield from _unread(path, files)
+
+
+def _unread(path: Path, files: Sequence[Path]) -> Iterator[Problem]:
+    """Numbers beside clips that no clip reads: of another name or kind than its ``.npz``."""
+    held = {clip.sidecar for clip in (Clip(file.name, (file,)) for file in files)}
+    beside = [f for folder in sorted({path, *(f.parent for f in files)}) for f in sorted(folder.glob("[!.]*"))
+              if f.suffix.lower() in _NUMBERS and f not in held]
+    if beside:
+        shown = ", ".join(str(file.relative_to(path)) for file in beside[:3]) + (", ..." if len(beside) > 3 else "")
+        advice = "actions and the like of CLIP.mp4 lie in CLIP.npz, those of a folder of images in entries.npz"
+        yield Problem(f"{path}: {len(beside)} file(s) beside the clips are not read: {shown}; {advice}", warning=True)
 
 
 def _linked(path: Path, files: Iterable[Path]) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,13 @@ _COLOURS = {"rgb", "rgba", "color", "colour", "image", "images", "img", "frame",
 """Words that name a series of pictures, and those for what is measured beside them."""
 _MEASURED = {"depth", "depths", "disparity", "normal", "normals", "segmentation", "seg", "semantic", "semantics",
              "instance", "instances", "mask", "masks", "flow"}
+
+
+_FILES = {
+    ".npz": "Of .npz episodes, give the folder that they lie in, or one of train, val and test.",
+    ".h5": "Of HDF5 files, give one.",
+    ".hdf5": "Of HDF5 files, give one.",
+}  # what to type for files that are data of another format
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,14 @@ def find_clips(folder: Path, series: str | Sequence[str] | None = None) -> list[
             views = _views(Path(root), images, series)
             clips.append(Clip(Path(root).relative_to(folder).as_posix(), views[0], views[1:]))
     if not clips:
+        held = Counter(file.suffix.lower() for file in folder.rglob("[!.]*") if file.is_file())
+        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in held.most_common(4))
+        data = next((suffix for suffix in _FILES if suffix in held), None)
+        advice = f" {_FILES[data]}" if data else ""
         raise DataError(
             f"{folder} holds no video ({', '.join(VIDEO_SUFFIXES[:6])}, ...) and no image "
-            f"({', '.join(IMAGE_SUFFIXES[:4])}, ...): give a folder of videos, of images or of image folders"
+            f"({', '.join(IMAGE_SUFFIXES[:4])}, ...): give a folder of videos, of images or of image folders. It has "
+            f"{found or 'no file'}.{advice}"
         )
     return sorted(clips, key=lambda clip: natural_key(clip.name))
 

@@ -133,8 +133,11 @@ class HDF5Source(EpisodeSource):
 def _check_layout(path: Path, file: Any) -> None:
     held = datasets(file)
     if "imgs" not in held:
+        has = ", ".join(name if name in held else f"the group {name}" for name in file) or "nothing"
         raise DataError(
-            f"{path} has no 'imgs'; it has {', '.join(file) or 'nothing'}. Expected: imgs uint8 [N, T, H, W, 3]"
+            f"{path} has no 'imgs'; it has {has}. Expected: imgs uint8 [N, T, H, W, 3], or columns with ep_len and "
+            "ep_offset; other layouts (robomimic, ACT, D4RL) are not read: write each episode as an .npz file with "
+            "video uint8 [T, H, W, 3] and action [T, A]"
         )
     images = held["imgs"]
     if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:

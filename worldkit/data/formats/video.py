@@ -228,6 +228,9 @@ def _decode(clip: Clip, wanted: _Wanted) -> tuple[Span, ...]:
     views = []
     for camera in clip.views:
         files = camera if clip.is_video else camera[: wanted.max_frames]
+        lost = next((f for f in files if not f.exists()), None)
+        if lost is not None:
+            raise DataError(f"{lost} leads nowhere: it is a link to a file that is not there")
         facts = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
         made_by = decoder("av" if clip.is_video else "pillow")
         key = cache_key(name, version=_VERSION, files=facts, decoder=made_by, **options)
