@@ -189,9 +189,10 @@ def test_time_before_cameras_is_refused(tmp_path):
 def test_convert_tells_of_frame_rates(tmp_path, capsys):
     from worldkit.cli import main
 
+    (tmp_path / "npz").mkdir()
     for number in range(3):
-        np.savez(tmp_path / f"{number}.npz", video=np.repeat(np.repeat(frames(3, number), 2, 1), 2, 2))
-    assert main(["data", "convert", str(tmp_path), str(tmp_path / "films"), "--to", "video"]) == 0
+        np.savez(tmp_path / "npz" / f"{number}.npz", video=np.repeat(np.repeat(frames(3, number), 2, 1), 2, 2))
+    assert main(["data", "convert", str(tmp_path / "npz"), str(tmp_path / "films"), "--to", "video"]) == 0
     assert "frames per second: 10, as the data state none; --fps gives others" in capsys.readouterr().out
     assert main(["data", "convert", str(tmp_path / "films"), str(tmp_path / "back"), "--to", "npz"]) == 0
     assert "frames per second: 10; 'npz' has no place for it (converting back: --fps 10)" in capsys.readouterr().out
@@ -228,3 +229,17 @@ def test_link_that_leads_nowhere_is_an_error_of_data(tmp_path):
     (tmp_path / "a" / "3.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match="3.png leads nowhere: it is a link to a file that is not there"):
         open_dataset(tmp_path, num_frames=1)
+
+
+def test_results_do_not_become_data(tmp_path, capsys, monkeypatch):
+    from worldkit.cli import main
+
+    for clip in range(3):
+        save_images(tmp_path / "data" / str(clip), frames(3, clip))
+    monkeypatch.chdir(tmp_path / "data")
+    for command in (["preview", "."], ["convert", ".", "small", "--to", "frames"]):
+        assert main(["data", *command]) == 2
+        assert "would lie inside the data" in capsys.readouterr().err
+    save_images(tmp_path / "data" / "runs" / "lpwm-mini" / "rollouts", frames(3))
+    (tmp_path / "data" / "runs" / "lpwm-mini" / "run.json").write_text("{}")
+    assert open_dataset(".", split="all", num_frames=3).source.num_episodes == 3

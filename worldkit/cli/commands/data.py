@@ -201,6 +201,7 @@ def run_preview(options: Namespace) -> int:
     from ..preview import GIF_FPS, animation, contact_sheet
 
     check_place(Path(options.out).parent, "the folder of --out,")
+    _check_not_inside(options)
     split, source = next(iter(_sources(options, height=options.size, peek=True).items()))
     chosen = np.linspace(0, source.num_episodes - 1, min(options.clips, source.num_episodes)).round().astype(int)
     sheet, moving = contact_sheet(source, chosen.tolist(), options.frames), animation(source, chosen.tolist())
@@ -236,6 +237,14 @@ def _check_source_survives(options: Namespace) -> None:
     source, out = Path(options.path).expanduser().resolve(), Path(options.out).expanduser().resolve()
     if source.exists() and source.is_relative_to(out):
         raise DataError(f"{options.out} holds the data to convert, {options.path}: write to another path")
+    _check_not_inside(options)
+
+
+def _check_not_inside(options: Namespace) -> None:
+    """What is written must not lie among the data, which would then hold it, too."""
+    source, out = Path(options.path).expanduser().resolve(), Path(options.out).expanduser().resolve()
+    if source.is_dir() and out.is_relative_to(source):
+        raise DataError(f"{out} would lie inside the data, {source}, and be read with them: give another place")
 
 
 def _common_rate(options: Namespace) -> float | None:

@@ -36,6 +36,7 @@ _MEASURED = {"depth", "depths", "disparity", "normal", "normals", "segmentation"
              "instance", "instances", "mask", "masks", "flow"}
 
 
+_RUN = "run.json"
 _FILES = {
     ".npz": "Of .npz episodes, give the folder that they lie in, or one of train, val and test.",
     ".h5": "Of HDF5 files, give one.",
@@ -73,7 +74,8 @@ class Clip:
 
 
 def find_clips(folder: Path, series: str | Sequence[str] | None = None) -> list[Clip]:
-    """Every clip below a folder, in natural order. Hidden files and folders are passed over.
+    """Every clip below a folder, in natural order. Hidden files and folders, and runs of
+    worldkit, are passed over.
 
     Args:
         folder: Searched with its sub-folders.
@@ -84,7 +86,7 @@ def find_clips(folder: Path, series: str | Sequence[str] | None = None) -> list[
     """
     clips: list[Clip] = []
     for root, folders, names in os.walk(folder, followlinks=True):
-        visible = (name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name)))
+        visible = (name for name in folders if not name.startswith(".") and not _no_data(Path(root, name)))
         folders[:] = sorted(visible, key=natural_key)
         beside = [] if series == ALL else _beside(Path(root), folders)
         if beside:
@@ -116,9 +118,9 @@ def find_clips(folder: Path, series: str | Sequence[str] | None = None) -> list[
     return sorted(clips, key=lambda clip: natural_key(clip.name))
 
 
-def _leads_back(folder: Path) -> bool:
-    """Whether this is a link to a folder it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+def _no_data(folder: Path) -> bool:
+    """Whether this is a link to a folder it lies in, or a run of worldkit, which holds films of predictions."""
+    return (folder / _RUN).is_file() or folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _views(folder: Path, names: Sequence[str], chosen: str | Sequence[str] | None) -> tuple[tuple[Path, ...], ...]:
