@@ -3,12 +3,12 @@
     python benchmarks/latent_actions.py --steps 3000
 
 Perception stays as the shipped weights have it: frames are encoded once, and only the dynamics and the latent actions
-of `lpwm-balls-mini` learn on, by their own two terms of the ELBO (KL of the dynamics, KL of the latent actions) with the
-preset's weights. Whatever changes in the two rows therefore comes from training those two parts longer.
+of `lpwm-balls-mini` learn on, by their own two terms of the ELBO (KL of the dynamics, KL of the latent actions) with
+the preset's weights. Whatever changes in the two rows therefore comes from training those two parts longer.
 
-The first line says what the shipped weights do with either (see `explain`). Every other line: steps, their wall seconds, the mean of the KL terms since the last line (nats per clip), and PSNR
-in dB of five frames after five given ones on test clips: the mean of all, then frame by frame, driven by the mean of the
-policy (``prior``) and by latent actions read off the true future (``inferred``); ``gap`` is inferred - prior, paired
+The first line says what the shipped weights do with either (see `explain`). Every other line: steps, their wall
+seconds, the mean of the KL terms since the last line (nats per clip), and PSNR in dB of five frames after five given
+ones on test clips: the mean of all, then frame by frame, driven by the mean of the policy (``prior``) and by latent actions read off the true future (``inferred``); ``gap`` is inferred - prior, paired
 over clips, with half of its 95 % interval.
 """
 

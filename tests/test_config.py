@@ -98,7 +98,8 @@ def config():
     ("dynamics", 3, r"dynamics: a dynamics is given by its name or by a table with a name, got 3"),
     ("dynamics", {"name": "pnit"}, r"dynamics: unknown dynamics 'pnit'\. Did you mean 'pint'\?"),
     ("conditioners", {"action": {"dim": 7}}, r"conditioners.action: a conditioner is given by its name or by a table"),
-    ("conditioners", {"action": {"name": "action", "dim": 2, "num_actions": 3}}, r"conditioners.action: give either dim .* or num_actions"),
+    ("conditioners", {"action": {"name": "action", "dim": 2, "num_actions": 3}},
+     r"conditioners.action: give either dim .* or num_actions"),
 ])
 def test_refusals_name_the_path(config, path, value, message):
     with pytest.raises(ConfigError, match=message) as error:

@@ -15,7 +15,8 @@ from worldkit.viz import PALETTE
 
 av = pytest.importorskip("av")
 image = pytest.importorskip("PIL.Image")
-CODECS = {".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4", ".ts": "libx264", ".flv": "flv1"}
+CODECS = {".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4", ".ts": "libx264",
+          ".flv": "flv1"}
 
 
 @pytest.fixture(autouse=True)

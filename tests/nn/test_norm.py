@@ -58,10 +58,11 @@ def test_a_small_object_on_a_flat_ground():
     assert value < 5e-6 and gradient < 5e-6
 
 
-@pytest.mark.parametrize(("cached", "threads"), [(1, 1), (4000, 1), (2**18, 1), (1, 2)])
+@pytest.mark.parametrize(("cached", "threads"), [(1, 1), (4000, 1), (2**18, 1), (1, 2), (2**22, 2)])
 def test_values_and_gradients_in_float64(monkeypatch, cached, threads):
-    """Parts of one image, of some (the last one smaller), and everything at once, as several threads have it."""
+    """Parts of one image, of some (the last one smaller), and everything at once; one thread, or several."""
     monkeypatch.setattr(norm, "_CACHED_BYTES", cached)
+    monkeypatch.setattr(norm, "_SHARED_BYTES", cached)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     layer = layer_of(8).double()
     x = torch.randn(7, 8, 3, 5, dtype=torch.float64).contiguous(memory_format=LAST).requires_grad_()

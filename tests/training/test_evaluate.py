@@ -56,7 +56,8 @@ def test_an_animation_shows_what_is_scored_and_explains_what_peeks(tiny_model, b
     from worldkit.viz.animation import INFERRED, MEAN, SAMPLED
 
     model, batch, drawn = tiny_model(latent_action=latent_action), collate([balls(6)[0]]), {}
-    monkeypatch.setattr(figures, "animate_rollout", lambda truth, rollouts, **options: drawn.update(rollouts, **options))
+    monkeypatch.setattr(figures, "animate_rollout",
+                        lambda truth, rollouts, **options: drawn.update(rollouts, **options))
     animation(model, batch, context_frames=3, generator=torch.Generator().manual_seed(0))
     peeks = latent_action is not None
     assert [name for name in drawn if name in (MEAN, SAMPLED, INFERRED)] == [MEAN, SAMPLED, INFERRED][:2 + peeks]

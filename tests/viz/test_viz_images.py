@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from worldkit.errors import ShapeError
-from worldkit.viz import gif_bytes, grid, png_bytes, save_gif, save_png, to_uint8
 from worldkit.files import write_atomically
+from worldkit.viz import gif_bytes, grid, png_bytes, save_gif, save_png, to_uint8
 from worldkit.viz.images import border, enlarge, text_block
 
 

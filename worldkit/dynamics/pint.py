@@ -69,8 +69,8 @@ class PINT(Dynamics):
         key = spec.find("position") if config.predict_delta else None
         if key is not None and not spec.field(key).dist.movable:
             raise IncompatibleComponentsError(
-                f"dynamics.predict_delta adds the last position to the predicted one, but {spec.field(key).dist} cannot "
-                "be moved: set dynamics.predict_delta = false, or write its shift()"
+                f"dynamics.predict_delta adds the last position to the predicted one, but {spec.field(key).dist} "
+                "cannot be moved: set dynamics.predict_delta = false, or write its shift()"
             )
         fields = {g.name: field_order(g, _FIELDS, anchors) for g in spec.groups if spec.kind == "particles"}
         self.embed_latent = LatentEmbed(spec, config.dim, fields=fields, anchors=anchors)

@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 
 _CACHED_BYTES = 2**18
 """Of every temporary in one thread: four of them fit the second-level cache of current processors."""
+_SHARED_BYTES = 2**22
+"""Of every temporary, per thread, if there are several: they wait for one another after each operation on each part."""
 
 
 class GroupNormGELU(nn.GroupNorm):
@@ -53,13 +55,12 @@ def _pixels(x: Tensor) -> Tensor:
 def _in_parts(*tensors: Tensor, temporaries: int) -> Iterator[tuple[tuple[Tensor, ...], list[Tensor]]]:
     """Slices of ``tensors`` ``[M, ...]``, as many images as fit the cache, and memory like the first for temporaries.
 
-    The memory is the same for all parts: fresh memory would have to enter the cache first. Several threads get all at
-    once: after each operation on each part they would wait for one another, on a busy machine for long.
+    The memory is the same for all parts: fresh memory would have to enter the cache first. Several threads get
+    larger parts: after each operation on each part they wait for one another, on a busy machine for long.
     """
-    x = tensors[0]
-    step = max(1, _CACHED_BYTES // max(1, x[:1].numel() * x.element_size()))
-    if torch.get_num_threads() > 1:
-        step = max(1, len(x))
+    x, threads = tensors[0], torch.get_num_threads()
+    size = _CACHED_BYTES if threads == 1 else threads * _SHARED_BYTES
+    step = max(1, size // max(1, x[:1].numel() * x.element_size()))
     memory = [torch.empty_like(x[:step]) for _ in range(temporaries)]
     for part in zip(*(t.split(step) for t in tensors), strict=True):
         yield part, [m[: len(part[0])] for m in memory]

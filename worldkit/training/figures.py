@@ -19,8 +19,8 @@ COLUMNS = {"prior": MEAN, "sampled": SAMPLED, "inferred": INFERRED}
 """What may drive a rollout -> what a picture calls it."""
 INFERRED_NOTE = (
     "Latent actions read off the true future tell which particle will show an object, so what follows them is no "
-    "prediction. A model trained briefly can look worse with them than with its mean, because it does not know yet where "
-    "and in which colour; the mean fades what it is unsure of."
+    "prediction. A model trained briefly can look worse with them than with its mean, because it does not know yet "
+    "where and in which colour; the mean fades what it is unsure of."
 )
 """What stands below every picture that shows these rollouts."""
 

@@ -71,8 +71,8 @@ def _opener(
         return source(root, episodes, split=split, height=height, width=width, resize=resize, on_error=on_error)
 
     open_layout.__doc__ = f"""{expected}; see the module docstring. ``episode_length``: longer episodes are cut;
-    ``resize``: ``"stretch"`` as upstream, ``"crop"`` or ``"pad"``; ``on_error``: ``"raise"``, or ``"skip"`` to leave out
-    episodes that cannot be read."""
+    ``resize``: ``"stretch"`` as upstream, ``"crop"`` or ``"pad"``; ``on_error``: ``"raise"``, or ``"skip"`` to leave
+    out episodes that cannot be read."""
     return open_layout
 
 
