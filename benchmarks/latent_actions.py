@@ -8,8 +8,9 @@ the preset's weights. Whatever changes in the two rows therefore comes from trai
 
 The first line says what the shipped weights do with either (see `explain`). Every other line: steps, their wall
 seconds, the mean of the KL terms since the last line (nats per clip), and PSNR in dB of five frames after five given
-ones on test clips: the mean of all, then frame by frame, driven by the mean of the policy (``prior``) and by latent actions read off the true future (``inferred``); ``gap`` is inferred - prior, paired
-over clips, with half of its 95 % interval.
+ones on test clips: the mean of all, then frame by frame, driven by the mean of the policy (``prior``)
+and by latent actions read off the true future (``inferred``); ``gap`` is inferred - prior, paired over clips, with half
+of its 95 % interval.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from worldkit.data import describe, open_dataset, validate
+from worldkit.data import describe, open_dataset, open_source, validate, write_video
 from worldkit.errors import DataError
 
 image = pytest.importorskip("PIL.Image")
@@ -243,3 +243,33 @@ def test_results_do_not_become_data(tmp_path, capsys, monkeypatch):
     save_images(tmp_path / "data" / "runs" / "lpwm-mini" / "rollouts", frames(3))
     (tmp_path / "data" / "runs" / "lpwm-mini" / "run.json").write_text("{}")
     assert open_dataset(".", split="all", num_frames=3).source.num_episodes == 3
+
+
+def films(folder, names):
+    moving = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3)).astype(np.uint8)
+    for number, name in enumerate(names):
+        write_video(folder / name, np.roll(moving, number, 1))
+
+
+@pytest.mark.parametrize("names", [("front.mp4", "wrist.mp4"), ("cam_0.mp4", "cam_1.mp4")])
+def test_films_of_one_scene_stay_in_one_split(names, tmp_path):
+    films(tmp_path, [f"ep{i}/{name}" for i in range(5) for name in names] + [f"ep5/{names[0]}"])
+    scenes = {}
+    for split in ("train", "val", "test"):
+        source = open_source(tmp_path, split=split, height=16)
+        scenes[split] = {source.episode_name(i).split("/")[0] for i in range(source.num_episodes)}
+    assert not scenes["train"] & scenes["val"] and not scenes["train"] & scenes["test"]
+    assert set.union(*scenes.values()) == {f"ep{i}" for i in range(6)}
+    assert "5 folders hold films of one scene each" in str(validate(tmp_path).warnings[0])
+
+
+def test_numbered_films_in_folders_of_the_same_numbers_are_clips_of_their_own(tmp_path):
+    films(tmp_path, [f"{kind}/clip_{i}.mp4" for kind in ("run", "walk") for i in range(4)])
+    counts = [open_source(tmp_path, split=split, height=16).num_episodes for split in ("train", "val", "test")]
+    assert counts == [6, 1, 1] and validate(tmp_path).warnings == []
+
+
+def test_a_path_is_as_good_as_its_name(tmp_path, recwarn):
+    films(tmp_path, [f"{i}.mp4" for i in range(4)])
+    assert describe(tmp_path) == describe(str(tmp_path))
+    assert open_source(tmp_path, split="val", height=16).num_episodes == 1 and not recwarn.list

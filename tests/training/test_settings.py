@@ -52,6 +52,8 @@ def test_a_file_may_hold_only_what_differs(tmp_path):
     found = Settings.read(file)
     assert WorldModelConfig.parse(found.model) == create_config("lpwm-balls-mini", dynamics__num_layers=1)
     assert found.data is None
+    file.write_text("[model.dynamics]\nnum_layers = 1\n")
+    assert Settings.read(file, "lpwm-balls-mini") == found
 
 
 @pytest.mark.parametrize("text, says", [

@@ -23,7 +23,7 @@ _EXAMPLES = 3  # instructions shown
 
 
 def open_splits(
-    target: str,
+    target: str | os.PathLike[str],
     *,
     format: str | None = None,
     height: int | None = None,
@@ -44,6 +44,7 @@ def open_splits(
     Raises:
         DataError: if there is none at all, one is damaged, or an option is unknown to the format.
     """
+    target = os.fspath(target)
     found = find_format(target, format)
     found.check_options(target, options)
     opener = (found.peek or found.opener) if peek else found.opener
@@ -64,7 +65,7 @@ def open_splits(
     return sources, problems
 
 
-def describe(target: str, *, format: str | None = None, **options: Any) -> dict[str, Any]:
+def describe(target: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> dict[str, Any]:
     """What a data set holds.
 
     Args:
@@ -86,6 +87,7 @@ def describe(target: str, *, format: str | None = None, **options: Any) -> dict[
         >>> describe("balls-32", num_episodes=3, episode_length=4)["splits"]["val"]["frames"]
         12
     """
+    target = os.fspath(target)
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("always", RuntimeWarning)
         sources, problems = open_splits(target, format=format, peek=True, **options)

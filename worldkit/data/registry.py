@@ -176,12 +176,12 @@ def open_dataset(
     for name, value in (("height", height), ("width", width)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
-    episodes = open_source(os.fspath(source), split=split, height=height, width=width, format=format, **options)
+    episodes = open_source(source, split=split, height=height, width=width, format=format, **options)
     return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions)
 
 
 def open_source(
-    target: str,
+    source: str | os.PathLike[str],
     *,
     split: str | None = "train",
     height: int | None = None,
@@ -201,6 +201,7 @@ def open_source(
         >>> [source.episode_name(i) for i in range(source.num_episodes)]
         ['train/0', 'train/1', 'val/0', 'val/1', 'test/0', 'test/1']
     """
+    target = os.fspath(source)
     split = ALL if split is None else split
     if split != ALL:
         check_split(split)

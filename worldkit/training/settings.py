@@ -53,8 +53,8 @@ class Settings:
         return cls(preset, model=spec.config, train=spec.train)
 
     @classmethod
-    def read(cls, path: str | Path) -> Settings:
-        """Read a file.
+    def read(cls, path: str | Path, preset: str | None = None) -> Settings:
+        """Read a file; ``preset``: of a file that names none.
 
         Raises:
             ConfigError: no such file, no TOML, an unknown key, or no preset.
@@ -72,6 +72,8 @@ class Settings:
             if not isinstance(value, _KEYS[key]):
                 kind = "a table" if _KEYS[key] is dict else "a text"
                 raise ConfigError(f"{path}: {key} must be {kind}, got {value!r}")
+        if preset is not None:
+            table.setdefault("preset", preset)
         if "preset" not in table:
             raise ConfigError(f'{path} names no preset: add a line like preset = "lpwm-mini"')
         if "encoder" not in table.get("model", {}):  # what differs from the preset

@@ -97,7 +97,7 @@ def _settings(options: Namespace) -> Settings:
     from ...training.settings import Settings
 
     if options.config is not None:
-        settings = Settings.read(options.config)
+        settings = Settings.read(options.config, options.preset)
         if options.preset not in (None, settings.preset):
             raise ConfigError(f"--config {options.config} is of preset '{settings.preset}', not '{options.preset}': "
                               "leave the name out")

@@ -15,6 +15,7 @@ from ..paths import links_out
 from ..splits import nested_splits
 from .clip_files import Clip, find_clips
 from .npz_video import NpzEpisode, NpzReader, NpzVideo, parts_of
+from .scenes import told
 
 _NUMBERS = (".npz", ".npy", ".csv", ".parquet", ".pkl", ".pt", ".h5", ".hdf5")
 
@@ -34,6 +35,8 @@ def video_parts(path: Path, *, series: str | Sequence[str] | None = None, **opti
         nested = "" if split else nested_splits(folder, [clip.name for clip in clips])
         if nested:
             yield Problem(nested)
+        if together := "" if split else told(clips):
+            yield Problem(f"{folder}: {together}", warning=True)
         for clip in clips:
             files += [file for view in clip.views for file in view]
             yield _clip(clip, split)

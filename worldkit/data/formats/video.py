@@ -33,6 +33,7 @@ from ..glance import frames_between, look
 from ..recording import Recording, RecordingSource, cached_frames
 from ..splits import ALL, SPLITS, nested_splits, split_clips, split_folder, split_time
 from .clip_files import VIDEO_SUFFIXES, Clip, find_clips
+from .scenes import scenes
 
 DEFAULT_SIZE = 64
 _VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
@@ -215,9 +216,12 @@ def _choose(
         return clips, True
     if nested := nested_splits(path, [clip.name for clip in clips]):
         raise DataError(nested)
-    if len(clips) < len(SPLITS):
+    names = scenes(clips)
+    each = list(dict.fromkeys(names))
+    if len(each) < len(SPLITS):
         return clips, True
-    return [clips[i] for i in split_clips([clip.name for clip in clips], seed=seed)[split]], False
+    chosen = {each[i] for i in split_clips(each, seed=seed)[split]}
+    return [clip for clip, name in zip(clips, names, strict=True) if name in chosen], False
 
 
 def _decode(clip: Clip, wanted: _Wanted) -> tuple[Span, ...]:
