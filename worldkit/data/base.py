@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from .fit import Fitting
@@ -61,3 +62,24 @@ class EpisodeSource(ABC):
     @abstractmethod
     def summary(self) -> dict[str, Any]:
         """``name``, ``kind``, ``resolution`` ``[H, W]``, ``synthetic`` (bool), and what else describes the data."""
+
+
+class SpannedSource(EpisodeSource):
+    """Episodes that are stretches of stored ones; what files with an index of episodes open to.
+
+    Subclasses set ``_spans``: for every episode the number of the stored one, first frame, one past the last frame
+    (`worldkit.data.splits.split_episodes`).
+    """
+
+    _spans: Sequence[tuple[int, int, int]]
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._spans)
+
+    def episode_name(self, episode: int) -> str:
+        return f"episode {self._spans[episode][0]}"
+
+    def length(self, episode: int) -> int:
+        _, first, last = self._spans[episode]
+        return last - first

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, require_extra
-from ..base import EpisodeSource
+from ..base import EpisodeSource, SpannedSource
 from ..fit import Fitting, check_resize, fit_video
 from ..recording import ACTIONS, actions_in, as_action, check_mask, flat_entries, put
 from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
@@ -49,7 +49,7 @@ def is_columns(target: str) -> bool:
     return False
 
 
-class ColumnsSource(EpisodeSource):
+class ColumnsSource(SpannedSource):
     """Episodes of one file. The file is opened at the first read, once in every process.
 
     Args:
@@ -118,16 +118,8 @@ class ColumnsSource(EpisodeSource):
                     )
         return columns
 
-    @property
-    def num_episodes(self) -> int:
-        return len(self._spans)
-
     def episode_name(self, episode: int) -> str:
-        return f"{self._path.name}, episode {self._spans[episode][0]}"
-
-    def length(self, episode: int) -> int:
-        _, first, last = self._spans[episode]
-        return last - first
+        return f"{self._path.name}, {super().episode_name(episode)}"
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         number, first, _ = self._spans[episode]

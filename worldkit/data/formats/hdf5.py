@@ -19,7 +19,7 @@ import numpy as np
 from einops import rearrange
 
 from ...errors import DataError, require_extra
-from ..base import EpisodeSource
+from ..base import EpisodeSource, SpannedSource
 from ..fit import Fit, Fitting, check_resize, fit_video
 from ..recording import ACTIONS, actions_in, as_action
 from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
@@ -35,7 +35,7 @@ def is_hdf5(target: str) -> bool:
     return (path.suffix.lower() in SUFFIXES and not path.is_dir()) or bool(split_paths(path, SUFFIXES))
 
 
-class HDF5Source(EpisodeSource):
+class HDF5Source(SpannedSource):
     """Episodes of one HDF5 file. The file is opened at the first read, once in every process.
 
     Args:
@@ -73,16 +73,8 @@ class HDF5Source(EpisodeSource):
         self._fit = Fit.of((self._native[0], self._native[1]), self._size, resize)
         self.fitting = Fitting([self._fit.source], self._size, resize)
 
-    @property
-    def num_episodes(self) -> int:
-        return len(self._spans)
-
     def episode_name(self, episode: int) -> str:
-        return f"{self._path.name}, episode {self._spans[episode][0]}"
-
-    def length(self, episode: int) -> int:
-        _, first, last = self._spans[episode]
-        return last - first
+        return f"{self._path.name}, {super().episode_name(episode)}"
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         item: dict[str, Any] = {"video": self.video(episode, start, stop)}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..base import EpisodeSource
+from ..base import EpisodeSource, SpannedSource
 from ..cache import Span, Unread, cache_key
 from ..decode import decode_images, decode_video, image_size, video_size
 from ..entries import DAMAGED
@@ -60,7 +60,7 @@ def open_lance(target: str, *, split: str, height: int | None = None, width: int
     )
 
 
-class SWMSource(EpisodeSource):
+class SWMSource(SpannedSource):
     """Episodes of one folder.
 
     Args:
@@ -110,17 +110,6 @@ class SWMSource(EpisodeSource):
         self.fitting = Fitting([shapes[name] for name in self.cameras], self._size, resize)
         names = [str(i) for i in range(len(self._lengths))]
         self._spans = split_episodes(names, self._lengths, split, seed=split_seed)
-
-    @property
-    def num_episodes(self) -> int:
-        return len(self._spans)
-
-    def episode_name(self, episode: int) -> str:
-        return f"episode {self._spans[episode][0]}"
-
-    def length(self, episode: int) -> int:
-        _, first, last = self._spans[episode]
-        return last - first
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
         number, first, _ = self._spans[episode]
