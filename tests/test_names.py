@@ -219,3 +219,12 @@ def test_conditions_with_a_dot():
 
 def test_terms_keep_out_of_what_logs_say():
     assert {"loss", "step", "lr", "grad_norm"} <= set(RESERVED_TERMS)
+
+
+def test_what_other_packages_hang_on_modules_is_no_obstacle(monkeypatch):
+    """transformers gives `torch.nn.Module` an attribute when it is imported."""
+    monkeypatch.setattr(nn.Module, "hung_on", 1, raising=False)
+    modules = NamedModules({"hung_on": nn.Linear(1, 1)})
+    parameters = NamedParameters({"hung_on": torch.zeros(1)})
+    assert list(modules) == ["hung_on"] and list(modules.state_dict()) == ["hung_on.weight", "hung_on.bias"]
+    assert list(parameters.state_dict()) == ["hung_on"] and "hung_on" in parameters

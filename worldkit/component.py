@@ -185,6 +185,10 @@ class NamedModules(nn.ModuleDict):
     def __setitem__(self, name: str, module: nn.Module) -> None:
         super().__setitem__(attribute_name(name), module)
 
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        # not what else `nn.Module` has: transformers gives it an attribute when it is imported ("smart_apply")
+        self._modules[name] = module
+
     def __delitem__(self, name: str) -> None:
         super().__delitem__(attribute_name(name))
 
@@ -212,10 +216,10 @@ class NamedParameters(nn.Module):
     def __init__(self, parameters: Mapping[str, Tensor]):
         super().__init__()
         for name, value in sorted(parameters.items()):
-            self.register_parameter(attribute_name(name), nn.Parameter(value))
+            self._parameters[attribute_name(name)] = nn.Parameter(value)  # as in `NamedModules.add_module`
 
     def __getitem__(self, name: str) -> nn.Parameter:
-        return getattr(self, attribute_name(name))
+        return self._parameters[attribute_name(name)]
 
     def __contains__(self, name: str) -> bool:
         return attribute_name(name) in self._parameters

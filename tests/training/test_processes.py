@@ -68,9 +68,9 @@ def weights(folder, step):
     return load_file(folder / f"checkpoints/step-{step:08d}/model.safetensors")
 
 
-def losses(folder):
+def losses(folder, term="loss"):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line[term] for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,8 @@ def test_sharded_weights_take_the_same_steps(two):
 def test_sharded_weights_compute_in_the_asked_precision(two):
     half = train(two.parent / "bf16", 2, 1, "train.batch_size=2", "train.strategy=fsdp", "train.precision=bf16")
     assert losses(half) == pytest.approx(losses(two)[:1], rel=0.02)
-    assert losses(half) != pytest.approx(losses(two)[:1], rel=1e-5)
+    # bf16 shows in the KL (3e-3; float32 agrees to 1e-6); the loss of an untrained model hardly moves
+    assert 1e-4 < abs(losses(half, "kl")[0] / losses(two, "kl")[0] - 1) < 0.02
 
 
 @pytest.mark.parametrize("processes", [1, 2])
