@@ -157,7 +157,7 @@ def attribute_name(name: str) -> str:
     return f"{name}_" if _is_taken(name) else name
 
 
-_TAKEN = frozenset(dir(nn.ModuleDict()))
+_TAKEN = frozenset(dir(nn.ModuleDict())) | {"smart_apply"}  # which transformers hangs on `nn.Module` when imported
 
 
 def _is_taken(name: str) -> bool:
@@ -186,7 +186,7 @@ class NamedModules(nn.ModuleDict):
         super().__setitem__(attribute_name(name), module)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        # not what else `nn.Module` has: transformers gives it an attribute when it is imported ("smart_apply")
+        # unlike the method of `nn.Module`, without a look at what other packages hang on that class
         self._modules[name] = module
 
     def __delitem__(self, name: str) -> None:
