@@ -323,7 +323,7 @@ def test_a_plan_without_weights_is_the_plan(tmp_path):
 
 @pytest.mark.slow
 def test_the_plan_of_the_largest_preset_is_cheap(tmp_path):
-    """Measured: 15 CPU seconds on two idle cores, 0.4 GB (it was 96 s, 13.2 GB); wanted are 10 seconds and 1 GB."""
+    """Measured: 4.5 CPU seconds on two idle cores, 0.4 GB (it was 96 s, 13.2 GB); wanted are 10 seconds and 1 GB."""
     sizes = {name: create_config(name).obs.height ** 2 * create_config(name).clip_length for name in list_models()}
     largest = max(sizes, key=sizes.get)
     episodes = [{"video": np.zeros((40, 3, 128, 128), np.uint8), "language": np.zeros((32, 1024), np.float32)}] * 8
@@ -335,6 +335,4 @@ def test_the_plan_of_the_largest_preset_is_cheap(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     seconds, kilobytes = map(float, done.stderr.split()[-2:])
     assert largest == "lpwm-bridge" and "MB per process" in done.stdout
-    assert kilobytes < 1e6
-    if seconds >= 10:
-        pytest.xfail(f"{seconds:.0f} CPU seconds, 10 are wanted")
+    assert seconds < 10 and kilobytes < 1e6

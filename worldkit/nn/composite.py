@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributions import full_precision
+from .chunks import at_a_time
 from .glimpse import EPS_WEIGHT, axis_weights, paste
 
 _CHUNK_BYTES = {"cpu": 2**22}  # a few canvases that fit the cache; on other devices, many
@@ -26,7 +27,7 @@ _CHUNK_BYTES_DEVICE = 2**28
 
 def _chunks(glimpses: Tensor, rows: Tensor, columns: Tensor) -> int:
     canvas = glimpses.shape[1] * glimpses.shape[2] * rows.shape[2] * columns.shape[2] * glimpses.element_size()
-    return max(1, _CHUNK_BYTES.get(glimpses.device.type, _CHUNK_BYTES_DEVICE) // canvas)
+    return at_a_time(_CHUNK_BYTES.get(glimpses.device.type, _CHUNK_BYTES_DEVICE), canvas)
 
 
 def _paste(glimpses: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ConfigError
 from .checkpoint import Checkpointed
+from .chunks import at_a_time
 from .norm import GroupNormGELU
 
 Padding = Literal["zeros", "replicate"]
@@ -175,7 +176,7 @@ class _Stack(Checkpointed):
     def _chunk(self, x: Tensor) -> int:
         """Inputs that fit one chunk; every activation may be padded by one pixel all around."""
         widest = max(channels * (x.shape[-1] * zoom + 2) * (x.shape[-2] * zoom + 2) for channels, zoom in self._sizes)
-        return max(1, int(_CHUNK_BYTES // (widest * x.element_size())))
+        return at_a_time(_CHUNK_BYTES, widest * x.element_size())
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":

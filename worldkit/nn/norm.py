@@ -17,6 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .chunks import at_a_time
+
 _CACHED_BYTES = 2**18
 """Of every temporary in one thread: four of them fit the second-level cache of current processors."""
 _SHARED_BYTES = 2**22
@@ -60,7 +62,7 @@ def _in_parts(*tensors: Tensor, temporaries: int) -> Iterator[tuple[tuple[Tensor
     """
     x, threads = tensors[0], torch.get_num_threads()
     size = _CACHED_BYTES if threads == 1 else threads * _SHARED_BYTES
-    step = max(1, size // max(1, x[:1].numel() * x.element_size()))
+    step = at_a_time(size, x[:1].numel() * x.element_size())
     memory = [torch.empty_like(x[:step]) for _ in range(temporaries)]
     for part in zip(*(t.split(step) for t in tensors), strict=True):
         yield part, [m[: len(part[0])] for m in memory]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, FeedForward, RMSNorm
 from .checkpoint import Checkpointed
+from .chunks import at_a_time
 
 Modulation = Callable[[slice, slice], Tensor]
 """(times, tokens) -> the six vectors of these tokens at these times, ``[B or 1, T', N', 6 D]``."""
@@ -51,7 +52,7 @@ def _chunks(x: Tensor, axis: int) -> list[slice]:
     length = x.shape[axis]
     if x.device.type != "cpu":
         return [slice(0, length)]
-    step = max(1, _CHUNK_BYTES * length // (6 * x.numel() * x.element_size()))
+    step = at_a_time(_CHUNK_BYTES, 6 * x.numel() * x.element_size() / length)
     return [slice(i, i + step) for i in range(0, length, step)]
 
 

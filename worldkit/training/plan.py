@@ -14,6 +14,7 @@ from ..distributions import MEANS
 from ..errors import CheckpointError, WorldkitError
 from ..metrics import VGGPerceptual, load_lpips
 from ..metrics.perceptual import random_state_dicts
+from ..nn.chunks import undivided
 from .record import in_words, where_to_begin
 from .trainer import Trainer
 from .weightless import emptied, mode_of
@@ -129,7 +130,7 @@ def _kept_bytes(trainer: Trainer, batch: Batch) -> int:
     mode = mode_of(model)
     batch = batch.to(trainer.device) if mode is None else emptied(batch, mode)
     model.train()
-    with mode or nullcontext(), trainer.accelerator.autocast(), \
+    with mode or nullcontext(), undivided() if mode else nullcontext(), trainer.accelerator.autocast(), \
             torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         loss = model.loss(batch, 0, sampler=MEANS)
     del loss
