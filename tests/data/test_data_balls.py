@@ -17,7 +17,7 @@ from worldkit.data import (
     write_balls_hdf5,
     write_dataset,
 )
-from worldkit.data.formats.balls import episode_seeds, render, simulate
+from worldkit.data.formats.balls import episode_seeds, render, segment, simulate
 from worldkit.data.formats.hdf5 import HDF5Source
 from worldkit.errors import DataError
 
@@ -57,6 +57,34 @@ def test_physics_keeps_the_energy_and_stays_inside():
 def test_more_episodes_start_with_the_same_ones():
     few, more = (generate_balls("val", num_episodes=n, image_size=32, num_frames=4) for n in (2, 3))
     assert np.array_equal(few.video, more.video[:2])
+
+
+@pytest.mark.parametrize("size", [64, 32, 16])
+def test_segments_are_the_visible_balls(size):
+    made = generate_balls("val", num_episodes=2, image_size=size, num_frames=20)
+    positions, frames = made.positions.reshape(-1, 3, 2), made.video.reshape(-1, 3, size, size)
+    labels = segment(positions, size)
+    assert labels.dtype == np.uint8 and set(np.unique(labels)) == {0, 1, 2, 3}
+    assert np.mean((frames.max(1) >= 128) != (labels > 0)) < 1e-3  # every colour has a channel at its brightest
+    block = 64 / size
+    pixel = (np.arange(size) + 0.5) * block
+    for ball in range(3):
+        x, y = positions[:, ball, 0, None, None], positions[:, ball, 1, None, None]
+        far = np.hypot(pixel[None, None] - x, pixel[None, :, None] - y)
+        mine = labels == ball + 1
+        assert far[mine].max() < 8 + block and mine.sum() > 0.85 * 40 * np.pi * 64 / block**2
+
+
+def test_the_last_drawn_ball_hides_the_others():
+    labels = segment(np.array([[[30.0, 30.0], [30.0, 30.0], [36.0, 30.0]]]), 64)[0]
+    assert labels[30, 36] == 3 and labels[30, 30] == 3 and labels[30, 24] == 2 and 1 not in labels
+
+
+def test_segments_come_when_they_are_asked_for():
+    options = {"split": "val", "num_frames": 4, "num_episodes": 1, "episode_length": 4}
+    assert "segmentation" not in open_dataset("balls-32", **options)[0]["state"]
+    labels = open_dataset("balls-32", segments=True, **options)[0]["state"]["segmentation"]
+    assert labels.shape == (4, 32, 32) and labels.unique().tolist() == [0, 1, 2, 3]
 
 
 def test_small_frames_are_block_averages():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldkit import __version__
+from worldkit import __version__, create_model
 from worldkit.cli import main
-from worldkit.data import ArraySource, ClipDataset, generate_balls
+from worldkit.data import ArraySource, ClipDataset, generate_balls, open_dataset
 from worldkit.errors import ConfigError, DataError, UnknownComponentError
 from worldkit.metrics import PROTOCOLS, Protocol, VideoFeatures, med10
 from worldkit.training import compare, evaluate, find_protocol
@@ -59,6 +59,32 @@ def test_object_and_tracking_metrics(tiny_model, known_balls):
 def test_data_without_the_truth_are_refused(tiny_model, known_balls, metric, drop):
     with pytest.raises(DataError, match=drop):
         evaluate(tiny_model(), known_balls(12, drop=(drop,)), context_frames=2, metrics=(metric,))
+
+
+def test_a_model_without_dynamics_is_scored_by_its_reconstructions(tmp_path):
+    savi = create_model("savi-balls-mini")
+    protocol, _ = find_protocol("savi-balls-mini").changed(context_frames=1, horizon=3, max_clips=2,
+                                                           metrics=("psnr", "fg_ari", "miou"))
+    assert protocol.driven_by == ("encoded",)
+    options = {"num_episodes": 2, "episode_length": 6, "segments": True}
+    result = compare({"savi": savi}, "balls-32", protocol, data_options=options, pictures=1)
+    report = result.reports["encoded"]["savi"]
+    assert set(report.metrics) == {"psnr", "ssim", "fg_ari", "miou"} and not result.notes
+    clips = open_dataset("balls-32", split="test", num_frames=4, mode="tile", **options)
+    video = torch.stack([clips[i]["video"] for i in range(2)]) / 255
+    error = (savi.decode(savi.encode(video)).video.clamp(0, 1) - video)[:, 1:].square().mean((2, 3, 4))
+    assert torch.allclose(report.scores["model"]["psnr"].float(), -10 * (error + 1e-8).log10(), atol=1e-3)
+    pages = [path.read_text("utf-8") for path in result.write(tmp_path)]
+    assert all("reconstruct" in page for page in pages[:2])
+    with pytest.raises(ConfigError, match="--driven-by encoded"):
+        compare({"savi": savi}, "balls-32", protocol.changed(driven_by=("prior",))[0], data_options=options)
+
+
+def test_reconstructions_stand_beside_predictions(tiny_model, known_balls):
+    model = tiny_model().eval()
+    reports = evaluate(model, known_balls(5), context_frames=2, driven_by=("prior", "encoded"), max_clips=2)
+    assert list(reports) == ["prior", "encoded"] and "not predictions" in reports["encoded"].footer()
+    assert "not predictions" not in reports["prior"].footer()
 
 
 def test_what_a_metric_needs_is_said_first(tiny_model, known_balls):

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 
 METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "pck", "ari", "fg_ari", "fg_ari_video", "miou")
-DRIVERS = ("prior", "sampled", "inferred")
+DRIVERS = ("prior", "sampled", "inferred", "encoded")
 WINDOWS = ("tile", "start", "slide")
 
 
@@ -30,8 +30,8 @@ class Protocol:
         horizon: Frames that are predicted.
         split: Part of the data.
         resolution: ``"128x128"`` (height x width); None: the model's own.
-        driven_by: What drives the rollouts, any of ``"prior"``, ``"sampled"``, ``"inferred"``; each gives results of
-            its own.
+        driven_by: What drives the rollouts, any of ``"prior"``, ``"sampled"``, ``"inferred"``, ``"encoded"`` (the true
+            frames: no prediction); each gives results of its own.
         samples: Rollouts per clip of ``"sampled"``; with more than one, the best of them is a row of its own.
         metrics: Numbers, any of `METRICS`.
         windows: Clips: ``"tile"``, one after the other; ``"start"``, the first of every episode; ``"slide"``, from

@@ -24,9 +24,10 @@ PROTOCOL_KEYS = ("context_frames", "horizon", "split", "resolution", "decoding",
 """What every protocol must state; other keys (dataset, checkpoint, command, hardware) may be added."""
 
 DECODING = ("stochastic", "deterministic")
-DRIVEN_BY = ("sampled", "deterministic prior", "inferred latent actions", "sampled, best of n")
-"""What drives a rollout. ``"inferred latent actions"`` have seen the true future, and the best of n samples was chosen
-with its help: not prediction scores."""
+DRIVEN_BY = ("sampled", "deterministic prior", "inferred latent actions", "sampled, best of n",
+             "true frames, encoded")
+"""What drives a rollout. ``"inferred latent actions"`` have seen the true future, the best of n samples was chosen with
+its help, and ``"true frames, encoded"`` are the future itself, encoded and decoded: not prediction scores."""
 
 TITLES = {
     "psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓",
@@ -268,6 +269,8 @@ class Report:
             note += " The latent actions were inferred from the true future: reconstruction scores, not predictions."
         if self.protocol["driven_by"] == "sampled, best of n":
             note += " The sample nearest to the truth (PSNR) was chosen for every clip: not what one sample scores."
+        if self.protocol["driven_by"] == "true frames, encoded":
+            note += " The true frames themselves were encoded and decoded: reconstruction scores, not predictions."
         return f"{note} {DIFFERENCES}" if self.baselines else note
 
 

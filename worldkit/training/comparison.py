@@ -31,6 +31,8 @@ from .recipes import open_clips, resize_note
 
 CONSTANT = ("paired", "fg_ari_video")
 """Metrics of a whole clip, which have no curve."""
+_CAPTIONS = {**COLUMNS, "encoded": "the true frames, reconstructed"}
+"""What drives a rollout -> what its picture is called."""
 OF_ONE_MODEL = ("name", "weights", "step", TRAINED_ON)
 """Entries of a report's protocol that say which model it is."""
 
@@ -143,7 +145,8 @@ class Comparison:
         for line in self.notes:
             page.text(line)
         if self.pictures:
-            page.heading("Rollouts").text("Red: the truth; blue: given frames, reconstructed; green: predicted.")
+            green = "the rest, reconstructed, too" if [*self.reports] == ["encoded"] else "predicted"
+            page.heading("Rollouts").text(f"Red: the truth; blue: given frames, reconstructed; green: {green}.")
         for caption, frames, still in self.pictures:
             page.gif(frames, still=still, fps=4, caption=caption)
         return page
@@ -236,9 +239,8 @@ def compare(
     for name, model in models.items():
         if note := resize_note(name, (facts or {}).get(name, {}), clips):
             notes.append(note)
-        drivers = [d for d in protocol.driven_by if d != "inferred" or model.latent_action is not None]
-        if len(drivers) < len(protocol.driven_by):
-            notes.append(f"{name} has no latent actions to infer: no row for it there.")
+        drivers, missing = _possible(name, model, protocol.driven_by)
+        notes += missing
         found = evaluate(
             model.to(device), clips, context_frames=protocol.context_frames, driven_by=drivers,
             training_mean=training, perceptual=perceptual, max_clips=protocol.max_clips, batch_size=batch_size,
@@ -281,12 +283,12 @@ def _pictures(
         batch = collate([item]).to(device)
         rollouts = {}
         for name, model in models.items():
-            if driver == "inferred" and model.latent_action is None:
+            if driver not in _possible(name, model, [driver])[0]:
                 continue
             rollout = predict(model, batch, context_frames=protocol.context_frames, driven_by=driver,
                               generator=torch.Generator(device=device).manual_seed(seed))
             both = torch.cat([rollout.context_video, rollout.video], -4)
-            rollouts[f"{name}: {COLUMNS[driver]}"] = _one_picture(both).clamp(0, 1).cpu()
+            rollouts[f"{name}: {_CAPTIONS[driver]}"] = _one_picture(both).clamp(0, 1).cpu()
         truth = _one_picture(to_float_video(batch.video)).cpu()
         shown = {"context_frames": protocol.context_frames, "note": INFERRED_NOTE if driver == "inferred" else ""}
         drawn.append((
@@ -294,6 +296,20 @@ def _pictures(
             animate_rollout(truth, rollouts, **shown, cell=128), rollout_strip(truth, rollouts, **shown),
         ))
     return drawn
+
+
+def _possible(name: str, model: ComposedWorldModel, drivers: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What of these can drive the model, and notes on the rest."""
+    found, notes = list(drivers), []
+    if model.dynamics is None:
+        found = [driver for driver in found if driver == "encoded"]
+        if len(found) < len(drivers):
+            notes.append(f"{name} has no dynamics and predicts nothing: --driven-by encoded scores how it reconstructs "
+                         "the true frames.")
+    elif model.latent_action is None and "inferred" in found:
+        found.remove("inferred")
+        notes.append(f"{name} has no latent actions to infer: no row for it there.")
+    return found, notes
 
 
 def _one_picture(video: Tensor) -> Tensor:

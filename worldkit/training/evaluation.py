@@ -19,11 +19,11 @@ from ..progress import track
 from .rows import Rows
 from .scores import Scorer, Truth, flat
 
-DRIVERS = {"prior": "deterministic prior", "sampled": "sampled", "inferred": "inferred latent actions",
-           "best of n": "sampled, best of n"}
-"""What may drive a rollout -> how a report calls it."""
 ENCODED = "true frames, encoded"
-"""Row with the tracking scores of the encoder alone."""
+"""Row with the tracking scores of the encoder alone, and what drives a reconstruction."""
+DRIVERS = {"prior": "deterministic prior", "sampled": "sampled", "inferred": "inferred latent actions",
+           "encoded": ENCODED, "best of n": "sampled, best of n"}
+"""What may drive a rollout -> how a report calls it."""
 
 
 def mean_image(dataset: ClipDataset, *, max_clips: int = 200) -> Tensor:
@@ -42,13 +42,19 @@ def predict(
     Args:
         model: The model.
         batch: Clips ``[B, T, C, H, W]`` (or with views); the first ``context_frames`` are given, the rest predicted.
-        driven_by: ``"prior"`` (mean of the policy), ``"sampled"``, or ``"inferred"`` (latent actions read off the true
-            future: a reconstruction, not a prediction).
+        driven_by: ``"prior"`` (mean of the policy), ``"sampled"``, ``"inferred"`` (latent actions read off the true
+            future) or ``"encoded"`` (the true frames are encoded and decoded, which needs no dynamics): the last two
+            are reconstructions, not predictions.
         generator: For ``"sampled"``.
     """
     horizon = batch.video.shape[-4] - context_frames
     if horizon < 1:
         raise DataError(f"clips of {batch.video.shape[-4]} frames leave nothing to predict after {context_frames}")
+    if driven_by == "encoded":
+        with torch.no_grad():
+            z = model.encode(batch.video)
+            given, rest = z[:, :context_frames], z[:, context_frames:]
+            return Rollout(rest, given, model.decode(rest).video, model.decode(given).video)
     known = {"conditions": {k: batch.conditions[k] for k in model.conditioners if k in batch.conditions},
              "masks": {k: batch.masks[k] for k in model.conditioners if k in batch.masks}}
     actions = model.infer_latent_actions(batch.video, **known) if driven_by == "inferred" else None
@@ -90,7 +96,7 @@ def evaluate(
         model: The model.
         dataset: Clips of ``context_frames + horizon`` frames; evenly spaced ones are taken.
         context_frames: Frames that are given.
-        driven_by: Any of ``"prior"``, ``"sampled"``, ``"inferred"``; one report each.
+        driven_by: Any of ``"prior"``, ``"sampled"``, ``"inferred"``, ``"encoded"``; one report each.
         training_mean: Mean frame of the TRAINING data for the second baseline.
         perceptual: LPIPS network of `worldkit.metrics.load_lpips`.
         max_clips: Clips scored at most; None: all.

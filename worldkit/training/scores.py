@@ -168,7 +168,8 @@ class Scorer:
 
 def _object_scores(labels: Tensor, truth: Truth, metrics: Sequence[str]) -> Scores:
     if truth.segmentation is None:
-        raise DataError("ARI and mIoU need true segments, and this data has no state 'segmentation': leave them out")
+        raise DataError("ARI and mIoU need true segments, and this data has no state 'segmentation': leave "
+                        "them out, or, for Balls, add -o data.segments=true")
     target = truth.segmentation[:, truth.context.shape[1]:]
     functions = {
         "ari": lambda: adjusted_rand_index(target, labels),

@@ -48,8 +48,9 @@ def add(commands: Commands) -> None:
     p.add_argument("--horizon", type=positive(int), help="frames to predict (default: the protocol's)")
     p.add_argument("--split", choices=SPLITS,
                    help="default: the protocol's, which is test; all: everything, what was trained on, too")
-    p.add_argument("--driven-by", action="append", choices=("prior", "sampled", "inferred"),
-                   help="what drives the rollout; repeatable (default: prior). 'inferred' saw the true future")
+    p.add_argument("--driven-by", action="append", choices=("prior", "sampled", "inferred", "encoded"),
+                   help="what drives the rollout; repeatable (default: prior, or encoded without a dynamics); "
+                        "'inferred' and 'encoded' saw the true future")
     p.add_argument("--samples", type=positive(int),
                    help="rollouts per clip with --driven-by sampled; the best have a table")
     p.add_argument("--metrics", metavar="NAME,...",
@@ -110,7 +111,8 @@ def _protocol(options: Namespace, loaded: Loaded):
         preset = loaded.preset
         context, horizon = protocol_of(Namespace(context=None, horizon=None), loaded)
         base = Protocol(preset or BY_HAND, "frames of the preset" if preset else "half a window given, one predicted",
-                        "worldkit", context, horizon, max_clips=MAX_CLIPS)
+                        "worldkit", context, horizon, max_clips=MAX_CLIPS,
+                        driven_by=("prior",) if loaded.model.dynamics is not None else ("encoded",))
     metrics = tuple(options.metrics.split(",")) if options.metrics else None
     if options.protocol is None and metrics is None:  # metrics whose networks are given
         given = {"lpips": options.lpips_backbone or options.lpips_heads, "fvd": options.i3d, "fid": options.inception}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 
 from ...errors import DataError
 from ...progress import track
@@ -186,6 +186,36 @@ def _shrink(frames: np.ndarray, image_size: int) -> np.ndarray:
     offsets = [(y, x) for y in range(block) for x in range(block)]
     total = sum(frames[:, y::block, x::block].astype(np.uint16) for y, x in offsets)
     return ((total + block * block // 2) // (block * block)).astype(np.uint8)
+
+
+def segment(positions: np.ndarray, image_size: int = CANVAS) -> np.ndarray:
+    """Which ball every pixel of a frame shows: the true segments behind ARI and mIoU.
+
+    Args:
+        positions: ``[F, 3, 2]``, centres ``(x, y)`` in pixels of the 64-pixel canvas; later balls hide earlier ones.
+        image_size: 64, 32 or 16.
+    Returns:
+        uint8 ``[F, S, S]``: ball k + 1 where ball k fills half of the pixel or more, else 0.
+    Example:
+        >>> labels = segment(np.array([[[20.0, 20.0], [44.0, 20.0], [32.0, 44.0]]]), 32)
+        >>> labels.shape, labels[0, 10, 10], labels[0, 22, 16], labels[0, 0, 0]
+        ((1, 32, 32), np.uint8(1), np.uint8(3), np.uint8(0))
+    """
+    frames, side = len(positions), CANVAS + 2 * _MARGIN
+    shares = np.zeros((NUM_BALLS, frames, side, side), np.float32)
+    patches = np.lib.stride_tricks.sliding_window_view(shares, (_PATCH, _PATCH), axis=(2, 3), writeable=True)
+    for ball in range(NUM_BALLS):
+        corner = positions[:, ball] - RADIUS
+        first = np.ceil(corner - 16 / 17).astype(np.int64)
+        alpha = (_coverage(corner, first) / 255).astype(np.float32)
+        where = (np.arange(frames), first[:, 1] + _MARGIN, first[:, 0] + _MARGIN)
+        for hidden in range(ball):
+            patches[hidden][where] *= 1 - alpha
+        patches[ball][where] = alpha
+    inside = shares[:, :, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    block = CANVAS // image_size
+    filled = reduce(inside, "n f (h y) (w x) -> n f h w", "mean", y=block, x=block)
+    return np.where(filled.max(0) >= 0.5, filled.argmax(0) + 1, 0).astype(np.uint8)
 
 
 def iter_balls(

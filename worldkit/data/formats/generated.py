@@ -10,7 +10,7 @@ from ...errors import DataError
 from ..base import EpisodeSource
 from ..cache import CacheSource, Span, cache_key, cached
 from ..splits import check_split
-from .balls import CANVAS, iter_balls
+from .balls import CANVAS, iter_balls, segment
 from .shapes import iter_shapes
 
 _VERSION = 1  # raise when the generators change, so that old cache entries are not used
@@ -49,6 +49,7 @@ def open_balls(
     width: int | None = None,
     num_episodes: int | None = None,
     episode_length: int = 100,
+    segments: bool = False,
 ) -> EpisodeSource:
     """Balls-Interaction (see `worldkit.data.formats.balls`), for example ``"balls"`` or ``"balls-32"``.
 
@@ -56,9 +57,11 @@ def open_balls(
         num_episodes: Default 200 for train, 20 for val and test (the original: 5000, 200, 200). They are the first
             ones.
         episode_length: Frames per episode.
+        segments: Add ``"segmentation"`` to the state, what ARI and mIoU are scored against.
 
     Every clip comes with ``"state"``: ``"position"`` float32 ``[T, 3, 2]``, ball centres ``(y, x)`` in [-1, 1];
-    ``"velocity"`` float32 ``[T, 3, 2]``, the same units per frame; ``"in_camera"`` bool ``[T, 3]``.
+    ``"velocity"`` float32 ``[T, 3, 2]``, the same units per frame; ``"in_camera"`` bool ``[T, 3]``. With
+    ``segments`` also ``"segmentation"`` uint8 ``[T, S, S]``: 0 where there is no ball, k + 1 where ball k is.
     """
     check_split(split)
     _, size = _square(target, height, width)
@@ -67,14 +70,18 @@ def open_balls(
 
     def blocks() -> Iterator[dict[str, np.ndarray]]:
         for part in iter_balls(split, **request):
-            yield {
+            block = {
                 "video": part.video.reshape(-1, *part.video.shape[2:]),
                 "state.position": _flat(part.positions[..., ::-1] / (CANVAS / 2) - 1),
                 "state.velocity": _flat(part.velocities[..., ::-1] / (CANVAS / 2)),
                 "state.in_camera": part.in_camera.reshape(-1, 3),
             }
+            if segments:
+                block["state.segmentation"] = segment(part.positions.reshape(-1, *part.positions.shape[2:]), size)
+            yield block
 
-    folder = cached(cache_key(f"balls-{size}-{split}", version=_VERSION, **request), blocks)
+    extra = {"segments": True} if segments else {}  # entries without stay what they were
+    folder = cached(cache_key(f"balls-{size}-{split}", version=_VERSION, **request, **extra), blocks)
     spans = [Span(folder, i * episode_length, (i + 1) * episode_length) for i in range(episodes)]
     return CacheSource(spans, name=f"balls-{size}", kind="balls", split=split, synthetic=True)
 
