@@ -22,7 +22,9 @@ def test_help_works_from_the_wheel_alone(wheel, tmp_path):
 def test_presets_and_weights_are_in_the_wheel(wheel, tmp_path):
     code = (
         "import worldkit as wk; assert len(wk.list_models('lpwm-*')) > 15; "
-        "[wk.create_model(n, pretrained=True) for n in wk.list_models(pretrained=True)]; "
+        "from worldkit.presets.shipped import facts_of; "
+        "names = wk.list_models(pretrained=True); [wk.create_model(n, pretrained=True) for n in names]; "
+        "assert all(facts_of(wk.get_model_spec(n))['headline'] for n in names); "
         "print(len(wk.list_models(pretrained=True)))"
     )
     done = run(wheel, tmp_path, code)

@@ -31,7 +31,8 @@ def cpu_seconds(*arguments):
     return min(seconds), heavy
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["list", "lpwm*"], ["train", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["list", "lpwm*"], ["list", "--pretrained"],
+                                     ["train", "--help"]])
 def test_commands_without_models_start_fast(command):
     seconds, heavy = cpu_seconds(*command)
     assert heavy == [] and seconds < SECONDS

@@ -141,6 +141,7 @@ def create_model(
         **overrides: See `create_config`.
     Raises:
         NoPretrainedWeightsError: nobody has published weights for the preset.
+        CheckpointError: its weights belong to another version of the preset.
         IncompatibleComponentsError: components that cannot work together.
     Example:
         >>> model = create_model("lpwm-mini")
@@ -173,8 +174,9 @@ def create_model(
     if spec.weights is None:
         have = ", ".join(list_models(pretrained=True)) or "none yet"
         raise NoPretrainedWeightsError(
-            f"no weights are published for '{resolve_preset(name)}'. Presets with weights: {have}. Official LPWM "
-            "checkpoints can be converted: worldkit convert lpwm CHECKPOINT --hparams hparams.json --out FOLDER"
+            f"no weights are published for '{resolve_preset(name)}'. Presets with weights: {have} (worldkit list "
+            "--pretrained shows what they reach). Official LPWM checkpoints can be converted: worldkit convert lpwm "
+            "CHECKPOINT --hparams hparams.json --out FOLDER"
         )
     if overrides:
         raise ConfigError("pretrained=True takes no overrides: the weights fit only the preset's own configuration")
@@ -186,13 +188,16 @@ def _load_published(spec: ModelSpec) -> WorldModel:
     import torch
 
     from .assembly import build
+    from .presets.shipped import facts_of, refuse_older
     from .storage.hub import from_pretrained, load_weights, read_weights
 
     weights = str(spec.weights)
     if weights.startswith("hub:"):
         return from_pretrained(weights)
+    config = create_config(spec.name)
+    refuse_older(spec, config.to_dict(), facts_of(spec))
     with torch.random.fork_rng(devices=[]):
-        model = build(create_config(spec.name))
+        model = build(config)
     with resources.as_file(packaged_file(spec)) as path:
         load_weights(model, read_weights(path), where=f"preset '{spec.name}'")
     return model.eval()

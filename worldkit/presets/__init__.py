@@ -2,8 +2,9 @@
 
 A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
 sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data``
-is what ``worldkit ablate`` takes without ``--data``) and ``alternatives``: sizes of parts one may swap in
-(``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far from the parts' own defaults.
+is what ``worldkit ablate`` takes without ``--data``, its ``protocols`` are what shipped weights are scored by as well)
+and ``alternatives``: sizes of parts one may swap in (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is
+far from the parts' own defaults.
 """
 
 from __future__ import annotations

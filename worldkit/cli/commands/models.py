@@ -17,6 +17,8 @@ def add(commands: Commands) -> None:
     """Their arguments."""
     p = command(commands, "list", "List models and components that match a pattern.")
     p.add_argument("pattern", nargs="?", default="*", help="shell-style pattern, for example 'lpwm*'")
+    p.add_argument("--pretrained", action="store_true",
+                   help="only models that come with weights: their size, data and what they reach")
     p.set_defaults(function=run_list)
 
     p = command(commands, "info", "Show what a model is: source, parts, parameters, training defaults.")
@@ -28,6 +30,8 @@ def run_list(options: Namespace) -> None:
     """``worldkit list``."""
     import worldkit as wk
 
+    if options.pretrained:
+        return _list_pretrained(options.pattern)
     table = table_of("models", "name", "weights", "what it is")
     models = wk.list_models(options.pattern)
     for name in models:
@@ -46,6 +50,27 @@ def run_list(options: Namespace) -> None:
     if not models and not matching:
         known = [name for names in (wk.list_models, *kinds.values()) for name in names()]
         raise UnknownComponentError(_nothing_matches(options.pattern, sorted(set(known))))
+
+
+def _list_pretrained(pattern: str) -> None:
+    """Models with weights, and what they reach; from small files, without PyTorch."""
+    from ...factory import get_model_spec, list_models
+    from ...presets.shipped import facts_of, megabytes
+
+    names = list_models(pattern, pretrained=True)
+    if not names:
+        known = list_models(pretrained=True)
+        raise UnknownComponentError(f"no model with weights matches '{pattern}'. There are weights of "
+                                    f"{', '.join(known)}.{suggestion(canonical(pattern), known)}")
+    table = table_of("models with weights", "name", "MB", "data", "what it reaches on test clips")
+    for name in names:
+        spec = get_model_spec(name)
+        facts, inside = facts_of(spec), not str(spec.weights).startswith("hub:")
+        table.add_row(name, f"{megabytes(spec):.1f}" if inside else str(spec.weights), facts.get("data", "-"),
+                      facts.get("headline", "-"))
+    console.print(table)
+    console.print(f'create_model("{names[0]}", pretrained=True) loads one, worldkit eval {names[0]} --data DATA scores '
+                  "it. How each was made: docs/zoo.md", soft_wrap=True)
 
 
 def _nothing_matches(pattern: str, known: list[str]) -> str:

@@ -1,0 +1,196 @@
+"""The models that ship: each gives its stored numbers again, is small, known by ``list``, of the preset's version."""
+
+import importlib.util
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.cli import main
+from worldkit.errors import CheckpointError, NoPretrainedWeightsError
+from worldkit.presets import packaged_file, preset_spec, shipped
+from worldkit.storage.folders import digest
+from worldkit.training import find_protocol
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = wk.list_models(pretrained=True)
+MADE = {"headline", "command", "data", "seed", "steps", "minutes", "hardware", "torch", "date", "train", "config",
+        "weights", "evaluation", "check", "log", "note"}
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    spec = importlib.util.spec_from_file_location("zoo", ROOT / "benchmarks/zoo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_few_clips_give_the_stored_numbers(name, zoo):
+    facts = shipped.facts_of(preset_spec(name))
+    found, stored = zoo.numbers_of(wk.create_model(name, pretrained=True), facts["check"]), facts["check"]["numbers"]
+    assert stored["psnr"] > 5 and found.keys() == stored.keys()
+    for metric, value in stored.items():
+        assert found[metric] == pytest.approx(value, abs=0.1 if "psnr" in metric else 0.02), metric
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_told_of_shipped_weights(name):
+    facts, spec = shipped.facts_of(preset_spec(name)), preset_spec(name)
+    assert MADE <= facts.keys()
+    assert spec.weights == f"weights/{name}.safetensors" and facts["weights"] == digest(packaged_file(spec))
+    assert 0 < len(facts["log"]) <= 130 and facts["steps"] > 0 and facts["minutes"] > 0
+    assert "/work" not in json.dumps(facts) and not re.search(r"(?<![\w.])/(home|root|tmp)\b", json.dumps(facts))
+    for found in facts["evaluation"]:
+        assert found["n"] >= 100 and found["command"].startswith(("worldkit eval", "python benchmarks/zoo.py"))
+        psnr = found["results"]["model"]["psnr"]
+        assert psnr["low"] < psnr["mean"] < psnr["high"]
+        for over in psnr["over"].values():
+            assert over["low"] <= over["mean"] <= over["high"]
+    first = facts["evaluation"][0]
+    if "horizon" in first["protocol"]:
+        assert {"copy last frame", "mean training frame"} <= first["results"]["model"]["psnr"]["over"].keys()
+
+
+def test_shipped_weights_are_small():
+    sizes = {name: shipped.megabytes(preset_spec(name)) for name in SHIPPED}
+    assert max(sizes.values()) <= shipped.MAX_MB and sum(sizes.values()) <= shipped.MAX_MB_TOGETHER, sizes
+    files = {file.name for file in (ROOT / "worldkit/presets/weights").iterdir()}
+    assert files == {f"{name}.{kind}" for name in SHIPPED for kind in ("safetensors", "json")}
+
+
+def test_the_list_of_models_with_weights(capsys):
+    assert main(["list", "--pretrained"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(name in shown for name in SHIPPED) and "lpwm-sketchy" not in shown and "dB" in shown
+    assert main(["list", "lpwm-balls*", "--pretrained"]) == 0
+    assert main(["list", "lpwm-sketchy", "--pretrained"]) == 2
+    error = capsys.readouterr().err
+    assert "no model with weights matches 'lpwm-sketchy'" in error and "lpwm-balls-mini" in error
+
+
+def test_a_name_without_weights_says_which_have_some(capsys):
+    with pytest.raises(NoPretrainedWeightsError, match="for 'lpwm-sketchy'. Presets with weights: .*lpwm-balls-mini"):
+        wk.create_model("lpwm-sketchy", pretrained=True)
+    assert main(["eval", "lpwm-sketchy", "--data", "balls-32"]) == 2
+    error = capsys.readouterr().err
+    assert "lpwm-balls-mini" in error and "worldkit list --pretrained" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"timestep_horizon": 7}, "timestep_horizon is 7 there, 5 here"),
+    ({"encoder.num_particles": 5, "dynamics.dim": 32}, r"dynamics.dim is 32 there, 64 here \(and 1 more\)"),
+    ({"encoder.gone": 1}, "encoder.gone is 1 there, None here"),
+])
+def test_weights_of_another_version_of_the_preset_are_refused(change, said, monkeypatch, capsys):
+    name = "lpwm-balls-mini"
+    stored = wk.create_config(name).to_dict()
+    for path, value in change.items():
+        *parts, leaf = path.split(".")
+        (stored[parts[0]] if parts else stored)[leaf] = value
+    monkeypatch.setattr(shipped, "facts_of", lambda spec: {"config": stored, "data": "balls-32"})
+    with pytest.raises(CheckpointError, match=f"another version of the preset: .*{said}"):
+        wk.create_model(name, pretrained=True)
+    assert main(["eval", name, "--data", "balls-32"]) == 2
+    error = capsys.readouterr().err
+    assert "Reinstall worldkit" in error and f"worldkit train {name} --data balls-32" in error
+
+
+def test_what_was_minimised_has_no_part_in_the_version(monkeypatch):
+    stored = wk.create_config("lpwm-balls-mini").to_dict()
+    stored["objective"] = {"name": "elbo", "weights": {"kl": 0.7}}
+    monkeypatch.setattr(shipped, "facts_of", lambda spec: {"config": stored})
+    assert wk.create_model("lpwm-balls-mini", pretrained=True)
+
+
+def test_a_damaged_record_of_weights_is_named(monkeypatch, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/lpwm-balls-mini.json").write_text("{")
+    monkeypatch.setattr(shipped.resources, "files", lambda package: tmp_path)
+    with pytest.raises(CheckpointError, match="lpwm-balls-mini.json is damaged"):
+        shipped.facts_of(preset_spec("lpwm-balls-mini"))
+
+
+def test_protocols_of_presets_exist():
+    for name in wk.list_models():
+        for protocol in preset_spec(name).eval.get("protocols", ()):
+            assert find_protocol(protocol).name == protocol
+
+
+# -- from a run to weights that ship
+
+
+def arguments(**given):
+    return Namespace(**{"name": None, "hardware": None, "command": None, "note": None} | given)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model, balls):
+    from worldkit.training import TrainConfig, Trainer
+
+    model, folder = tiny_model(), tmp_path_factory.mktemp("runs") / "r"
+    facts = {"preset": "lpwm-balls-mini", "data": "balls-32", "data.num_episodes": 10, "synthetic data": True}
+    with mock.patch("sys.argv", ["/some/where/bin/worldkit", "train", "lpwm-balls-mini", "--run", str(folder)]):
+        Trainer(model, balls(model.clip_length), balls(model.clip_length, "val"), run=folder, facts=facts,
+                rollouts=(balls(6, "val", "tile"), 3), show_progress=False,
+                config=TrainConfig(steps=4, eval_every=2, eval_clips=1, batch_size=1, log_every=1)).fit()
+    return folder
+
+
+def test_facts_of_a_run(run, zoo):
+    facts = zoo.facts_of_run(run, run / "best", arguments())
+    assert facts["command"] == "worldkit train lpwm-balls-mini --run runs/r"
+    assert facts["steps"] in (2, 4) and facts["data options"] == {"num_episodes": 10}
+    assert re.fullmatch(r"the best of 2 evaluations on validation clips, step [24] of 4", facts["note"])
+    assert facts["config"]["timestep_horizon"] == 3 and "thread(s) of" in facts["hardware"]
+    assert [e["step"] for e in facts["log"] if "valid_loss" in e] == [2, 4]
+    assert MADE - {"headline", "evaluation", "check", "weights"} <= facts.keys()
+
+
+def test_a_log_is_thinned_evenly(zoo):
+    log = [{"step": i, "epoch": 0, "loss": i / 3} for i in range(1, 1001)]
+    kept = zoo.thinned([*log, {"step": 1000, "valid_loss": 1.23456789}], 10)
+    assert [e["step"] for e in kept][:2] == [1, 112] and len(kept) == 11
+    assert kept[-1]["valid_loss"] == 1.2346 and "epoch" not in kept[0]
+
+
+def test_what_does_not_ship_is_refused(run, zoo, monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "MAX_MB", 1e-3)
+    with pytest.raises(SystemExit, match=r"MB, more than the 0.001 MB that may ship"):
+        zoo.ship(run, arguments())
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="another version of the preset"):  # tiny, not the preset's own
+        zoo.ship(run, arguments())
+    with pytest.raises(SystemExit, match="no run folder of worldkit train"):
+        zoo.ship(run / "best", arguments())
+
+
+def test_a_run_ships(run, zoo, monkeypatch, tmp_path, capsys):
+    """Weights and record are written, and the check can be repeated; of a tiny model."""
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(zoo, "refuse_older", lambda *a: None)
+    monkeypatch.setattr(zoo, "CLIPS", 100)
+    monkeypatch.setattr(zoo, "find_protocol", lambda name: find_protocol(name).changed(horizon=5)[0])
+    monkeypatch.setattr(zoo, "preset_spec", lambda name: Namespace(eval={}, weights=None))
+    zoo.ship(run, arguments())
+    facts = json.loads((tmp_path / "lpwm-balls-mini.json").read_text("utf-8"))
+    assert facts["evaluation"][0]["n"] == 100 and "over 5 predicted frames" in facts["headline"]
+    assert facts["evaluation"][0]["command"] == "worldkit eval lpwm-balls-mini --data balls-32 -o data.num_episodes=10"
+    assert 'weights = "weights/lpwm-balls-mini.safetensors"' in capsys.readouterr().out
+    model = wk.WorldModel.from_pretrained(run / "best")
+    assert zoo.numbers_of(model, facts["check"])["psnr"] == pytest.approx(facts["check"]["numbers"]["psnr"], abs=1e-3)
+
+
+def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo):
+    torch.manual_seed(0)
+    model = wk.create_model("savi-balls-mini").eval()
+    found = zoo.reconstructions(model, "savi-balls-mini", "balls-32", {"num_episodes": 4}, clips=3)
+    assert found["n"] == 3 and found["results"]["model"]["psnr"]["n"] == 3
+    assert "over" in found["results"]["model"]["psnr"]
+    assert "dB of frames drawn again, the mean frame" in zoo.headline([found])
