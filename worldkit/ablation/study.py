@@ -145,5 +145,5 @@ def data_of(preset: str, data: str | None) -> str:
     data = data or get_model_spec(preset).eval.get("data")
     if data is None:
         raise ConfigError(f"preset '{preset}' names no data of its own: add --data (a video file, folder, HDF5 file, "
-                          "or generated data: balls, balls-32, shapes)")
+                          "or generated data: balls, balls-32, push-32, shapes)")
     return data

@@ -69,7 +69,7 @@ def check_place(folder: str | Path, option: str) -> Path:
 
 def data_argument(p: ArgumentParser, *, required: bool = True) -> None:
     """``--data``."""
-    p.add_argument("--data", required=required, help="video file, folder, HDF5 file, or balls, balls-32, shapes")
+    p.add_argument("--data", required=required, help="video file, folder, HDF5 file, or balls, balls-32, push, shapes")
 
 
 def device_argument(p: ArgumentParser, default: str = "cpu") -> None:

@@ -14,13 +14,14 @@ from .formats.clip_check import npz_parts, video_parts
 from .formats.clip_writers import FramesWriter, VideoWriter
 from .formats.columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
 from .formats.columns_check import columns_parts
-from .formats.generated import is_generated, open_balls, open_shapes
+from .formats.generated import is_generated, open_balls, open_push, open_shapes
 from .formats.hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .formats.lerobot import is_lerobot, open_lerobot, peek_lerobot
 from .formats.lerobot_check import lerobot_parts
 from .formats.lerobot_write import LeRobotWriter
 from .formats.lerobot_write_v21 import LeRobot21Writer
 from .formats.npz import NpzWriter, is_npz, open_npz, peek_npz
+from .formats.push import PushEpisodes, generate_push
 from .formats.shapes import generate_shapes
 from .formats.swm import is_lance, is_swm, open_lance, open_swm, peek_swm, swm_parts
 from .formats.video import is_clip_path, open_video, peek_video
@@ -101,6 +102,12 @@ register_format(
     opener=open_balls,
     description="'balls': generated bouncing balls (Balls-Interaction); 'balls-32' for another size",
 )
+register_format(
+    "push",
+    matches=lambda target: is_generated(target, "push"),
+    opener=open_push,
+    description="'push': generated discs that one pushes as its actions say; 'push-32' for another size",
+)
 
 
 register_writer(
@@ -133,12 +140,14 @@ __all__ = [
     "BallEpisodes",
     "ClipDataset",
     "EpisodeSource",
+    "PushEpisodes",
     "ResumableSampler",
     "Validation",
     "action_statistics",
     "collate",
     "describe",
     "generate_balls",
+    "generate_push",
     "generate_shapes",
     "list_formats",
     "list_writers",

@@ -147,7 +147,7 @@ def open_dataset(
     """Open a data set by name or path.
 
     Args:
-        source: ``"balls"``, ``"balls-32"``, ``"shapes"``, a video file, a folder of videos, of images or of image
+        source: ``"balls"``, ``"push-32"``, ``"shapes"``, a video file, a folder of videos, of images or of image
             folders, an HDF5 file, a folder with ``train.hdf5`` and so on, ``.npz`` episodes, a LeRobot data set, or
             what a plugin recognises.
         split: ``"train"``, ``"val"`` or ``"test"``; see `worldkit.data.splits` for data that is not split yet.
@@ -160,8 +160,8 @@ def open_dataset(
         frame_skip: Take every n-th frame.
         format: Name of the format, if the source should not be recognised by its looks.
         conditions: Condition -> entry or column of the data, see `ClipDataset`; for a model: ``model.config.columns``.
-        **options: Options of the format: ``num_episodes=`` for balls, ``on_error="skip"`` for videos, ``resize="crop"``
-            for all that have pictures on disk (see `worldkit.data.fit`).
+        **options: Options of the format: ``num_episodes=`` for balls and push, ``on_error="skip"`` for videos,
+            ``resize="crop"`` for all that have pictures on disk (see `worldkit.data.fit`).
     Returns:
         Data set of clips, uint8 ``[T, 3, H, W]``.
     Raises:

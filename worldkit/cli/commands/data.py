@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 
     def action(name: str, summary: str, run: Callable[[Namespace], int]) -> ArgumentParser:
         p = actions.add_parser(name, help=summary, description=summary)
-        p.add_argument("path", help="video file, folder, HDF5 file, LeRobot data set, ..., or balls, shapes")
+        p.add_argument("path", help="video file, folder, HDF5 file, LeRobot data set, ..., or balls, push, shapes")
         p.add_argument("--format", help="name of the format, if it should not be recognised")
         p.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE",
                        help="option of the format, for example cameras=front")

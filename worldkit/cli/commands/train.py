@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...training.settings import Settings
 
 _TRAIN_HELP = """DATA is recognised: a video file, a folder of videos or of frame folders, an HDF5 file of the Balls
-layout, or generated data by name: balls (64 px), balls-32, shapes.
+layout, or generated data by name: balls (64 px), balls-32, push-32, shapes.
 
 Several processes: torchrun --nproc-per-node 2 -m worldkit train ... --out RUN   (-o train.strategy=fsdp shards weights)
 
@@ -107,5 +107,5 @@ def _settings(options: Namespace) -> Settings:
         raise ConfigError("say what to train: worldkit train PRESET --data DATA, or worldkit train --config FILE")
     data = options.data or settings.data
     if data is None:
-        raise ConfigError("say what to train on: --data DATA (a video file, folder, HDF5 file, or balls, shapes)")
+        raise ConfigError("say what to train on: --data DATA (a video file, folder, HDF5 file, or balls, push, shapes)")
     return replace(settings, data=data)

@@ -155,7 +155,7 @@ def render(positions: np.ndarray, colors: np.ndarray, image_size: int = CANVAS) 
     """Draw frames.
 
     Args:
-        positions: ``[F, 3, 2]``, centres ``(x, y)`` in pixels of the 64-pixel canvas.
+        positions: ``[F, 3, 2]``, centres ``(x, y)`` in pixels of the 64-pixel canvas; later balls lie on top.
         colors: ``[F, 3, 3]``, RGB in [0, 1].
         image_size: 64, 32 or 16; the smaller ones are block averages of the 64-pixel frame.
     Returns:

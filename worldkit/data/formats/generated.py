@@ -1,8 +1,8 @@
-"""The formats ``balls`` and ``shapes``: made on the spot, kept in the cache, the same on every machine."""
+"""The formats ``balls``, ``push`` and ``shapes``: made on the spot, kept in the cache, the same on every machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from ..base import EpisodeSource
 from ..cache import CacheSource, Span, cache_key, cached
 from ..splits import check_split
 from .balls import CANVAS, iter_balls, segment
+from .push import NUM_DISCS, iter_push
 from .shapes import iter_shapes
 
 _VERSION = 1  # raise when the generators change, so that old cache entries are not used
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
+_PUSH_EPISODES = {"train": 500, "val": 50, "test": 50}
 _SHAPES_IMAGES = {"train": 4000, "val": 400, "test": 400}
 
 
@@ -81,13 +83,60 @@ def open_balls(
             yield block
 
     extra = {"segments": True} if segments else {}  # entries without stay what they were
-    folder = cached(cache_key(f"balls-{size}-{split}", version=_VERSION, **request, **extra), blocks)
-    spans = [Span(folder, i * episode_length, (i + 1) * episode_length) for i in range(episodes)]
-    return CacheSource(spans, name=f"balls-{size}", kind="balls", split=split, synthetic=True)
+    return _episodes("balls", size, split, blocks, **request, **extra)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:]).astype(np.float32)
+
+
+def _episodes(
+    kind: str, size: int, split: str, blocks: Callable[[], Iterator[dict[str, np.ndarray]]], **request: int
+) -> CacheSource:
+    """Episodes of one length from the cache, made first if they are not there."""
+    folder = cached(cache_key(f"{kind}-{size}-{split}", version=_VERSION, **request), blocks)
+    length = request["num_frames"]
+    spans = [Span(folder, i * length, (i + 1) * length) for i in range(request["num_episodes"])]
+    return CacheSource(spans, name=f"{kind}-{size}", kind=kind, split=split, synthetic=True)
+
+
+def open_push(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+    episode_length: int = 40,
+) -> EpisodeSource:
+    """Discs that a disc pushes (see `worldkit.data.formats.push`), for example ``"push"`` or ``"push-32"``.
+
+    Args:
+        num_episodes: Default 500 for train, 50 for val and test. They are the first ones.
+        episode_length: Frames per episode.
+
+    Every clip comes with ``"action"`` float32 ``[T, 2]``, ``(y, x)`` in [-1, 1]: row t moves the white disc by
+    ``STEP * action`` between frames t and t + 1. ``"state"``: ``"position"`` and ``"velocity"`` float32 ``[T, 3, 2]``,
+    as those of balls, the white disc first; ``"contact"`` bool ``[T]``, whether it touched another on the way to frame
+    t; ``"in_camera"`` bool ``[T, 3]``, always true.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _PUSH_EPISODES[split] if num_episodes is None else num_episodes
+    request = {"num_episodes": episodes, "image_size": size, "num_frames": episode_length}
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_push(split, **request):
+            yield {
+                "video": part.video.reshape(-1, *part.video.shape[2:]),
+                "action": _flat(part.action),
+                "state.position": _flat(part.position),
+                "state.velocity": _flat(part.velocity),
+                "state.contact": part.contact.reshape(-1),
+                "state.in_camera": np.ones((part.contact.size, NUM_DISCS), dtype=bool),
+            }
+
+    return _episodes("push", size, split, blocks, **request)
 
 
 def open_shapes(
