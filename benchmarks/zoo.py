@@ -15,97 +15,72 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 import worldkit as wk
-from worldkit.data import collate
 from worldkit.errors import ConfigError, DataError, WorldkitError
-from worldkit.metrics import Protocol, Report
-from worldkit.metrics.report import confidence_interval
+from worldkit.metrics import Protocol
 from worldkit.presets import packaged_file, preset_spec
 from worldkit.presets.shipped import MAX_MB, facts_of, refuse_older
 from worldkit.storage.folders import WEIGHTS_FILE, digest, find_model, read_facts, read_json
 from worldkit.storage.hub import load_folder
-from worldkit.training import compare, evaluate, find_protocol, mean_image
-from worldkit.training.evaluation import choose_clips
+from worldkit.training import compare, evaluate, find_protocol
 from worldkit.training.recipes import open_clips
-from worldkit.training.scores import Scorer, Truth
 
 WEIGHTS = Path(wk.__file__).parent / "presets" / "weights"
-FRAMES, CLIPS, FEW = 5, 200, 8
-"""Predicted frames of the headline, clips it rests on at most, and clips of the check."""
+FRAMES, CLIPS, LEAST, FEW = 5, 200, 100, 8
+"""Predicted frames of the headline; clips it rests on at most; clips of any number at least; clips of the check."""
 LOG_LINES = 60
-OF_OBJECTS = ("fg_ari", "miou")
-SHORT = {"fg_ari": "FG-ARI", "miou": "mIoU"}
+OF_OBJECTS, SEEN = ("fg_ari", "miou"), "encoded"
 
 
 # -- evaluating
 
 
 def evaluations(model: Any, name: str, data: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the documentation says of a model: each with the command that repeats it, its protocol and its results."""
-    if model.dynamics is None:
-        return [reconstructions(model, name, data, options)]
-    own = find_protocol(name)
-    wanted = [(own.changed(horizon=min(FRAMES, own.horizon), max_clips=CLIPS)[0], {})]
-    wanted += [(own, {})] if own.horizon > FRAMES else []
+    """What the documentation says of a model: each with the command that repeats it, its protocol and its results.
+
+    First its predictions over the frames of the headline, and how it reconstructs the same frames; where the data know
+    true segments and the model draws masks, with the metrics of objects.
+    """
+    own, objects = find_protocol(name), has_segments(model, data, options)
+    changes = {"horizon": min(FRAMES, own.horizon), "max_clips": CLIPS,
+               "driven_by": tuple(dict.fromkeys((*own.driven_by, SEEN))),
+               "metrics": (*own.metrics, *(OF_OBJECTS if objects else ()))}
+    wanted = [(own, changes, {"segments": "true"} if objects else {})]
+    wanted += [(own, {}, {})] if own.horizon > FRAMES else []
     for other in preset_spec(name).eval.get("protocols", ()):
         few = find_protocol(other).windows == "start" and data.startswith("balls")  # 20 episodes: 20 such clips
-        wanted.append((find_protocol(other), {"num_episodes": 100} if few else {}))
-    return [_evaluation(model, name, data, protocol, {**options, **more}) for protocol, more in wanted]
+        wanted.append((find_protocol(other), {}, {"num_episodes": 100} if few else {}))
+    return [entry for protocol, changes, more in wanted
+            for entry in _evaluated(model, name, data, protocol, changes, {**options, **more})]
 
 
-def _evaluation(model: Any, name: str, data: str, protocol: Protocol, options: Mapping[str, Any]) -> dict[str, Any]:
-    base = find_protocol(protocol.name)
-    _, changed = base.changed(horizon=protocol.horizon, max_clips=protocol.max_clips)
-    result = compare({name: model}, data, protocol, changed=changed, data_options=options, pictures=0)
-    report = result.reports["prior"][name]
-    words = [f"worldkit eval {name} --data {data}", *([f"--protocol {base.name}"] if base.name != name else []),
-             *(f"--{key.replace('_', '-')} {value}" for key, value in changed.items()), *_typed(options)]
-    return {"command": " ".join(words), "protocol": protocol.to_dict(), "n": report.protocol["n"],
-            "results": rounded(report.to_dict()["results"])}
+def _evaluated(
+    model: Any, name: str, data: str, base: Protocol, changes: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One entry for each of what drives the rollouts."""
+    protocol, changed = base.changed(**changes)
+    read = {key: True if value == "true" else value for key, value in options.items()}
+    result = compare({name: model}, data, protocol, changed=changed, data_options=read, pictures=0)
+    words = [f"worldkit eval {name} --data {data}", *([f"--protocol {base.name}"] if base.name != name else [])]
+    words += [f"--{key.replace('_', '-')} {value}" for key, value in changed.items() if not isinstance(value, tuple)]
+    words += [f"--metrics {','.join(changed['metrics'])}"] if "metrics" in changed else []
+    words += [f"--driven-by {driver}" for driver in changed.get("driven_by", ())]
+    words += [f"-o data.{key}={value}" for key, value in options.items()]
+    return [{"command": " ".join(words), "driven by": driver, "protocol": protocol.to_dict(),
+             "n": reports[name].protocol["n"], "results": rounded(reports[name].to_dict()["results"])}
+            for driver, reports in result.reports.items()]
 
 
-def _typed(options: Mapping[str, Any]) -> list[str]:
-    return [f"-o data.{key}={value}" for key, value in options.items()]
-
-
-@torch.no_grad()
-def reconstructions(
-    model: Any, name: str, data: str, options: Mapping[str, Any], *, clips: int = CLIPS,
-) -> dict[str, Any]:
-    """Of a model without dynamics: the frames it sees drawn again, beside the mean training frame; and its masks."""
-    frames = open_clips(model, data, split="test", num_frames=model.clip_length, **options)
-    metrics = OF_OBJECTS if "segmentation" in frames[0].get("state", {}) else ()
-    mean = mean_image(open_clips(model, data, split="train", num_frames=1, **options))
-    scorer = Scorer(model, metrics, None, {})
-    found: dict[str, dict[str, list[torch.Tensor]]] = {"model": {}, "mean training frame": {}}
-    indices = choose_clips(frames, clips)
-    for index in indices:
-        items = [frames[index]]
-        truth = Truth.of(items, collate(items), 0)
-        latents = model.encode(collate(items).video)
-        drawn = SimpleNamespace(video=model.decode(latents).video, latents=latents)
-        rows = {"model": scorer.model_scores(drawn, truth),
-                "mean training frame": scorer.image_scores(mean.expand_as(truth.video), truth)}
-        for row, scores in rows.items():
-            for metric, value in scores.items():
-                found[row].setdefault(metric, []).append(value.double().nanmean())
-    values = {row: {m: torch.stack(v) for m, v in scores.items()} for row, scores in found.items()}
-    results = {row: {m: _interval(v) for m, v in scores.items()} for row, scores in values.items()}
-    for metric in values["mean training frame"]:
-        over = _interval(values["model"][metric] - values["mean training frame"][metric])
-        results["model"][metric]["over"] = {"mean training frame": over}
-    return {"command": f"python benchmarks/zoo.py --refresh {name}", "n": len(indices), "results": rounded(results),
-            "protocol": {"summary": f"{model.clip_length} frames seen and drawn again: reconstruction, no prediction",
-                         "split": "test", "max_clips": clips}}
-
-
-def _interval(values: torch.Tensor) -> dict[str, Any]:
-    return confidence_interval(values[~values.isnan()]).to_dict()
+def has_segments(model: Any, data: str, options: Mapping[str, Any]) -> bool:
+    """Whether the data can tell true segments, and the model draws masks that can be held against them."""
+    try:
+        options = {**options, "num_episodes": 1, "segments": True}
+        clip = open_clips(model, data, split="test", num_frames=1, **options)[0]
+    except (ConfigError, DataError):
+        return False
+    return model.decode(model.encode(clip["video"][None]), masks=True).masks is not None
 
 
 def rounded(value: Any) -> Any:
@@ -120,19 +95,18 @@ def rounded(value: Any) -> Any:
 def headline(found: Iterable[Mapping[str, Any]]) -> str:
     """What a model reaches, in a line."""
     first, *others = found
-    results = first["results"]
-    psnr = {row: values["psnr"]["mean"] for row, values in results.items() if "psnr" in values}
-    if "horizon" in first["protocol"]:
-        parts = [f"{psnr['model']:.1f} dB over {first['protocol']['horizon']} predicted frames, copying "
-                 f"{psnr['copy last frame']:.1f}"]
+    model, still, horizon = first["results"]["model"], first["results"]["copy last frame"], first["protocol"]["horizon"]
+    if first["driven by"] == SEEN:
+        mean = first["results"]["mean training frame"]["psnr"]["mean"]
+        parts = [f"frames drawn again at {model['psnr']['mean']:.1f} dB, the mean frame {mean:.1f}"]
     else:
-        parts = [f"{psnr['model']:.1f} dB of frames drawn again, the mean frame {psnr['mean training frame']:.1f}"]
-    for table in [results, *(other["results"] for other in others)]:
-        model, still = table["model"], table.get("copy last frame", {})
-        parts += [f"{SHORT[m]} {model[m]['mean']:.2f}" for m in ("fg_ari",) if m in model]
-        if "med10" in model:
-            parts.append(f"MED10 {model['med10']['total']:.2f}, standing still {still['med10']['total']:.2f}")
-    return "; ".join(dict.fromkeys(parts))
+        parts = [f"{model['psnr']['mean']:.1f} dB over {horizon} predicted frames, copying {still['psnr']['mean']:.1f}"]
+    parts += [f"FG-ARI {model['fg_ari']['mean']:.2f}"] if "fg_ari" in model else []
+    for table in (other["results"] for other in others):
+        if "med10" in table["model"]:
+            parts.append(f"MED10 {table['model']['med10']['total']:.2f}, standing still "
+                         f"{table['copy last frame']['med10']['total']:.2f}")
+    return "; ".join(parts)
 
 
 # -- the check: a few clips, a second
@@ -140,24 +114,20 @@ def headline(found: Iterable[Mapping[str, Any]]) -> str:
 
 def few_clips(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a few fixed clips, and how to get them again (`numbers_of`)."""
+    own, objects = find_protocol(name), has_segments(model, data, options)
     small = {**options, "num_episodes": 4} if _takes_episodes(model, data, options) else dict(options)
-    context = 0 if model.dynamics is None else find_protocol(name).context_frames
-    check = {"data": data, "options": small, "context_frames": context, "horizon": FRAMES, "clips": FEW}
+    check = {"data": data, "options": small | ({"segments": True} if objects else {}), "driven by": own.driven_by[0],
+             "context_frames": own.context_frames, "horizon": min(FRAMES, own.horizon), "clips": FEW,
+             "metrics": [*own.metrics, *(OF_OBJECTS if objects else ())]}
     return check | {"numbers": rounded(numbers_of(model, check))}
 
 
 def numbers_of(model: Any, check: Mapping[str, Any]) -> dict[str, float]:
-    """Mean scores of the model and of the copied last frame on the clips of a check."""
-    if model.dynamics is None:
-        options = {"clips": check["clips"]}
-        results = reconstructions(model, "", check["data"], check["options"], **options)["results"]
-        return {metric: values["mean"] for metric, values in results["model"].items()}
-    context = check["context_frames"]
+    """Mean scores of the model, and the PSNR of the copied last frame, on the clips of a check."""
+    context, driver = check["context_frames"], check["driven by"]
     clips = open_clips(model, check["data"], split="test", num_frames=context + check["horizon"], **check["options"])
-    segments = "segmentation" in clips[0].get("state", {}) and model.decode(
-        model.encode(collate([clips[0]]).video), masks=True).masks is not None
-    metrics = ("psnr", "ssim", *(OF_OBJECTS if segments else ()))
-    report: Report = evaluate(model, clips, context_frames=context, max_clips=check["clips"], metrics=metrics)["prior"]
+    report = evaluate(model, clips, context_frames=context, driven_by=[driver], max_clips=check["clips"],
+                      metrics=check["metrics"])[driver]
     return {metric: report.summary("model", metric).mean for metric in report.metrics} | {
         "copy last frame, psnr": report.summary("copy last frame", "psnr").mean}
 
@@ -254,9 +224,9 @@ def judged(model: Any, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """The facts with evaluation, headline and check."""
     data, options = facts["data"], facts.get("data options", {})
     found = evaluations(model, name, data, options)
-    lack = [e["command"] for e in found if e["n"] < 100]
+    lack = [f"{entry['n']} by {entry['command']}" for entry in found if entry["n"] < LEAST]
     if lack:
-        raise SystemExit(f"error: fewer than 100 clips: {'; '.join(lack)}")
+        raise SystemExit(f"error: numbers of fewer than {LEAST} clips do not ship: {'; '.join(lack)}")
     facts |= {"headline": headline(found), "evaluation": found, "check": few_clips(model, name, data, options)}
     order = ["headline", *(key for key in facts if key not in ("headline", "log")), "log"]
     return {key: facts[key] for key in order}

@@ -48,14 +48,13 @@ def test_what_is_told_of_shipped_weights(name):
     assert 0 < len(facts["log"]) <= 130 and facts["steps"] > 0 and facts["minutes"] > 0
     assert "/work" not in json.dumps(facts) and not re.search(r"(?<![\w.])/(home|root|tmp)\b", json.dumps(facts))
     for found in facts["evaluation"]:
-        assert found["n"] >= 100 and found["command"].startswith(("worldkit eval", "python benchmarks/zoo.py"))
+        assert found["n"] >= 100 and found["command"].startswith(f"worldkit eval {name} --data ")
         psnr = found["results"]["model"]["psnr"]
         assert psnr["low"] < psnr["mean"] < psnr["high"]
         for over in psnr["over"].values():
             assert over["low"] <= over["mean"] <= over["high"]
     first = facts["evaluation"][0]
-    if "horizon" in first["protocol"]:
-        assert {"copy last frame", "mean training frame"} <= first["results"]["model"]["psnr"]["over"].keys()
+    assert {"copy last frame", "mean training frame"} <= first["results"]["model"]["psnr"]["over"].keys()
 
 
 def test_shipped_weights_are_small():
@@ -175,22 +174,29 @@ def test_a_run_ships(run, zoo, monkeypatch, tmp_path, capsys):
     """Weights and record are written, and the check can be repeated; of a tiny model."""
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
     monkeypatch.setattr(zoo, "refuse_older", lambda *a: None)
-    monkeypatch.setattr(zoo, "CLIPS", 100)
+    monkeypatch.setattr(zoo, "CLIPS", 6)
     monkeypatch.setattr(zoo, "find_protocol", lambda name: find_protocol(name).changed(horizon=5)[0])
     monkeypatch.setattr(zoo, "preset_spec", lambda name: Namespace(eval={}, weights=None))
+    with pytest.raises(SystemExit, match="numbers of fewer than 100 clips do not ship: 6 by worldkit eval"):
+        zoo.ship(run, arguments())
+    assert not list(tmp_path.glob("*.json"))
+    monkeypatch.setattr(zoo, "LEAST", 6)
     zoo.ship(run, arguments())
     facts = json.loads((tmp_path / "lpwm-balls-mini.json").read_text("utf-8"))
-    assert facts["evaluation"][0]["n"] == 100 and "over 5 predicted frames" in facts["headline"]
-    assert facts["evaluation"][0]["command"] == "worldkit eval lpwm-balls-mini --data balls-32 -o data.num_episodes=10"
+    assert facts["evaluation"][0]["n"] == 6 and "over 5 predicted frames" in facts["headline"]
+    assert facts["evaluation"][0]["command"] == (
+        "worldkit eval lpwm-balls-mini --data balls-32 --max-clips 6 --metrics psnr,ssim,fg_ari,miou --driven-by prior "
+        "--driven-by encoded -o data.num_episodes=10 -o data.segments=true")
     assert 'weights = "weights/lpwm-balls-mini.safetensors"' in capsys.readouterr().out
     model = wk.WorldModel.from_pretrained(run / "best")
     assert zoo.numbers_of(model, facts["check"])["psnr"] == pytest.approx(facts["check"]["numbers"]["psnr"], abs=1e-3)
 
 
-def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo):
+def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo, monkeypatch):
+    monkeypatch.setattr(zoo, "CLIPS", 3)
     torch.manual_seed(0)
     model = wk.create_model("savi-balls-mini").eval()
-    found = zoo.reconstructions(model, "savi-balls-mini", "balls-32", {"num_episodes": 4}, clips=3)
-    assert found["n"] == 3 and found["results"]["model"]["psnr"]["n"] == 3
-    assert "over" in found["results"]["model"]["psnr"]
-    assert "dB of frames drawn again, the mean frame" in zoo.headline([found])
+    found = zoo.evaluations(model, "savi-balls-mini", "balls-32", {"num_episodes": 4})
+    assert found[0]["driven by"] == "encoded" and found[0]["n"] == 3
+    assert found[0]["command"].endswith("--metrics psnr,ssim,fg_ari,miou -o data.num_episodes=4 -o data.segments=true")
+    assert re.match("frames drawn again at .* dB, the mean frame .*; FG-ARI 0", zoo.headline(found))
