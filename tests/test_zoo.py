@@ -23,12 +23,16 @@ MADE = {"headline", "command", "data", "seed", "steps", "minutes", "hardware", "
         "weights", "evaluation", "check", "log", "note"}
 
 
-@pytest.fixture(scope="module")
-def zoo():
-    spec = importlib.util.spec_from_file_location("zoo", ROOT / "benchmarks/zoo.py")
+def load(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return load(ROOT / "benchmarks/zoo.py")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -120,6 +124,14 @@ def test_protocols_of_presets_exist():
     for name in wk.list_models():
         for protocol in preset_spec(name).eval.get("protocols", ()):
             assert find_protocol(protocol).name == protocol
+
+
+def test_the_page_of_the_zoo_says_what_the_records_say():
+    """After new weights: ``python docs/images/zoo.py``."""
+    text, drawn = (ROOT / "docs/zoo.md").read_text("utf-8"), load(ROOT / "docs/images/zoo.py")
+    assert drawn.page(SHIPPED) in text
+    for name in SHIPPED:
+        assert (ROOT / f"docs/images/zoo-{name}.png").stat().st_size > 2000
 
 
 # -- from a run to weights that ship

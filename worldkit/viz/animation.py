@@ -149,6 +149,24 @@ def _check(truth: Tensor, rollouts: Mapping[str, Tensor], context_frames: int) -
     return sizes
 
 
+def framed(video: Tensor, context_frames: int | None, *, cell: int = 96) -> Tensor:
+    """Enlarged frames of a clip, each in the border that says what it is.
+
+    Args:
+        video: ``[T, 3, H, W]``, uint8 or float in [0, 1].
+        context_frames: Leading frames that were given (blue), the rest was predicted (green); None: the truth (red).
+        cell: Height to which small frames are enlarged by a whole factor, in pixels.
+    Returns:
+        ``[T, 3, h, w]`` uint8.
+    Example:
+        >>> framed(torch.zeros(3, 3, 32, 32), 2).shape
+        torch.Size([3, 3, 106, 106])
+    """
+    if context_frames is None:
+        return _framed(video, [TRUTH_COLOR] * len(video), cell)
+    return _framed(video, [CONTEXT_COLOR if t < context_frames else PREDICTED_COLOR for t in range(len(video))], cell)
+
+
 def _framed(video: Tensor, colors: list[tuple[int, int, int]], cell: int) -> Tensor:
     """Enlarged frames, each in a border of its colour, ``[T, 3, h, w]``."""
     pictures = enlarge(to_uint8(video), cell)[0]

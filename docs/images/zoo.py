@@ -1,0 +1,93 @@
+"""Draw zoo-NAME.png for every model that ships, and write the table and records of docs/zoo.md: seconds each.
+
+``python docs/images/zoo.py`` after ``benchmarks/zoo.py`` has put weights there; ``--text`` writes the page only.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import worldkit as wk
+from worldkit.presets import preset_spec
+from worldkit.presets.shipped import facts_of, megabytes
+
+HERE = Path(__file__).parent
+PAGE, CLIP = HERE.parent / "zoo.md", 0
+BASELINES = {"copy last frame": "over copying", "mean training frame": "over the mean frame"}
+MORE = {"fg_ari": "FG-ARI", "miou": "mIoU", "ssim": "SSIM"}
+
+
+def number(stored):
+    """A mean with half of its interval; a star where that does not hold 0, of differences."""
+    return f"{stored['mean']:.2f} ± {(stored['high'] - stored['low']) / 2:.2f}"
+
+
+def difference(stored):
+    return f"{number(stored)}{' *' if stored['low'] > 0 or stored['high'] < 0 else ''}"
+
+
+def table(names):
+    """What each model reaches, in GitHub's Markdown."""
+    rows = ["| model | what it is | MB | scored | PSNR (dB) ↑ | over copying | over the mean frame | more |",
+            "| --- | --- | ---: | --- | ---: | ---: | ---: | --- |"]
+    for name in names:
+        facts, spec = facts_of(preset_spec(name)), preset_spec(name)
+        first, *others = facts["evaluation"]
+        model, protocol = first["results"]["model"], first["protocol"]
+        over = [difference(model["psnr"]["over"][b]) if b in model["psnr"]["over"] else "-" for b in BASELINES]
+        given, horizon = protocol["context_frames"], protocol["horizon"]
+        scored = (f"{given} frames given, {horizon} predicted" if first["driven by"] == "prior" else
+                  f"{given + horizon} frames seen, the last {horizon} drawn again")
+        more = [f"{title} {number(model[key])}" for key, title in MORE.items() if key in model]
+        for other in others:
+            if "med10" in other["results"]["model"]:
+                still = other["results"]["copy last frame"]["med10"]["total"]
+                more.append(f"MED10 {other['results']['model']['med10']['total']:.2f} (standing still {still:.2f})")
+        rows.append(f"| [`{name}`](#{name}) | {spec.summary} | {megabytes(spec):.1f} | {scored}, n = {first['n']} | "
+                    f"{number(model['psnr'])} | {' | '.join(over)} | {'; '.join(more)} |")
+    return "\n".join(rows)
+
+
+def record(name):
+    """The section of a model: picture, how it was made, how to score it."""
+    facts = facts_of(preset_spec(name))
+    commands = list(dict.fromkeys([facts["command"], *(entry["command"] for entry in facts["evaluation"])]))
+    made = (f"Made by the first line: seed {facts['seed']}, {facts['steps']:,} steps, {facts['minutes']:g} minutes of "
+            f"training, {facts['hardware']}; torch {facts['torch']}, {facts['date']}; {facts['note']}.")
+    if facts.get("weights from"):
+        made += f" It began with the weights of {facts['weights from']}."
+    lines = "\n".join(f"    {command}" for command in commands)
+    return (f"### {name}\n\n![{name} on a test clip: the truth, the model, what it found](images/zoo-{name}.png)\n\n"
+            f"{facts['headline']}.\n\n{lines}\n\n{made} The other lines score it again.")
+
+
+def page(names):
+    """Everything that is made of the records beside the weights."""
+    return "\n\n".join(["<!-- zoo -->", table(names), *map(record, names), "<!-- end -->"])
+
+
+def draw(name):
+    """Truth, prediction and what was found, of a test clip."""
+    from worldkit.data import collate
+    from worldkit.training.glance import glance
+    from worldkit.training.recipes import open_clips
+    from worldkit.viz import save_png
+
+    model, facts = wk.create_model(name, pretrained=True), facts_of(preset_spec(name))
+    protocol = facts["evaluation"][0]["protocol"]
+    clips = open_clips(model, facts["data"], split="test", num_frames=protocol["context_frames"] + protocol["horizon"],
+                       **facts.get("data options", {}))
+    save_png(glance(model, collate([clips[CLIP]]), context_frames=protocol["context_frames"]).strip(), HERE / f"zoo-{name}.png")
+
+
+def main():
+    """Pictures and page."""
+    names = wk.list_models(pretrained=True)
+    for name in names if "--text" not in sys.argv else ():
+        draw(name)
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(re.sub("<!-- zoo -->.*<!-- end -->", lambda match: page(names), text, flags=re.S), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
