@@ -77,7 +77,8 @@ def draw(name):
     protocol = facts["evaluation"][0]["protocol"]
     clips = open_clips(model, facts["data"], split="test", num_frames=protocol["context_frames"] + protocol["horizon"],
                        **facts.get("data options", {}))
-    save_png(glance(model, collate([clips[CLIP]]), context_frames=protocol["context_frames"]).strip(), HERE / f"zoo-{name}.png")
+    seen = glance(model, collate([clips[CLIP]]), context_frames=protocol["context_frames"])
+    save_png(seen.strip(), HERE / f"zoo-{name}.png")
 
 
 def main():

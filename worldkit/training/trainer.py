@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,9 @@ class Trainer:
             skips predictions.
         facts: Stored with the run (data, command, ...).
         show_progress: Show a progress bar.
+    Attributes:
+        after_step: Called behind every step of the main process with the trainer and its progress bar, if it is set
+            before `fit`. What it does is no training time; `looking` gives it the model.
     Example::
 
         Trainer(model, train, valid, TrainConfig(steps=100), run="runs/first").fit()
@@ -163,6 +166,7 @@ class Trainer:
         self.progress = Progress()
         self.watch = Watch(model.encoder.spec.gated_tokens)
         self.show_progress = show_progress and self.is_main
+        self.after_step: Callable[[Trainer, ProgressBar], None] | None = None
         self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
         self._changed: dict[str, Any] = {}  # option -> (when the run began, now)
 
@@ -215,6 +219,8 @@ class Trainer:
                     bar.update(self.progress, terms)
                     ended = self._done()
                     self._after_step(terms, bar, ended=ended)
+                    if self.after_step is not None and self.is_main:
+                        self.after_step(self, bar)
                     if ended:
                         break
                 if self.progress.batch >= self.steps_per_epoch:
@@ -321,33 +327,40 @@ class Trainer:
         Only the main process computes (and gets an answer); weights are the moving average, if there is one.
         """
         entry: dict[str, float] = {}
-        paused = nullcontext() if bar is None else bar.paused("evaluating")
-        averaged = nullcontext() if self.ema is None else self.ema.weights_in(self.model)
-        with paused, averaged, self.strategy.whole() as model:
+        with nullcontext() if bar is None else bar.paused("evaluating"), self.looking() as model:
             if self.is_main:
                 entry = self._evaluate(model, bar)
             self.accelerator.wait_for_everyone()
         self.progress.owed = False
         return entry
 
+    @contextmanager
+    def looking(self) -> Iterator[ComposedWorldModel]:
+        """The model as evaluations see it: the moving average of the weights, if there is one, and nothing learns.
+
+        All processes must enter. Random state is left untouched.
+        """
+        averaged = nullcontext() if self.ema is None else self.ema.weights_in(self.model)
+        cuda = list(range(torch.cuda.device_count()))
+        with averaged, self.strategy.whole() as model, torch.random.fork_rng(devices=cuda), torch.no_grad():
+            was_training = model.training
+            yield model.eval()
+            model.train(was_training)
+
     def _evaluate(self, model: ComposedWorldModel, bar: ProgressBar | None) -> dict[str, float]:
         step, config = self.progress.step, self.config
-        cuda = list(range(torch.cuda.device_count()))
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
-            torch.manual_seed(config.seed)
-            entry: dict[str, float] = {"valid_loss": validation_loss(
-                model, self.valid, max_clips=config.eval_clips, batch_size=config.batch_size, step=step,
-                device=self.device)}
-            if not math.isfinite(entry["valid_loss"]):
-                raise self._not_finite("the validation loss", entry["valid_loss"], step=step)
-            model.eval()
-            picture = panel(model, torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device))
-            with self._writing("figures"):
-                save_png(picture, self.run / "figures" / f"step-{step:08d}-panel.png")
-            self._warn(self.watch.look_at_masks(self._masks(model)), bar)
-            if self.rollouts is not None:
-                entry |= self._predictions(model)
-            model.train()
+        torch.manual_seed(config.seed)
+        entry: dict[str, float] = {"valid_loss": validation_loss(
+            model, self.valid, max_clips=config.eval_clips, batch_size=config.batch_size, step=step,
+            device=self.device)}
+        if not math.isfinite(entry["valid_loss"]):
+            raise self._not_finite("the validation loss", entry["valid_loss"], step=step)
+        picture = panel(model, torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device))
+        with self._writing("figures"):
+            save_png(picture, self.run / "figures" / f"step-{step:08d}-panel.png")
+        self._warn(self.watch.look_at_masks(self._masks(model)), bar)
+        if self.rollouts is not None:
+            entry |= self._predictions(model)
         self._write(entry)
         chosen = {"prior": "psnr_prediction", "inferred": "psnr_inferred", "loss": ""}[config.select_by]
         score = entry.get(chosen, -entry["valid_loss"])
