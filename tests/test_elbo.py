@@ -1,4 +1,4 @@
-"""The ELBO beyond what the golden files cover: the perceptual reconstruction and the warm-up schedule."""
+"""The ELBO beyond what the golden files cover: the perceptual reconstruction and the schedules of its first steps."""
 
 import pytest
 import torch
@@ -44,6 +44,28 @@ def test_warmup_lasts_for_its_share_of_the_first_epochs(tiny_model):
     assert not objective.in_warmup(0), "without a trainer nobody knows how long an epoch is"
     objective.steps_per_epoch = 10
     assert objective.in_warmup(15) and not objective.in_warmup(16)
+
+
+@pytest.mark.parametrize("dynamics", ["pint", "diffusion"])
+def test_frames_first_leaves_the_dynamics_alone_for_so_many_steps_of_a_training(tiny_model, dynamics):
+    model = tiny_model(objective={"frames_first": 2}, dynamics=dynamics)
+    batch = wk.Batch(torch.rand(2, 4, 3, 32, 32))
+
+    def reached(step):
+        model.zero_grad()
+        loss = model.loss(batch, step, sampler=MEANS)
+        loss.total.backward()
+        return {name for name in ("encoder", "decoder", "dynamics", "latent_action")
+                if any(p.grad is not None for p in getattr(model, name).parameters())}, loss.terms
+
+    assert "dynamics" in reached(0)[0], "without a trainer there is no first step"
+    model.objective.steps_per_epoch = 10
+    parts, terms = reached(1)
+    assert parts == {"encoder", "decoder"} and not any("dynamics" in term for term in terms)
+    same = tiny_model(dynamics=None, latent_action=None)
+    same.load_state_dict({k: v for k, v in model.state_dict().items() if k in same.state_dict()})
+    torch.testing.assert_close(same.loss(batch, sampler=MEANS).terms["kl"], terms["kl"])
+    assert reached(2)[0] == {"encoder", "decoder", "dynamics", "latent_action"}
 
 
 @pytest.mark.parametrize("encoder, dynamics, reached", [

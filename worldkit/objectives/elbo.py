@@ -75,6 +75,8 @@ class ELBOConfig(ComponentConfig):
         num_static_frames: First frames that are held against the static prior.
         warmup_epochs: In these epochs only the last two frames count as dynamic, and done masks are ignored. Counted
             as 0.8 of an epoch each, as upstream; needs the trainer's number of steps per epoch.
+        frames_first: In this many first steps of a training the dynamics rests and every frame is held against the
+            static prior: the decomposition is learned before anything has to be predicted. Not upstream's.
     """
 
     name: str = "elbo"
@@ -82,6 +84,7 @@ class ELBOConfig(ComponentConfig):
     weights: ELBOWeights = ELBOWeights()
     num_static_frames: int = Field(default=1, gt=0)
     warmup_epochs: int = Field(default=1, ge=0)
+    frames_first: int = Field(default=0, ge=0)
 
 
 class ELBO(Objective):
@@ -98,13 +101,18 @@ class ELBO(Objective):
         """Whether a training step belongs to the warm-up."""
         return step < self.config.warmup_epochs * int(0.8 * self.steps_per_epoch)
 
+    def in_frames_first(self, step: int) -> bool:
+        """Whether a training step learns the decomposition alone; outside a trainer, none does."""
+        return self.steps_per_epoch > 0 and step < self.config.frames_first
+
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         weights, spec = self.config.weights, model.encoder.spec
         encoding = model.encoder(batch.video, sampler=sampler)
         z, posterior = encoding.latent, encoding.posterior
         frames = z.shape[1]
-        warmup = model.dynamics is not None and self.in_warmup(step)
-        explicit = model.dynamics is not None and model.dynamics.explicit_prior
+        moving = model.dynamics is not None and not self.in_frames_first(step)
+        warmup = moving and self.in_warmup(step)
+        explicit = moving and model.dynamics.explicit_prior
         static = frames if not explicit else frames - 2 if warmup else self.config.num_static_frames
         static = max(1, min(static, frames))
 
@@ -115,8 +123,10 @@ class ELBO(Objective):
             factor[static:] = weights.dynamics_reconstruction
             rec_terms = rec_terms * factor
         parts = {k: _place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
-        dynamic, action = (self._dynamic_kl if explicit else self._implicit)(
-            model, batch, z, posterior, static, sampler)
+        dynamic, action = {}, None
+        if moving:
+            dynamic, action = (self._dynamic_kl if explicit else self._implicit)(
+                model, batch, z, posterior, static, sampler)
         start = static if explicit else 1
         presence = spec.sum_views(_presence(z))
         per_frame = {
@@ -180,7 +190,7 @@ class ELBO(Objective):
         self, model: ComposedWorldModel, batch: Batch, z: Latent, posterior: LatentDist, static: int, sampler: Sampler
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Field -> KL of the dynamic frames ``[B, V, T - S]``, and the KL of their latent actions."""
-        if model.dynamics is None or static >= z.shape[1]:
+        if static >= z.shape[1]:
             return {}, None
         prior, action_posterior, action_prior = model.predict_next(_detach_points(z), batch, sampler=sampler)
         target = _detach_points(posterior[:, static:])
@@ -191,7 +201,7 @@ class ELBO(Objective):
         self, model: ComposedWorldModel, batch: Batch, z: Latent, posterior: LatentDist, static: int, sampler: Sampler
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Terms of an implicit dynamics on detached latents ``[B, V, T - 1]``, and the KL of the latent actions."""
-        if model.dynamics is None or z.shape[1] < 2:
+        if z.shape[1] < 2:
             return {}, None
         z, views = z.detach(), z.spec.views
         cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
