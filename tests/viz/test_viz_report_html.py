@@ -158,6 +158,8 @@ def wide_page():
         .curve({f"series number {i}": ([0, 1], [i, 2]) for i in range(9)}, x_label="step", y_label="dB")
         .image(torch.rand(3, 40, 2000), caption="wide")
         .text("command --option=" + "x" * 400)
+        .points(["worldkit " + "y" * 300 + "  what it does", "short  and long " * 40], code=True)
+        .tiles({f"picture {i}": torch.rand(3, 60, 60) for i in range(9)})
     )
 
 
@@ -168,6 +170,17 @@ def test_a_name_has_one_colour_in_all_charts():
     assert legends == [("0", "model"), ("1", "copy"), ("2", "mean"), ("2", "mean"), ("0", "model")]
     drawn = re.findall(r'<polyline [^>]*stroke="var\(--line(\d)\)', page.to_html())
     assert drawn == ["0", "1", "2"] * 2 + ["2", "0"] * 2
+
+
+def test_lists_tiles_and_pages_that_reload():
+    page = HtmlReport("t").points(["a < b", "see  c"]).points(["ls -l  <all> files", "pwd"], code=True)
+    page.tiles({"moves": torch.zeros(2, 3, 8, 8), "stands": torch.zeros(3, 8, 8), "file": b"GIF89a..."})
+    text = page.to_html()
+    assert "<ul><li>a &lt; b</li><li>see  c</li></ul>" in text
+    assert "<ul><li><code>ls -l</code> &lt;all&gt; files</li><li><code>pwd</code> </li></ul>" in text
+    assert text.count("data:image/gif") == 2 and text.count("data:image/png") == 1
+    assert text.count("<figure><img") == 3 and "<figcaption>stands</figcaption>" in text
+    assert "refresh" not in text and '<meta http-equiv="refresh" content="5">' in page.to_html(reload=5)
 
 
 def test_rules_for_small_screens():

@@ -41,6 +41,14 @@ class HtmlReport:
         """Add paragraphs; an empty line starts a new one."""
         return self._add("".join(f"<p>{html.escape(part)}</p>" for part in text.split("\n\n")))
 
+    def points(self, items: Sequence[str], *, code: bool = False) -> HtmlReport:
+        """Add a list; ``code``: what stands before the first two blanks in a row is to be typed."""
+        lines = []
+        for item in items:
+            typed, _, rest = item.partition("  ") if code else ("", "", item)
+            lines.append(f"<li>{f'<code>{html.escape(typed)}</code> ' if code else ''}{html.escape(rest)}</li>")
+        return self._add(f"<ul>{''.join(lines)}</ul>")
+
     def table(self, header: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str = "") -> HtmlReport:
         """Add a table. The first column is set as row names, the others as numbers.
 
@@ -81,6 +89,20 @@ class HtmlReport:
             data.append(still if isinstance(still, bytes) else png_bytes(still))
         return self._pictures(data, caption)
 
+    def tiles(self, pictures: Mapping[str, Tensor | bytes], *, fps: float = 8) -> HtmlReport:
+        """Add pictures or animations side by side, two in a row on a phone.
+
+        Args:
+            pictures: Caption -> ``[3, h, w]``, an animation ``[T, 3, h, w]`` (uint8, or float in [0, 1]), or the bytes
+                of a file. Animations of as many frames keep step.
+            fps: Frames per second of animations.
+        """
+        files = {name: x if isinstance(x, bytes) else gif_bytes(x, fps=fps) if x.ndim == 4 else png_bytes(x)
+                 for name, x in pictures.items()}
+        drawn = "".join(f'<figure><img src="{_source(data)}" alt="{html.escape(name)}">{_figcaption(name)}</figure>'
+                        for name, data in files.items())
+        return self._add(f'<div class="tiles">{drawn}</div>')
+
     def curve(
         self,
         series: Mapping[str, Series],
@@ -116,19 +138,24 @@ class HtmlReport:
         drawn = "".join(charts) + _figcaption(caption)
         return self._add(f'<figure><ul class="legend">{names}</ul>{drawn}</figure>')
 
-    def to_html(self) -> str:
-        """The whole page."""
+    def to_html(self, *, reload: float | None = None) -> str:
+        """The whole page.
+
+        Args:
+            reload: Seconds after which a browser loads it again, for a page that is written again and again.
+        """
         title = html.escape(self.title)
+        again = "" if reload is None else f'<meta http-equiv="refresh" content="{reload:g}">'
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'{again}<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta name="color-scheme" content="light dark"><style>{_CSS}</style></head>'
             f"<body><main><h1>{title}</h1>\n" + "\n".join(self._parts) + "\n</main></body></html>\n"
         )
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the page to one file; replaces it in one step."""
-        page = self.to_html()
+    def write(self, path: str | os.PathLike[str], *, reload: float | None = None) -> None:
+        """Write the page to one file; replaces it in one step. ``reload``: as for `to_html`."""
+        page = self.to_html(reload=reload)
         write_atomically(path, lambda temporary: temporary.write_text(page, "utf-8"))
 
     def _pictures(self, files: Sequence[bytes], caption: str) -> HtmlReport:
@@ -173,6 +200,8 @@ font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:40px 24px 80px}
 h1{font-size:1.9rem;line-height:1.2;letter-spacing:-.015em;margin:0 0 20px}
 h2{font-size:1.25rem;margin:44px 0 12px;padding-bottom:6px;border-bottom:1px solid var(--rule)}
+ul{margin:0 0 14px;padding-left:1.3em;overflow-wrap:anywhere}li{margin:4px 0}
+code{background:var(--rule);padding:2px 5px;border-radius:4px;font-size:.9em}
 p{max-width:72ch;margin:0 0 14px;white-space:pre-line;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:0 0 22px;background:var(--card);border:1px solid var(--rule);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -187,6 +216,8 @@ figure{margin:0 0 22px;padding:16px;background:var(--card);border:1px solid var(
 overflow-x:auto}
 img{display:block;max-width:100%;height:auto;border-radius:4px}
 img+img{margin-top:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 22px}
+.tiles figure{margin:0;padding:10px;max-width:300px}.tiles img{width:100%;image-rendering:pixelated}
 figcaption{margin-top:10px;color:var(--muted);font-size:.88rem;max-width:90ch;overflow-wrap:anywhere}
 .narrow{display:none}
 svg{display:block;width:100%;max-width:1080px;height:auto;

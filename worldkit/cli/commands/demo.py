@@ -13,8 +13,10 @@ from ..output import console
 def add(commands: Commands) -> None:
     """Its arguments."""
     p = command(commands, "demo",
-                "Make data, train a small LPWM from scratch, evaluate it, write report.html. No GPU, no download.")
-    p.add_argument("--seconds", type=positive(float), default=240, help="training time (default: 240)")
+                "Make data, train a small LPWM from scratch, evaluate it, write report.html. No GPU, no download.",
+                "The report is there as soon as the training begins and reloads itself in a browser while it goes on.")
+    p.add_argument("--seconds", type=positive(float), default=240,
+                   help="training time (default: 240); looks at the model and its scoring come on top")
     p.add_argument("--out", default="worldkit-demo", help="folder to write (default: worldkit-demo)")
     p.add_argument("--seed", type=natural, default=0)
     device_argument(p, "auto")
