@@ -157,7 +157,8 @@ def facts_of_run(run: Path, folder: Path, arguments: argparse.Namespace) -> dict
         "weights from": public(card.get("weights from", "")) or None,
         "hardware": arguments.hardware or hardware(record), "torch": record["torch"], "worldkit": record["worldkit"],
         "date": datetime.datetime.fromtimestamp((folder / WEIGHTS_FILE).stat().st_mtime).date().isoformat(),
-        "train": record["train"], "config": record["model"], "log": thinned(log),
+        "train": {key: public(value) if isinstance(value, str) else value for key, value in record["train"].items()},
+        "config": record["model"], "log": thinned(log),
     }
 
 

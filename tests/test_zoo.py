@@ -154,9 +154,13 @@ def run(tmp_path_factory, tiny_model, balls):
     return folder
 
 
-def test_facts_of_a_run(run, zoo):
+def test_facts_of_a_run(run, zoo, monkeypatch):
+    read = zoo.read_json
+    monkeypatch.setattr(zoo, "read_json", lambda path: {
+        **(found := read(path)), "train": {**found["train"], "init_from": str(run.parent / "first")}})
     facts = zoo.facts_of_run(run, run / "best", arguments())
     assert facts["command"] == "worldkit train lpwm-balls-mini --run runs/r"
+    assert facts["train"]["init_from"] == "runs/first"
     assert facts["steps"] in (2, 4) and facts["data options"] == {"num_episodes": 10}
     assert re.fullmatch(r"the best of 2 evaluations on validation clips, step [24] of 4", facts["note"])
     assert facts["config"]["timestep_horizon"] == 3 and "thread(s) of" in facts["hardware"]
