@@ -146,8 +146,26 @@ def test_sampled_rollouts_of_untrained_weights_stay_finite():
     assert isinstance(dynamics(SLOTS).norm, torch.nn.Identity)  # points have no variance: as upstream
 
 
+@torch.no_grad()
+def test_changes_are_added_to_the_newest_frame_and_begin_at_rest():
+    values, changes, z = dynamics(), dynamics(predict_delta=True), slots(5)
+    key = ("slots", "features")
+    changes.load_state_dict(values.state_dict())
+    torch.testing.assert_close(changes.prior(z, EMPTY).params[key], values.prior(z, EMPTY).params[key] + z.features)
+    state = changes.start(z[:, :4], EMPTY)
+    expected = changes.prior(z[:, :4], EMPTY).params[key][:, 3:]
+    torch.testing.assert_close(changes.step(state, EMPTY).params[key], expected)
+    torch.manual_seed(0)
+    for spec in (SLOTS, example_spec()):
+        new, z = SlotFormer(changes.config, spec=spec, anchors={}, window=WINDOW), example_latent(spec, 2, 4)
+        predicted = new.prior(z, EMPTY).mode()
+        for place, value in predicted.values.items():
+            assert torch.equal(value, z.values[place]) or not spec.field(place).dist.movable
+
+
 def test_conformance():
     check_dynamics("slotformer", spec=SLOTS)
+    check_dynamics("slotformer", spec=SLOTS, predict_delta=True)
     check_dynamics("slotformer", memory_length=2)
     check_dynamics("slotformer", spec=example_spec(views=2))
 

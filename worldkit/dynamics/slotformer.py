@@ -3,7 +3,7 @@
 Every prediction reads one window of ``window`` frames: all its tokens attend to one another, in both directions of
 time, and the newest frame's tokens become the next frame. Time is told by a sinusoidal encoding of a frame's age
 (newest = 0), the same for all its tokens; nothing tells tokens of a group apart but their values, so permuted tokens
-give permuted predictions and no token needs an identity. Predicted values are absolute, not changes.
+give permuted predictions and no token needs an identity. Predicted values are absolute, unless ``predict_delta``.
 
 Without a causal mask hidden states of one window cannot serve the next: `prior` evaluates a window per frame, and
 every rollout step recomputes its window, so that ``"streaming"`` rollouts are exact and no faster.
@@ -40,6 +40,8 @@ class SlotFormerConfig(ComponentConfig):
         num_layers: Transformer layers.
         num_heads: Attention heads.
         dropout: On attention weights and after every projection.
+        predict_delta: Predict how fields change that can be moved, unbounded ones (a model without training then
+            repeats the last frame, and need not learn to copy). Upstream predicts values.
     """
 
     name: str = "slotformer"
@@ -47,6 +49,7 @@ class SlotFormerConfig(ComponentConfig):
     num_layers: int = Field(default=4, gt=0)
     num_heads: int = Field(default=8, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    predict_delta: bool = False
 
     @model_validator(mode="after")
     def _check_width(self) -> SlotFormerConfig:
@@ -86,6 +89,19 @@ class SlotFormer(Dynamics):
         # Upstream ends without a norm. Variances must not grow with what a rollout feeds back: they would explode.
         points = all(spec.field(key).dist.point for key in spec.keys())
         self.norm = nn.Identity() if points else nn.LayerNorm(dim)
+        if config.predict_delta:
+            self._start_at_rest()
+
+    @torch.no_grad()
+    def _start_at_rest(self) -> None:
+        """Changes begin at zero (variance 0.01), whatever the tokens say."""
+        for group in self.spec.groups:
+            layer, sizes = self.outputs[group.name], [f.dist.raw_dim(f.dim) for f in group.fields]
+            for f, weight, bias in zip(group.fields, layer.weight.split(sizes), layer.bias.split(sizes), strict=True):
+                start = f.dist.raw_at(bias.new_zeros(f.dim), 0.01) if f.dist.movable else None
+                if start is not None:
+                    weight.zero_()
+                    bias.copy_(start)
 
     def embed(self, z: Latent) -> Tensor:
         groups = ((g.name, [z.values[g.name, f.name] for f in g.fields]) for g in self.spec.groups)
@@ -119,13 +135,15 @@ class SlotFormer(Dynamics):
             x = layer(x, src_key_padding_mask=absent)
         return self.norm(x[:, -count:])
 
-    def _predict(self, tokens: Tensor) -> LatentDist:
+    def _predict(self, tokens: Tensor, newest: Latent) -> LatentDist:
+        """Distributions from tokens ``[B, T, N, D]``; ``newest``: the last frame that each of them has seen."""
         params: dict[Key, Tensor] = {}
         for group, part in zip(self.spec.groups, tokens.split([g.size for g in self.spec.groups], 2), strict=True):
             raw = full_precision(self.outputs[group.name](part))
             columns = raw.split([f.dist.raw_dim(f.dim) for f in group.fields], -1)
             params |= {(group.name, f.name): f.dist.from_raw(c) for f, c in zip(group.fields, columns, strict=True)}
-        return LatentDist(self.spec, params)
+        predicted = LatentDist(self.spec, params)
+        return predicted.shift(newest) if self.config.predict_delta else predicted
 
     def prior(self, z: Latent, cond: Condition) -> LatentDist:
         frames = z.shape[1]
@@ -135,7 +153,7 @@ class SlotFormer(Dynamics):
         end, age = torch.arange(frames, device=padded.device), torch.arange(length, device=padded.device).flip(0)
         absent = repeat(end[:, None] < age, "t w -> (b t) w", b=len(padded))
         memory = repeat(cond.memory, "b l d -> (b t) l d", t=frames) if self.memory_length else None
-        return self._predict(rearrange(self._next(windows, memory, absent), "(b t) n d -> b t n d", t=frames))
+        return self._predict(rearrange(self._next(windows, memory, absent), "(b t) n d -> b t n d", t=frames), z)
 
     def step(self, carry: Carry, cond: Condition) -> LatentDist:
         """As `prior`'s last entry, without the windows before it."""
@@ -143,4 +161,5 @@ class SlotFormer(Dynamics):
         keep: Any = slice(max(0, carry.history.shape[1] - self.window), None)
         seen = carry.cond.at(keep)
         tokens = self._tokens(carry.history[:, keep], seen)
-        return self._predict(self._next(tokens, seen.memory if self.memory_length else None)[:, None])
+        after = self._next(tokens, seen.memory if self.memory_length else None)
+        return self._predict(after[:, None], carry.history[:, -1:])
