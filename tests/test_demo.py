@@ -44,6 +44,15 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_begins(place, t
     assert "Traceback" not in error and (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_folder_of_another_version_says_what_to_type(tmp_path, capsys, monkeypatch):
+    def refuse(*args, **options):
+        raise wk.TrainingError("run folder x belongs to another model configuration: give another folder (--run)")
+
+    monkeypatch.setattr(run, "make_trainer", refuse)
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "give another folder (--out)" in capsys.readouterr().err
+
+
 # -- the stage: a report that is there from the start, gets better, and ends
 
 
@@ -144,18 +153,18 @@ def redrawn(psnr, fg_ari):
 
 
 def test_what_was_learned_and_what_not():
-    good = words.verdict(report([18.0] * 5, [13.0] * 5, [12.0] * 5), redrawn(30.0, 0.95),
-                         WhatIf(torch.zeros(1), [0.1, 0.12]))
+    edit = WhatIf(torch.zeros(1), [0.1, 0.12])
+    good = words.verdict(report([18.0] * 5, [13.0] * 5, [12.0] * 5), redrawn(30.0, 0.95), edit)
     assert "to see: frames it is shown are drawn again at 30.0 dB (the mean frame: 12.0)" in good.learned
-    assert any(re.fullmatch(r"to predict better than a copy of the last given frame: over 5 frames it is 5.0 ± 0.1 dB "
-                            r"closer to the truth", text) for text in good.learned)
+    assert any(re.fullmatch(r"to predict better than a copy of the last given frame: over 5 frames it is "
+                            r"5.00 ± 0.06 dB closer to the truth", text) for text in good.learned)
     assert any("moving one thing in the given frames changes 10 % to 12 % of what" in text for text in good.learned)
     assert [name for name, _ in good.parts()][0] == "What it learned"
 
     bad = words.verdict(report([13.0, 12.5, 11.0], [12.0] * 3, [12.4] * 3), redrawn(13.0, 0.1), None)
     assert not any(text.startswith(("to see", "to tell")) for text in bad.learned)
     assert any("from frame 3 on, one of the two is as close" in text for text in bad.not_learned)
-    assert any(re.search(r"0.2 ± 0.\d dB farther from the truth$", text) for text in bad.not_learned)
+    assert any(re.search(r"0.23 ± 0.\d\d dB farther from the truth$", text) for text in bad.not_learned)
     assert any("nothing that could be moved" in text for text in bad.not_learned)
 
 

@@ -72,6 +72,7 @@ def test_the_list_of_models_with_weights(capsys):
     assert main(["list", "--pretrained"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(name in shown for name in SHIPPED) and "lpwm-sketchy" not in shown and "dB" in shown
+    assert main(["info", "lpwm-balls-mini"]) == 0 and "predicted frames" in capsys.readouterr().out
     assert main(["list", "lpwm-balls*", "--pretrained"]) == 0
     assert main(["list", "lpwm-sketchy", "--pretrained"]) == 2
     error = capsys.readouterr().err

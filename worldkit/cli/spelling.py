@@ -29,6 +29,8 @@ def as_typed(message: str, command: str) -> str:
         >>> as_typed("a.mp4 is damaged: pass on_error='skip' to leave it out", "train")
         'a.mp4 is damaged: pass -o data.on_error=skip to leave it out'
     """
+    if command == "demo":
+        message = message.replace("--run", "--out")
     for pattern, typed in _FIXED:
         message = re.sub(pattern, typed, message)
     message = _options(message, _PARTS.split("|"), "", after=r"(?:(?<=set )|(?<=or )|(?<=and )|(?<=with ))")

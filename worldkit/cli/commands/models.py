@@ -84,9 +84,10 @@ def _nothing_matches(pattern: str, known: list[str]) -> str:
 def run_info(options: Namespace) -> None:
     """``worldkit info``."""
     from ...assembly import build
-    from ...factory import create_config, get_model_spec, list_models
+    from ...factory import create_config, get_model_spec
     from ...model import ComposedWorldModel
     from ...presets import resolve_preset
+    from ...presets.shipped import facts_of
     from ...storage.hub import components, locate, read_config
 
     if is_place(options.model):
@@ -96,7 +97,7 @@ def run_info(options: Namespace) -> None:
         name = resolve_preset(options.model)
         spec, config = get_model_spec(name), create_config(name)
         about = {"preset": name, "summary": spec.summary, "source": spec.source, "paper": spec.paper,
-                 "weights": "yes" if name in list_models(pretrained=True) else "none published"}
+                 "weights": facts_of(spec).get("headline", "yes") if spec.weights else "none published"}
         about |= {f"train.{k}": str(v) for k, v in spec.train.items()} | {f"eval.{k}": str(v) for k, v in
                                                                           spec.eval.items()}
     import torch

@@ -74,7 +74,7 @@ def draw(
 def headline(report: Report) -> str:
     """The numbers in two lines."""
     rows = {row: report.summary(row, "psnr").mean for row in report.scores}
-    over = "; ".join(f"{interval.mean:+.1f} ± {(interval.high - interval.low) / 2:.1f} dB against {SHORT[name]}"
+    over = "; ".join(f"{interval.mean:+.2f} ± {(interval.high - interval.low) / 2:.2f} dB against {SHORT[name]}"
                      for name, interval in margins(report).items())
     return (f"Over {HORIZON} predicted frames of {report.protocol['n']} clips it never saw: {rows['model']:.1f} dB; "
             f"copying {rows['copy last frame']:.1f}, the mean frame {rows['mean training frame']:.1f}. {over} "

@@ -151,7 +151,7 @@ class Stage:
         pictures = look_at(model, self.test, SHOWN)
         self.console.print("[bold]3/3[/] drawing the report")
         say = verdict(predicted, redrawn, pictures.edit)
-        commands = next_commands(result.run, result.seconds, PRESET, DATA)
+        commands = next_commands(result.run, self.seconds, PRESET, DATA)
         judging = time.perf_counter() - begun
         times = (f"{result.seconds:.0f} s of training ({result.step} steps), {looks.spent:.0f} s of looking at it, "
                  f"{judging:.0f} s of scoring; in all {duration(time.perf_counter() - started)} with what came before")

@@ -64,7 +64,7 @@ def _predicts(predicted: Report) -> list[tuple[bool, str]]:
         half, what = (over.high - over.low) / 2, _NAMES[baseline]
         side = "closer to" if over.mean > 0 else "farther from"
         sure = "" if over.excludes_zero else ", which may be chance"
-        text = f"over {horizon} frames it is {abs(over.mean):.1f} ± {half:.1f} dB {side} the truth{sure}"
+        text = f"over {horizon} frames it is {abs(over.mean):.2f} ± {half:.2f} dB {side} the truth{sure}"
         found.append((over.low > 0, f"to predict better than {what}: {text}"))
     return found
 
