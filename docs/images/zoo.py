@@ -34,7 +34,9 @@ def table(names):
         facts, spec = facts_of(preset_spec(name)), preset_spec(name)
         first, *others = facts["evaluation"]
         model, protocol = first["results"]["model"], first["protocol"]
-        over = [difference(model["psnr"]["over"][b]) if b in model["psnr"]["over"] else "-" for b in BASELINES]
+        over = [difference(model["psnr"]["over"][b]) for b in BASELINES]
+        if first["driven by"] != "prior":  # who sees the frames need not copy
+            over[0] = "-"
         given, horizon = protocol["context_frames"], protocol["horizon"]
         scored = (f"{given} frames given, {horizon} predicted" if first["driven by"] == "prior" else
                   f"{given + horizon} frames seen, the last {horizon} drawn again")
