@@ -172,6 +172,13 @@ def test_presets_of_a_plugin(preset_package):
     assert wk.create_config("mine") == wk.create_config("lpwm-balls", dynamics__num_layers=3)
 
 
+def test_a_preset_leaves_out_a_part_that_it_would_inherit(preset_package):
+    (preset_package / "c.toml").write_text('[plain]\nextends = "lpwm-balls"\nconfig.latent_action = "none"\n')
+    wk.register_preset_file("wk_test_presets", "c.toml")
+    assert wk.create_config("plain") == wk.create_config("lpwm-balls", latent_action=None)
+    assert wk.create_config("plain").latent_action is None
+
+
 @pytest.mark.parametrize("text", ['["lpwm-balls"]\n', '["fresh"]\naliases = ["LPWM_balls"]\n'])
 def test_a_plugin_cannot_take_the_name_of_a_preset(preset_package, text):
     (preset_package / "b.toml").write_text(text)
