@@ -1,9 +1,12 @@
 """Every registered component and a range of small models pass the conformance checks."""
 
 import pytest
+import torch
 
 from worldkit import registry
+from worldkit.assembly import build
 from worldkit.config import ObsSpec
+from worldkit.errors import ConfigError
 from worldkit.testing import (
     check_conditioner,
     check_decoder,
@@ -61,8 +64,22 @@ def test_decoder_of_two_views():
 
 def test_pint_variants():
     check_dynamics("pint", predict_delta=True)
+    check_dynamics("pint", predict_changes=True)
     check_dynamics("pint", memory_length=2)
     check_dynamics("pint", spec=example_spec(views=2))
+
+
+def test_pint_that_predicts_changes_begins_with_none():
+    """Without training it repeats the last frame, in rollouts too; with upstream's own option it may not be mixed."""
+    model = build(small_config(dynamics={"predict_changes": True}, latent_action=None))
+    video = torch.rand(2, 3, 3, 32, 32)
+    with torch.no_grad():
+        future = model.rollout(video, 3, deterministic=True)
+    z, last = future.latents, future.context_latents[:, -1:]
+    for key in (k for k in z.spec.keys() if z.spec.field(k).dist.movable):
+        torch.testing.assert_close(z.values[key], last.values[key].expand_as(z.values[key]))
+    with pytest.raises(ConfigError, match="predict_delta adds the last position, predict_changes .*set one of them"):
+        small_config(dynamics={"predict_changes": True, "predict_delta": True})
 
 
 @pytest.mark.parametrize("pool", ["none", "token", "last", "mean", "mlp"])

@@ -5,7 +5,8 @@ AdaLN by the condition plus learned embeddings of token and time. Predicted posi
 (its image patch), not to the previous position.
 
 Source: LPWM (arXiv:2603.04553); upstream modules/modules.py @ 4cf53c4 (DLPDynamics), written from its description.
-Upstream quirk: with ``predict_delta`` the previous position is added although the anchor already is.
+Upstream quirk: with ``predict_delta`` the previous position is added although the anchor already is. Ours:
+``predict_changes``, every movable field relative to its previous value.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..conditions import Condition
@@ -37,7 +38,10 @@ class PINTConfig(ComponentConfig):
         num_heads: Attention heads.
         dropout: On attention weights and after every projection.
         predict_delta: Add the previous position to the predicted mean (upstream option, off in all its configs).
-        scale_prior: Initial mean of predicted scale logits, as a box side over image side in (0, 1).
+        predict_changes: Predict how fields change that can be moved, unbounded ones (`Distribution.movable`), instead
+            of their values: without training, they repeat the last frame. Not upstream's.
+        scale_prior: Initial mean of predicted scale logits, as a box side over image side in (0, 1); only without
+            ``predict_changes``.
     """
 
     name: str = "pint"
@@ -46,7 +50,15 @@ class PINTConfig(ComponentConfig):
     num_heads: int = Field(default=8, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     predict_delta: bool = False
+    predict_changes: bool = False
     scale_prior: float = Field(default=0.1875, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PINTConfig:
+        if self.predict_delta and self.predict_changes:
+            raise ValueError("predict_delta adds the last position, predict_changes adds the last value of every field "
+                             "that can be moved: set one of them")
+        return self
 
 
 @dataclass
@@ -78,8 +90,11 @@ class PINT(Dynamics):
             dim=config.dim, num_layers=config.num_layers, num_heads=config.num_heads, max_frames=window,
             num_tokens=spec.num_tokens + memory_length, dropout=config.dropout,
         )
-        self.head = LatentHead(spec, config.dim, anchors=anchors)
-        self.head.start_from(config.scale_prior)
+        self.head = LatentHead(spec, config.dim, anchors=None if config.predict_changes else anchors)
+        if config.predict_changes:
+            self.head.start_at_rest()
+        else:
+            self.head.start_from(config.scale_prior)
 
     def embed(self, z: Latent) -> Tensor:
         return self.embed_latent(z, mark_views=False)
@@ -89,6 +104,8 @@ class PINT(Dynamics):
 
     def _predict(self, tokens: Tensor, z: Latent) -> LatentDist:
         out = self.head(tokens[:, :, : self.spec.num_tokens])
+        if self.config.predict_changes:
+            return out.shift(z)
         if not self.config.predict_delta:
             return out
         params, key = dict(out.params), self.spec.find("position")
