@@ -1,6 +1,6 @@
 """Convolution stacks: image -> map, map -> image, and the bridges between a map and a flat latent.
 
-Unusual here: on a CPU, inputs run in chunks so that no activation exceeds 32 MiB (larger temporaries are mapped,
+Unusual here: on a CPU, inputs run in chunks so that no activation exceeds 16 MiB (larger temporaries are mapped,
 page-faulted and unmapped by every operation), all in channels-last layout, with norms of our own (`nn.norm`);
 nearest-neighbour doubling followed by a 3x3 convolution runs as ONE transposed convolution with the same result.
 
@@ -26,7 +26,7 @@ from .chunks import at_a_time
 from .norm import GroupNormGELU
 
 Padding = Literal["zeros", "replicate"]
-_CHUNK_BYTES = 2**25 - 1
+_CHUNK_BYTES = 2**24 - 1
 
 
 class ConvConfig(Config):
