@@ -124,6 +124,22 @@ def test_the_report_is_there_from_the_start_gets_better_and_ends(stage, capsys, 
     layout(stage.path)
 
 
+def test_later_looks_take_a_tenth_of_the_time_at_most(monkeypatch, stage):
+    stage, model = stage
+    clock = iter(range(0, 1000, 7))  # every look takes 7 s
+    monkeypatch.setattr(looks.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(looks, "scored", lambda *a, **k: report([12.0] * 5, [11.0] * 5, [10.0] * 5))
+    stage.model = model
+    pictures = looks.look_at(model, stage.open("test"), 0)
+    monkeypatch.setattr(looks, "look_at", lambda *a, **k: pictures)
+    look = looks.Looks(None, None, 0, None, seconds=240, found=lambda found: None)
+    trainer, bar = Run(model), Bar()
+    for seconds in range(0, 240):
+        trainer.progress.seconds = float(seconds)
+        look(trainer, bar)
+    assert [entry.seconds for entry in look.looks] == [3.0, 10.0, 20.0, 40.0, 130.0] and look.spent == 35
+
+
 def test_a_demo_that_breaks_off_leaves_a_page_that_stands_still(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise wk.TrainingError("the loss became nan")

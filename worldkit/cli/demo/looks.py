@@ -24,6 +24,8 @@ CLIPS = 16
 """Clips scored at a look: about a second of one core."""
 FIRST, EVERY, LAST = (3.0, 10.0, 20.0, 40.0), 30.0, 0.9
 """Seconds of training of the first looks, then one every so many; none in the last tenth, since the end comes."""
+SHARE = 0.1
+"""What later looks take at most, of the time of the training: on a busy machine there are fewer of them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,6 @@ class Looks:
         done = trainer.progress.seconds
         if not self.times or done < self.times[0]:
             return
-        self.times = [t for t in self.times if t > done]
         started = time.perf_counter()
         with bar.paused("looking at what it predicts"), trainer.looking() as model:
             report = scored(model, self.valid, self.training, count=CLIPS, split="val", device=trainer.device)
@@ -108,7 +109,10 @@ class Looks:
         self.looks.append(Look(done, trainer.progress.step, report.protocol["n"], psnr, over, pictures,
                                pictures.seen.rows[PREDICTED][CONTEXT:]))
         self.found(self.looks)
-        self.spent += time.perf_counter() - started
+        took = time.perf_counter() - started
+        self.spent += took
+        rest = took / SHARE if len(self.looks) >= len(FIRST) else 0.0
+        self.times = [t for t in self.times if t > done + rest]
         bar.meter.say(in_a_line(self.looks[-1]))
 
 

@@ -158,7 +158,8 @@ class Stage:
         apart = panel(model, self.test[SHOWN]["video"], cell=96)
         ended = Ended(predicted, say, commands, self._shipped(), apart, result.log,
                       f"This demo took {times}. Seed {seed}.")
-        self.write(f"Finished: {times}.", pictures=pictures, ended=ended, reload=None)
+        state = "Finished" if result.finished else "Stopped early; the same command goes on"
+        self.write(f"{state}: {times}.", pictures=pictures, ended=ended, reload=None)
         self._speak(ended, times, result)
 
     def _redrawn(self, model: ComposedWorldModel, count: int) -> Report:
