@@ -15,6 +15,7 @@ from worldkit.cli import main
 from worldkit.errors import CheckpointError, NoPretrainedWeightsError
 from worldkit.presets import packaged_file, preset_spec, shipped
 from worldkit.storage.folders import digest
+from worldkit.storage.hub import save_pretrained
 from worldkit.training import find_protocol
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +134,20 @@ def test_the_page_of_the_zoo_says_what_the_records_say():
     assert drawn.page(SHIPPED) in text
     for name in SHIPPED:
         assert (ROOT / f"docs/images/zoo-{name}.png").stat().st_size > 2000
+
+
+def test_a_model_that_comes_along_is_scored_and_rolled_out_on_its_own_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["-o", "data.num_episodes=2"]
+    assert main(["eval", "lpwm-balls-mini", "--max-clips", "2", "--pictures", "0", *small]) == 0
+    shown = capsys.readouterr().out
+    assert "data: balls-32, which lpwm-balls-mini was trained on" in shown and "data balls-32" in shown
+    assert main(["rollout", "lpwm-balls-mini", "--clips", "1", "--horizon", "1", *small]) == 0
+    save_pretrained(wk.create_model("lpwm-balls-mini", pretrained=True), "model", facts={"data": "a.mp4"})
+    for command in ("eval", "rollout"):
+        assert main([command, "model"]) == 2
+        assert re.search(r"say with --data what \S*model is to predict. It was trained on --data a.mp4",
+                         capsys.readouterr().err)
 
 
 # -- from a run to weights that ship

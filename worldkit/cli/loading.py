@@ -8,36 +8,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnknownComponentError
+from ..errors import ConfigError, UnknownComponentError
 from .output import console
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, where it lies (its preset's name, if in the package), its preset, what results say of its weights."""
+    """A model, where it lies (its preset's name, if in the package), its preset, what results say of its weights.
+
+    ``trained_on``: its data, if known; ``shipped``: it comes along with the package, and so can these.
+    """
 
     model: Any
     place: str
     preset: str | None
     facts: Mapping[str, Any]
+    trained_on: str | None = None
+    shipped: bool = False
 
 
 def load(source: str) -> Loaded:
     """A model by preset name (with weights), folder, run folder or hub id; tells which folder that is."""
     from ..factory import create_model, get_model_spec
     from ..presets import packaged_file, resolve_preset
+    from ..presets.shipped import facts_of
     from ..storage.folders import digest, provenance, read_facts
     from ..storage.hub import load_folder, locate
 
     if is_place(source):
         folder = locate(source)
         console.print(f"model: {folder}", soft_wrap=True)
-        preset = _known_preset(read_facts(folder).get("preset"))
-        return Loaded(load_folder(folder), str(folder.resolve()), preset, provenance(folder))
+        facts = read_facts(folder)
+        return Loaded(load_folder(folder), str(folder.resolve()), _known_preset(facts.get("preset")),
+                      provenance(folder), facts.get("data"))
     model, spec = create_model(source, pretrained=True), get_model_spec(resolve_preset(source))
-    published = str(spec.weights).startswith("hub:")
-    return Loaded(model, spec.name, spec.name, provenance(locate(str(spec.weights))) if published else
-                   {"weights": digest(packaged_file(spec))})
+    if str(spec.weights).startswith("hub:"):
+        return Loaded(model, spec.name, spec.name, provenance(locate(str(spec.weights))))
+    facts = {"weights": digest(packaged_file(spec))}
+    return Loaded(model, spec.name, spec.name, facts, facts_of(spec).get("data"), shipped=True)
+
+
+def data_of(options: Namespace, loaded: Loaded) -> str:
+    """What ``--data`` says; without it, the data that a model was trained on which comes along.
+
+    Raises:
+        ConfigError: it must be said.
+    """
+    if options.data is not None:
+        return options.data
+    if loaded.trained_on is None or not loaded.shipped:
+        known = f". It was trained on --data {loaded.trained_on}" if loaded.trained_on else ""
+        raise ConfigError(f"say with --data what {loaded.place} is to predict{known}")
+    console.print(f"data: {loaded.trained_on}, which {loaded.place} was trained on; --data names others")
+    return loaded.trained_on
 
 
 def is_place(source: str) -> bool:

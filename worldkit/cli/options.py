@@ -67,9 +67,9 @@ def check_place(folder: str | Path, option: str) -> Path:
     return Path(folder)
 
 
-def data_argument(p: ArgumentParser, *, required: bool = True) -> None:
-    """``--data``."""
-    p.add_argument("--data", required=required, help="video file, folder, HDF5 file, or balls, balls-32, push, shapes")
+def data_argument(p: ArgumentParser) -> None:
+    """``--data``; without it, `worldkit.cli.loading.data_of` or the settings of a run may say what else."""
+    p.add_argument("--data", help="video file, folder, HDF5 file, or balls, balls-32, push, shapes")
 
 
 def device_argument(p: ArgumentParser, default: str = "cpu") -> None:

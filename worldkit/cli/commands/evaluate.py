@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import ConfigError
-from ..loading import Loaded, load
+from ..loading import Loaded, data_of, load
 from ..loading import protocol as protocol_of
 from ..options import (
     SPLITS,
@@ -30,7 +30,7 @@ Options change single entries of it, and the result says so. worldkit list shows
 
 examples:
   worldkit eval runs/lpwm-mini --data my_video.mp4
-  worldkit eval lpwm-balls-mini --data balls-32 --protocol balls-med10 -o data.num_episodes=50
+  worldkit eval lpwm-balls-mini --protocol balls-med10 -o data.num_episodes=50        on the data it was trained on
   worldkit eval runs/a runs/b --data PATH --driven-by prior --driven-by inferred      paired intervals of b - a
   worldkit eval runs/a --data PATH --driven-by sampled --samples 20                   and the best of 20
   worldkit eval runs/a --data PATH --protocol lpwm-sketchy-fvd --i3d i3d_torchscript.pt"""
@@ -79,11 +79,12 @@ def run_eval(options: Namespace) -> None:
     loaded = {_short(name, options.model): load(name) for name in options.model}
     if len({found.place for found in loaded.values()}) < len(options.model):
         raise ConfigError("a model is given twice: name each once")
+    data = data_of(options, next(iter(loaded.values())))
     protocol, changed = _protocol(options, next(iter(loaded.values())))
     notes = _other_protocols(options, loaded)
     perceptual, networks = _networks(options, protocol)
     result = compare(
-        {name: found.model for name, found in loaded.items()}, options.data, protocol, changed=changed,
+        {name: found.model for name, found in loaded.items()}, data, protocol, changed=changed,
         facts={name: found.facts for name, found in loaded.items()}, data_options=data_options(options),
         perceptual=perceptual, networks=networks, seed=options.seed, device=options.device, pictures=options.pictures,
     )

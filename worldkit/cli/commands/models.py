@@ -69,8 +69,8 @@ def _list_pretrained(pattern: str) -> None:
         table.add_row(name, f"{megabytes(spec):.1f}" if inside else str(spec.weights), facts.get("data", "-"),
                       facts.get("headline", "-"))
     console.print(table)
-    console.print(f'create_model("{names[0]}", pretrained=True) loads one, worldkit eval {names[0]} --data DATA scores '
-                  "it. How each was made: docs/zoo.md", soft_wrap=True)
+    console.print(f'create_model("{names[0]}", pretrained=True) loads one, worldkit eval {names[0]} scores it. '
+                  "How each was made: docs/zoo.md", soft_wrap=True)
 
 
 def _nothing_matches(pattern: str, known: list[str]) -> str:

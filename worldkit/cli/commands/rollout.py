@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from functools import partial
 
-from ..loading import load, protocol
+from ..loading import data_of, load, protocol
 from ..options import (
     Commands,
     check_device,
@@ -56,7 +56,7 @@ def run_rollout(options: Namespace) -> None:
     loaded = load(options.model)
     model = loaded.model.to(options.device)
     context, horizon = protocol(options, loaded)
-    clips = open_clips(model, options.data, split=options.split, num_frames=context + horizon,
+    clips = open_clips(model, data_of(options, loaded), split=options.split, num_frames=context + horizon,
                        **data_options(options))
     if note := resize_note(options.model, loaded.facts, clips):
         console.print(f"note: {note}", soft_wrap=True)

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     """Its arguments."""
     p = command(commands, "train", "Train a model, or go on with an interrupted run.", _TRAIN_HELP)
     p.add_argument("preset", nargs="?", help="model to train, see worldkit list")
-    data_argument(p, required=False)
+    data_argument(p)
     p.add_argument("--config", metavar="FILE",
                    help="TOML file with preset, data, [model], [train], [data_options], as every run folder has one: "
                         "config.toml; options given besides come on top")
