@@ -39,10 +39,19 @@ def _seed():
     torch.manual_seed(0)
 
 
-def test_rms_norm():
-    x, norm = rand(3, 8), RMSNorm(8).to(D)
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 5, 8), (0, 8)])
+def test_rms_norm(shape):
+    x, norm = rand(*shape), RMSNorm(8).to(D)
     nn.init.normal_(norm.gain)
     agree(norm(x), F.normalize(x, dim=-1) * math.sqrt(8) * norm.gain, (x, norm.gain))
+
+
+def test_rms_norm_of_nothing_and_of_half_precision():
+    norm, zeros = RMSNorm(8), torch.zeros(2, 8, requires_grad=True)
+    norm(zeros).sum().backward()
+    assert not norm(zeros).any() and zeros.grad.isfinite().all() and not norm.gain.grad.any()
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(norm(x.bfloat16()).float(), norm(x), rtol=0.02, atol=0.02)
 
 
 def plain_attention(q, k, v, causal):
