@@ -13,7 +13,7 @@ from worldkit import __version__, create_model
 from worldkit.cli import main
 from worldkit.data import ArraySource, ClipDataset, generate_balls, open_dataset
 from worldkit.errors import ConfigError, DataError, UnknownComponentError
-from worldkit.metrics import PROTOCOLS, Protocol, VideoFeatures, med10
+from worldkit.metrics import PROTOCOLS, Protocol, VideoFeatures, med10, to_unit_xy, tracking_error
 from worldkit.training import compare, evaluate, find_protocol
 from worldkit.training.figures import INFERRED_NOTE
 from worldkit.training.rows import Rows
@@ -45,7 +45,7 @@ def test_object_and_tracking_metrics(tiny_model, known_balls):
     model, clips = tiny_model().eval(), known_balls(12)
     metrics = ("psnr", "med10", "pck", "ari", "fg_ari", "fg_ari_video", "miou")
     report = evaluate(model, clips, context_frames=2, metrics=metrics, starts=True)["prior"]
-    assert set(report.metrics) == {"psnr", "ssim", "tracking_error", "pck", "paired", *metrics[3:], "med10"}
+    assert set(report.metrics) == {"psnr", "ssim", "tracking_error", "pck", "paired", "kept", *metrics[3:], "med10"}
     for row in ("model", "copy last frame"):
         expected = med10(report.scores[row]["tracking_error"])  # NaN for a model that has no particle above 0.5
         assert report.totals[row]["med10"] == pytest.approx(expected, nan_ok=True)
@@ -53,6 +53,30 @@ def test_object_and_tracking_metrics(tiny_model, known_balls):
     assert (still[:, 0] < 3.01 / 64 * 1.74).all() and (still[:, 0] > 0).all()  # at most one frame of motion
     assert "true frames, encoded" in report.scores
     assert report.scores["model"]["miou"].shape == (3, 10)
+
+
+def test_anchored_tokens_are_followed_by_what_they_paint(known_balls):
+    """LPWM hands balls on: by its particles even the true frames, encoded, scored 1.67, as badly as standing still."""
+    model = create_model("lpwm-balls-mini", pretrained=True).eval()
+    report = evaluate(model, known_balls(12), context_frames=2, metrics=("med10", "pck"), starts=True)["prior"]
+    seen, still = (report.totals[row]["med10"] for row in ("true frames, encoded", "copy last frame"))
+    assert seen < 0.06 < 0.9 < still
+    row = report.scores["true frames, encoded"]
+    assert row["paired"].min() == 1 and row["kept"].mean() > 0.98 and row["pck"].mean() > 0.98
+    assert report.protocol["tracking"] == "what tokens paint" and "followed as what tokens paint" in report.footer()
+
+
+def test_tokens_that_stay_with_their_object_are_scored_as_g_swm_does(tiny_model, tiny_overrides, known_balls):
+    model, clips = tiny_model(encoder=tiny_overrides["encoder"] | {"select": "keep"}).eval(), known_balls(12)
+    report = evaluate(model, clips, context_frames=2, metrics=("med10",), starts=True)["prior"]
+    assert report.protocol["tracking"] == "tokens (G-SWM)" and not model.encoder.anchors()
+    items = [clips[i] for i in range(3)]
+    video, position = (torch.stack(x) for x in zip(*((i["video"] / 255, i["state"]["position"]) for i in items),
+                                                   strict=True))
+    z = model.encode(video)[:, 2:]
+    expected = tracking_error(to_unit_xy(position[:, 2:]), to_unit_xy(z.positions.detach()),
+                              presence=z.get("transparency")[..., 0].detach())
+    torch.testing.assert_close(report.scores["true frames, encoded"]["tracking_error"], expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("metric, drop", [("med10", "position"), ("miou", "segmentation")])

@@ -32,12 +32,13 @@ its help, and ``"true frames, encoded"`` are the future itself, encoded and deco
 TITLES = {
     "psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓",
     "med10": "MED10 ↓",
-    "tracking_error": "distance to objects ↓", "pck": "objects within 0.1 (PCK) ↑", "paired": "objects paired ↑",
+    "tracking_error": "distance to objects ↓", "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
+    "kept": "objects kept ↑",
     "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
 
-INCOMPLETE = ("tracking_error", "pck", "miou")
+INCOMPLETE = ("tracking_error", "pck", "kept", "miou")
 """Metrics that some frames do not have (no object there, prediction gone): NaN, left out of means."""
 
 
@@ -47,7 +48,7 @@ DIFFERENCES = ("Differences: paired over the same clips; * = the 95% interval do
 
 ARROWS = "↑ higher is better, ↓ lower is better."
 WORDS = {"context_frames": "frames given", "horizon": "frames predicted", "driven_by": "driven by", "n": "clips",
-         "max_clips": "clips at most"}
+         "max_clips": "clips at most", "tracking": "objects followed as"}
 """Entry of a protocol -> what it is called below a table."""
 
 

@@ -33,8 +33,8 @@ CONSTANT = ("paired", "fg_ari_video")
 """Metrics of a whole clip, which have no curve."""
 _CAPTIONS = {**COLUMNS, "encoded": "the true frames, reconstructed"}
 """What drives a rollout -> what its picture is called."""
-OF_ONE_MODEL = ("name", "weights", "step", TRAINED_ON)
-"""Entries of a report's protocol that say which model it is."""
+OF_ONE_MODEL = ("name", "weights", "step", TRAINED_ON, "tracking")
+"""Entries of a report's protocol that say which model it is, and how its objects were followed."""
 
 
 @dataclass(frozen=True)

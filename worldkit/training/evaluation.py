@@ -146,6 +146,7 @@ def evaluate(
                 rows.add_scores(ENCODED, scorer.encoded_scores(batch.video, truth))
         stated = protocol | {"decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
                              "driven_by": DRIVERS[driver]} | facts
+        stated |= {"tracking": scorer.followed} if scorer.track else {}
         stated |= {"samples": count} if count > 1 else {}
         reports[driver] = rows.report(stated, scorer)
         if count > 1:

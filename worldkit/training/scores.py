@@ -19,9 +19,11 @@ from ..metrics import (
     adjusted_rand_index,
     labels_from_masks,
     mean_iou,
+    painted,
     score_predictions,
     to_unit_xy,
     track,
+    track_things,
     tracked_pck,
     tracking_error,
 )
@@ -29,6 +31,8 @@ from ..model import ComposedWorldModel
 
 TRACKING, OBJECTS = ("med10", "pck"), ("ari", "fg_ari", "fg_ari_video", "miou")
 SETS = ("fvd", "fid")
+TOKENS, PAINTED = "tokens (G-SWM)", "what tokens paint"
+"""What stands for an object in tracking: one token, or the things that anchored tokens paint."""
 Scores = dict[str, Tensor]
 """Metric -> ``[B, H]``."""
 
@@ -50,6 +54,19 @@ class Truth:
     position: Tensor | None = None
     visible: Tensor | None = None
     segmentation: Tensor | None = None
+
+    @property
+    def target(self) -> tuple[Tensor, Tensor | None]:
+        """Positions behind the predicted frames, and which of them can be seen."""
+        first = self.context.shape[1]
+        assert self.position is not None
+        return self.position[:, first:], None if self.visible is None else self.visible[:, first:]
+
+    @property
+    def still(self) -> Tensor:
+        """Positions in the last given frame, ``[B, M, 2]``."""
+        assert self.position is not None
+        return self.position[:, self.context.shape[1] - 1]
 
     @classmethod
     def of(cls, items: Sequence[Mapping[str, Any]], batch: Batch, context_frames: int) -> Truth:
@@ -75,6 +92,8 @@ class Scorer:
         metrics: Names of `worldkit.metrics.protocols.METRICS`. PSNR and SSIM always come along.
         perceptual: LPIPS network; LPIPS is scored if there is one.
         networks: ``"fvd"`` and ``"fid"`` -> features.
+    Attributes:
+        followed: What stands for an object in tracking: `PAINTED` if the encoder anchors positions, else `TOKENS`.
     Raises:
         ConfigError: the model has no tokens with positions or masks that the metrics need, or a network is missing.
     """
@@ -88,6 +107,7 @@ class Scorer:
         self.segment = any(name in OBJECTS for name in metrics)
         self.networks = {name: networks[name] for name in SETS if name in networks}
         self.metrics = tuple(metrics)
+        self.followed = PAINTED if "position" in model.encoder.anchors() else TOKENS
         for name in SETS:
             if name in metrics and name not in networks:
                 raise ConfigError(f"{name.upper()} needs networks={{'{name}': ...}}; see worldkit.metrics.video")
@@ -102,11 +122,11 @@ class Scorer:
     def model_scores(self, rollout: Any, truth: Truth) -> Scores:
         """Scores of a rollout of the model."""
         scores = self.image_scores(flat(rollout.video).clamp(0, 1), truth)  # decoders may leave the range
+        drawn = self._drawn(rollout.latents)
         if self.track:
-            scores |= self._tracking(*_tokens(rollout.latents), truth)
+            scores |= self._tracking(rollout.latents, drawn, truth)
         if self.segment:
-            decoded = self.model.decode(rollout.latents, masks=True)
-            scores |= self._objects(decoded.masks, decoded.background_mask, truth)
+            scores |= self._objects(drawn, truth)
         return scores
 
     def still_scores(self, truth: Truth) -> Scores:
@@ -114,9 +134,8 @@ class Scorer:
         frames = truth.video.shape[1]
         scores = self.image_scores(repeat(truth.context[:, -1], "b c h w -> b t c h w", t=frames), truth)
         if self.track and truth.position is not None:
-            last = truth.context.shape[1] - 1
-            still = repeat(truth.position[:, last], "b m xy -> b t m xy", t=frames)
-            scores |= self._tracking(still, torch.ones_like(still[..., 0]), truth)
+            still = repeat(truth.still, "b m xy -> b t m xy", t=frames)
+            scores |= _token_scores(still, torch.ones_like(still[..., 0]), truth, self.metrics)
         if self.segment and truth.segmentation is not None:
             last = truth.segmentation[:, truth.context.shape[1] - 1]
             scores |= _object_scores(repeat(last, "b h w -> b t h w", t=frames), truth, self.metrics)
@@ -124,7 +143,8 @@ class Scorer:
 
     def encoded_scores(self, video: Tensor, truth: Truth) -> Scores:
         """Tracking scores of the model's own perception of the true frames: what a perfect prediction would score."""
-        return self._tracking(*_tokens(self.model.encode(video)[:, truth.context.shape[1]:]), truth)
+        z = self.model.encode(video)[:, truth.context.shape[1]:]
+        return self._tracking(z, self._drawn(z), truth)
 
     def image_scores(self, video: Tensor, truth: Truth) -> Scores:
         """PSNR, SSIM and (with a network) LPIPS."""
@@ -139,31 +159,60 @@ class Scorer:
             found["fid"] = self.networks["fid"](rearrange(video, "b t c h w -> (b t) c h w"))
         return found
 
-    def _tracking(self, position: Tensor, presence: Tensor, truth: Truth) -> Scores:
+    def _drawn(self, z: Latent) -> Any:
+        """`worldkit.Decoded`, with masks, for the metrics that look at it; else None."""
+        wanted = self.segment or (self.track and self.followed == PAINTED)
+        return self.model.decode(z, masks=True) if wanted else None
+
+    def _masks(self, drawn: Any, what: str) -> Tensor:
+        """``[B, T, K, H, W]``."""
+        if drawn.masks is None:
+            raise ConfigError(
+                f"{what} need masks, and decoder '{self.model.config.decoder.name}' draws none: leave them out"
+            )
+        return drawn.masks[..., 0, :, :]
+
+    def _tracking(self, z: Latent, drawn: Any, truth: Truth) -> Scores:
         if truth.position is None:
             raise DataError("MED10 and PCK need true positions, and this data has no state 'position': leave them out")
-        context = truth.context.shape[1]
-        visible = None if truth.visible is None else truth.visible[:, context:]
-        facts = {"visible": visible, "presence": presence}
-        target = truth.position[:, context:]
-        distance, paired = track(target, position, **facts)
-        scores = {"tracking_error": tracking_error(target, position, **facts)}
-        if "pck" in self.metrics:
-            scores["pck"] = tracked_pck(distance, visible=visible)
-        seen = torch.ones_like(paired) if visible is None else visible[:, 0]
-        return scores | {"paired": _over_time((paired & seen).sum(-1) / seen.sum(-1).clamp(min=1), target.shape[1])}
+        if self.followed == TOKENS:
+            return _token_scores(*_tokens(z), truth, self.metrics)
+        paint = painted(self._masks(drawn, "MED10 and PCK of anchored tokens"), drawn.video, drawn.background)
+        target, visible = truth.target
+        distance, paired, kept = track_things(target, truth.still, paint, drawn.video, visible=visible)
+        return _tracking_scores(distance.nanmean(-1), distance, paired, kept, truth, self.metrics)
 
-    def _objects(self, masks: Tensor | None, background: Tensor | None, truth: Truth) -> Scores:
-        if masks is None:
-            raise ConfigError(
-                f"ARI and mIoU need masks, and decoder '{self.model.config.decoder.name}' draws none: leave them out"
-            )
-        masks = masks[..., 0, :, :]
-        if background is None:
+    def _objects(self, drawn: Any, truth: Truth) -> Scores:
+        masks = self._masks(drawn, "ARI and mIoU")
+        if drawn.background_mask is None:
             labels = labels_from_masks(masks)
         else:  # it competes with the objects
-            labels = labels_from_masks(torch.cat([background, masks], 2), background_below=None)
+            labels = labels_from_masks(torch.cat([drawn.background_mask, masks], 2), background_below=None)
         return _object_scores(labels.cpu(), truth, self.metrics)
+
+
+def _token_scores(position: Tensor, presence: Tensor, truth: Truth, metrics: Sequence[str]) -> Scores:
+    """Of tokens that stand for one object each."""
+    target, visible = truth.target
+    facts = {"visible": visible, "presence": presence}
+    distance, paired = track(target, position, **facts)
+    errors = tracking_error(target, position, **facts)
+    return _tracking_scores(errors, distance, paired, ~distance.isnan(), truth, metrics)
+
+
+def _tracking_scores(
+    errors: Tensor, distance: Tensor, paired: Tensor, kept: Tensor, truth: Truth, metrics: Sequence[str]
+) -> Scores:
+    """Errors ``[B, T]``, and of every object: distance, kept ``[B, T, M]``, paired ``[B, M]``."""
+    target, visible = truth.target
+    seen = torch.ones_like(kept) if visible is None else visible
+    first = seen[:, 0]
+    share = (paired & first).sum(-1) / first.sum(-1).clamp(min=1)
+    scores = {"tracking_error": errors}
+    if "pck" in metrics:
+        scores["pck"] = tracked_pck(distance, visible=visible)
+    return scores | {"paired": _over_time(share, target.shape[1]),
+                     "kept": (kept & seen).sum(-1).double() / seen.sum(-1)}  # NaN where nothing can be seen
 
 
 def _object_scores(labels: Tensor, truth: Truth, metrics: Sequence[str]) -> Scores:
