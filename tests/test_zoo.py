@@ -136,6 +136,14 @@ def test_the_page_of_the_zoo_says_what_the_records_say():
         assert (ROOT / f"docs/images/zoo-{name}.png").stat().st_size > 2000
 
 
+def test_the_picture_of_a_model_with_actions_shows_the_opposite_ones(tiny_model):
+    drawn = load(ROOT / "docs/images/zoo.py")
+    batch = wk.Batch(torch.rand(1, 5, 3, 32, 32), conditions={"action": torch.rand(1, 5, 2)})
+    plain = drawn.strip(tiny_model().eval(), wk.Batch(batch.video), 3)
+    steered = drawn.strip(tiny_model(conditioners={"action": {"name": "action", "dim": 2}}).eval(), batch, 3)
+    assert steered.shape[-1] == plain.shape[-1] and steered.shape[-2] == plain.shape[-2] + 106 + 4  # a row more
+
+
 def test_a_model_that_comes_along_is_scored_and_rolled_out_on_its_own_data(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["-o", "data.num_episodes=2"]

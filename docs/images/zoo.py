@@ -5,6 +5,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import worldkit as wk
@@ -68,10 +69,23 @@ def page(names):
     return "\n\n".join(["<!-- zoo -->", table(names), *map(record, names), "<!-- end -->"])
 
 
+def strip(model, batch, context_frames):
+    """Truth, prediction and what was found; of a model with actions also what it predicts for the opposite ones."""
+    from worldkit.training.glance import PREDICTED, Glance, glance
+
+    seen = glance(model, batch, context_frames=context_frames)
+    if "action" not in model.conditioners or not seen.predicts:
+        return seen.strip()
+    action = batch.conditions["action"].clone()
+    action[:, context_frames - 1:] *= -1  # the first of them leads to the first predicted frame
+    other = replace(batch, conditions={**batch.conditions, "action": action})
+    rows = {"the opposite actions": glance(model, other, context_frames=context_frames).rows[PREDICTED]}
+    return Glance(seen.rows | rows, seen.context_frames, seen.predicts).strip()
+
+
 def draw(name):
-    """Truth, prediction and what was found, of a test clip."""
+    """A picture of a shipped model on a test clip."""
     from worldkit.data import collate
-    from worldkit.training.glance import glance
     from worldkit.training.recipes import open_clips
     from worldkit.viz import save_png
 
@@ -79,8 +93,7 @@ def draw(name):
     protocol = facts["evaluation"][0]["protocol"]
     clips = open_clips(model, facts["data"], split="test", num_frames=protocol["context_frames"] + protocol["horizon"],
                        **facts.get("data options", {}))
-    seen = glance(model, collate([clips[CLIP]]), context_frames=protocol["context_frames"])
-    save_png(seen.strip(), HERE / f"zoo-{name}.png")
+    save_png(strip(model, collate([clips[CLIP]]), protocol["context_frames"]), HERE / f"zoo-{name}.png")
 
 
 def main():
