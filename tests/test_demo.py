@@ -60,7 +60,7 @@ def test_a_run_folder_of_another_version_says_what_to_type(tmp_path, capsys, mon
 def stage(tmp_path, monkeypatch):
     """A stage on a few episodes, and a model with weights."""
     opened = run.open_clips
-    monkeypatch.setattr(run, "open_clips", lambda *a, **k: opened(*a, **k, num_episodes=2))
+    monkeypatch.setattr(run, "open_clips", lambda *a, **k: opened(*a, **{**k, "num_episodes": 2}))
     monkeypatch.setattr(looks, "CLIPS", 2)
     return run.Stage(tmp_path / "new/report.html", 25), wk.create_model("lpwm-balls-mini", pretrained=True)
 

@@ -20,8 +20,8 @@ from ...training.progress import ProgressBar
 from .what_if import WhatIf, what_if
 
 CONTEXT, HORIZON = 5, 5
-CLIPS = 16
-"""Clips scored at a look: about a second of one core."""
+CLIPS = 8
+"""Clips scored at a look: about half a second of one core."""
 FIRST, EVERY, LAST = (3.0, 10.0, 20.0, 40.0), 30.0, 0.9
 """Seconds of training of the first looks, then one every so many; none in the last tenth, since the end comes."""
 SHARE = 0.1

@@ -31,8 +31,8 @@ from .page import RELOAD, Ended, draw, headline
 from .words import next_commands, verdict
 
 PRESET, DATA = "lpwm-balls-mini", "balls-32"
-CLIPS, SEEN = 200, 32
-"""Test clips that are predicted at the end, and drawn again, at most."""
+CLIPS, SEEN, SEGMENTS = 200, 32, {"segments": True, "num_episodes": 4}
+"""Test clips that are predicted at the end, and drawn again, at most; the latter are of the first four episodes."""
 SHOWN = 0
 """Test clip that the report shows."""
 LEAST = 10.0
@@ -66,7 +66,7 @@ def demo(*, out: str | Path, seconds: float, seed: int = 0, device: str | None =
     stage.write("Making the data.")
     try:
         trainer = make_trainer(PRESET, DATA, run=Path(out) / f"run-{seconds:g}s-seed{seed}", train_overrides={
-            "seconds": seconds, "seed": seed, "eval_every": 10**9, "eval_clips": 8, "log_every": 5, "device": device})
+            "seconds": seconds, "seed": seed, "eval_every": 10**9, "eval_clips": 4, "log_every": 5, "device": device})
         looks = trainer.after_step = stage.begin(trainer.model)
         result = trainer.fit()
         if trainer.ema is not None:
@@ -164,7 +164,7 @@ class Stage:
 
     def _redrawn(self, model: ComposedWorldModel, count: int) -> Report:
         """Test clips that are seen whole and drawn again, with their true segments."""
-        return evaluate(model, self.open("test", segments=True), context_frames=CONTEXT, driven_by=("encoded",),
+        return evaluate(model, self.open("test", **SEGMENTS), context_frames=CONTEXT, driven_by=("encoded",),
                         training_mean=self.mean, max_clips=count, metrics=("psnr", "fg_ari"))["encoded"]
 
     def _shipped(self) -> tuple[str, Tensor] | None:
