@@ -70,7 +70,7 @@ def test_colours_tell_discs_apart_that_change_places_fast():
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.2])
-def test_a_lost_thing_never_pays(drift):
+def test_a_lost_thing_is_no_better_than_standing_still(drift):
     """Whether it was predicted well or off by ``drift``, a disc that fades is as far as where it was, or still."""
     predicted = CROSSING + torch.tensor([0.0, drift]) * torch.linspace(0, 1, 12)[:, None, None]
     whole = scored(CROSSING, paint(predicted, [RED, BLUE]))[0]

@@ -66,6 +66,14 @@ def test_anchored_tokens_are_followed_by_what_they_paint(known_balls):
     assert report.protocol["tracking"] == "what tokens paint" and "followed as what tokens paint" in report.footer()
 
 
+def test_anchored_tokens_without_masks_cannot_be_followed(tiny_model, known_balls, monkeypatch):
+    model = tiny_model().eval()
+    drawn = model.decode
+    monkeypatch.setattr(model, "decode", lambda z, masks=False: drawn(z))
+    with pytest.raises(ConfigError, match="MED10 and PCK of anchored tokens need masks, and decoder 'particle'"):
+        evaluate(model, known_balls(12), context_frames=2, metrics=("med10",))
+
+
 def test_tokens_that_stay_with_their_object_are_scored_as_g_swm_does(tiny_model, tiny_overrides, known_balls):
     model, clips = tiny_model(encoder=tiny_overrides["encoder"] | {"select": "keep"}).eval(), known_balls(12)
     report = evaluate(model, clips, context_frames=2, metrics=("med10",), starts=True)["prior"]

@@ -79,7 +79,7 @@ def find_things(paint: Tensor, picture: Tensor) -> Spots:
         paint: What every token paints, ``[K, H, W]``, as `painted` gives it.
         picture: ``[C, H, W]``.
     """
-    paint = paint * (paint > VISIBLE)
+    paint, picture = (paint * (paint > VISIBLE)).double(), picture.double()
     paint = paint[paint.flatten(1).any(1)]
     paint = paint[paint.sum((-1, -2)).argsort(descending=True, stable=True)]
     tokens = Spots.of(paint, picture)
@@ -123,7 +123,7 @@ def follow_things(paint: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
 def track_things(
     truth: Tensor, still: Tensor, paint: Tensor, video: Tensor, *, visible: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance of every object to the thing it was paired with in the first frame; losing one never pays.
+    """Distance of every object to the thing it was paired with in the first frame, no less than standing still if lost.
 
     Pairs are made by `worldkit.metrics.match_objects` in the first frame and then frozen. An object without a thing is
     as far off as one that stands still; one whose thing is lost is as far off as from where it was seen last, and no
@@ -148,16 +148,16 @@ def track_things(
     check_shape(still, "b m xy", name="still", b=b, m=m, xy=2)
     frame = check_shape(paint, "b t k h w", name="paint", b=b, t=t)
     check_shape(video, "b t c h w", name="video", b=b, t=t, h=frame["h"], w=frame["w"])
-    truth, still, paint, video = (x.detach().double().cpu() for x in (truth, still, paint, video))
+    truth, still = (x.detach().cpu().double() for x in (truth, still))
     visible = torch.ones(b, t, m, dtype=torch.bool) if visible is None else visible.cpu().bool()
     check_shape(visible, "b t m", name="visible", b=b, t=t, m=m)
-    clips = [_track(*clip) for clip in zip(truth, still, paint, video.clamp(0, 1), visible, strict=True)]
+    clips = [_track(*clip) for clip in zip(truth, still, paint, video, visible, strict=True)]
     distance, paired, kept = map(torch.stack, zip(*clips, strict=True))
     return distance.where(visible, torch.nan), paired, kept
 
 
 def _track(truth: Tensor, still: Tensor, paint: Tensor, video: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
-    centers, found = follow_things(paint, video)
+    centers, found = follow_things(paint.detach().cpu(), video.detach().cpu().clamp(0, 1))
     chosen = match_objects(truth[0], centers[0], valid=visible[0], present=found[0])
     paired = chosen >= 0
     nothing = (still - truth).norm(dim=-1)  # [T, M]
