@@ -56,7 +56,7 @@ def test_object_and_tracking_metrics(tiny_model, known_balls):
 
 
 def test_anchored_tokens_are_followed_by_what_they_paint(known_balls):
-    """LPWM hands balls on: by its particles even the true frames, encoded, scored 1.67, as badly as standing still."""
+    """LPWM hands balls on: by its particles even the true frames, encoded, scored 1.57, standing still 1.75."""
     model = create_model("lpwm-balls-mini", pretrained=True).eval()
     report = evaluate(model, known_balls(12), context_frames=2, metrics=("med10", "pck"), starts=True)["prior"]
     seen, still = (report.totals[row]["med10"] for row in ("true frames, encoded", "copy last frame"))
