@@ -1,11 +1,11 @@
 """Presets: named models as data. One TOML file per family; a number's source stands beside it as a comment.
 
 A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
-sub-tables ``config`` (a `WorldModelConfig`; ``latent_action = "none"`` leaves out a part that would be inherited, as on
-the command line), ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data``
+sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data``
 is what ``worldkit ablate`` takes without ``--data``, its ``protocols`` are what shipped weights are scored by as well)
 and ``alternatives``: sizes of parts one may swap in (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is
-far from the parts' own defaults.
+far from the parts' own defaults. ``"none"`` leaves out what would be inherited, as on the command line
+(``latent_action = "none"`` in ``config``, ``ema = "none"`` in ``train``).
 """
 
 from __future__ import annotations
@@ -123,13 +123,16 @@ def preset_spec(name: str) -> ModelSpec:
     table, provider = _tables[name]
     own = {k: table[k] for k in ("summary", "source", "paper", "weights", "extends") if k in table}
     base = preset_spec(table["extends"]) if "extends" in table else ModelSpec("")
-    own_parts = {part: table.get(part, {}) for part in _TABLES}
-    own_parts["config"] = {key: None if value == "none" else value for key, value in own_parts["config"].items()}
-    parts = {part: merge(getattr(base, part), own_parts[part]) for part in _TABLES}
+    parts = {part: merge(getattr(base, part), _left_out(table.get(part, {}))) for part in _TABLES}
     return ModelSpec(
         name=name, aliases=tuple(table.get("aliases", ())), provider=provider,
         **{"paper": base.paper, "source": base.source, **own}, **parts,
     )
+
+
+def _left_out(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table whose entries ``"none"`` remove what would be inherited: TOML has no null."""
+    return {key: None if value == "none" else value for key, value in table.items()}
 
 
 def packaged_file(spec: ModelSpec) -> Traversable:
