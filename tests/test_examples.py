@@ -49,10 +49,21 @@ def test_from_videos_to_a_shared_model(tmp_path):
     assert "copy last frame" in (tmp_path / "my-model/README.md").read_text()
 
 
+def test_other_actions(tmp_path):
+    """A few clips only; docs/what_if.md has 200."""
+    out = run("05_other_actions.py", "--clips", "8", cwd=tmp_path)
+    assert (tmp_path / "other_actions.png").exists()
+    for name in ("as told", "the other way"):
+        gain = re.search(rf"steered {name}: nearer to its own future than to the other by (\S+) ± (\S+) dB", out)
+        assert float(gain[1]) - float(gain[2]) > 0
+    inside, apart = re.search(r"prediction, (\S+) ± .*; difference (\S+) ±", out).groups()
+    assert float(inside) > 70 and float(apart) > 40
+
+
 def test_no_example_is_forgotten():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",
-        "04_from_videos_to_a_shared_model.py",
+        "04_from_videos_to_a_shared_model.py", "05_other_actions.py",
     }
 
 

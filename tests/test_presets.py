@@ -173,7 +173,8 @@ def test_presets_of_a_plugin(preset_package):
 
 
 def test_a_preset_leaves_out_a_part_that_it_would_inherit(preset_package):
-    (preset_package / "c.toml").write_text('[plain]\nextends = "lpwm-balls"\nconfig.latent_action = "none"\ntrain.batch_size = "none"\n')
+    left_out = 'config.latent_action = "none"\ntrain.batch_size = "none"\n'
+    (preset_package / "c.toml").write_text(f'[plain]\nextends = "lpwm-balls"\n{left_out}')
     wk.register_preset_file("wk_test_presets", "c.toml")
     assert wk.create_config("plain") == wk.create_config("lpwm-balls", latent_action=None)
     assert wk.create_config("plain").latent_action is None and "batch_size" not in wk.get_model_spec("plain").train
