@@ -74,9 +74,7 @@ class GroupEmbed(nn.Module):
         return torch.cat([anchors, position - anchors], -1)
 
     def forward(self, z: Latent, score: Tensor | None = None) -> Tensor:
-        gate = None
-        if self.gated:
-            gate = (z.values[self.group, "transparency"] > PRESENCE_GATE).to(z.values[self.group, "transparency"].dtype)
+        present = z.values[self.group, "transparency"] > PRESENCE_GATE if self.gated else None
         columns = []
         for name in self.fields:
             if name == "score" and name in self.derived:
@@ -86,7 +84,7 @@ class GroupEmbed(nn.Module):
             else:
                 value = z.values[self.group, name]
             if name in self.stand_ins:
-                value = gate * value + (1 - gate) * self.stand_ins[name]
+                value = torch.where(present, value, self.stand_ins[name])
             columns.append(self.project[name](value))
         return self.join(columns[0] if self.single else torch.cat(columns, -1))
 
