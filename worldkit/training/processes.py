@@ -165,6 +165,10 @@ class Sharded:
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
+        # Loading asks for the state of all. Parameters without a gradient so far (a part that rests) get Adam's first.
+        for parameter in (p for group in optimizer.param_groups for p in group["params"] if p not in optimizer.state):
+            optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(parameter),
+                                          "exp_avg_sq": torch.zeros_like(parameter)}
         return get_optimizer_state_dict(self.model, optimizer, options=self.options)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
