@@ -213,3 +213,14 @@ def test_what_is_black_is_not_moved():
         assert "visible" in str(error)
     else:
         assert not edit.visible
+
+
+def test_the_demo_computes_with_one_thread_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(2)
+    with run.one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with run.one_thread():
+        assert torch.get_num_threads() == 2
