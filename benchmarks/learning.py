@@ -118,12 +118,16 @@ def worker(options: argparse.Namespace) -> None:
     except ImportError:  # its name before
         from worldkit.training.evaluate import evaluate
 
+    def wait() -> None:
+        if not sys.stdin.readline():
+            sys.exit("nobody is waiting for this side any more")
+
     class Sliced(training.Trainer):
         """Measures its CPU time and waits at the end of every slice."""
 
         def _loop(self):
             self._clips = recipes.open_clips(self.model, options.data, split="val", num_frames=CONTEXT + HORIZON)
-            sys.stdin.readline()
+            wait()
             self._spent, self._since = 0.0, time.process_time()
             super()._loop()
 
@@ -138,7 +142,7 @@ def worker(options: argparse.Namespace) -> None:
             frames = [round(point.mean, 3) for point in report.curve("model", "psnr")]
             print(json.dumps({"cpu": round(spent, 2), "step": self.progress.step, "frames": frames,
                               "psnr": round(report.summary("model", "psnr").mean, 3)}), flush=True)
-            sys.stdin.readline()
+            wait()
             self._spent, self._since = spent, time.process_time()
 
     torch.set_num_threads(1)
