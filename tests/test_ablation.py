@@ -41,7 +41,7 @@ DATA = {"num_episodes": 3, "episode_length": 20}
 TINY = {**MODEL, "train.batch_size": 4, "data": DATA}
 PROTOCOL = dict(context_frames=2, horizon=3, clips=4)
 SWAPS = {"latent_action": ["gaussian", None], "decoder": ["particle", None]}
-SETTINGS = {"train.lr": [6e-4, 1e38]}
+SETTINGS = {"train.lr": [1e-3, 1e38]}
 COMMON = dict(swaps=SWAPS, settings=SETTINGS, seeds=2, budget="2steps", overrides=TINY, isolate=False,
               show_progress=False, **PROTOCOL)
 
@@ -76,9 +76,9 @@ def test_swaps_and_settings_multiply_and_the_baseline_comes_first():
 
 
 def test_the_unchanged_preset_is_added_with_its_own_values():
-    variants = small(settings={"dynamics.num_layers": [4], "train.lr": [1e-3]})
-    assert [v.values for v in variants] == [{"dynamics.num_layers": 2, "train.lr": 6e-4},
-                                            {"dynamics.num_layers": 4, "train.lr": 1e-3}]
+    variants = small(settings={"dynamics.num_layers": [4], "train.lr": [2e-3]})
+    assert [v.values for v in variants] == [{"dynamics.num_layers": 2, "train.lr": 1e-3},
+                                            {"dynamics.num_layers": 4, "train.lr": 2e-3}]
     assert variants[0].baseline and not variants[1].baseline
 
 
