@@ -56,7 +56,7 @@ def one_thread() -> Iterator[None]:
     """PyTorch computes with one thread inside, unless the environment says how many (``OMP_NUM_THREADS``).
 
     So small a model gains little from more, and on cores that others use as well, threads wait for one another after
-    every operation: two threads on two busy cores made a step in 1.4 s that takes one of them 0.3 s.
+    every operation: two threads on two busy cores made a step in 1.4 s that took one of them 0.2 s.
     """
     before = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in os.environ:
