@@ -47,12 +47,17 @@ class _RMSNorm(torch.autograd.Function):
         return (grad * gain).addcmul_(unit, mean, value=-1).mul_(factor), along.reshape(-1, len(gain)).sum(0)
 
 
-def attention_weights(q: Tensor, k: Tensor, causal: bool) -> Tensor:
-    """Softmax over keys, ``[M, L, d]``, ``[M, S, d]`` -> ``[M, L, S]``; ``causal``: last query = last key in time."""
-    bias = q.new_zeros(1, q.shape[1], k.shape[1])
+def attention_weights(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None = None) -> Tensor:
+    """Softmax over keys, ``[M, L, d]``, ``[M, S, d]`` -> ``[M, L, S]``; ``causal``: last query = last key in time.
+
+    ``bias`` ``[heads, L, S]`` is added to the logits; M is a multiple of its heads.
+    """
+    start = q.new_zeros(1, q.shape[1], k.shape[1])
     if causal:
-        bias = bias.fill_(-torch.inf).triu(1 + k.shape[1] - q.shape[1])
-    return torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
+        start = start.fill_(-torch.inf).triu(1 + k.shape[1] - q.shape[1])
+    if bias is not None:
+        start = (start + bias).to(q.dtype).repeat(len(q) // len(bias), 1, 1)
+    return torch.baddbmm(start, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
 
 
 class Attention(Checkpointed):
@@ -76,19 +81,27 @@ class Attention(Checkpointed):
         q, k, v = rearrange(self.qkv(x), "... l (three h d) -> three ... h l d", three=3, h=self.num_heads)
         return q, k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-        """Attention and output projection: ``[..., L, D]``. ``causal``: the last query is the last key's time."""
-        out = self.run(self._mix, *(x.flatten(0, -4) for x in (q, k, v)), causal)  # kernels want four axes
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, bias: Tensor | None = None
+    ) -> Tensor:
+        """Attention and output projection: ``[..., L, D]``.
+
+        Args:
+            q, k, v: As `heads` gives them.
+            causal: The last query is the last key's time.
+            bias: In place of ``causal``: added to the logits, ``[heads, L, S]``; -inf hides a key.
+        """
+        out = self.run(self._mix, *(x.flatten(0, -4) for x in (q, k, v)), causal, bias)  # kernels want four axes
         out = self.proj(rearrange(out, "m h l d -> m l (h d)").unflatten(0, q.shape[:-3]))
         return dropout(out, self.dropout) if self.training else out
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None) -> Tensor:
         """Values ``[M, heads, S, d]`` mixed by attention: ``[M, heads, L, d]``."""
         p = self.dropout if self.training else 0.0
         if p and q.device.type == "cpu":  # the fused kernel of CPUs knows no dropout
-            weights = dropout(attention_weights(q.flatten(0, 1), k.flatten(0, 1), causal), p)
+            weights = dropout(attention_weights(q.flatten(0, 1), k.flatten(0, 1), causal, bias), p)
             return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, q.shape[:2])
-        mask, square = None, q.shape[-2] == k.shape[-2]
+        mask, square = None if bias is None else bias.to(q.dtype), q.shape[-2] == k.shape[-2]
         if causal and not square and q.shape[-2] > 1:
             ones = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
             mask = ones.tril(k.shape[-2] - q.shape[-2])

@@ -1,17 +1,21 @@
-"""Autoregressive use of a `SpatioTemporalTransformer`: append a frame, get the transformed last frame.
+"""Autoregressive use of a causal transformer over frames: append a frame, get the transformed last frame.
 
 Inside the window an appended frame costs one frame: keys and values of the past are kept. When the sequence outgrows
-the window, time embeddings move and every hidden state changes. ``exact`` then recomputes the window for every frame
-(what training saw), keeping what does not change: tokens, and what conditions add to the AdaLN modulations.
+the window, the oldest frame goes and every hidden state changes (time embeddings move, too). ``exact`` then recomputes
+the window for every frame (what training saw), keeping what does not change: tokens, and what conditions add to the
+AdaLN modulations.
 ``streaming`` drops the oldest half instead, recomputes once and goes on with kept keys and values: an APPROXIMATION,
 every answer being the exact one for a shorter history of half a window to a whole window.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .joint_transformer import JointTransformer
 from .transformer import Memory, SpatioTemporalTransformer
 
 
@@ -19,19 +23,21 @@ class Rolling:
     """Sliding-window state.
 
     Args:
-        transformer: Transforms tokens ``[B, T, N, D]``.
+        transformer: Transforms tokens ``[B, T, N, D]``; a `JointTransformer` reads no conditions.
         window: Most frames seen at once; at most ``transformer.max_frames``.
         streaming: Use the approximate mode beyond the window.
     """
 
-    def __init__(self, transformer: SpatioTemporalTransformer, *, window: int, streaming: bool = False):
+    def __init__(
+        self, transformer: SpatioTemporalTransformer | JointTransformer, *, window: int, streaming: bool = False
+    ):
         self.transformer, self.window, self.streaming = transformer, window, streaming
         self.memory: Memory | None = Memory()  # None: does not hold the past, recompute
         self.tokens: Tensor | None = None
         self.cond: Tensor | None = None
         self.projected: list[Tensor] | None = None
 
-    def append(self, tokens: Tensor, cond: Tensor | None) -> Tensor:
+    def append(self, tokens: Tensor, cond: Tensor | None = None) -> Tensor:
         """Add frames and transform them.
 
         Args:
@@ -42,15 +48,19 @@ class Rolling:
         """
         self._extend(tokens, cond)
         if self.memory is not None and self.memory.length + tokens.shape[1] <= self.window:
-            return self.transformer(tokens, cond, memory=self.memory)
+            return self._transform(tokens, cond=cond, memory=self.memory)
         if self.streaming:
             self._keep(max(1, self.window // 2))
             self.memory = Memory()
-            return self.transformer(self.tokens, self.cond, memory=self.memory)[:, -1:]
+            return self._transform(self.tokens, cond=self.cond, memory=self.memory)[:, -1:]
         self.memory = None
-        return self.transformer(self.tokens, self.cond, projected=self._project(tokens.shape[1]), last_only=True)
+        projected = self._project(tokens.shape[1])
+        return self._transform(self.tokens, cond=self.cond, projected=projected, last_only=True)
 
-    def remember(self, tokens: Tensor, cond: Tensor | None) -> None:
+    def _transform(self, tokens: Tensor, **options: Any) -> Tensor:
+        return self.transformer(tokens, **{name: value for name, value in options.items() if value is not None})
+
+    def remember(self, tokens: Tensor, cond: Tensor | None = None) -> None:
         """Add frames to the history without transforming them; the next `append` recomputes the window."""
         self._extend(tokens, cond)
         self.memory = None

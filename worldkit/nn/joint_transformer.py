@@ -1,0 +1,135 @@
+"""The transformer of DDLP's PINT: joint attention over all tokens of all frames so far, with a relative bias.
+
+Unlike the factorised transformer of LPWM (`nn.transformer`), every token sees every token of its own frame and of all
+earlier ones in one attention. Nothing but a bias on the attention tells tokens and frames apart: the sum of a learned
+number for the distance in time and one for the distance in token number, per layer and head. The tables are as long as
+the window allows, whatever the length of the sequence at hand, so a short history looks like a long one's start.
+
+Source: DDLP (arXiv:2306.05957); upstream github.com/taldatech/ddlp @ 5686275, written from its description.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .attention import Attention, FeedForward
+from .checkpoint import Checkpointed
+from .transformer import Memory
+
+
+class RelativeBias(nn.Module):
+    """Additive attention bias that is a sum over the distance in time and the distance in token number.
+
+    Args:
+        num_heads: Attention heads.
+        max_frames: Longest sequence.
+        num_tokens: Most tokens per frame.
+    """
+
+    def __init__(self, num_heads: int, max_frames: int, num_tokens: int):
+        super().__init__()
+        self.time = nn.Parameter(0.02 * torch.randn(2 * max_frames - 1, num_heads))
+        self.token = nn.Parameter(0.02 * torch.randn(2 * num_tokens - 1, num_heads))
+
+    def forward(self, queries: int, frames: int, tokens: int) -> Tensor:
+        """Bias of the last ``queries`` frames towards all ``frames``, -inf for later ones.
+
+        Returns:
+            ``[heads, queries * tokens, frames * tokens]``, frame by frame.
+        """
+        clock, row = (torch.arange(n, device=self.time.device) for n in (frames, tokens))
+        age = clock - clock[frames - queries:, None]  # [queries, frames], positive = later than the query
+        time = self.time.t()[:, age + len(self.time) // 2].masked_fill(age > 0, -torch.inf)
+        token = self.token.t()[:, row - row[:, None] + len(self.token) // 2]
+        bias = time[:, :, None, :, None] + token[:, None, :, None, :]
+        return rearrange(bias, "h t n s m -> h (t n) (s m)")
+
+
+class JointBlock(Checkpointed):
+    """Pre-norm block (LayerNorm) over the tokens of all frames."""
+
+    when = frozenset({"all"})
+
+    def __init__(self, dim: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float):
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, num_heads, dropout)
+        self.bias = RelativeBias(num_heads, max_frames, num_tokens)
+        self.norm2, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(lambda x: self.extend(x)[0], x)
+
+    def extend(
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, last_only: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames after the remembered ones -> (tokens, all keys, all values); ``last_only``: tokens of the last."""
+        tokens = x.shape[2]
+        q, k, v = self.attention.heads(rearrange(self.norm1(x), "b t n d -> b (t n) d"))
+        if past is not None:
+            k, v = torch.cat([past[0], k], -2), torch.cat([past[1], v], -2)
+        if last_only:
+            q, x = q[..., -tokens:, :], x[:, -1:]
+        bias = self.bias(x.shape[1], k.shape[-2] // tokens, tokens)
+        out = self.attention.attend(q, k, v, bias=bias)
+        x = x + rearrange(out, "b (t n) d -> b t n d", n=tokens)
+        return x + self.feed_forward(self.norm2(x)), k, v
+
+
+class JointTransformer(nn.Module):
+    """Tokens ``[B, T, N, D]`` -> tokens ``[B, T, N, D]``; frame t sees frames 0..t only.
+
+    Args:
+        dim, num_layers, num_heads, dropout: As everywhere.
+        max_frames: Longest sequence.
+        num_tokens: Most tokens per frame.
+    Raises:
+        ValueError: ``dim`` is no multiple of ``num_heads``, or a sequence is too long or too wide.
+    Example:
+        >>> net = JointTransformer(dim=8, num_layers=2, num_heads=2, max_frames=4, num_tokens=3, dropout=0.0)
+        >>> x, memory = torch.randn(1, 3, 3, 8), Memory()
+        >>> steps = [net(x[:, t : t + 1], memory=memory) for t in range(3)]  # every frame costs one frame
+        >>> torch.allclose(torch.cat(steps, 1), net(x), atol=1e-5)
+        True
+    """
+
+    def __init__(self, *, dim: int, num_layers: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float):
+        super().__init__()
+        self.max_frames, self.num_tokens = max_frames, num_tokens
+        self.blocks = nn.ModuleList(
+            JointBlock(dim, num_heads, max_frames, num_tokens, dropout) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, dim, bias=False)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, *, memory: Memory | None = None, last_only: bool = False) -> Tensor:
+        """Transform tokens.
+
+        Args:
+            x: ``[B, T, N, D]``; with a memory, the frames that follow the remembered ones.
+            memory: Updated in place with the keys and values of ``x``.
+            last_only: Return the last frame only, ``[B, 1, N, D]``.
+        """
+        frames, tokens = x.shape[1:3]
+        total = frames + (0 if memory is None else memory.length)
+        if total > self.max_frames or tokens > self.num_tokens:
+            raise ValueError(f"{total} frames of {tokens} tokens do not fit the transformer's {self.max_frames} of "
+                             f"{self.num_tokens}")
+        for layer, block in enumerate(self.blocks):
+            last = last_only and layer == len(self.blocks) - 1
+            if memory is None and not last:
+                x = block(x)
+                continue
+            past = (memory.keys[layer], memory.values[layer]) if memory is not None and memory.length else None
+            x, keys, values = block.extend(x, past, last)
+            if memory is not None:
+                memory.keys[layer:layer + 1], memory.values[layer:layer + 1] = [keys], [values]
+        if memory is not None:
+            memory.length = total
+        return self.head(self.norm(x))
