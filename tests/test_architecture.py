@@ -32,7 +32,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "presets": {"config", "registry", "errors"},
     "nn": {"component", "config", "errors", "distributions"},  # distributions know no latents
     **{kind: BASICS | {"nn", "compat", "lazy"} for kind in COMPONENTS},
-    "objectives": BASICS | {"lazy"},
+    "objectives": BASICS | {"lazy", "nn"},
     "wiring": BASICS | {"dynamics"},
     "contract": BASICS | COMPONENTS | {"objectives"},
     "assembly": {"contract", "wiring", "config", "registry", "errors"},

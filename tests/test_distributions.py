@@ -137,3 +137,15 @@ def test_beta_samples_and_gradients_equal_torchs():
     assert torch.equal(ours, theirs)
     for x, y in zip(gradients, torch.autograd.grad((theirs.sin() * 3).sum(), [a, b]), strict=True):
         assert torch.allclose(x, y, rtol=1e-10) and (x != 0).any()
+
+
+def test_a_beta_of_two_numbers_by_exponentials():
+    """As in DDLP: any positive a and b; what is tiny is drawn as the floor, but stays what it is in the KL."""
+    beta = Beta(tied=False, link="exp", floor=1e-5)
+    raw = torch.tensor([[0.3, -0.7], [-20.0, -30.0]], dtype=torch.float64)
+    params = beta.from_raw(raw)
+    assert torch.equal(params, raw.exp())
+    assert beta.mode(params)[1] == 0.5  # 1e-5 and 1e-5
+    assert torch.isfinite(beta.sample(params, Sampler(), "x")).all()
+    assert torch.equal(beta.kl(params, params), torch.zeros(2, dtype=torch.float64))
+    assert torch.equal(beta.kl(params, params.flip(0)), Beta(tied=False).kl(params, params.flip(0)))

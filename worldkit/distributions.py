@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -283,6 +283,17 @@ class Beta(Distribution):
 
     ``tied=True`` leaves one degree of freedom, as in LPWM: with ``g = sigmoid(raw)``,
     ``a = low^(1-g) high^g`` and ``b = low^g high^(1-g)``, so that ``a b = low high``.
+    ``tied=False`` has two: ``softplus(raw) + low`` each, or, with ``link="exp"``, ``exp(raw)`` as in DDLP.
+
+    Attributes:
+        tied, low, high: See above.
+        link: What makes positive numbers of a network's output, if there are two of them.
+        floor: Samples are drawn as if ``a`` and ``b`` were at least this (parameters and KL stay as they are).
+
+    Example:
+        >>> beta = Beta(tied=False, link="exp", floor=1e-5)
+        >>> beta.from_raw(torch.tensor([0.0, -20.0])).tolist()[0], beta.mode(torch.tensor([1.0, 0.0])).item() < 1
+        (1.0, True)
     """
 
     support = (0.0, 1.0)
@@ -290,6 +301,8 @@ class Beta(Distribution):
     tied: bool = True
     low: float = 1e-4
     high: float = 100.0
+    link: Literal["softplus", "exp"] = "softplus"
+    floor: float = 0.0
 
     def param_dim(self, dim: int) -> int:
         return 2 * dim
@@ -306,12 +319,12 @@ class Beta(Distribution):
         if anchor is not None:
             raise TypeError("Beta fields take no anchor")
         if not self.tied:
-            return torch.nn.functional.softplus(raw) + self.low
+            return raw.exp() if self.link == "exp" else torch.nn.functional.softplus(raw) + self.low
         gate, low, high = torch.sigmoid(raw), math.log(self.low), math.log(self.high)
         return torch.cat([torch.exp((1 - gate) * low + gate * high), torch.exp(gate * low + (1 - gate) * high)], -1)
 
     def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
-        return sampler.beta(name, *self.split(params))
+        return sampler.beta(name, *self.split(params.clamp(min=self.floor) if self.floor else params))
 
     def kl(self, params: Tensor, prior: Tensor) -> Tensor:
         """Closed form. As upstream, 1e-5 is added inside every lgamma and digamma argument."""
