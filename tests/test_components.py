@@ -69,6 +69,16 @@ def test_pint_variants():
     check_dynamics("pint", spec=example_spec(views=2))
 
 
+def test_pint_joint_variants():
+    check_dynamics("pint-joint", predict_delta=False)
+    check_dynamics("pint-joint", depth_logvar="shared", hidden_dim=24)
+    check_dynamics("pint-joint", memory_length=2)
+    check_dynamics("pint-joint", spec=example_spec(views=2))
+    check_dynamics("pint-joint", spec=example_spec(kind="patches"))
+    with pytest.raises(ConfigError, match="dim 10 must be divisible by num_heads 4"):
+        small_config(dynamics={"name": "pint-joint", "dim": 10, "num_heads": 4})
+
+
 def test_pint_that_predicts_changes_begins_with_none():
     """Without training it repeats the last frame, in rollouts too; with upstream's own option it may not be mixed."""
     model = build(small_config(dynamics={"predict_changes": True}, latent_action=None))

@@ -33,7 +33,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "patch": {"hidden_dim": 16, "cnn": _CNN},
         "slot": {"channels": (8, 8)}},
     "dynamics": {
-        "pint": _TRANSFORMER, "slotformer": _TRANSFORMER, "gru": {"dim": 16, "num_heads": 2},
+        "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
+        "gru": {"dim": 16, "num_heads": 2},
         "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2}},
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
     "conditioner": {"action": {"dim": 3}, "language": {"embed_dim": 5, "max_length": 2}},
