@@ -14,10 +14,8 @@ Source: github.com/taldatech/lpwm @ 4cf53c4.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from torch import Tensor
 
 from ..assembly import build
 from ..config import WorldModelConfig
-from ..errors import CheckpointError, ConfigError
-from ..files import no_torch_file, reason
+from ..errors import ConfigError
 from ..model import ComposedWorldModel
+from .state import Target, fill, read_hparams, read_state
 
 ALIASES = (
     ("encoder_module.prior_encoder.", "encoder_module.particle_enc.prior_encoder."),
@@ -141,18 +139,6 @@ _PREFIXES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where an upstream tensor goes: a parameter of ours, or some rows of it (in this order)."""
-
-    name: str
-    rows: Tensor | slice | None = None
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """The part of our tensor (a weight or its gradient) that the upstream tensor corresponds to."""
-        return tensor if self.rows is None else tensor[self.rows]
-
-
 def canonical_key(key: str) -> str:
     """Upstream key with alias prefixes replaced."""
     for alias, prefix in ALIASES:
@@ -205,45 +191,9 @@ def _rows(part: str, parameter: Tensor, model: ComposedWorldModel) -> Tensor | s
 
 
 def load_state(model: ComposedWorldModel, state: Mapping[str, Tensor]) -> None:
-    """Fill a model with an official state dict.
-
-    Raises:
-        CheckpointError: listing every upstream key that has no place, that has the wrong size, and every parameter of
-            ours that stays empty.
-    """
-    unused, wrong, filled = [], [], dict.fromkeys(dict(model.named_parameters()), 0)
-    parameters = dict(model.named_parameters())
-    seen: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for given, tensor in state.items():
-            key = canonical_key(given)
-            if _BUFFERS.search(key):
-                continue
-            if key in seen:
-                if not torch.equal(seen[key], tensor):
-                    wrong.append(f"{given} differs from {key}, which should be the same tensor")
-                continue
-            seen[key] = tensor
-            target = target_of(key, model)
-            if target is None:
-                unused.append(given)
-                continue
-            part = target.read(parameters[target.name])
-            if part.numel() != tensor.numel():
-                wrong.append(f"{given} is {list(tensor.shape)}, but {target.name} needs {list(part.shape)}")
-                continue
-            rows = slice(None) if target.rows is None else target.rows
-            parameters[target.name][rows] = tensor.to(part.dtype).reshape(part.shape)
-            filled[target.name] += part.numel()
-    empty = [name for name, count in filled.items() if count != parameters[name].numel()]
-    problems = [f"{title}:\n    " + "\n    ".join(keys) for title, keys in (
-        ("keys with no place in this model", unused), ("keys that do not fit", wrong),
-        ("parameters the checkpoint does not fill", empty)) if keys]
-    if problems:
-        raise CheckpointError(
-            "the checkpoint and its hparams disagree\n  " + "\n  ".join(problems) +
-            "\n  Is this the hparams.json of the same run?"
-        )
+    """Fill a model with an official state dict; see `convert.state.fill`."""
+    kept = {key: tensor for key, tensor in state.items() if not _BUFFERS.search(canonical_key(key))}
+    fill(model, kept, canonical=canonical_key, target_of=lambda key: target_of(key, model))
 
 
 def config_from_hparams(hparams: Mapping[str, Any]) -> WorldModelConfig:
@@ -352,48 +302,8 @@ def from_lpwm(checkpoint: str | Path, hparams: str | Path | Mapping[str, Any]) -
         CheckpointError: the file is damaged, or keys and hparams disagree (every such key is listed).
         ConfigError: the hparams ask for something that is not supported.
     """
-    if not isinstance(hparams, Mapping):
-        try:
-            hparams = json.loads(Path(hparams).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"cannot read hparams {hparams}: it is no JSON ({error}). --hparams names the "
-                              "hparams.json of the run, the other file is its checkpoint (.pth)") from error
-        except OSError as error:
-            raise ConfigError(f"cannot read hparams {reason(error)}") from error
-        if not isinstance(hparams, Mapping):
-            raise ConfigError(f"hparams are a table of names and values, got a {type(hparams).__name__}")
+    table = read_hparams(hparams)
     state = read_state(checkpoint)
-    model = build(config_from_hparams(hparams))
+    model = build(config_from_hparams(table))
     load_state(model, state)
     return model.eval()
-
-
-def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
-    """The state dict in a file of ``torch.save``, itself or as the entry ``"model"`` or ``"state_dict"``.
-
-    Raises:
-        CheckpointError: no such file, one of another kind, a damaged one, or one that holds something else.
-    """
-    try:
-        if other := no_torch_file(Path(checkpoint)):
-            raise CheckpointError(f"cannot read checkpoint {checkpoint}: {other}; give the .pth file of the run")
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such checkpoint: {checkpoint}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {reason(error)}; give the .pth file of the run") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        cause = (f"it holds more than tensors ({found[1]}), which is not read: save the model's state_dict()"
-                 if found else f"{type(error).__name__}: {reason(error)}")
-        raise CheckpointError(f"cannot read checkpoint {checkpoint}: {cause}") from error
-    if isinstance(state, Mapping):
-        state = next((state[name] for name in ("model", "state_dict") if isinstance(state.get(name), Mapping)), state)
-    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        held = f": it has {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
-        raise CheckpointError(
-            f"{checkpoint} holds a {type(state).__name__} that is no state dict (names -> tensors){held}"
-        )
-    return state
