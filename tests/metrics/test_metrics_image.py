@@ -105,6 +105,31 @@ def test_perceptual_network_is_piqas(monkeypatch, states, network):
     assert network(x, x).abs().max() == 0
 
 
+def test_squared_features_are_what_torchvision_leaves_behind(states, network, monkeypatch):
+    """DDLP takes the layers 2, 7, 12, 21 and 30, in whose place torchvision's ReLUs have written theirs."""
+    layers, x, y = import_torchvision().models.vgg16().features, images(0, b=2, size=33), images(1, b=2, size=33)
+    layers.load_state_dict({k.removeprefix("features."): v for k, v in states[0].items()})
+
+    def taps(image):
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        hidden, kept = (image - mean) / std, []
+        for index, layer in enumerate(layers):
+            hidden = layer(hidden)
+            kept += [hidden] if index in (2, 7, 12, 21, 30) else []
+        return kept
+
+    with torch.no_grad():
+        expected = sum((a - b).square().flatten(1).sum(1) for a, b in zip(taps(x), taps(y), strict=True))
+    torch.testing.assert_close(network.squared_features(x, y), expected, rtol=1e-4, atol=0)
+    monkeypatch.setattr("worldkit.metrics.perceptual._CPU_LIMIT", 1)
+    torch.testing.assert_close(network.squared_features(x, y), expected, rtol=1e-4, atol=0)
+    x.requires_grad_(), y.requires_grad_()
+    network.squared_features(x, y).sum().backward()
+    assert x.grad is None and y.grad.abs().max() > 0
+    with pytest.raises(ShapeError, match="VGG loss of DDLP needs images of at least 32 x 32 pixels, got 24 x 24"):
+        network.squared_features(images(0), images(1))
+
+
 def test_chunks_do_not_change_the_distance(monkeypatch, network):
     x, y = images(0, size=32), images(1, size=32)
     whole = network(x, y)

@@ -1,4 +1,4 @@
-"""LPIPS with VGG16: a measure of how different two images look, and LPWM's reconstruction loss.
+"""LPIPS with VGG16: a measure of how different two images look, and LPWM's reconstruction loss; DDLP's, too.
 
 The network is written out here, so that it needs neither torchvision nor piqa and can be a training loss: it runs in
 channels-last layout, in chunks on a CPU, and only the second image receives a gradient. Its weights come from two
@@ -8,7 +8,7 @@ official files that worldkit neither ships nor writes into checkpoints. AlexNet 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ HEADS_URL = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Convolution widths of VGG16. LPIPS compares the last activation of each block: relu1_2, 2_2, 3_3, 4_3, 5_3."""
+
+SQUARED_TAPS = (1, 3, 5, 9)
+"""Convolutions whose activation DDLP's loss compares, counted from 0: relu1_2, 2_2, 3_2, 4_3; pool5 comes on top."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CPU_LIMIT = 32 * 2**20  # bytes per activation: above, glibc hands pages back to the system after every use
@@ -117,15 +120,38 @@ class VGGPerceptual(nn.Module):
         Raises:
             ShapeError: if the shapes differ, or the images are smaller than 16 pixels.
         """
+        return self._in_chunks(self._distance, x, y, smallest=16)
+
+    def squared_features(self, x: Tensor, y: Tensor) -> Tensor:
+        """Summed squared differences of raw activations (`SQUARED_TAPS` and pool5): part of DDLP's loss.
+
+        Args:
+            x: Images, ``[B, 3, H, W]``, in [0, 1]; H, W >= 32. Constant.
+            y: Images of the same shape and range; receives the gradient.
+        Returns:
+            One sum per pair, ``[B]``.
+        Raises:
+            ShapeError: if the shapes differ, or the images are smaller than 32 pixels.
+        Source:
+            github.com/taldatech/ddlp @ 5686275, written from its description. Upstream names the taps by the
+            convolutions; torchvision's ReLUs work in place, so that it compares their outputs.
+        """
+        return self._in_chunks(self._squares, x, y, smallest=32)
+
+    def _in_chunks(
+        self, distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, *, smallest: int
+    ) -> Tensor:
         sizes = check_shape(x, "b c h w", name="x", c=3)
         check_shape(y, "b c h w", name="y", **sizes)
-        if min(sizes["h"], sizes["w"]) < 16:
-            raise ShapeError(f"LPIPS needs images of at least 16 x 16 pixels, got {sizes['h']} x {sizes['w']}")
+        if min(sizes["h"], sizes["w"]) < smallest:
+            what = "LPIPS" if distance == self._distance else "the VGG loss of DDLP"
+            raise ShapeError(f"{what} needs images of at least {smallest} x {smallest} pixels, got {sizes['h']} x "
+                             f"{sizes['w']}")
         chunk = max(1, sizes["b"])
         if x.device.type == "cpu":
             chunk = max(1, _CPU_LIMIT // (4 * BLOCKS[0][0] * sizes["h"] * sizes["w"]))
         parts = zip(x.split(chunk), y.split(chunk), strict=True)
-        return torch.cat([self._distance(a, b) for a, b in parts])
+        return torch.cat([distance(a, b) for a, b in parts])
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -136,18 +162,36 @@ class VGGPerceptual(nn.Module):
             total = total + reduce(weighted, "b h w -> b", "mean")
         return total
 
-    def _features(self, image: Tensor) -> list[Tensor]:
-        """Activations after each block with unit length over channels, ``[B, C_k, H_k, W_k]``."""
+    def _squares(self, x: Tensor, y: Tensor) -> Tensor:
+        def taps(image: Tensor) -> list[Tensor]:
+            activations = self._activations(image)
+            return [*(activations[i] for i in SQUARED_TAPS), F.max_pool2d(activations[-1], 2)]
+
+        with torch.no_grad():
+            constants = taps(x)
+        return sum(reduce((a - b).square(), "b c h w -> b", "sum") for a, b in zip(constants, taps(y), strict=True))
+
+    def _activations(self, image: Tensor) -> list[Tensor]:
+        """What every convolution and its ReLU give, ``[B, C, H_k, W_k]`` each."""
         mean, std = rearrange(self.mean, "c -> c 1 1"), rearrange(self.std, "c -> c 1 1")
-        hidden = ((image.float() - mean) / std).contiguous(memory_format=torch.channels_last)
-        features = []
+        hidden = ((image.to(mean.dtype) - mean) / std).contiguous(memory_format=torch.channels_last)
+        activations = []
         for k, names in enumerate(self.convolutions):
             if k > 0:
                 hidden = F.max_pool2d(hidden, 2)
             for name in names:
                 weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
                 hidden = F.relu(F.conv2d(hidden, weight, bias, padding=1))
-            features.append(hidden / (torch.linalg.vector_norm(hidden, dim=1, keepdim=True) + 1e-10))
+                activations.append(hidden)
+        return activations
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        """Activations after each block with unit length over channels, ``[B, C_k, H_k, W_k]``."""
+        activations, features, last = self._activations(image), [], -1
+        for names in self.convolutions:
+            last += len(names)
+            length = torch.linalg.vector_norm(activations[last], dim=1, keepdim=True)
+            features.append(activations[last] / (length + 1e-10))
         return features
 
 

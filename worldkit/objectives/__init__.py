@@ -7,6 +7,7 @@ A module loads when its component is used. Your own may register with a decorato
 from ..lazy import lazy_exports
 from ..registry import register_objective
 
+register_objective("ddlp", "worldkit.objectives.ddlp:DDLP", aliases=("dlpv2",))
 register_objective("elbo", "worldkit.objectives.elbo:ELBO")
 register_objective("reconstruction", "worldkit.objectives.reconstruction:Reconstruction")
 register_objective("two-stage", "worldkit.objectives.two_stage:TwoStage")

@@ -23,10 +23,9 @@ the batch is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, reduce
 from pydantic import Field
 from torch import Tensor
@@ -34,11 +33,11 @@ from torch import Tensor
 from ..batch import Batch
 from ..config import ComponentConfig, Config
 from ..distributions import Sampler
-from ..latents import Key, Latent, LatentDist, LatentSpec
+from ..latents import Latent, LatentDist
 from .base import Loss, Objective
+from .terms import action_kl, by_field, detach_points, frame_weights, implicit_terms, notes, place, presence, summary
 
 if TYPE_CHECKING:
-    from ..latent_actions import ActionDist
     from ..model import ComposedWorldModel
 
 
@@ -122,24 +121,24 @@ class ELBO(Objective):
             factor = rec_terms.new_ones(frames)
             factor[static:] = weights.dynamics_reconstruction
             rec_terms = rec_terms * factor
-        parts = {k: _place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
+        parts = {k: place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
         dynamic, action = {}, None
         if moving:
-            dynamic, action = (self._dynamic_kl if explicit else self._implicit)(
-                model, batch, z, posterior, static, sampler)
+            dynamic, action = (self._dynamic_kl(model, batch, z, posterior, static, sampler) if explicit
+                               else implicit_terms(model, batch, z, sampler))
         start = static if explicit else 1
-        presence = spec.sum_views(_presence(z))
+        present = spec.sum_views(presence(z))
         per_frame = {
             "reconstruction": rec_terms,
             "kl": sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items()),
-            "kl_dynamics": _place(sum(dynamic.values()), start, frames) if dynamic else None,
-            "kl_latent_action": None if action is None else _place(action, start, frames),
-            "transparency": _place(presence[:, :, :static].square(), 0, frames),
+            "kl_dynamics": place(sum(dynamic.values()), start, frames) if dynamic else None,
+            "kl_latent_action": None if action is None else place(action, start, frames),
+            "transparency": place(present[:, :, :static].square(), 0, frames),
         }
         if not explicit:
             per_frame["dynamics"] = per_frame.pop("kl_dynamics")
         done = None if warmup else batch.done_mask
-        share = _frame_weights(done, rec_terms)
+        share = frame_weights(done, rec_terms)
         totals = {k: (v * share).sum(2).mean() for k, v in per_frame.items() if torch.is_tensor(v)}
         factor = {"kl_dynamics": weights.dynamics, "dynamics": 1.0, "kl_latent_action": weights.dynamics,
                   "reconstruction": weights.reconstruction, "kl": weights.kl, "transparency": weights.transparency}
@@ -148,18 +147,9 @@ class ELBO(Objective):
         terms |= {f"{'kl_dynamics' if explicit else 'dynamics'}/{k}": v.sum(2).mean() for k, v in dynamic.items()}
         terms["psnr"] = -10 * torch.log10(rec["mse"].mean())
         if spec.find("transparency") is not None:
-            terms["visible_particles"] = presence.mean()
+            terms["visible_particles"] = present.mean()
         norm = self.scale if done is not None else self.scale / frames
-        return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | self._summary(posterior))
-
-    def _summary(self, posterior: LatentDist) -> dict[str, Tensor]:
-        """What upstream's progress bar shows: mean Beta a and b of transparency, mean box side over image side."""
-        terms = {}
-        if (key := posterior.spec.find("transparency")) is not None:
-            terms |= posterior.spec.field(key).dist.summary(posterior.params[key].detach())
-        if (key := posterior.spec.find("scale")) is not None:
-            terms["scale"] = torch.sigmoid(posterior.mean(*key)).mean().detach()
-        return terms
+        return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | summary(posterior))
 
     def _reconstruction(self, video: Tensor, z: Latent, model: ComposedWorldModel) -> dict[str, Tensor]:
         """Per frame ``[B, V, T]``: the reconstruction loss, and the mean squared error."""
@@ -179,7 +169,7 @@ class ELBO(Objective):
         """Field -> KL of the static frames, ``[B, V, S]``."""
         spec, prior, terms = model.encoder.spec, model.encoder.static_prior(encoding), {}
         if prior is not None:
-            terms = _by_field(encoding.posterior[:, :static].kl(prior[:, :static]), encoding.latent[:, :static])
+            terms = by_field(encoding.posterior[:, :static].kl(prior[:, :static]), spec, encoding.latent[:, :static])
         for name, value in model.encoder.regularizers(encoding).items():
             value = rearrange(value[:, :static], "b t -> b 1 t") / spec.views * self.config.weights.features
             name = "position" if name == "proposals" else name
@@ -192,94 +182,10 @@ class ELBO(Objective):
         """Field -> KL of the dynamic frames ``[B, V, T - S]``, and the KL of their latent actions."""
         if static >= z.shape[1]:
             return {}, None
-        prior, action_posterior, action_prior = model.predict_next(_detach_points(z), batch, sampler=sampler)
-        target = _detach_points(posterior[:, static:])
-        terms = _by_field(target.kl(prior[:, static - 1:]), z[:, static:])
-        return terms, _action_kl(action_posterior, action_prior, model.encoder.spec, static - 1)
-
-    def _implicit(
-        self, model: ComposedWorldModel, batch: Batch, z: Latent, posterior: LatentDist, static: int, sampler: Sampler
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Terms of an implicit dynamics on detached latents ``[B, V, T - 1]``, and the KL of the latent actions."""
-        if z.shape[1] < 2:
-            return {}, None
-        z, views = z.detach(), z.spec.views
-        cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
-        terms = {k: v[:, None].expand(-1, views, -1) / views
-                 for k, v in model.dynamics.loss(z, cond, sampler).items()}
-        return terms, _action_kl(action_posterior, action_prior, z.spec, 0)
+        prior, action_posterior, action_prior = model.predict_next(detach_points(z), batch, sampler=sampler)
+        target = detach_points(posterior[:, static:])
+        terms = by_field(target.kl(prior[:, static - 1:]), z.spec, z[:, static:])
+        return terms, action_kl(action_posterior, action_prior, model.encoder.spec, static - 1)
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
-        notes, spec = [], model.encoder.spec
-        if model.dynamics is not None and not model.dynamics.explicit_prior:
-            notes.append(
-                f"dynamics '{model.dynamics.config.name}' has no explicit prior: it learns from detached latents by "
-                "its own loss, and every frame is held against the encoder's static prior; its loss terms cannot be "
-                "compared with a KL"
-            )
-        elif model.dynamics is not None and any(spec.field(k).dist.point for k in spec.keys()):
-            notes.append(
-                f"encoder '{model.encoder.config.name}' gives points, not distributions: kl_dynamics is half the "
-                "squared distance of the prediction to the latent, and trains the dynamics alone"
-            )
-        return notes
-
-
-_Fields = TypeVar("_Fields", Latent, LatentDist)
-
-
-def _detach_points(x: _Fields) -> _Fields:
-    """The same latent or distribution; fields without a density let no gradient through."""
-    spec, tensors = x.spec, x.values if isinstance(x, Latent) else x.params
-    cut = {k: v.detach() if spec.field(k).dist.point else v for k, v in tensors.items()}
-    return Latent.build(spec, cut, score=x.score) if isinstance(x, Latent) else LatentDist(spec, cut, score=x.score)
-
-
-def _action_kl(posterior: ActionDist | None, prior: ActionDist | None, spec: LatentSpec, first: int) -> Tensor | None:
-    """KL of the latent actions from transition ``first`` on, ``[B, V, T - 1 - first]``; None if there are none."""
-    if posterior is None or prior is None:
-        return None
-    kl = posterior.kl(prior)[:, first:]
-    if kl.shape[2] == 1 != spec.num_tokens:  # one action for all tokens and views
-        return rearrange(kl, "b t 1 -> b 1 t").expand(-1, spec.views, -1) / spec.views
-    return spec.sum_views(kl)
-
-
-def _presence(z: Latent) -> Tensor:
-    """Transparency of tokens that have one, 0 for the others: ``[B, T, N]``."""
-    parts = []
-    for group in z.spec.groups:
-        if group.field("transparency") is not None:
-            parts.append(z.values[group.name, "transparency"][..., 0])
-        else:
-            parts.append(torch.zeros_like(z.values[group.name, group.fields[0].name][..., 0]))
-    return torch.cat(parts, -1)
-
-
-def _by_field(kl: dict[Key, Tensor], z: Latent) -> dict[str, Tensor]:
-    """Sum over tokens: ``[B, V, T]`` per field of the first group, and per further group under the group's name.
-
-    Tokens count as much as they are present.
-    """
-    first, terms = z.spec.groups[0].name, {}
-    for (group, field), value in kl.items():
-        gate = z.values.get((group, "transparency"))
-        if gate is not None and field != "transparency":
-            value = value * gate[..., 0]
-        value = rearrange(value, "b t (v n) -> b v t n", v=z.spec.views).sum(-1)
-        name = field if group == first else group
-        terms[name] = terms[name] + value if name in terms else value
-    return terms
-
-
-def _place(value: Tensor, start: int, frames: int) -> Tensor:
-    """Values ``[B, V, t]`` of the frames from ``start`` on, with zeros for all other frames: ``[B, V, frames]``."""
-    return F.pad(value, (start, frames - start - value.shape[2]))
-
-
-def _frame_weights(done: Tensor | None, like: Tensor) -> Tensor:
-    """``[B, 1 or V, T]``: one per frame, or, with a done mask, one over the clip's valid frames."""
-    if done is None:
-        return torch.ones_like(like)
-    valid = (done if done.ndim == 3 else done[:, None]).to(like.dtype)
-    return valid / valid.sum(-1, keepdim=True).clamp(min=1)
+        return notes(model)

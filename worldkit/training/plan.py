@@ -105,12 +105,17 @@ class _Perceptual(nn.Module):
         self.problem: CheckpointError | None = None
 
     def forward(self, *videos: Tensor) -> Tensor:
+        return self._network()(*videos)
+
+    def squared_features(self, *videos: Tensor) -> Tensor:
+        return self._network().squared_features(*videos)
+
+    def _network(self) -> VGGPerceptual:
         try:
-            network = load_lpips()
+            return load_lpips()
         except CheckpointError as error:
             self.problem = error
-            network = VGGPerceptual(*random_state_dicts())  # without values, too, where the model has none
-        return network(*videos)
+            return VGGPerceptual(*random_state_dicts())  # without values, too, where the model has none
 
 
 def _kept_bytes(trainer: Trainer, batch: Batch) -> int:

@@ -1,0 +1,127 @@
+"""The DDLP loss beyond what the golden files cover: stages, the ramp, other parts, and what it adds up."""
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.distributions import MEANS
+from worldkit.latents import LatentDist
+from worldkit.objectives.ddlp import DDLP, DDLPConfig, balanced_kl
+from worldkit.testing import check_model, check_objective, example_spec
+from worldkit.testing.examples import small_config
+
+
+def objective(**options):
+    made = DDLP(DDLPConfig(**options)).train()
+    made.steps_per_epoch = 10
+    return made
+
+
+def test_stages_follow_the_epochs_of_a_training():
+    made = objective(warmup_epochs=2)
+    assert [made.stage(step) for step in (0, 19, 20, 29, 30)] == ["warmup", "warmup", "noisy", "noisy", "full"]
+    assert made.eval().stage(0) == "full"
+    assert objective(epoch_steps=3).stage(3) == "noisy"
+    made = DDLP(DDLPConfig())
+    assert made.stage(0) == "full", "without a trainer nobody knows how long an epoch is"
+
+
+def test_predicted_frames_join_one_after_another():
+    """w_i = step / (i + 1) times a T-th of the ramp, at most 1; a long epoch makes the ramp longer."""
+    made = objective(ramp_steps=40, warmup_epochs=1)
+    assert made.ramp(0, 4).tolist() == [0, 0, 0, 0]
+    assert made.ramp(5, 4).tolist() == [0.5, 0.25, pytest.approx(1 / 6), 0.125]
+    assert made.ramp(40, 4).tolist() == [1, 1, 1, 1] and made.ramp(39, 4)[-1] < 1
+    assert objective(ramp_steps=5).ramp(9, 2)[-1] == pytest.approx(0.9)
+    assert objective(ramp_steps=20, warmup_epochs=2).ramp(20, 1) == 0.5
+    for still in (made.eval(), objective(ramp_steps=0)):
+        assert still.ramp(0, 3).tolist() == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_the_loss_is_the_weighted_sum_of_its_terms():
+    weights = {"reconstruction": 2.0, "kl": 0.3, "dynamics": 0.7, "dynamics_reconstruction": 0.5, "features": 0.01}
+    model = wk.create_model(config=small_config(
+        dynamics="pint-joint", latent_action=None,
+        objective={"name": "ddlp", "num_static_frames": 2, "weights": weights},
+    )).eval()
+    video = torch.rand(2, 5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loss = model.loss(wk.Batch(video), sampler=MEANS)
+    encoding = model.perceive(video)
+    error = (video - model.decode(encoding.latent).video).square().sum((-1, -2, -3))
+    reconstruction = (error * torch.tensor([1, 1, 0.5, 0.5, 0.5])).sum(1).mean()
+    static = encoding.posterior[:, :2].kl(model.encoder.static_prior(encoding)[:, :2])
+    weak = (("particles", "depth"), ("particles", "features"), ("background", "features"))
+    kl = sum(v.sum((1, 2)).mean() * (0.01 if key in weak else 1) for key, v in static.items())
+    kl = kl + 0.01 * model.encoder.regularizers(encoding)["proposals"][:, :2].sum(1).mean()
+    prior, _, _ = model.predict_next(encoding.latent, wk.Batch(video), sampler=MEANS)
+    dynamic = sum(v.sum((1, 2)).mean() for v in encoding.posterior[:, 2:].kl(prior[:, 1:]).values())
+    for name, value in (("reconstruction", reconstruction), ("kl", kl), ("kl_dynamics", dynamic)):
+        torch.testing.assert_close(loss.terms[name], value)
+    torch.testing.assert_close(loss.total, (2 * reconstruction + 0.3 * kl + 0.7 * dynamic) / 5)
+    same = wk.create_model(config=model.config.replace("objective.background_kl", "mean")).eval()
+    same.load_state_dict(model.state_dict())
+    less = same.loss(wk.Batch(video), sampler=MEANS).terms["kl/background"]
+    torch.testing.assert_close(less, loss.terms["kl/background"] / 2)
+
+
+@torch.no_grad()
+def test_frames_after_the_end_do_not_count():
+    model = wk.create_model(config=small_config(dynamics="pint-joint", latent_action=None, objective="ddlp")).eval()
+    video = torch.rand(2, 5, 3, 32, 32)
+    done = torch.ones(2, 5)
+    done[:, 3:] = 0
+    other = video.clone()
+    other[:, 3:] = 0.5
+    first, second = (model.loss(wk.Batch(v, done_mask=done), sampler=MEANS).total for v in (video, other))
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("balance, shares", [(0.5, (1.0, 1.0)), (0.8, (0.8, 0.2)), (1.0, (1.0, 0.0))])
+def test_the_balance_shares_the_gradient_out(balance, shares):
+    spec = example_spec()
+    params = [{key: torch.rand(2, 3, spec.group(key[0]).size, spec.field(key).dist.param_dim(spec.field(key).dim))
+               .add(0.1).requires_grad_() for key in spec.keys()} for _ in range(2)]
+    posterior, prior = (LatentDist(spec, p) for p in params)
+    plain, ours = posterior.kl(prior), balanced_kl(posterior, prior, balance)
+    for key in plain:
+        torch.testing.assert_close(ours[key], plain[key])
+        leaves = [p[key] for p in params]
+        wanted = torch.autograd.grad(plain[key].sum(), leaves, retain_graph=True)
+        got = torch.autograd.grad(ours[key].sum(), leaves)
+        for mine, whole, share in zip(got, wanted, shares, strict=True):
+            torch.testing.assert_close(mine, share * whole)
+
+
+def test_vgg_adds_squared_features_and_weakens_the_whole():
+    from worldkit.metrics import VGGPerceptual
+    from worldkit.metrics.perceptual import random_state_dicts
+
+    network = VGGPerceptual(*random_state_dicts())
+    models = [wk.create_model(config=small_config(
+        dynamics=None, latent_action=None, timestep_horizon=1, **{"encoder.select": "keep"},
+        objective={"name": "ddlp", "reconstruction": kind, "weights": {"kl": 0.0}},
+    )).eval() for kind in ("mse", "vgg")]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].use_perceptual(network)
+    video = torch.rand(2, 1, 3, 32, 32)
+    plain, vgg = (m.loss(wk.Batch(video), sampler=MEANS) for m in models)
+    drawn = models[0].decode(models[0].encode(video)).video
+    more = 0.12151 * network.squared_features(video[:, 0], drawn[:, 0]).mean()
+    torch.testing.assert_close(vgg.total, 1e-3 * (plain.total + more))
+    vgg.total.backward()
+    assert all(p.grad is None for p in network.parameters())
+    assert any(p.grad is not None for p in models[1].encoder.parameters())
+
+
+@pytest.mark.parametrize("model", [
+    {"encoder": "slot", "dynamics": "pint-joint", "latent_action": None}, {"encoder": "patch", "dynamics": "gru"},
+    {"dynamics": "diffusion"}, {"dynamics": None, "latent_action": None, "timestep_horizon": 1,
+                                "encoder.select": "keep"}, {"obs.views": 2, "dynamics": "pint-joint"},
+], ids=str)
+def test_it_trains_other_parts_too(model):
+    check_model(small_config(objective={"name": "ddlp", "num_static_frames": 1}, **model))
+
+
+def test_conformance():
+    check_objective("ddlp", num_static_frames=2, balance=0.8, leaky_balance=True)
