@@ -10,7 +10,8 @@ A **target** is what a network predicts from :math:`x_t`: some combination :math
 (`denoise`). A **sampler** walks from t = 1 to t = 0 and asks only for data and noise, so it does not know the target.
 
 Sources: DDPM (arXiv:2006.11239), DDIM (2010.02502), variational diffusion models (2107.00630), v-prediction
-(2202.00512), flow matching (2210.02747).
+(2202.00512), flow matching (2210.02747). `CosineSteps` is a schedule of a fixed number of steps, as most published
+models are trained with (improved DDPM, 2102.09672): its times are whole steps.
 """
 
 from __future__ import annotations
@@ -52,6 +53,21 @@ class Schedule(ABC):
         """Noisy data at time t; shapes broadcast."""
         return self.alpha(t) * data + self.sigma(t) * noise
 
+    def times(self, steps: int) -> Tensor:
+        """Times at which a sampler stops that takes so many steps, from 1 to 0: ``[steps + 1]``."""
+        return torch.linspace(1, 0, steps + 1)
+
+    def posterior(self, now: Tensor, then: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The Gaussian q(x_then | x_now, data), for then < now (2107.00630, appendix A.4).
+
+        Returns:
+            (a, b, variance); its mean is ``a * x_now + b * data``.
+        """
+        ratio, noise = self.alpha(now) / self.alpha(then), self.sigma(now).square()
+        fresh = noise - (ratio * self.sigma(then)).square()
+        kept = self.sigma(then).square() / noise  # share of the noise that stays
+        return ratio * kept, self.alpha(then) * fresh / noise, fresh * kept
+
 
 class Cosine(Schedule):
     """alpha = cos(0.99 pi t / 2): noise grows evenly in angle. It ends just short of pure noise (alpha = 0.016),
@@ -90,6 +106,54 @@ class Flow(Schedule):
 
     def velocity(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(t), torch.ones_like(t)
+
+
+class CosineSteps(Schedule):
+    """The cosine schedule of improved DDPM: whole steps, in each of which at most 0.999 of the variance is replaced.
+
+    Time k / steps stands behind step k; other times are rounded to the nearest step. Computed in float64. Factors of
+    single times (0 axes) are float64 on the CPU, which go with tensors of any kind; others are as the times are.
+
+    Args:
+        steps: From data to noise.
+        offset: Keeps the first steps from being too small.
+    Example:
+        >>> schedule = CosineSteps(20)
+        >>> schedule.number(torch.tensor([0.0, 0.5, 1.0])).tolist(), round(schedule.sigma(torch.tensor(0.05)).item(), 4)
+        ([0, 10, 20], 0.0894)
+    """
+
+    def __init__(self, steps: int, offset: float = 0.008):
+        if steps < 1:
+            raise ConfigError(f"a diffusion needs at least 1 step, got {steps}")
+        progress = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
+        wanted = torch.cos((progress + offset) / (1 + offset) * math.pi / 2).square()  # variance of the data
+        replaced = (1 - wanted[1:] / wanted[:-1]).clamp(0, 0.999)
+        kept = torch.cat([torch.ones_like(replaced[:1]), (1 - replaced).cumprod(0)])
+        self.steps, self._alpha, self._sigma = steps, kept.sqrt(), (1 - kept).sqrt()
+
+    def number(self, t: Tensor) -> Tensor:
+        """Step of a time, int64."""
+        return (t * self.steps).round().long()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._at(self._alpha, t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._at(self._sigma, t)
+
+    def _at(self, table: Tensor, t: Tensor) -> Tensor:
+        return table.to(t.device)[self.number(t)].to(t.dtype) if t.ndim else table[self.number(t).cpu()]
+
+    def times(self, steps: int) -> Tensor:
+        """The step before which a sampler stops is rounded down, as in most published code.
+
+        Raises:
+            ConfigError: more steps than there are.
+        """
+        if not 1 <= steps <= self.steps:
+            raise ConfigError(f"a diffusion of {self.steps} steps is sampled in 1 to {self.steps} steps, got {steps}")
+        return (torch.linspace(-1, self.steps - 1, steps + 1).int().flip(0) + 1) / self.steps
 
 
 SCHEDULES: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "flow": Flow()}
@@ -146,7 +210,7 @@ class DiffusionSampler(ABC):
             sampler: Source of further noise, for samplers that add some.
         """
         x = noise
-        for now, then in pairwise(torch.linspace(1, 0, steps + 1)):  # scalars stay on the CPU: they fit every device
+        for now, then in pairwise(self.schedule.times(steps)):  # scalars stay on the CPU: they fit every device
             x = self.step(x, *denoiser(x, now), now, then, sampler)
         return x
 
@@ -163,16 +227,14 @@ class DDIM(DiffusionSampler):
 
 
 class DDPM(DiffusionSampler):
-    """Ancestral: draw from q(x_then | x_now, data), which holds for every schedule (2107.00630, appendix A.4)."""
+    """Ancestral: draw from q(x_then | x_now, data), which holds for every schedule."""
 
     def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler) -> Tensor:
         if then == 0:
             return data
-        ratio = self.schedule.alpha(now) / self.schedule.alpha(then)
-        kept = (self.schedule.sigma(then) / self.schedule.sigma(now)).square()  # share of the noise that stays
-        fresh = self.schedule.sigma(now).square() - (ratio * self.schedule.sigma(then)).square()
-        mean = ratio * kept * x + self.schedule.alpha(then) * fresh / self.schedule.sigma(now).square() * data
-        return sampler.normal("diffusion.step", mean, (fresh * kept).log().expand(mean.shape))
+        of_noisy, of_data, variance = self.schedule.posterior(now, then)
+        mean = of_noisy * x + of_data * data
+        return sampler.normal("diffusion.step", mean, variance.log().to(mean).expand(mean.shape))
 
 
 class Euler(DiffusionSampler):

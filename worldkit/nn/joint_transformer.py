@@ -26,22 +26,26 @@ class RelativeBias(nn.Module):
         num_heads: Attention heads.
         max_frames: Longest sequence.
         num_tokens: Most tokens per frame.
+        causal: Hide later frames.
     """
 
-    def __init__(self, num_heads: int, max_frames: int, num_tokens: int):
+    def __init__(self, num_heads: int, max_frames: int, num_tokens: int, causal: bool = True):
         super().__init__()
+        self.causal = causal
         self.time = nn.Parameter(0.02 * torch.randn(2 * max_frames - 1, num_heads))
         self.token = nn.Parameter(0.02 * torch.randn(2 * num_tokens - 1, num_heads))
 
     def forward(self, queries: int, frames: int, tokens: int) -> Tensor:
-        """Bias of the last ``queries`` frames towards all ``frames``, -inf for later ones.
+        """Bias of the last ``queries`` frames towards all ``frames``; -inf for later ones, if causal.
 
         Returns:
             ``[heads, queries * tokens, frames * tokens]``, frame by frame.
         """
         clock, row = (torch.arange(n, device=self.time.device) for n in (frames, tokens))
         age = clock - clock[frames - queries:, None]  # [queries, frames], positive = later than the query
-        time = self.time.t()[:, age + len(self.time) // 2].masked_fill(age > 0, -torch.inf)
+        time = self.time.t()[:, age + len(self.time) // 2]
+        if self.causal:
+            time = time.masked_fill(age > 0, -torch.inf)
         token = self.token.t()[:, row - row[:, None] + len(self.token) // 2]
         bias = time[:, :, None, :, None] + token[:, None, :, None, :]
         return rearrange(bias, "h t n s m -> h (t n) (s m)")
@@ -52,10 +56,12 @@ class JointBlock(Checkpointed):
 
     when = frozenset({"all"})
 
-    def __init__(self, dim: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float):
+    def __init__(
+        self, dim: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float, causal: bool = True
+    ):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, num_heads, dropout)
-        self.bias = RelativeBias(num_heads, max_frames, num_tokens)
+        self.bias = RelativeBias(num_heads, max_frames, num_tokens, causal)
         self.norm2, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,14 +84,16 @@ class JointBlock(Checkpointed):
 
 
 class JointTransformer(nn.Module):
-    """Tokens ``[B, T, N, D]`` -> tokens ``[B, T, N, D]``; frame t sees frames 0..t only.
+    """Tokens ``[B, T, N, D]`` -> tokens ``[B, T, N, D]``; if causal, frame t sees frames 0..t only.
 
     Args:
         dim, num_layers, num_heads, dropout: As everywhere.
         max_frames: Longest sequence.
         num_tokens: Most tokens per frame.
+        causal: Hide later frames; without that, frames cannot be given one after the other with a memory.
     Raises:
-        ValueError: ``dim`` is no multiple of ``num_heads``, or a sequence is too long or too wide.
+        ValueError: ``dim`` is no multiple of ``num_heads``, a sequence is too long or too wide, or a memory is given
+            although later frames matter.
     Example:
         >>> net = JointTransformer(dim=8, num_layers=2, num_heads=2, max_frames=4, num_tokens=3, dropout=0.0)
         >>> x, memory = torch.randn(1, 3, 3, 8), Memory()
@@ -94,11 +102,14 @@ class JointTransformer(nn.Module):
         True
     """
 
-    def __init__(self, *, dim: int, num_layers: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float):
+    def __init__(
+        self, *, dim: int, num_layers: int, num_heads: int, max_frames: int, num_tokens: int, dropout: float,
+        causal: bool = True,
+    ):
         super().__init__()
-        self.max_frames, self.num_tokens = max_frames, num_tokens
+        self.max_frames, self.num_tokens, self.causal = max_frames, num_tokens, causal
         self.blocks = nn.ModuleList(
-            JointBlock(dim, num_heads, max_frames, num_tokens, dropout) for _ in range(num_layers)
+            JointBlock(dim, num_heads, max_frames, num_tokens, dropout, causal) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, dim, bias=False)
@@ -121,6 +132,8 @@ class JointTransformer(nn.Module):
         if total > self.max_frames or tokens > self.num_tokens:
             raise ValueError(f"{total} frames of {tokens} tokens do not fit the transformer's {self.max_frames} of "
                              f"{self.num_tokens}")
+        if memory is not None and not self.causal:
+            raise ValueError("a memory holds earlier frames as they were before the later ones came: causal only")
         for layer, block in enumerate(self.blocks):
             last = last_only and layer == len(self.blocks) - 1
             if memory is None and not last:
