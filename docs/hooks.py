@@ -34,12 +34,12 @@ TOP = {  # the page worldkit: headings, and who belongs there
 WINGS = ("data", "training", "metrics", "ablation", "viz", "convert", "testing")
 CONTRACTS = """
     encoders.Encoder encoders.Encoding decoders.Decoder dynamics.Dynamics conditioners.Conditioner
-    latent_actions.LatentAction objectives.Objective component.Component config.ComponentConfig
+    latent_actions.LatentAction priors.Prior objectives.Objective component.Component config.ComponentConfig
     latents.LatentSpec latents.TokenGroup latents.Field latents.LatentDist conditions.Condition distributions.Sampler
     distributions.Distribution
     nn.spec.LatentEmbed nn.spec.LatentHead
 """.split()
-KINDS = ("encoders", "decoders", "dynamics", "conditioners", "latent_actions", "objectives")
+KINDS = ("encoders", "decoders", "dynamics", "conditioners", "latent_actions", "priors", "objectives")
 
 
 def on_files(files, config):

@@ -13,7 +13,7 @@ ROOT = Path(worldkit.__file__).parent
 PARTS = {path.stem for path in ROOT.iterdir() if path.name != "__init__.py"}
 
 BASICS = {"component", "errors", "registry", "config", "batch", "distributions", "latents", "conditions"}
-COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions"}
+COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions", "priors"}
 ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "errors": set(),
     "lazy": set(),
@@ -39,7 +39,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
-    "convert": {"assembly", "model", "config", "errors", "files"},
+    "convert": {"assembly", "model", "config", "errors", "files", "nn", "priors"},
     "gif": set(),
     "files": set(),
     "data": {"names", "batch", "errors", "compat", "files", "gif", "progress", "registry", "lazy"},

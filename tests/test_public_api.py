@@ -13,16 +13,16 @@ NAMES = """
     ShapeError TrainingError UnknownComponentError WorldModel WorldModelConfig WorldkitError
     __version__ ablation convert create_config create_model data get_model_spec
     list_conditioners list_decoders list_dynamics list_encoders list_latent_actions list_models list_objectives
-    metrics model_info plugin_errors
+    list_priors metrics model_info plugin_errors
     register_conditioner register_decoder register_dynamics register_encoder register_latent_action register_model
-    register_objective register_preset_file
+    register_objective register_preset_file register_prior
     testing training viz
 """.split()
 
 
 def test_public_names():
     assert sorted(wk.__all__) == sorted(NAMES)
-    assert len(wk.__all__) == len(set(wk.__all__)) <= 50
+    assert len(wk.__all__) == len(set(wk.__all__)) <= 52
 
 
 @pytest.mark.parametrize("name", NAMES)

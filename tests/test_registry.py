@@ -261,7 +261,8 @@ def test_failed_import_of_built_ins_is_reported_every_time(tmp_path, monkeypatch
             table.names()
 
 
-@pytest.mark.parametrize("kind", ["encoders", "decoders", "dynamics", "conditioners", "latent_actions", "objectives"])
+@pytest.mark.parametrize("kind", ["encoders", "decoders", "dynamics", "conditioners", "latent_actions", "priors",
+                                  "objectives"])
 def test_built_ins_register_like_anyone(kind):
     table, names = getattr(module, kind), getattr(wk, f"list_{kind}")()
     assert names

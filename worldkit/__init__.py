@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "factory": ("create_model", "create_config", "list_models", "get_model_spec", "model_info"),
     "registry": (
-        "list_encoders", "list_decoders", "list_dynamics", "list_conditioners", "list_latent_actions",
+        "list_encoders", "list_decoders", "list_dynamics", "list_conditioners", "list_latent_actions", "list_priors",
         "list_objectives", "register_encoder", "register_decoder", "register_dynamics", "register_conditioner",
-        "register_latent_action", "register_objective", "register_model", "plugin_errors",
+        "register_latent_action", "register_prior", "register_objective", "register_model", "plugin_errors",
     ),
     "presets": ("register_preset_file",),
     "config": ("WorldModelConfig",),

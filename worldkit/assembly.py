@@ -63,7 +63,7 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     receivers = {name: wiring.receiver_of(name, c, config) for name, c in config.conditioners.items()}
     memory = wiring.memory_lengths(config, receivers)
     if config.dynamics is not None:
-        _check_dynamics(component("dynamics"), config, spec)
+        _check_requires("dynamics", component("dynamics"), config, spec)
         contract.check_predicts(config.dynamics.name, component("dynamics"))
         dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
                         memory_length=memory["dynamics"])
@@ -84,10 +84,14 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     }
     for name, conditioner in conditioners.items():
         wiring.check_stand_in(name, conditioner)
+    prior = None
+    if config.prior is not None:
+        _check_requires("prior", component("prior"), config, spec)
+        prior = make("prior", component("prior"), config.prior, spec=spec)
     objective = make("objective", component("objective"), config.objective)
     _check_objective(objective, config, dynamics)
     return {"encoder": encoder, "decoder": decoder, "dynamics": dynamics, "latent_action": latent_action,
-            "conditioners": conditioners, "receivers": receivers, "objective": objective}
+            "conditioners": conditioners, "receivers": receivers, "prior": prior, "objective": objective}
 
 
 def _component(registry: registries.Registry, options: Any) -> Any:
@@ -108,17 +112,19 @@ def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:
         )
 
 
-def _check_dynamics(dynamics: Any, config: WorldModelConfig, spec: Any) -> None:
-    missing = dynamics.requires - spec.properties
+def _check_requires(kind: str, cls: Any, config: WorldModelConfig, spec: Any) -> None:
+    """Refuse a dynamics or prior that cannot do with this latent."""
+    missing = cls.requires - spec.properties
     if missing:
-        fits = [n for n in registries.list_dynamics() if registries.dynamics.get(n).requires <= spec.properties]
+        registry = WorldModelConfig.COMPONENTS[kind]
+        fits = [n for n in registry.names() if registry.get(n).requires <= spec.properties]
         what = " and ".join({"grid": "a grid of tokens (height x width)",
                              "tracked": "tokens that keep their identity over time",
                              "normal": "Gaussian fields only"}.get(m, m) for m in sorted(missing))
         groups = " + ".join(f"{g.size} {g.name}" for g in spec.groups)
         raise IncompatibleComponentsError(
-            f"dynamics '{config.dynamics.name}' needs {what}, but encoder '{config.encoder.name}' gives {groups} "
-            f"without that. Dynamics that fit: {', '.join(fits) or 'none'}"
+            f"{kind} '{getattr(config, kind).name}' needs {what}, but encoder '{config.encoder.name}' gives {groups} "
+            f"without that. {registry.plural.capitalize()} that fit: {', '.join(fits) or 'none'}"
         )
 
 
@@ -127,8 +133,19 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
     if "dynamics" in objective.requires and dynamics is None:
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' trains a dynamics, but none is set")
-    most = config.timestep_horizon + 1
-    if dynamics is not None and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
+    if "prior" in objective.requires and config.prior is None:
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' trains a prior over first frames, but none is set; set "
+            "prior='diffusion'"
+        )
+    if config.prior is not None and "prior" not in objective.requires:
+        trains = [n for n in registries.list_objectives() if "prior" in registries.objectives.get(n).requires]
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' would leave prior '{config.prior.name}' untrained; set prior=None, "
+            f"and train one when everything else is trained, with objective='{trains[0]}'"
+        )
+    most, runs = config.timestep_horizon + 1, dynamics is not None and "prior" not in objective.requires
+    if runs and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
         raise IncompatibleComponentsError(
             f"objective '{config.objective.name}' asks for clips of {config.clip_length} frames, but "
             f"{'latent actions read' if config.latent_action else 'an implicit dynamics learns from'} at most {most} "

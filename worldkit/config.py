@@ -166,7 +166,7 @@ class WorldModelConfig(Config):
         format_version: Version of this schema, stored with checkpoints.
         obs: Image size, channels and views.
         timestep_horizon: Frames the dynamics sees at most; see `clip_length`. 1 without a dynamics: single images.
-        encoder, decoder, dynamics, latent_action, objective: Components, by registered name.
+        encoder, decoder, dynamics, latent_action, prior, objective: Components, by registered name.
         conditioners: Batch field -> conditioner: ``{"action": {"name": "action", "dim": 7}}``.
     """
 
@@ -175,6 +175,7 @@ class WorldModelConfig(Config):
         "decoder": registries.decoders,
         "dynamics": registries.dynamics,
         "latent_action": registries.latent_actions,
+        "prior": registries.priors,
         "objective": registries.objectives,
     }
 
@@ -186,6 +187,7 @@ class WorldModelConfig(Config):
     decoder: Choice(registries.decoders) | None = None  # type: ignore[valid-type]
     dynamics: Choice(registries.dynamics) | None = None  # type: ignore[valid-type]
     latent_action: Choice(registries.latent_actions) | None = None  # type: ignore[valid-type]
+    prior: Choice(registries.priors) | None = None  # type: ignore[valid-type]
     conditioners: dict[str, Choice(registries.conditioners)] = {}  # type: ignore[valid-type]
     objective: Choice(registries.objectives)  # type: ignore[valid-type]
 
@@ -214,10 +216,12 @@ class WorldModelConfig(Config):
     def clip_length(self) -> int:
         """Frames of a training clip.
 
-        As many as the objective asks for (its option ``num_frames``); else one more than the dynamics sees, or the
-        horizon if there is no dynamics.
+        As many as the objective asks for (its option ``num_frames``), or the prior that it trains; else one more than
+        the dynamics sees, or the horizon if there is no dynamics.
         """
         asked = getattr(self.objective, "num_frames", None)
+        if self.prior is not None and "prior" in registries.objectives.get(self.objective.name).requires:
+            asked = self.prior.frames
         return asked or self.timestep_horizon + (self.dynamics is not None)
 
 

@@ -19,10 +19,11 @@ from .errors import IncompatibleComponentsError
 from .latent_actions.base import LatentAction
 from .latents import LatentSpec
 from .objectives.base import Objective
+from .priors.base import Prior, PriorConfig
 
 CONTRACTS: dict[str, type] = {
     "encoder": Encoder, "decoder": Decoder, "dynamics": Dynamics, "latent action": LatentAction,
-    "conditioner": Conditioner, "objective": Objective,
+    "conditioner": Conditioner, "prior": Prior, "objective": Objective,
 }
 """Kind of component -> its base class."""
 
@@ -69,8 +70,8 @@ def check_predicts(name: str, cls: type[Dynamics]) -> None:
 
 
 def check_config(kind: str, name: str, config: Any) -> None:
-    """Refuse a conditioner whose options lack those that all conditioners have."""
-    wanted = ConditionerConfig if kind == "conditioner" else ComponentConfig
+    """Refuse a conditioner or prior whose options lack those that all of its kind have."""
+    wanted = {"conditioner": ConditionerConfig, "prior": PriorConfig}.get(kind, ComponentConfig)
     if not isinstance(config, wanted):
         raise IncompatibleComponentsError(
             f"Config of {kind} '{name}' must derive from {wanted.__module__}.{wanted.__name__}"
@@ -103,7 +104,7 @@ def check_made(kind: str, name: str, part: Any) -> None:
             f"{kind} '{name}' ({type(part).__name__}) does not set {' and '.join(f'self.{m}' for m in missing)} in its "
             f"__init__: {own}see {CONTRACTS[kind].__module__}"
         )
-    if isinstance(part, (Encoder, Decoder, Dynamics, LatentAction)) and not isinstance(part.spec, LatentSpec):
+    if isinstance(part, (Encoder, Decoder, Dynamics, LatentAction, Prior)) and not isinstance(part.spec, LatentSpec):
         raise IncompatibleComponentsError(
             f"{kind} '{name}' has {_told(part.spec)} as self.spec; it must be a LatentSpec: "
             'LatentSpec((TokenGroup("things", 4, (Field("features", 16),)),))'

@@ -120,6 +120,12 @@ class Latent(_Fields, Editing):
         """``[B, T, N, 2]`` in (y, x), [-1, 1], of the first group that has positions."""
         return self.get("position")
 
+    def bounded(self, edge: float = 1e-5) -> Latent:
+        """The same latent with bounded fields, as a transparency, at least ``edge`` inside their bounds."""
+        bounds = {key: self.spec.field(key).dist.support for key in self._tensors}
+        values = {key: x.clamp(bounds[key][0] + edge, bounds[key][1] - edge) for key, x in self._tensors.items()}
+        return Latent.build(self.spec, values, score=self.score)
+
     def pack(self) -> Tensor:
         """All tokens in one tensor ``[B, T, N, packed_dim]``, zero-padded; `unpack` is its exact inverse."""
         width, rows = self.spec.packed_dim, []

@@ -30,6 +30,7 @@ from .errors import ConditionError, NoDecoderError, ShapeError, WorldkitError
 from .latent_actions.base import ActionDist, LatentAction
 from .latents import Latent, LatentDist
 from .objectives.base import Loss, Objective
+from .priors.base import Prior
 from .registry import register_model
 from .wiring import check_condition, refuse_unread
 
@@ -138,7 +139,7 @@ class WorldModel(Component, ABC):
 
 @register_model("composed")
 class ComposedWorldModel(WorldModel):
-    """Encoder, decoder, dynamics, latent action, conditioners and objective behind the `WorldModel` interface.
+    """Encoder, decoder, dynamics, latent action, conditioners, prior and objective behind the `WorldModel` interface.
 
     Build it with `worldkit.create_model`; the parts are attributes.
     """
@@ -153,6 +154,7 @@ class ComposedWorldModel(WorldModel):
         latent_action: LatentAction | None,
         conditioners: Mapping[str, Conditioner],
         receivers: Mapping[str, str],
+        prior: Prior | None = None,
         objective: Objective,
     ):
         super().__init__()
@@ -160,7 +162,7 @@ class ComposedWorldModel(WorldModel):
         self.encoder, self.decoder, self.dynamics, self.latent_action = encoder, decoder, dynamics, latent_action
         self.conditioners = NamedModules(conditioners)
         self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
-        self.objective = objective
+        self.prior, self.objective = prior, objective
         self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule
         self.freeze()
 
@@ -395,20 +397,43 @@ class ComposedWorldModel(WorldModel):
     def sample(
         self, batch_size: int, horizon: int, *, generator: torch.Generator | None = None, **rollout_options: Any
     ) -> Rollout:
-        """Unconditional generation: a first frame from the encoder's static prior, then a rollout.
+        """Videos out of nothing: first frames from the model's prior, then a rollout.
 
+        Without a prior one frame comes from the encoder's static prior, if it has one.
+
+        Args:
+            batch_size: Videos to draw.
+            horizon: Frames to predict after the first ones, which are the rollout's context.
+            generator: Source of randomness, of the first frames and of the rollout.
+            **rollout_options: As for `rollout`; conditions cover first frames and horizon. ``deterministic`` concerns
+                what follows the first frames.
         Raises:
-            WorldkitError: if the encoder has no prior to start from.
+            WorldkitError: neither the model nor its encoder has a prior over first frames.
+        Example:
+            >>> from worldkit.testing.examples import small_config
+            >>> from worldkit.assembly import build
+            >>> build(small_config()).sample(2, horizon=3).latents.shape
+            torch.Size([2, 3])
         """
-        prior = self.encoder.first_frame_prior(batch_size)
-        if prior is None:
-            raise WorldkitError(
-                f"encoder '{self.config.encoder.name}' has no prior over first frames, so nothing can be sampled from "
-                "it; give a context to rollout() instead"
-            )
-        with torch.no_grad():
-            start = prior.sample(Sampler(generator=generator))
+        start = self.sample_first_frames(batch_size, generator=generator)
         return self.rollout(start, horizon, generator=generator, **rollout_options)
+
+    def sample_first_frames(self, batch_size: int, *, generator: torch.Generator | None = None) -> Latent:
+        """Latents of the first frames of videos nobody has seen, ``[batch_size, frames]``; errors as `sample`."""
+        if not hasattr(batch_size, "__index__") or batch_size < 1:
+            raise ShapeError(f"batch_size must be at least 1, got {batch_size!r}")
+        sampler = Sampler(generator=generator)
+        with self._evaluating():
+            if self.prior is not None:
+                return self.prior.sample(batch_size, sampler)
+            static = self.encoder.first_frame_prior(batch_size)
+            if static is not None:
+                return static.sample(sampler)
+        raise WorldkitError(
+            f"this model has no prior over first frames, and neither has its encoder '{self.config.encoder.name}', so "
+            "nothing can be sampled from it. Give rollout() a context, or train a prior for this model: worldkit train "
+            "PRESET --data ... -o prior=diffusion -o objective=first-frames -o train.init_from=FOLDER_OF_THIS_MODEL"
+        )
 
     # -- helpers
 

@@ -268,6 +268,7 @@ decoders: Registry = Registry("decoder", builtins="worldkit.decoders")
 dynamics: Registry = Registry("dynamics", builtins="worldkit.dynamics", plural="dynamics")
 conditioners: Registry = Registry("conditioner", builtins="worldkit.conditioners")
 latent_actions: Registry = Registry("latent action", builtins="worldkit.latent_actions")
+priors: Registry = Registry("prior", builtins="worldkit.priors")
 objectives: Registry = Registry("objective", builtins="worldkit.objectives")
 models: Registry = Registry("model family", builtins="worldkit.model", plural="model families")
 
@@ -276,6 +277,7 @@ register_decoder = decoders.register
 register_dynamics = dynamics.register
 register_conditioner = conditioners.register
 register_latent_action = latent_actions.register
+register_prior = priors.register
 register_objective = objectives.register
 register_model = models.register
 
@@ -303,6 +305,11 @@ def list_conditioners(pattern: str = "*") -> list[str]:
 def list_latent_actions(pattern: str = "*") -> list[str]:
     """Registered latent-action modules: what happened between two frames, inferred."""
     return latent_actions.names(pattern)
+
+
+def list_priors(pattern: str = "*") -> list[str]:
+    """Registered priors: what the first frames of a video may be."""
+    return priors.names(pattern)
 
 
 def list_objectives(pattern: str = "*") -> list[str]:

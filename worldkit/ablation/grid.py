@@ -23,7 +23,7 @@ from ..training.misplaced import refuse_misplaced
 from ..training.recipes import train_config
 
 PARTS = tuple(WorldModelConfig.COMPONENTS)
-REMOVABLE = ("decoder", "dynamics", "latent_action", "conditioners.")
+REMOVABLE = ("decoder", "dynamics", "latent_action", "prior", "conditioners.")
 DECIDED = {"train.steps": "--budget", "train.seconds": "--budget", "train.num_epochs": "--budget",
            "train.seed": "--seeds"}
 """Training options that the ablation decides -> by what."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_PARTS = "encoder|decoder|dynamics|latent_action|objective"
+_PARTS = "encoder|decoder|dynamics|latent_action|prior|objective"
 _VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(None|True|False|\.\.\.|[\w./-]*[\w/])|)"
 _FIXED = (
     (r"overwrite=True", "--overwrite"),

@@ -34,9 +34,6 @@ from ..nn.standardize import RunningStandardizer
 from ..nn.transformer import SpatioTemporalTransformer
 from .base import Dynamics, Window
 
-_EDGE = 1e-5
-"""Bounded fields, as a transparency, stay this far inside their bounds."""
-
 
 class DiffusionConfig(ComponentConfig):
     """Options of diffusion dynamics.
@@ -210,14 +207,7 @@ class Diffusion(Dynamics):
 
         noise = self._noise(newest, sampler)
         change = SAMPLERS[choice.sampler](self.schedule).sample(denoiser, noise, choice.steps, sampler)
-        return self._valid(Latent.unpack(self.spec, newest + self.change_scale.inverse(change)))
-
-    def _valid(self, z: Latent) -> Latent:
-        """The same latent with bounded fields inside their bounds."""
-        bounds = {key: self.spec.field(key).dist.support for key in z.values}
-        return Latent.build(self.spec, {
-            key: value.clamp(bounds[key][0] + _EDGE, bounds[key][1] - _EDGE) for key, value in z.values.items()
-        })
+        return Latent.unpack(self.spec, newest + self.change_scale.inverse(change)).bounded()
 
     def observe(self, carry: _Carry, z: Latent) -> None:
         carry.pending = z

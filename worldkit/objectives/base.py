@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,7 +44,7 @@ class Objective(Component, ABC):
     """Says which terms are summed. A module, because teachers and discriminators live here and are saved.
 
     Attributes:
-        requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``.
+        requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``; ``"prior"``, of objectives that train one.
         frozen: Parts of the model that this objective does not train; they must come trained. They get no gradients and
             stay in evaluation mode.
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
@@ -52,7 +52,7 @@ class Objective(Component, ABC):
 
     RETURNS = Loss
     WORDS = {
-        "requires": frozenset({"decoder", "dynamics", "no-dynamics"}),
+        "requires": frozenset({"decoder", "dynamics", "no-dynamics", "prior"}),
         "frozen": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners"}),
     }
     Config: ClassVar[type[ComponentConfig]]
@@ -68,6 +68,14 @@ class Objective(Component, ABC):
     @abstractmethod
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         """The loss of a batch at a training step."""
+
+    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+        """Look at all training clips before the first step of a run, for what the loss needs to know about them.
+
+        Args:
+            model: The model, with the weights it begins with.
+            batches: All training clips once; nothing is read before it is asked for.
+        """
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         """What a user should know about how these parts are trained together; shown when training starts."""

@@ -279,7 +279,8 @@ def load_parts(
         else:
             names.append(part)
             taken |= other
-    missing = [part for part in (sorted(model.objective.frozen) if parts is None else parts) if part in problems]
+    must = [part for part in sorted(ours) if part.partition(".")[0] in model.objective.frozen]
+    missing = [part for part in (must if parts is None else parts) if part in problems]
     if missing or not names:
         lines = [f"\n  {line}" for part in missing or problems for line in problems[part]]
         raise CheckpointError(
@@ -299,7 +300,8 @@ def _prefix(part: str) -> str:
 def _parts(config: WorldModelConfig) -> dict[str, Any]:
     """Path -> options of every part that has weights to share."""
     data = config.to_dict()
-    parts = {kind: data[kind] for kind in ("encoder", "decoder", "dynamics", "latent_action") if kind in data}
+    parts = {kind: data[kind] for kind in ("encoder", "decoder", "dynamics", "latent_action", "prior")
+             if kind in data}
     return parts | {f"conditioners.{name}": value for name, value in data.get("conditioners", {}).items()}
 
 

@@ -83,7 +83,7 @@ def _describe(model: WorldModel) -> str:
     config = model.config
     obs = config.obs
     views = f", {obs.views} views" if obs.views > 1 else ""
-    named = {kind: getattr(config, kind, None) for kind in ("encoder", "dynamics", "latent_action", "decoder")}
+    named = {kind: getattr(config, kind, None) for kind in ("encoder", "dynamics", "latent_action", "decoder", "prior")}
     parts = ", ".join(f"{kind.replace('_', ' ')} `{part.name}`" for kind, part in named.items() if part is not None)
     takes = ", ".join(f"`{name}`" for name in config.conditioners) or "none"
     return (

@@ -18,6 +18,7 @@ from .components import (
     check_dynamics,
     check_encoder,
     check_latent_action,
+    check_prior,
 )
 from .distribution import check_distribution
 from .examples import example_batch, example_condition, example_latent, example_spec, example_video
@@ -25,6 +26,6 @@ from .model import check_model, check_objective
 
 __all__ = [
     "check_conditioner", "check_decoder", "check_distribution", "check_dynamics", "check_encoder",
-    "check_latent_action", "check_model", "check_objective", "example_batch", "example_condition", "example_latent",
-    "example_spec", "example_video",
+    "check_latent_action", "check_model", "check_objective", "check_prior", "example_batch", "example_condition",
+    "example_latent", "example_spec", "example_video",
 ]

@@ -266,6 +266,47 @@ def check_latent_action(
         report.shape(module.next(carry).params, (BATCH, 1, *base[1].shape[2:]), "the prior beyond the window")
 
 
+def check_prior(prior: str | type, *, spec: LatentSpec | None = None, **options: Any) -> None:
+    """Check a prior on random latents of ``spec`` (default: `example_spec`).
+
+    Example:
+        >>> check_prior("diffusion")
+    """
+    cls, config, report = prepare(registries.priors, prior, options)
+    spec = spec or example_spec()
+
+    def make() -> nn.Module:
+        return cls(config, spec=spec)
+
+    def seeded(seed: int = 0) -> Sampler:
+        return Sampler(generator=torch.Generator().manual_seed(seed))
+
+    def run(m: Any, z: Latent) -> list[Tensor]:
+        return list(m.loss(z, seeded()).values())
+
+    module, z = shake(make()), example_latent(spec, time=config.frames)
+    module.measure(iter([z, example_latent(spec, time=config.frames, seed=1)]))
+    for name, value in module.loss(z, seeded()).items():
+        report.shape(value, (BATCH,), f"loss term {name}")
+    report.gradients(module, score(run(module.train(), z)))
+    module.eval()
+    with torch.no_grad():
+        base = run(module, z)
+        for a, b in zip(run(module, changed(z, SECOND)), base, strict=True):
+            report.independent(a, b, "the loss")
+        for sampler in (seeded, lambda: MEANS):
+            for a, b in zip(*(module.loss(z, sampler()).values() for _ in range(2)), strict=True):
+                report.equal(a, b, "determinism under a generator", "the second loss", 0.0)
+        drawn = module.sample(BATCH, seeded(1))
+        report.fields(drawn, spec, BATCH, config.frames, "latent of first frames")
+        for a, b in zip(tensors(module.sample(BATCH, seeded(1))), tensors(drawn), strict=True):
+            report.equal(a, b, "determinism under a generator", "the second sample", 0.0)
+        other = tensors(module.sample(BATCH, seeded(2)))
+        report.require(any(not torch.equal(a, b) for a, b in zip(other, tensors(drawn), strict=True)), "samples",
+                       "every generator gives the same first frames")
+        report.reload(module, make, lambda m: [*run(m, z), *tensors(m.sample(BATCH, seeded(1)))])
+
+
 def check_conditioner(
     conditioner: str | type, *, raw: Tensor | None = None, obs: ObsSpec | None = None, **options: Any
 ) -> None:

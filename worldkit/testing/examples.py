@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "gru": {"dim": 16, "num_heads": 2},
         "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2}},
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
+    "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8}},
     "conditioner": {"action": {"dim": 3}, "language": {"embed_dim": 5, "max_length": 2}},
     "objective": {"two-stage": {"burn_in": 2}},
 }

@@ -38,6 +38,7 @@ class Reporter:
 
     def equal(self, a: Tensor, b: Tensor, prop: str, what: str, tolerance: float = TOLERANCE) -> None:
         self.require(a.shape == b.shape, prop, f"{what} has shape {list(a.shape)} instead of {list(b.shape)}")
+        a, b = (x.int() if x.dtype == torch.bool else x for x in (a, b))
         off = (a - b).abs().max().item() if a.numel() else 0.0
         limit = tolerance * max(1.0, b.abs().max().item() if b.numel() else 0.0)
         self.require(off <= limit, prop, f"{what} differs by {off:.3g} (allowed: {limit:.3g})")

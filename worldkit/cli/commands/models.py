@@ -40,7 +40,7 @@ def run_list(options: Namespace) -> None:
     if models:
         console.print(table)
     kinds = {"encoders": wk.list_encoders, "decoders": wk.list_decoders, "dynamics": wk.list_dynamics,
-             "conditioners": wk.list_conditioners, "latent actions": wk.list_latent_actions,
+             "conditioners": wk.list_conditioners, "latent actions": wk.list_latent_actions, "priors": wk.list_priors,
              "objectives": wk.list_objectives, "evaluation protocols": wk.training.list_protocols}
     matching = {kind: found for kind, names in kinds.items() if (found := names(options.pattern))}
     for kind, found in matching.items():

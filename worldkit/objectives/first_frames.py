@@ -1,0 +1,58 @@
+"""A prior over first frames learns on the latents of an encoder that is trained already; the rest stays as it is.
+
+Clips are as long as the prior's ``frames`` and are encoded by their means. Clips that leave their episode do not count.
+
+Source: DiffuseDDLP (arXiv:2306.05957), whose official code trains on the first frames of episodes only: the training
+option ``clips = "first"``. Every window of an episode (``"all"``) gives more data where episodes begin like they go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..batch import Batch
+from ..config import ComponentConfig
+from ..distributions import MEANS, Sampler
+from ..latents import Latent
+from .base import Loss, Objective
+
+if TYPE_CHECKING:
+    from ..model import ComposedWorldModel
+
+
+class FirstFramesConfig(ComponentConfig):
+    """Options of the first-frames objective: none; those of its loss are the prior's."""
+
+    name: str = "first-frames"
+
+
+class FirstFrames(Objective):
+    """The prior's own loss on latents of first frames; see the module's docstring."""
+
+    Config = FirstFramesConfig
+    requires = frozenset({"prior"})
+    frozen = frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners"})
+
+    def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
+        whole = _whole(batch)
+        losses = {name: (value * whole).sum() / whole.sum().clamp(min=1)
+                  for name, value in model.prior.loss(_encoded(model, batch), sampler).items()}
+        return Loss(sum(losses.values()), {name: value.detach() for name, value in losses.items()})
+
+    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+        model.prior.measure(_encoded(model, batch)[_whole(batch).bool()] for batch in batches)
+
+
+@torch.no_grad()
+def _encoded(model: ComposedWorldModel, batch: Batch) -> Latent:
+    return model.perceive(batch.video, MEANS).latent
+
+
+def _whole(batch: Batch) -> torch.Tensor:
+    """1 for clips that do not leave their episode, ``[B]``."""
+    if batch.done_mask is None:
+        return torch.ones(batch.batch_size, device=batch.video.device)
+    return batch.done_mask.flatten(1).all(1).float()
