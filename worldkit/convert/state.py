@@ -34,6 +34,8 @@ def fill(
     *,
     canonical: Callable[[str], str],
     target_of: Callable[[str], Target | None],
+    between: str = "the checkpoint and its hparams",
+    advice: str = "Is this the hparams.json of the same run?",
 ) -> None:
     """Fill a model with a foreign state dict, from which what is no weight has been taken out.
 
@@ -42,6 +44,7 @@ def fill(
         state: Foreign key -> tensor.
         canonical: Foreign key with aliases replaced; tensors of one canonical key must be equal.
         target_of: Canonical key -> where it goes, or None if there is no such place.
+        between, advice: What disagrees if something does not fit, and what to do, for the error.
     Raises:
         CheckpointError: listing every foreign key that has no place, that has the wrong size, and every parameter of
             ours that stays empty.
@@ -74,8 +77,7 @@ def fill(
         ("parameters the checkpoint does not fill", empty)) if keys]
     if problems:
         raise CheckpointError(
-            "the checkpoint and its hparams disagree\n  " + "\n  ".join(problems) +
-            "\n  Is this the hparams.json of the same run?"
+            f"{between} disagree\n  " + "\n  ".join(problems) + f"\n  {advice}"
         )
 
 
@@ -98,16 +100,16 @@ def read_hparams(hparams: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     return hparams
 
 
-def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
-    """The state dict in a file of ``torch.save``, itself or as the entry ``"model"`` or ``"state_dict"``.
+def read_checkpoint(checkpoint: str | Path) -> Any:
+    """What a file of ``torch.save`` holds.
 
     Raises:
-        CheckpointError: no such file, one of another kind, a damaged one, or one that holds something else.
+        CheckpointError: no such file, one of another kind, a damaged one, or one that holds more than tensors.
     """
     try:
         if other := no_torch_file(Path(checkpoint)):
             raise CheckpointError(f"cannot read checkpoint {checkpoint}: {other}; give the .pth file of the run")
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such checkpoint: {checkpoint}") from error
     except OSError as error:
@@ -119,6 +121,15 @@ def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
         cause = (f"it holds more than tensors ({found[1]}), which is not read: save the model's state_dict()"
                  if found else f"{type(error).__name__}: {reason(error)}")
         raise CheckpointError(f"cannot read checkpoint {checkpoint}: {cause}") from error
+
+
+def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
+    """The state dict in a file of ``torch.save``, itself or as the entry ``"model"`` or ``"state_dict"``.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`, or the file holds something else.
+    """
+    state = read_checkpoint(checkpoint)
     if isinstance(state, Mapping):
         state = next((state[name] for name in ("model", "state_dict") if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):

@@ -77,7 +77,8 @@ class ClipDataset(torch.utils.data.Dataset):
         num_frames: Frames per item.
         stride_between_windows: Distance between the starts of two windows in frames (``"slide"`` only).
         frame_skip: Take every n-th frame; a window then spans ``(num_frames - 1) * frame_skip + 1`` frames.
-        mode: ``"slide"`` or ``"tile"`` (windows that do not overlap; a rest at the end is left out).
+        mode: ``"slide"``, ``"tile"`` (windows that do not overlap; a rest at the end is left out) or ``"first"`` (the
+            first window of every episode).
         conditions: Condition -> entry that it is, or column of the state; a model has it in ``config.columns``. Others
             are left out. Default: every entry that can be a condition, under its own name.
     Attributes:
@@ -107,13 +108,13 @@ class ClipDataset(torch.utils.data.Dataset):
         ):
             if not isinstance(value, int) or value < 1:
                 raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if mode not in ("slide", "tile"):
-            raise DataError(f"mode must be 'slide' or 'tile', got {mode!r}")
+        if mode not in ("slide", "tile", "first"):
+            raise DataError(f"mode must be 'slide', 'tile' or 'first', got {mode!r}")
         self.source, self.num_frames, self.frame_skip, self.mode = source, num_frames, frame_skip, mode
         self._span = (num_frames - 1) * frame_skip + 1
         self._stride = stride_between_windows if mode == "slide" else self._span
         last = np.array([source.last_start(i, self._span) for i in range(source.num_episodes)], dtype=np.int64)
-        windows = np.where(last >= 0, last // self._stride + 1, 0)
+        windows = np.where(last >= 0, 1 if mode == "first" else last // self._stride + 1, 0)
         self._last = np.cumsum(windows)  # one past the last window of each episode
         self.skipped = source.skipped + int((windows == 0).sum())
         if not windows.sum():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,15 @@ from .processes import distribute_like, whole_tensor
 class EMA:
     """Moving average of a model's trainable parameters: ``average = decay * average + (1 - decay) * weight``.
 
-    Early on the decay is smaller, ``(1 + n) / (10 + n)`` after n updates, so that the start is soon forgotten.
+    Early on the decay is smaller, so that the start is soon forgotten: ``(1 + n) / (10 + n)`` at the n-th call of
+    `update` (``warmup="ratio"``), or ``1 - (1 + n - after) ** (-2 / 3)`` (``"power"``).
 
     Args:
         model: The model; the average starts at its weights.
         decay: In (0, 1).
+        every: Only the first of so many calls of `update` does something.
+        after: Up to this call, and once more behind it, the average is a copy of the weights.
+        warmup: See above.
     Example::
 
         ema = EMA(model, 0.999)
@@ -27,17 +32,29 @@ class EMA:
             ...
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.updates = decay, 0
+    def __init__(
+        self, model: nn.Module, decay: float, *, every: int = 1, after: int = 0,
+        warmup: Literal["ratio", "power"] = "ratio",
+    ):
+        self.decay, self.every, self.after, self.warmup, self.updates = decay, every, after, warmup, 0
         self.average = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the model's present weights into account."""
         self.updates += 1
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if (self.updates - 1) % self.every:
+            return
+        weight = 1 - self._decay()
         parameters = dict(model.named_parameters())
         torch._foreach_lerp_(list(self.average.values()), [parameters[n].detach() for n in self.average], weight)
+
+    def _decay(self) -> float:
+        n = self.updates
+        if self.after and n - self.every <= self.after:
+            return 0.0
+        early = (1 + n) / (10 + n) if self.warmup == "ratio" else 1 - (1 + n - self.after) ** (-2 / 3)
+        return min(self.decay, early)
 
     @contextmanager
     def weights_in(self, model: nn.Module) -> Iterator[None]:

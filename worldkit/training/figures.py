@@ -11,7 +11,14 @@ from torch import Tensor
 from ..batch import Batch, to_float_video
 from ..latents import Latent, LatentSpec, Particles
 from ..model import ComposedWorldModel
-from ..viz import PanelInputs, animate_rollout, decomposition_panel, rollout_strip
+from ..viz import (
+    PanelInputs,
+    animate_rollout,
+    animate_samples,
+    decomposition_panel,
+    rollout_strip,
+    samples_strip,
+)
 from ..viz.animation import INFERRED, MEAN, SAMPLED
 from .evaluation import predict
 
@@ -133,3 +140,32 @@ def film(
         goal = to_float_video(goal[0, 0] if batch.video.ndim == 6 else goal[0])
     parts = rollouts_beside_truth(model, batch, context_frames=context_frames, generator=generator)
     return animate_rollout(**parts, title=title, goal=goal, cell=cell), rollout_strip(**parts)
+
+
+@torch.no_grad()
+def samples(model: ComposedWorldModel, *, seed: int = 0, videos: int = 4, cell: int = 96) -> tuple[Tensor, Tensor]:
+    """Videos that a model draws out of nothing, as an animation and as a strip that stands still.
+
+    Of a model with conditions the first frames alone: nobody says what happens after them. After first frames the
+    dynamics follows its means.
+
+    Args:
+        model: The model.
+        seed: Of the first frames.
+        videos: How many.
+        cell: Height of a picture, pixels.
+    Returns:
+        uint8 ``[T, 3, h, w]`` and ``[3, h', w']``.
+    """
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    if model.dynamics is None or model.conditioners:
+        first = model.sample_first_frames(videos, generator=generator)
+        drawn = [model.decode(first).video]
+    else:
+        rollout = model.sample(videos, model.config.timestep_horizon, generator=generator, deterministic=True)
+        drawn = [rollout.context_video, rollout.video]
+    if model.config.obs.views > 1:  # the first one
+        drawn = [video[:, 0] for video in drawn]
+    shown, first_frames = torch.cat(drawn, 1).clamp(0, 1), drawn[0].shape[1]
+    return (animate_samples(shown, first_frames=first_frames, cell=cell),
+            samples_strip(shown, first_frames=first_frames, cell=cell))

@@ -18,7 +18,7 @@ from ..metrics import load_lpips
 from ..model import ComposedWorldModel
 from ..presets import resolve_preset
 from ..storage.folders import NOT_RECORDED, TRAINED_ON, read_facts
-from ..storage.hub import load_parts
+from ..storage.hub import components, load_parts
 from .checkpoint import latest_checkpoint
 from .complete import complete_config
 from .config import TrainConfig
@@ -29,6 +29,8 @@ from .settings import Settings
 from .trainer import Trainer, TrainResult
 from .weightless import weightless
 
+MODES = {"all": "slide", "first": "first"}
+"""Training option ``clips`` -> mode of the data set."""
 WEIGHTS_FROM = "weights from"
 """Entry of a run's facts: whose weights it began with, and of which parts."""
 
@@ -123,7 +125,8 @@ def make_trainer(
         model.use_perceptual(load_lpips(config.vgg_backbone, config.lpips_heads))
     with main_process_first(config.device):  # it makes or decodes what the others then find in the cache
         clips = {
-            split: open_clips(model, data, split=split, num_frames=model.clip_length, mode="slide", **options)
+            split: open_clips(model, data, split=split, num_frames=model.clip_length, mode=MODES[config.clips],
+                              **options)
             for split in ("train", "val")
         }
         rollouts = _rollout_clips(preset, model, data, options)
@@ -184,11 +187,16 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
         published = source in list_models(pretrained=True) and not Path(source).exists()
         trained = create_model(source, pretrained=True) if published else source
         taken = load_parts(model, trained, config.init_parts)
-    untrained = [part for part in sorted(model.objective.frozen)
-                 if part not in taken and getattr(model.config, part).name != "pretrained"]
+    untrained = [part for part, name in _frozen_parts(model) if part not in taken and name != "pretrained"]
     if untrained:
         raise TrainingError(_first_stage_missing(model, preset, data, untrained))
     return {WEIGHTS_FROM: f"{source} ({', '.join(taken)})"} if taken else {}
+
+
+def _frozen_parts(model: ComposedWorldModel) -> list[tuple[str, str]]:
+    """(part, registered name) of everything in a model that its objective does not train."""
+    found = [(path, name) for path, _, name in components(model.config.to_dict())]
+    return sorted((path, name) for path, name in found if path.partition(".")[0] in model.objective.frozen)
 
 
 def _first_stage_missing(model: ComposedWorldModel, preset: str, data: str, frozen: list[str]) -> str:
@@ -198,6 +206,8 @@ def _first_stage_missing(model: ComposedWorldModel, preset: str, data: str, froz
         first = get_model_spec(first).extends
     objective = model.config.objective.name
     again = f" --run runs/{preset}-{objective} -o objective={objective}" if first == resolve_preset(preset) else ""
+    if again and model.config.prior is not None:
+        again += f" -o prior={model.config.prior.name}"
     first = first or "FIRST_STAGE"
     return (
         f"objective '{objective}' trains nothing in {' and '.join(frozen)}, which must come trained. Train them first, "
@@ -209,8 +219,9 @@ def _first_stage_missing(model: ComposedWorldModel, preset: str, data: str, froz
 def _rollout_clips(
     preset: str, model: ComposedWorldModel, data: str, options: Mapping[str, Any]
 ) -> tuple[ClipDataset, int] | None:
-    """Validation clips long enough for the preset's protocol, or as long as the data allow; None for image models."""
-    if model.dynamics is None:
+    """Validation clips long enough for the preset's protocol, or as long as the data allow; None where the training
+    has no influence on predictions."""
+    if model.dynamics is None or "dynamics" in model.objective.frozen:
         return None
     context, horizon = protocol(preset, model)
     for frames in (context + horizon, model.clip_length):

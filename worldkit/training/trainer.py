@@ -29,6 +29,7 @@ from ..errors import TrainingError
 from ..files import check_writable, reason
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
+from ..progress import Meter
 from ..storage.folders import write_folder
 from ..storage.hub import write_model
 from ..viz import save_animation, save_png
@@ -48,7 +49,7 @@ from .config import TrainConfig
 from .denormals import flush_denormals
 from .ema import EMA
 from .evaluation import evaluate, mean_image, validation_loss
-from .figures import film, panel
+from .figures import film, panel, samples
 from .lock import locked
 from .loggers import open_loggers
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
@@ -127,6 +128,8 @@ class Trainer:
         check_trainable(model)
         self.notes = [*model.objective.notes(model), *unused(model, train)]
         train, valid = fed(model, train), fed(model, valid)
+        if "dynamics" in model.objective.frozen:  # it predicts as it did before
+            rollouts = None
         if rollouts is not None:
             rollouts = (fed(model, rollouts[0]), rollouts[1])
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
@@ -161,7 +164,8 @@ class Trainer:
             [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas, eps=config.eps,
             weight_decay=config.weight_decay, fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
         )
-        self.ema = EMA(model, config.ema) if config.ema is not None else None
+        self.ema = None if config.ema is None else EMA(
+            model, config.ema, every=config.ema_every, after=config.ema_after, warmup=config.ema_warmup)
         self.facts = dict(facts or {})
         self.progress = Progress()
         self.watch = Watch(model.encoder.spec.gated_tokens)
@@ -355,9 +359,14 @@ class Trainer:
             device=self.device)}
         if not math.isfinite(entry["valid_loss"]):
             raise self._not_finite("the validation loss", entry["valid_loss"], step=step)
-        picture = panel(model, torch.as_tensor(self.valid[len(self.valid) // 2]["video"]).to(self.device))
         with self._writing("figures"):
-            save_png(picture, self.run / "figures" / f"step-{step:08d}-panel.png")
+            if "prior" in model.objective.requires:
+                frames, picture, name = *samples(model, seed=config.seed), "samples"
+                save_animation(frames, self.run / "figures" / f"step-{step:08d}-{name}.gif")
+            else:
+                clip, name = torch.as_tensor(self.valid[len(self.valid) // 2]["video"]), "panel"
+                picture = panel(model, clip.to(self.device))
+            save_png(picture, self.run / "figures" / f"step-{step:08d}-{name}.png")
         self._warn(self.watch.look_at_masks(self._masks(model)), bar)
         if self.rollouts is not None:
             entry |= self._predictions(model)
@@ -406,6 +415,7 @@ class Trainer:
     def _open_run(self) -> None:
         newest, record = where_to_begin(self.run, self.describe())
         if newest is None:
+            self.model.objective.prepare(self.model, self._all_clips())
             torch.manual_seed(self.config.seed + 1_000_003 * self.rank)  # of dropout; noise has its own generators
         else:
             self._resume(newest)
@@ -420,6 +430,17 @@ class Trainer:
         if "preset" in self.facts:
             Settings.of_run(self.facts, record["model"], self.config.to_dict()).write(self.run / SETTINGS_FILE)
         self.loggers = open_loggers(self.config.loggers, self.run, record, self.progress.step)
+
+    def _all_clips(self) -> Iterator[Batch]:
+        """Every training clip once; all processes get all of them."""
+        clips = self.loader.dataset
+        loader = make_loader(clips, self.config.batch_size, shuffle=False, num_workers=self.config.num_workers,
+                             device=self.device)
+        with Meter("looking at all training clips", total=len(loader), noun="batch", enabled=self.show_progress,
+                   keep=False) as meter:
+            for number, batch in enumerate(loader, 1):
+                yield batch.to(self.device, non_blocking=True)
+                meter.update(number)
 
     def _resume(self, folder: Path) -> None:
         with self.strategy.whole() as model:

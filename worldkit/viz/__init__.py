@@ -9,12 +9,14 @@ from .boxes import PALETTE, boxes_from_masks, boxes_from_particles, draw_boxes, 
 from .images import gif_bytes, grid, png_bytes, save_gif, save_png, to_uint8
 from .panel import PanelInputs, decomposition_panel
 from .report_html import HtmlReport
+from .samples import animate_samples, samples_strip
 
 __all__ = [
     "PALETTE",
     "HtmlReport",
     "PanelInputs",
     "animate_rollout",
+    "animate_samples",
     "boxes_from_masks",
     "boxes_from_particles",
     "decomposition_panel",
@@ -25,6 +27,7 @@ __all__ = [
     "nms",
     "png_bytes",
     "rollout_strip",
+    "samples_strip",
     "save_animation",
     "save_gif",
     "save_png",

@@ -1,0 +1,97 @@
+"""A prior over first frames, trained by the trainer on a model that is trained already."""
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.data import ArraySource, ClipDataset
+from worldkit.errors import DataError
+from worldkit.training.ema import EMA
+from worldkit.training.recipes import make_trainer
+
+SMALL = {"latent_action": None, "dynamics__dim": 16, "dynamics__num_layers": 1, "dynamics__num_heads": 2}
+PRIOR = {"prior": {"name": "diffusion", "dim": 16, "num_layers": 1, "num_heads": 2, "frames": 2, "steps": 20},
+         "objective": "first-frames"}
+DATA = {"num_episodes": 12}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("first") / "trained"
+    wk.create_model("lpwm-balls-mini", **SMALL).save_pretrained(folder)
+    return folder
+
+
+def trainer(run, trained, **options):
+    options = {"steps": 3, "batch_size": 2, "eval_clips": 2, "init_from": str(trained), "device": "cpu",
+               "clips": "first", "log_every": 1, **options}
+    return make_trainer("lpwm-balls-mini", "balls-32", run=run, overrides={**SMALL, **PRIOR}, train_overrides=options,
+                        data_options=DATA, show_progress=False)
+
+
+def test_a_run(tmp_path, trained):
+    run = trainer(tmp_path / "run", trained, steps=2, eval_every=1, ema=0.9, ema_every=2, ema_after=1,
+                  ema_warmup="power")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    clips = run.loader.dataset
+    assert all(clips.window(i)[1] == 0 for i in range(len(clips))) and run.rollouts is None
+    result = run.fit()
+    after = run.model.state_dict()
+    moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"prior"}
+    scale, seen = run.model.prior.scale, run.model.encode(torch.stack([torch.as_tensor(c["video"]) for c in clips]))
+    assert scale.settled and scale.count.tolist() == [2 * len(clips) * g.size for g in run.model.encoder.spec.groups]
+    torch.testing.assert_close(scale.low[0, :2], seen.position.amin((0, 1, 2)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scale.mean[0, 2:4], seen.scale.mean((0, 1, 2)), atol=1e-5, rtol=1e-5)
+    assert {"denoising", "loss"} <= result.log[0].keys()
+    figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == {f"step-0000000{n}-samples.{kind}" for n in (1, 2) for kind in ("gif", "png")}
+    losses = [line["valid_loss"] for line in result.log if "valid_loss" in line]
+    assert len(losses) == 2 and run.progress.best == -min(losses)  # predictions do not change
+    best = wk.create_model(f"dir:{tmp_path / 'run' / 'best'}")
+    assert best.sample(2, horizon=2).video.shape[:2] == (2, 2)
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, trained):
+    options = {"ema": 0.9, "ema_every": 2, "ema_after": 3, "save_every": 2, "eval_every": 100}
+    whole = trainer(tmp_path / "whole", trained, steps=4, **options)
+    whole.fit()
+    trainer(tmp_path / "parts", trained, steps=2, **options).fit()
+    rest = trainer(tmp_path / "parts", trained, steps=4, **options)
+    rest.fit()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+    assert all(torch.equal(value, rest.ema.average[name]) for name, value in whole.ema.average.items())
+
+
+def test_dry_run(tmp_path, trained):
+    from worldkit.training.plan import plan
+
+    run = make_trainer("lpwm-balls-mini", "balls-32", run=tmp_path / "run", overrides={**SMALL, **PRIOR},
+                       train_overrides={"init_from": str(trained), "device": "cpu"}, data_options=DATA, dry_run=True)
+    assert "parameters: prior" in plan(run) and not (tmp_path / "run").exists()
+
+
+def test_first_clips():
+    source = ArraySource([{"video": torch.zeros(n, 3, 8, 8, dtype=torch.uint8).numpy()} for n in (5, 2, 9)])
+    clips = ClipDataset(source, num_frames=3, mode="first")
+    assert [clips.window(i) for i in range(len(clips))] == [(0, 0), (2, 0)] and clips.skipped == 1
+    with pytest.raises(DataError, match="mode must be 'slide', 'tile' or 'first', got 'last'"):
+        ClipDataset(source, num_frames=3, mode="last")
+
+
+def test_moving_average_with_a_late_start():
+    """Copies up to call 4, and at the next one that counts; then 1 - (1 + n - 4)^(-2/3), at most 0.7."""
+    model, want, found = torch.nn.Linear(1, 1, bias=False), None, []
+    ema = EMA(model, 0.7, every=3, after=4, warmup="power")
+    for n in range(1, 20):
+        model.weight.data.fill_(float(n * n))
+        ema.update(model)
+        found.append(ema.average["weight"].item())
+        if n in (1, 4, 7):  # calls 1, 4, 7, ... count; 7 is the first after 4
+            want = float(n * n)
+        elif n % 3 == 1:
+            decay = min(0.7, 1 - (1 + n - 4) ** (-2 / 3))
+            want = decay * want + (1 - decay) * n * n
+        assert found[-1] == pytest.approx(want)
