@@ -115,5 +115,5 @@ def test_swapping_the_encoder_brings_its_decoder_and_no_old_option(encoder):
     assert config.encoder.name == encoder and config.decoder.name != "particle"
     assert (config.dynamics, config.latent_action, config.objective) == (base.dynamics, base.latent_action,
                                                                         base.objective)
-    with pytest.raises(wk.ConfigError, match="unknown option 'num_particles'"):
-        wk.create_config("lpwm-balls-mini", encoder=encoder, encoder__num_particles=6)
+    with pytest.raises(wk.ConfigError, match="unknown option 'proposals_per_patch'"):
+        wk.create_config("lpwm-balls-mini", encoder=encoder, encoder__proposals_per_patch=2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldkit.nn.conv import ConvConfig
+from worldkit.nn.conv import ConvConfig, ConvEncoder
 from worldkit.nn.keypoints import PatchKeypoints
 
 
@@ -12,8 +12,8 @@ from worldkit.nn.keypoints import PatchKeypoints
 def test_variances_of_sharp_proposals(sharp):
     """Softmaxes with nearly all weight on one place, at the border as elsewhere: variances from 1e-6 to 1."""
     torch.manual_seed(0)
-    config = ConvConfig(base_channels=8, channel_multipliers=(1, 2))
-    net = PatchKeypoints(config, channels=3, size=(32, 32), patch_size=16, per_patch=2)
+    cnn = ConvEncoder(ConvConfig(base_channels=8, channel_multipliers=(1, 2)), outputs=2, padding="replicate")
+    net = PatchKeypoints(cnn, size=(32, 32), patch_size=16, per_patch=2)
     nn.init.normal_(net.cnn.conv_out.weight, std=0.02 * sharp)
     image = torch.rand(8, 3, 32, 32)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from worldkit.nn import transformer
 from worldkit.nn.attention import Attention, FeedForward, RMSNorm, attention_weights
 from worldkit.nn.checkpoint import LEVELS, Checkpointed, set_checkpointing
 from worldkit.nn.composite import _PasteSums, composite, particle_masks
-from worldkit.nn.conv import ConvConfig, ConvDecoder, ConvEncoder, Upsample, _replicate
+from worldkit.nn.conv import ConvConfig, ConvDecoder, ConvEncoder, Upsample, replicate
 from worldkit.nn.dropout import Dropout, dropout, keep_mask
 from worldkit.nn.glimpse import EPS_SCALE, EPS_WEIGHT, box_mask, crop, paste, paste_weights
 from worldkit.nn.rolling import Rolling
@@ -113,10 +113,10 @@ def plain_upsample(layer, x):
 @pytest.mark.parametrize("before, after", [(1, 1), (0, 1)])
 def test_replicate_padding_for_the_compiler(monkeypatch, before, after):
     x = rand(2, 3, 4, 5)
-    plain = _replicate(x, before, after)
+    plain = replicate(x, before, after)
     assert torch.equal(plain, F.pad(x, (before, after, before, after), mode="replicate"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    agree(_replicate(x, before, after), plain, [x])
+    agree(replicate(x, before, after), plain, [x])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -8,6 +8,8 @@ from ..lazy import lazy_exports
 from ..registry import register_decoder
 
 register_decoder("particle", "worldkit.decoders.particle:ParticleDecoder", aliases=("dlp", "dlpv3"))
+register_decoder("particle-tracking", "worldkit.decoders.particle_tracking:ParticleTrackingDecoder",
+                 aliases=("dlpv2", "ddlp"))
 register_decoder("patch", "worldkit.decoders.patch:PatchDecoder", aliases=("dvae",))
 register_decoder("slot", "worldkit.decoders.slot:SlotDecoder", aliases=("spatial-broadcast",))
 

@@ -1,27 +1,20 @@
 """The particle decoder of DLPv3 / LPWM: draw every particle as a small RGBA glimpse, paste, blend, add the background.
 
-Which particles are drawn, when there are more than the spec's ``drawn``: the most certain ones if the latent carries a
-score (observed frames), else the most opaque ones (predicted frames).
-
 Source: LPWM (arXiv:2603.04553); upstream modules/modules.py @ 4cf53c4, written from its description.
 """
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
 from ..config import ComponentConfig, ObsSpec
 from ..errors import ConfigError
-from ..latents import Latent, LatentSpec, Particles
-from ..nn.composite import composite, particle_masks
+from ..latents import LatentSpec
 from ..nn.conv import ConvConfig, ConvDecoder, LatentToMap, doublings, init_convs, zero_linear_biases
 from ..nn.glimpse import glimpse_side
-from .base import Decoded, Decoder
+from .compositing import CompositingDecoder
 
 
 class ParticleDecoderConfig(ComponentConfig):
@@ -42,11 +35,10 @@ class ParticleDecoderConfig(ComponentConfig):
     background_cnn: ConvConfig = ConvConfig(channel_multipliers=(1, 1, 1, 2, 4))
 
 
-class ParticleDecoder(Decoder):
+class ParticleDecoder(CompositingDecoder):
     """Particles -> video, with foreground, background and (on request) one mask per drawn particle."""
 
     Config = ParticleDecoderConfig
-    kinds = frozenset({"particles"})
 
     def __init__(self, config: ParticleDecoderConfig, *, spec: LatentSpec, obs: ObsSpec):
         super().__init__(config, spec=spec, obs=obs)
@@ -77,49 +69,12 @@ class ParticleDecoder(Decoder):
         self.background_cnn = ConvDecoder(
             background, inputs=self.to_background_map.channels, outputs=obs.channels, ups=ups
         )
-        group = spec.group("particles")
-        self.num_drawn = group.drawn or group.size // spec.views
-        self.num_tokens = group.size // spec.views
         zero_linear_biases(self)
         init_convs(self.glimpse_cnn, 0.02)
         init_convs(self.background_cnn, 0.005)
 
-    def forward(self, z: Latent, *, masks: bool = False) -> Decoded:
-        z = cast(Particles, z)
-        (batch, time), views = z.shape, self.spec.views
+    def look(self, features: Tensor) -> Tensor:
+        return torch.sigmoid(self.glimpse_cnn(self.to_map(features)))
 
-        def fold(x: Tensor) -> Tensor:
-            return rearrange(x, "b t (v n) d -> (b v t) n d", v=views)
-
-        tokens = self._select(z, fold)
-        position, scale, depth, opacity, features = (
-            x if tokens is None else x.gather(1, tokens[..., None].expand(-1, -1, x.shape[-1]))
-            for x in map(fold, (z.position, z.size, z.depth, z.transparency, z.features))
-        )
-        glimpses = torch.sigmoid(self.glimpse_cnn(self.to_map(rearrange(features, "m k d -> (m k) d"))))
-        glimpses = rearrange(glimpses, "(m k) c h w -> m k c h w", k=position.shape[1])
-        background = self.background_cnn(self.to_background_map(rearrange(z.background, "b t v d -> (b v t) d")))
-        background = torch.sigmoid(background)
-        where = (glimpses, position, scale, opacity[..., 0], depth[..., 0], (self.obs.height, self.obs.width))
-        foreground, rest = composite(*where)
-
-        def unfold(x: Tensor) -> Tensor:
-            x = rearrange(x, "(b v t) ... -> b v t ...", b=batch, t=time)
-            return x if views > 1 else x[:, 0]
-
-        return Decoded(
-            video=unfold(rest * background + foreground),
-            masks=unfold(particle_masks(*where)) if masks else None,
-            foreground=unfold(foreground),
-            background=unfold(background),
-            background_mask=unfold(rest),
-            glimpses=unfold(glimpses),
-            tokens=None if tokens is None else unfold(tokens),
-        )
-
-    def _select(self, z: Particles, fold) -> Tensor | None:
-        if z.score is None:
-            return fold(1 - z.transparency)[..., 0].topk(self.num_drawn, largest=False).indices
-        if self.num_drawn == self.num_tokens:
-            return None
-        return fold(z.score[..., None])[..., 0].topk(self.num_drawn, largest=False).indices
+    def look_behind(self, features: Tensor) -> Tensor:
+        return torch.sigmoid(self.background_cnn(self.to_background_map(features)))

@@ -8,6 +8,8 @@ from ..lazy import lazy_exports
 from ..registry import register_encoder
 
 register_encoder("particle", "worldkit.encoders.particle:ParticleEncoder", aliases=("dlp", "dlpv3"))
+register_encoder("particle-tracking", "worldkit.encoders.particle_tracking:ParticleTrackingEncoder",
+                 aliases=("dlpv2", "ddlp"))
 register_encoder("patch", "worldkit.encoders.patch:PatchEncoder", aliases=("dvae",))
 register_encoder("pretrained", "worldkit.encoders.pretrained:PretrainedEncoder", extra="vision")
 register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))

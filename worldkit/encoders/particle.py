@@ -156,8 +156,10 @@ class ParticleEncoder(Encoder):
         self._check_sizes(config, obs)
         self.beta, self.size = Beta(), (obs.height, obs.width)
         self.glimpse_size = glimpse_side(config.glimpse_ratio, obs)
-        self.keypoints = PatchKeypoints(config.proposal_cnn, channels=obs.channels, size=self.size,
-                                        patch_size=config.patch_size, per_patch=config.proposals_per_patch)
+        per_patch = config.proposals_per_patch
+        proposal_cnn = ConvEncoder(config.proposal_cnn, inputs=obs.channels, outputs=per_patch, padding="replicate")
+        self.keypoints = PatchKeypoints(proposal_cnn, size=self.size, patch_size=config.patch_size,
+                                        per_patch=per_patch)
         proposals = self.keypoints.num_proposals
         self.num_drawn = min(config.num_particles, proposals)
         self.num_tokens = self.num_drawn if config.select == "keep" else proposals
@@ -213,7 +215,9 @@ class ParticleEncoder(Encoder):
             init_convs(cnn, 0.02)
         for cnn in (self.background_cnn, self.interaction.image_cnn):
             init_convs(cnn, 0.005)
-        self.keypoints.reset()
+        last = self.keypoints.cnn.conv_out  # constant, so that every softmax starts nearly flat
+        nn.init.constant_(last.weight, -0.02)
+        nn.init.zeros_(last.bias)
         self.attributes.reset()
         self.interaction.reset()
 

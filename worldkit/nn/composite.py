@@ -79,7 +79,8 @@ class _PasteSums(torch.autograd.Function):
 
 
 def composite(
-    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: tuple[int, int]
+    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: tuple[int, int], *,
+    corners: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Blend particles into a foreground and the mask of what they leave of the background.
 
@@ -90,10 +91,11 @@ def composite(
         opacity: ``[M, K]`` in [0, 1].
         depth: ``[M, K]``; smaller is nearer.
         size: Height and width of the image.
+        corners: As in `worldkit.nn.glimpse.crop`.
     Returns:
         foreground ``[M, 3, H, W]`` and background mask ``[M, 1, H, W]``: mask * background + foreground.
     """
-    rows, columns = axis_weights(glimpses, position, scale, size)
+    rows, columns = axis_weights(glimpses, position, scale, size, corners=corners)
     k = opacity * torch.sigmoid(-depth)
     with torch.autocast(glimpses.device.type, enabled=False):
         weight, cover, colour = _PasteSums.apply(full_precision(glimpses), rows, columns, k, k * opacity)
@@ -101,10 +103,22 @@ def composite(
     return colour / total, 1 - cover[:, None] / total
 
 
+def blend(canvases: Tensor, opacity: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """`composite` of particles that are pasted already: ``[M, K, 4, H, W]``; costs K canvases."""
+    shares = _shares(canvases[:, :, :1], opacity, depth)
+    return (shares * canvases[:, :, 1:]).sum(1), 1 - shares.sum(1)
+
+
 def particle_masks(
-    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: tuple[int, int]
+    glimpses: Tensor, position: Tensor, scale: Tensor, opacity: Tensor, depth: Tensor, size: tuple[int, int], *,
+    corners: bool = False,
 ) -> Tensor:
     """Share of every particle in every pixel, ``[M, K, 1, H, W]`` (for plots and metrics; costs K canvases)."""
-    alpha = opacity[..., None, None] * paste(glimpses[:, :, :1], position, scale, size)[:, :, 0]
-    weight = alpha * torch.sigmoid(-depth)[..., None, None]
-    return (weight / (weight.sum(1, keepdim=True) + EPS_WEIGHT) * alpha)[:, :, None]
+    return _shares(paste(glimpses[:, :, :1], position, scale, size, corners=corners), opacity, depth)
+
+
+def _shares(alpha: Tensor, opacity: Tensor, depth: Tensor) -> Tensor:
+    """Pasted alphas ``[M, K, 1, H, W]`` -> shares, likewise."""
+    alpha = opacity[..., None, None, None] * alpha
+    weight = alpha * torch.sigmoid(-depth)[..., None, None, None]
+    return weight / (weight.sum(1, keepdim=True) + EPS_WEIGHT) * alpha

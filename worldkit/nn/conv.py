@@ -55,7 +55,7 @@ class ConvConfig(Config):
         return 2 ** (len(self.channel_multipliers) - 1)
 
 
-def _replicate(x: Tensor, before: int, after: int) -> Tensor:
+def replicate(x: Tensor, before: int, after: int) -> Tensor:
     """Repeat the border: ``before`` pixels at the left and top, ``after`` at the right and bottom.
 
     torch.compile gets the same in other words: PyTorch 2.13 expects the gradient of its replication padding in
@@ -78,7 +78,7 @@ class _Conv3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.padding_mode == "zeros":
             return super().forward(x)
-        return F.conv2d(_replicate(x, 1, 1), self.weight, self.bias)
+        return F.conv2d(replicate(x, 1, 1), self.weight, self.bias)
 
 
 class ConvBlock(nn.Module):
@@ -115,7 +115,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == "zeros" else _replicate(x, 0, 1))
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == "zeros" else replicate(x, 0, 1))
 
 
 class Upsample(nn.Module):
@@ -133,7 +133,7 @@ class Upsample(nn.Module):
         w = self.conv.weight
         rows = torch.stack([w[:, :, 2], w[:, :, 1] + w[:, :, 2], w[:, :, 0] + w[:, :, 1], w[:, :, 0]], 2)
         kernel = torch.stack([rows[..., 2], rows[..., 1] + rows[..., 2], rows[..., 0] + rows[..., 1], rows[..., 0]], -1)
-        return F.conv_transpose2d(_replicate(x, 1, 1), kernel.transpose(0, 1), self.conv.bias, stride=2, padding=3)
+        return F.conv_transpose2d(replicate(x, 1, 1), kernel.transpose(0, 1), self.conv.bias, stride=2, padding=3)
 
 
 class _Level(nn.Module):
@@ -148,11 +148,29 @@ class _Level(nn.Module):
         return self.resample(x)
 
 
-class _Stack(Checkpointed):
-    """What encoder and decoder stacks share: order of layers, chunking, layout and checkpointing."""
+class Chunked(Checkpointed):
+    """A stack of layers over images, worked on in chunks that stay small on a CPU; see the module's docstring."""
 
     _sizes: list[tuple[int, float]]
     """Of every activation: channels, and side over the input's side."""
+
+    def _layers(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _chunk(self, x: Tensor) -> int:
+        """Inputs that fit one chunk; every activation may be padded by one pixel all around."""
+        widest = max(channels * (x.shape[-1] * zoom + 2) * (x.shape[-2] * zoom + 2) for channels, zoom in self._sizes)
+        return at_a_time(_CHUNK_BYTES, widest * x.element_size())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return self.run(self._layers, x)
+        parts = [self.run(self._layers, part) for part in x.split(self._chunk(x))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Stack(Chunked):
+    """What encoder and decoder stacks share: order of layers and layout."""
 
     def __init__(self, conv_in: nn.Module, mid: nn.Module, levels: Sequence[nn.Module], *, last: int, outputs: int,
                  config: ConvConfig, padding: Padding, mid_first: bool):
@@ -172,17 +190,6 @@ class _Stack(Checkpointed):
         if not self._mid_first:
             x = self.mid(x)
         return self.conv_out(self.norm_out(x))
-
-    def _chunk(self, x: Tensor) -> int:
-        """Inputs that fit one chunk; every activation may be padded by one pixel all around."""
-        widest = max(channels * (x.shape[-1] * zoom + 2) * (x.shape[-2] * zoom + 2) for channels, zoom in self._sizes)
-        return at_a_time(_CHUNK_BYTES, widest * x.element_size())
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return self.run(self._layers, x)
-        parts = [self.run(self._layers, part) for part in x.split(self._chunk(x))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _make_block(config: ConvConfig) -> Callable[[int, int, Padding], nn.Module]:

@@ -10,12 +10,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..distributions import full_precision
-from .conv import ConvConfig, ConvEncoder
 
 
 class PatchKeypoints(nn.Module):
     """Image ``[M, C, H, W]`` -> proposals ``[M, patches, 2]`` in [-1, 1] and (var y, var x, cov) ``[M, patches, 3]``.
 
+    Args:
+        cnn: Patches ``[P, C, side, side]`` -> maps ``[P, per_patch, h, w]``, whose softmaxes are the points.
+        size: Height and width of the image.
+        patch_size: Side of a patch, pixels; divides height and width.
+        per_patch: Points per patch.
     Attributes:
         centres: Patch centres, ``[patches, 2]``, (y, x) in [-1, 1].
         num_proposals: Patches times points per patch.
@@ -23,23 +27,17 @@ class PatchKeypoints(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, config: ConvConfig, *, channels: int, size: tuple[int, int], patch_size: int, per_patch: int):
+    def __init__(self, cnn: nn.Module, *, size: tuple[int, int], patch_size: int, per_patch: int):
         super().__init__()
-        self.patch_size, self.size = patch_size, size
-        self.cnn = ConvEncoder(config, inputs=channels, outputs=per_patch, padding="replicate")
+        self.patch_size, self.size, self.cnn = patch_size, size, cnn
         rows, columns = (torch.arange(0, side, patch_size) for side in size)
         corners = torch.cartesian_prod(rows, columns).repeat_interleave(per_patch, 0).float()
         self.num_proposals = corners.shape[0]
         self.register_buffer("corners", corners, persistent=False)
-        centres = self._in_image(corners + patch_size // 2)
+        centres = self.in_image(corners + patch_size // 2)
         self.register_buffer("centres", centres, persistent=False)
 
-    def reset(self) -> None:
-        """Upstream's start: a constant last layer, so that every softmax is nearly flat."""
-        nn.init.constant_(self.cnn.conv_out.weight, -0.02)
-        nn.init.zeros_(self.cnn.conv_out.bias)
-
-    def _in_image(self, pixel: Tensor) -> Tensor:
+    def in_image(self, pixel: Tensor) -> Tensor:
         """Places ``[..., 2]`` (y, x) in pixels -> [-1, 1]."""
         y, x = pixel.unbind(-1)
         return torch.stack([2 * y / (self.size[0] - 1) - 1, 2 * x / (self.size[1] - 1) - 1], -1)
@@ -58,4 +56,4 @@ class PatchKeypoints(nn.Module):
         var_x = (columns * off_x.square()).sum(-1).clamp(min=1e-6)
         cov = (weight * off_y[..., None] * off_x[..., None, :]).sum((-1, -2))
         local = (torch.stack([y, x], -1) + 1) / 2 * (self.patch_size - 1)
-        return self._in_image(local + self.corners), torch.stack([var_y, var_x, cov], -1)
+        return self.in_image(local + self.corners), torch.stack([var_y, var_x, cov], -1)

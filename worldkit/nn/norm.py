@@ -1,4 +1,4 @@
-"""GroupNorm followed by GELU, with accurate statistics in channels-last layout.
+"""GroupNorm followed by GELU or ReLU, with accurate statistics in channels-last layout.
 
 On a CPU, PyTorch 2.13 sums channels-last inputs one pixel after the other and takes the variance as the mean of squares
 less the square of the mean. At a mean of 10 standard deviations its result is off by 1e-3 and at 100 by 1e-1, where
@@ -17,8 +17,22 @@ from torch.autograd.function import once_differentiable
 LAST = torch.channels_last
 
 
-class GroupNormGELU(nn.GroupNorm):
-    """``gelu(group_norm(x))`` of maps ``[M, C, h, w]``; parameters and their names are those of `torch.nn.GroupNorm`.
+class _GroupNormAnd(nn.GroupNorm):
+    """GroupNorm and what follows it; parameters and their names are those of `torch.nn.GroupNorm`."""
+
+    follow: str
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch.compile's own code takes the variance in one stable pass, in any layout; so do CUDA's kernels
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not _channels_last(x):
+            return getattr(F, self.follow)(super().forward(x))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return _ChannelsLast.apply(x.to(dtype), weight, bias, self.num_groups, self.eps, self.follow).to(x.dtype)
+
+
+class GroupNormGELU(_GroupNormAnd):
+    """``gelu(group_norm(x))`` of maps ``[M, C, h, w]``.
 
     Example:
         >>> norm = GroupNormGELU(4, 32)
@@ -28,13 +42,19 @@ class GroupNormGELU(nn.GroupNorm):
         True
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        # torch.compile's own code takes the variance in one stable pass, in any layout; so do CUDA's kernels
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or not _channels_last(x):
-            return F.gelu(super().forward(x))
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        out = _ChannelsLast.apply(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.num_groups, self.eps)
-        return out.to(x.dtype)
+    follow = "gelu"
+
+
+class GroupNormReLU(_GroupNormAnd):
+    """``relu(group_norm(x))`` of maps ``[M, C, h, w]``.
+
+    Example:
+        >>> x = torch.randn(2, 8, 4, 4)
+        >>> torch.allclose(GroupNormReLU(4, 8)(x), F.relu(F.group_norm(x, 4)))
+        True
+    """
+
+    follow = "relu"
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -55,7 +75,7 @@ class _ChannelsLast(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, follow: str) -> Tensor:
         images, channels = x.shape[:2]
         per_channel, per_map = (images, groups, channels // groups), (images, channels, 1, 1)
         mean = _group_means(x, groups)
@@ -64,7 +84,8 @@ class _ChannelsLast(torch.autograd.Function):
         rstd = (_group_means(out, groups) + eps).rsqrt()
         scale, shift = (rstd * weight.view(per_channel[1:])).view(per_map), bias.view(per_map[1:])
         ctx.save_for_backward(centred, weight, shift, rstd[..., 0], scale)
-        return torch.ops.aten.gelu_(torch.addcmul(shift, centred, scale, out=out))
+        ctx.follow = follow
+        return getattr(torch.ops.aten, f"{follow}_")(torch.addcmul(shift, centred, scale, out=out))
 
     @staticmethod
     @once_differentiable
@@ -72,8 +93,12 @@ class _ChannelsLast(torch.autograd.Function):
         centred, weight, shift, rstd, scale = ctx.saved_tensors
         images, channels, height, width = centred.shape
         inner = torch.addcmul(shift, centred, scale)
-        torch.ops.aten.gelu_backward.grad_input(grad.contiguous(memory_format=LAST), inner, grad_input=inner)
+        grad = grad.contiguous(memory_format=LAST)
+        if ctx.follow == "gelu":
+            torch.ops.aten.gelu_backward.grad_input(grad, inner, grad_input=inner)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(grad, inner, 0, grad_input=inner)
         grads = torch.ops.aten.native_group_norm_backward(
             inner, centred, torch.zeros_like(rstd), rstd, weight, images, channels, height * width, rstd.shape[1],
             [True, True, True])
-        return *grads, None, None
+        return *grads, None, None, None

@@ -7,6 +7,7 @@ background learns its share; then comes the *full* model. The objective knows th
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 Stage = Literal["full", "noisy", "warmup"]
@@ -27,3 +28,7 @@ class Staged:
         >>> isinstance(Part(), Staged), Part()(3), Part()(3, stage="warmup")
         (True, 3, 0)
     """
+
+
+NOISE_LOGVAR = 2 * math.log(0.1)
+"""Log variance of what the stages before the full one add to scales (logits) and alphas."""

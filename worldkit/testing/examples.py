@@ -25,11 +25,15 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "encoder": {"particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
         "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2},
+        "particle-tracking": {
+            "num_particles": 8, "num_proposals": 10, "hidden_dim": 16, "feature_dim": 3, "background_dim": 2,
+            "glimpse_channels": (8, 8), "background_channels": (8, 8)},
         "patch": {"patch_size": 8, "feature_dim": 3, "hidden_dim": 16, "cnn": _CNN},
         "slot": {"num_slots": 3, "slot_dim": 16, "hidden_dim": 16, "channels": (8, 8), "max_map": 8, "num_heads": 2,
                  "dropout": 0.0}},
     "decoder": {
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
+        "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
         "slot": {"channels": (8, 8)}},
     "dynamics": {
