@@ -26,7 +26,8 @@ ELSEWHERE = {  # where it lies -> where the site has it
     "examples/plugin": "example_plugin.md", "CHANGELOG.md": "changelog.md",
 }
 TOP = {  # the page worldkit: headings, and who belongs there
-    "Models": "create_model create_config list_models get_model_spec model_info WorldModel WorldModelConfig Rollout",
+    "Models": "create_model create_config list_models get_model_spec model_info WorldModel WorldModelConfig Rollout "
+              "what_if",
     "What goes in and comes out": "Batch Latent Particles Decoded Loss",
     "Names": r"list_(?!models).* register_.* plugin_errors",
     "Errors": ".*Error",

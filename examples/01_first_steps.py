@@ -31,13 +31,11 @@ with torch.no_grad():
     # What if the red ball, at (y, x) = (0.6, 0.0) of the last given frame, had been up and to the right?
     ball = z.follow(z.object_at((0.6, 0.0)))  # frame -> all particles that draw it
     print("particles of the ball, frame by frame:", ball)
-    moved = model.decode(z.edit(ball, delta_position=(-0.4, 0.4))).video.clamp(0, 1)
-    before = model.rollout(drawn.video.clamp(0, 1), horizon=5, deterministic=True)
-    after = model.rollout(moved, horizon=5, deterministic=True)
-    there = [(r.video[0, 0, 0, 18:23, 19:24]).mean() for r in (before, after)]  # red of the first predicted frame
+    answer = wk.what_if(model, z, z.edit(ball, delta_position=(-0.4, 0.4)), horizon=5)
+    before, after = answer.original[0], answer.edited[0]  # [10, 3, 32, 32]: five frames given, five predicted
+    there = [video[5, 0, 18:23, 19:24].mean() for video in (before, after)]  # red of the first predicted frame
     print(f"red where the ball would have been: {there[0]:.2f} before, {there[1]:.2f} after")
 
-rows = [torch.cat([r.context_video, r.video], 1)[0].clamp(0, 1) for r in (before, after)]
-save_png(grid(torch.cat(rows).repeat_interleave(4, -1).repeat_interleave(4, -2), 10), "what_if.png")
+save_png(grid(torch.cat([before, after]).repeat_interleave(4, -1).repeat_interleave(4, -2), 10), "what_if.png")
 save_png(panel(model, video[0, :5], frames=5), "first_steps.png")
 print("how the model takes the clip apart: first_steps.png; the prediction and the what-if: what_if.png")

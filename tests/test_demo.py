@@ -9,7 +9,7 @@ import torch
 import worldkit as wk
 from worldkit.cli import main
 from worldkit.cli.demo import looks, run, words
-from worldkit.cli.demo.what_if import WhatIf, what_if
+from worldkit.cli.demo.moved import Moved, move_one
 from worldkit.metrics import Report
 from worldkit.training import TrainResult
 
@@ -169,7 +169,7 @@ def redrawn(psnr, fg_ari):
 
 
 def test_what_was_learned_and_what_not():
-    edit = WhatIf(torch.zeros(1), [0.1, 0.12])
+    edit = Moved(torch.zeros(1), [0.1, 0.12])
     good = words.verdict(report([18.0] * 5, [13.0] * 5, [12.0] * 5), redrawn(30.0, 0.95), edit)
     assert "to see: frames it is shown are drawn again at 30.0 dB (the mean frame: 12.0)" in good.learned
     assert any(re.fullmatch(r"to predict better than a copy of the last given frame: over 5 frames it is "
@@ -199,7 +199,7 @@ def test_the_demo_shows_what_it_moved():
     clips = wk.data.open_dataset("balls-32", split="test", num_frames=10, height=32, width=32, num_episodes=2)
     for index in (0, 7):
         video = clips[index]["video"][None]
-        edit = what_if(model, video, context_frames=5, cell=32)
+        edit = move_one(model, video, context_frames=5, cell=32)
         assert edit.row.shape == (10, 3, 42, 42) and edit.row.dtype == torch.uint8
         assert edit.visible and len(edit.changed) == 5 and min(edit.changed) > 0.05  # a ball covers 5 % of the picture
 
@@ -208,7 +208,7 @@ def test_what_is_black_is_not_moved():
     model = wk.create_model("lpwm-balls-mini", pretrained=True)
     nothing = torch.zeros(1, 10, 3, 32, 32)
     try:
-        edit = what_if(model, nothing, context_frames=5, cell=32)
+        edit = move_one(model, nothing, context_frames=5, cell=32)
     except wk.WorldkitError as error:
         assert "visible" in str(error)
     else:

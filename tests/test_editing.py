@@ -101,6 +101,53 @@ def test_particles_are_picked_by_what_they_painted_with_their_fellows():
     assert z.object_at((0.5, 0.0), drawn=drawn) == [2, 0, 1] and z.object_at((-1.0, 0.0), drawn=drawn) == [5]
 
 
+def test_a_mask_picks_the_tokens_whose_centres_it_covers():
+    z, mask = scene(), torch.zeros(40, 80)
+    mask[25:35, 35:45] = 1  # y from 0.25 to 0.75, x from -0.125 to 0.125
+    assert z.object_in(mask) == [0, 2, 1]
+    assert z.object_in(np.asarray(mask) > 0.5) == [0, 2, 1] and 4 not in z.object_in(mask)  # 4 cannot be seen
+    with pytest.raises(WorldkitError, match=r"no visible token's centre lies in the mask in frame 2: its middle is at "
+                                            r"\(0.50, -0.88\), the nearest token \(0\)"):
+        z.object_in(torch.roll(mask, -35, 1))
+    for bad, said in ((torch.zeros(4, 4), "false everywhere"), (torch.ones(4, 4), "true everywhere"),
+                      (torch.ones(1, 4, 4), r"\[1, 4, 4\]")):
+        with pytest.raises(ShapeError, match=said):
+            z.object_in(bad)
+
+
+def test_two_slots_that_paint_alike_are_one_thing():
+    masks = torch.full((4, 4, 4), 0.25)
+    masks[:, :2, :2] = torch.tensor([0.1, 0.5, 0.4, 0.0])[:, None, None]
+    spec = LatentSpec((TokenGroup("slots", 4, (Field("features", 4, Delta()),)),), kind="slots")
+    z, drawn = Latent.build(spec, {("slots", "features"): torch.rand(1, 2, 4, 4)}), painted(masks)
+    assert z.object_at((-0.6, -0.6), drawn=drawn) == [1, 2]
+    where = torch.zeros(4, 4)
+    where[:2, :2] = 1
+    assert z.object_in(where, drawn=drawn) == [1, 2]
+    assert len(z.object_at((0.6, 0.6), drawn=drawn)) == 1  # all paint it alike: none of them holds it with another
+    masks[:], masks[0] = 0.1, 0.9
+    with pytest.raises(WorldkitError, match="more than the rest: the nearest is 0, with 0.90 of the mask and 0.90 of"):
+        z.object_in(where, drawn=painted(masks))
+
+
+def test_things_change_looks():
+    z = scene()
+    swapped = z.swap_look([0, 1], {t: [5] for t in (1, 2)})
+    assert torch.equal(swapped.features[:, 0], z.features[:, 0])
+    for t in (1, 2):
+        assert torch.equal(swapped.features[0, t, [0, 1]], z.features[0, t, [5, 5]])
+        assert torch.equal(swapped.features[0, t, 5], z.features[0, t, 0])  # nearest to the middle of the two
+    assert torch.equal(swapped.position, z.position) and torch.equal(swapped.scale, z.scale)
+    three = z.swap_look([0, 1, 2], [3, 5])  # 3 lies to the right below, 5 to the left above
+    assert torch.equal(three.features[0, 0, 1], z.features[0, 0, 3])
+    with pytest.raises(WorldkitError, match="token 1 belongs to both things in frame 0"):
+        z.swap_look([0, 1], [1, 3])
+    with pytest.raises(ShapeError, match="out of range"):
+        z.swap_look([0], [9])
+    with pytest.raises(WorldkitError, match="no 'position' to edit"):
+        slots().swap_look([0], [1])
+
+
 def test_edits_per_frame():
     z, shift = scene(), torch.tensor([0.0, 0.25])
     for frames, where in ((-1, [2]), (slice(0, 2), [0, 1]), ([0, -1], [0, 2]), (torch.tensor([1]), [1])):

@@ -16,7 +16,7 @@ NAMES = """
     list_priors metrics model_info plugin_errors
     register_conditioner register_decoder register_dynamics register_encoder register_latent_action register_model
     register_objective register_preset_file register_prior
-    testing training viz
+    testing training viz what_if
 """.split()
 
 

@@ -24,6 +24,7 @@ _EXPORTS = {
     "batch": ("Batch",),
     "latents": ("Latent", "Particles"),
     "model": ("WorldModel", "Rollout"),
+    "counterfactual": ("what_if",),
     "objectives": ("Loss",),
     "decoders": ("Decoded",),
     "errors": (

@@ -96,8 +96,9 @@ def test_the_python_of_a_page_runs(page, place):
         if language == "python" and (code := as_tested(code, comments)) is not None:
             exec(compile(code, name_of(page), "exec"), names)
     if page.name == "README.md":
-        assert names["future"].video.shape == (1, 5, 3, 32, 32) and names["what_if"].latents.shape == (1, 5)
-        was, becomes = (names[name].video[0, 0, 0, 18:23, 19:24].mean() for name in ("future", "what_if"))
+        assert names["future"].video.shape == (1, 5, 3, 32, 32) and names["answer"].edited.shape == (1, 10, 3, 32, 32)
+        both = (names["answer"].original, names["answer"].edited)
+        was, becomes = (video[0, 5, 0, 18:23, 19:24].mean() for video in both)
         assert was < 0.2 and becomes > 0.8, "the what-if shows nothing: red where the ball was put"
         assert names["loss"].total.isfinite()
 

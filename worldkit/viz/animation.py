@@ -8,7 +8,7 @@ and be explained by a note: `MEAN`, `SAMPLED` and `INFERRED` are the usual three
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,21 +69,13 @@ def animate_rollout(
         torch.Size([4, 3, 226, 542])
     """
     sizes = _check(truth, rollouts, context_frames)
-    panels = [_panel("ground truth", truth, [TRUTH_COLOR] * sizes["t"], cell)]
+    panels = [captioned("ground truth", truth, [TRUTH_COLOR] * sizes["t"], cell)]
     colors = [CONTEXT_COLOR] * context_frames + [PREDICTED_COLOR] * (sizes["t"] - context_frames)
-    panels += [_panel(name, video, colors, cell) for name, video in rollouts.items()]
+    panels += [captioned(name, video, colors, cell) for name, video in rollouts.items()]
     if goal is not None:
         check_shape(goal, "c h w", name="goal", c=3, h=sizes["h"], w=sizes["w"])
-        panels.append(_panel("goal", repeat(goal, "c h w -> t c h w", t=sizes["t"]), [MUTED] * sizes["t"], cell))
-    gap = repeat(canvas(panels[0].shape[2], _GAP), "c h w -> t c h w", t=sizes["t"])
-    joined = torch.cat([part for panel in panels for part in (gap, panel)] + [gap], -1)
-    strips = [joined, _footers(context_frames, sizes["t"], joined.shape[-1], bool(rollouts))]
-    if title:
-        header = text_block(title, _title_height(title, joined.shape[-1]), joined.shape[-1], size=15, color=INK)
-        strips.insert(0, repeat(header, "c h w -> t c h w", t=sizes["t"]))
-    if note:
-        strips.append(repeat(_note(note, joined.shape[-1]), "c h w -> t c h w", t=sizes["t"]))
-    return torch.cat(strips, -2)
+        panels.append(captioned("goal", repeat(goal, "c h w -> t c h w", t=sizes["t"]), [MUTED] * sizes["t"], cell))
+    return beside(panels, context_frames=context_frames, title=title, note=note, phases=bool(rollouts))
 
 
 def rollout_strip(
@@ -178,8 +170,29 @@ def _note(text: str, width: int) -> Tensor:
     return text_block(text, height, width, size=_NOTE_SIZE, color=INK)
 
 
-def _panel(caption: str, video: Tensor, colors: list[tuple[int, int, int]], cell: int) -> Tensor:
-    """Bordered frames with a caption above, ``[T, 3, h, w]``."""
+def beside(
+    panels: Sequence[Tensor], *, context_frames: int, title: str = "", note: str = "", phases: bool = True,
+) -> Tensor:
+    """Animations of one size side by side, a line below that counts the frames, ``[T, 3, h, w]`` uint8.
+
+    Args:
+        panels: ``[T, 3, h, w]`` uint8 each, see `captioned`.
+        context_frames, title, note: As for `animate_rollout`.
+        phases: Say of every frame whether it was given or predicted.
+    """
+    count, gap = len(panels[0]), repeat(canvas(panels[0].shape[2], _GAP), "c h w -> t c h w", t=len(panels[0]))
+    joined = torch.cat([part for panel in panels for part in (gap, panel)] + [gap], -1)
+    strips = [joined, _footers(context_frames, count, joined.shape[-1], phases)]
+    if title:
+        header = text_block(title, _title_height(title, joined.shape[-1]), joined.shape[-1], size=15, color=INK)
+        strips.insert(0, repeat(header, "c h w -> t c h w", t=count))
+    if note:
+        strips.append(repeat(_note(note, joined.shape[-1]), "c h w -> t c h w", t=count))
+    return torch.cat(strips, -2)
+
+
+def captioned(caption: str, video: Tensor, colors: list[tuple[int, int, int]], cell: int) -> Tensor:
+    """Enlarged, bordered frames with a caption above, ``[T, 3, h, w]``."""
     framed = _framed(video, colors, cell)
     header = text_block(caption, _CAPTION, framed.shape[-1], size=13)
     return torch.cat([repeat(header, "c h w -> t c h w", t=len(framed)), framed], -2)

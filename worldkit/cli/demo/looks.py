@@ -17,7 +17,7 @@ from ...model import ComposedWorldModel
 from ...training import Trainer, evaluate
 from ...training.glance import PREDICTED, Glance, glance
 from ...training.progress import ProgressBar
-from .what_if import WhatIf, what_if
+from .moved import Moved, move_one
 
 CONTEXT, HORIZON = 5, 5
 CLIPS = 8
@@ -33,7 +33,7 @@ class Pictures:
     """One clip as the model sees it: the rows that the report draws, and why there is no what-if, if there is none."""
 
     seen: Glance
-    edit: WhatIf | None
+    edit: Moved | None
     nothing: str = ""
 
 
@@ -68,7 +68,7 @@ def look_at(model: ComposedWorldModel, clips: ClipDataset, index: int, *, device
     batch = collate([clips[index]]).to(device)
     seen = glance(model, batch, context_frames=CONTEXT)
     try:
-        return Pictures(seen, what_if(model, batch.video, context_frames=CONTEXT))
+        return Pictures(seen, move_one(model, batch.video, context_frames=CONTEXT))
     except WorldkitError as error:  # a model that was hardly trained may see nothing
         return Pictures(seen, None, str(error))
 

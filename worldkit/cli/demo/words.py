@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...metrics import Report
 from ...metrics.report import Interval
-from .what_if import WhatIf
+from .moved import Moved
 
 _SEES, _APART = 6.0, 0.8  # dB above the mean frame; FG-ARI, of 1
 _NAMES = {"copy last frame": "a copy of the last given frame", "mean training frame": "the mean frame"}
@@ -28,7 +28,7 @@ class Verdict:
         return [(name, found) for name, found in named if found]
 
 
-def verdict(predicted: Report, redrawn: Report, edit: WhatIf | None) -> Verdict:
+def verdict(predicted: Report, redrawn: Report, edit: Moved | None) -> Verdict:
     """Sort what a model can do from what it cannot.
 
     Args:
@@ -78,7 +78,7 @@ def _how_far(predicted: Report) -> tuple[bool, str]:
     return lost is None, f"to look {len(model)} frames ahead: {text}"
 
 
-def _what_if(edit: WhatIf | None) -> tuple[bool, str]:
+def _what_if(edit: Moved | None) -> tuple[bool, str]:
     if edit is None:
         return False, "to be asked what if: it sees nothing that could be moved"
     shares = "to".join(dict.fromkeys(f" {100 * share:.0f} % " for share in (min(edit.changed), max(edit.changed))))
