@@ -15,11 +15,11 @@ from functools import partial
 from .. import __version__
 from ..errors import WorldkitError
 from ..files import reason
-from .commands import ablate, data, demo, evaluate, models, rollout, share, train
+from .commands import ablate, data, demo, evaluate, models, rollout, share, train, whatif
 from .near_misses import Parser
 from .spelling import as_typed
 
-COMMANDS = (models, train, rollout, evaluate, ablate, data, share, demo)
+COMMANDS = (models, train, rollout, whatif, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
   worldkit demo                                              five minutes: train, evaluate, report.html
@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   worldkit train lpwm-mini --data my_video.mp4               train on your own footage
   worldkit train lpwm-sketchy --data PATH -o dynamics.num_layers=4 -o train.lr=1e-4
   worldkit rollout runs/lpwm-mini --data my_video.mp4        predict, as GIF and latents
+  worldkit whatif lpwm-balls-mini --at 0.6 0 --remove        what if that ball were not there?
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait by spinning starve each other when the machine is shared (measured: 10 times slower).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = make_parser().parse_args(arguments)
+    options.typed = list(sys.argv[1:] if arguments is None else arguments)
     formatted, warnings.formatwarning = warnings.formatwarning, partial(_one_line, options.command)
     try:
         status = options.function(options)

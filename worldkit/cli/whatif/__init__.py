@@ -1,0 +1,1 @@
+"""``worldkit whatif``: which thing is meant, what becomes of it, and the pictures and words of what follows."""
