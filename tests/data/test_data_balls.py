@@ -264,6 +264,9 @@ def test_shapes_are_the_same_every_time():
     ground = (first == np.array([0, 255, 255], np.uint8)[:, None, None]).all(1)
     covered = 1 - ground.mean((1, 2))
     assert (covered > 0.02).all() and (covered < 0.25).all()
+    many = np.concatenate([first, generate_shapes("test", num_images=40)]).transpose(1, 0, 2, 3)
+    painted = many[:, ~(many == np.array([0, 255, 255], np.uint8)[:, None, None, None]).all(0)]
+    assert painted.max() == 200 and painted.min() < 5  # DDLP's and LPWM's: intensities of 0 to 200
 
 
 def test_open_shapes_are_still_images():

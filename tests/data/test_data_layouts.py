@@ -1,6 +1,7 @@
 """The layouts of the official LPWM loaders: imitations written by hand, read, and trained on."""
 
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.cli import main
 from worldkit.data import collate, list_formats, make_loader, open_dataset, validate, write_dataset
 from worldkit.data.layouts import files
 from worldkit.data.registry import find_format
@@ -127,6 +129,12 @@ def obj3d(root):
     numbers(root, (("train", 0), ("val", 100), ("test", 200)), "test_")
 
 
+def clevrer(root):
+    numbers(root, (("train", 0), ("valid", 100)))
+    for t in range(8):
+        save_png(root / "valid" / "1003" / f"{t}.png", 200 + t)
+
+
 def mario(root):
     numbers(root, (("train", 0), ("val", 100)))
 
@@ -140,7 +148,7 @@ def traffic(root):
     np.save(root / "img.npy", np.stack([frame(t) for t in range(100)]))
 
 
-LAYOUTS = (sketchy, bridge, langtable, bair, bair64, panda, ogbench, obj3d, mario, phyre, traffic)
+LAYOUTS = (sketchy, bridge, langtable, bair, bair64, panda, ogbench, obj3d, clevrer, mario, phyre, traffic)
 OPTIONS = {"sketchy": {"episode_length": 8}, "traffic": {"episode_length": 5}}
 
 
@@ -159,8 +167,11 @@ def test_recognition(tmp_path):
     for layout in LAYOUTS:
         name, path = layout.__name__, make(tmp_path, layout)
         assert name in list_formats()
-        expected = "video" if layout in (obj3d, mario, phyre) else name
-        assert find_format(str(path)).name == expected, name
+        assert find_format(str(path)).name == name, name
+        if layout in (clevrer, mario, phyre):  # told by the name of their folder: their files look like any
+            inside = shutil.copytree(path, tmp_path / name.upper() / "episodes" / "x", dirs_exist_ok=True)
+            assert find_format(str(inside)).name == "video", name
+            assert find_format(str(inside.rename(inside.parents[1] / "frames"))).name == name
     frames = tmp_path / "frames"
     numbers(frames, (("train", 0), ("val", 9), ("test", 18)))
     (frames / "train" / "2" / "notes.txt").write_text("")
@@ -281,6 +292,29 @@ def test_images(tmp_path, layout, tested):
     data = opened(path, name, num_frames=4, height=16)
     assert len(data) == 2 * 5 and levels(data[5]) == [30, 31, 32, 33] and set(data[0]) == {"video", "episode", "start"}
     assert levels(opened(path, name, "test", num_frames=8, mode="tile")[0]) == [tested + t for t in range(8)]
+
+
+def test_clevrer(tmp_path):
+    """Test is the validation videos from 1000 on, unless it has a folder of its own."""
+    path = make(tmp_path, clevrer)
+    data = open_dataset(path, num_frames=4)
+    assert len(data) == 2 * 5 and levels(data[5]) == [30, 31, 32, 33] and data.summary["kind"] == "clevrer"
+    val, test = (open_dataset(path, split=split, num_frames=8) for split in ("val", "test"))
+    assert [levels(val[i])[0] for i in range(len(val))] == [106, 130] and levels(test[0]) == [200 + t for t in range(8)]
+    shutil.copytree(path / "train", path / "test")
+    assert len(open_dataset(path, split="val", num_frames=8)) == 3
+    assert levels(open_dataset(path, split="test", num_frames=8)[0])[0] == 6
+
+
+def test_the_data_command_names_the_layout(tmp_path, capsys):
+    for layout in (obj3d, clevrer, phyre, traffic):
+        path = make(tmp_path, layout)
+        assert main(["data", "inspect", str(path)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f": {layout.__name__} " in said and ("colours inverted, the last 30" in said) == (layout is phyre)
+        assert main(["data", "validate", str(path)]) == 0
+        assert f"{layout.__name__}: " in capsys.readouterr().out
+    assert open_dataset(tmp_path / "clevrer", split="all", num_frames=8).source.num_episodes == 5
 
 
 def test_phyre(tmp_path):

@@ -146,6 +146,7 @@ class Fitting:
         sources: Sizes of the pictures, of every episode and camera, or of `some`.
         target: Size of the frames.
         resize: How they get it.
+        besides: What else becomes of them, in words.
     Example:
         >>> str(Fitting([(240, 320)] * 3 + [(64, 64)], (64, 64), "pad"))
         '240x320 -> 64x64: the whole picture, padded with black, which is 25% of the frame (1 of 4: 64x64, as they are)'
@@ -154,6 +155,7 @@ class Fitting:
     sources: Sequence[Size]
     target: Size
     resize: str
+    besides: str = ""
 
     @property
     def matters(self) -> bool:
@@ -178,6 +180,9 @@ class Fitting:
         return frame if frame.empty < Fit.of((height, width), self.target, "pad").empty else None
 
     def __str__(self) -> str:
+        return "; ".join(filter(None, (self._resized(), self.besides)))
+
+    def _resized(self) -> str:
         counts = Counter(tuple(size) for size in self.sources)
         if not counts:
             return _times(self.target)

@@ -14,7 +14,7 @@ from .balls import CANVAS, iter_balls, segment
 from .push import NUM_DISCS, iter_push
 from .shapes import iter_shapes
 
-_VERSION = 1  # raise when the generators change, so that old cache entries are not used
+_VERSION, _SHAPES_VERSION = 1, 2  # raise when the generators change, so that old cache entries are not used
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
 _PUSH_EPISODES = {"train": 500, "val": 50, "test": 50}
 _SHAPES_IMAGES = {"train": 4000, "val": 400, "test": 400}
@@ -147,7 +147,7 @@ def open_shapes(
     width: int | None = None,
     num_images: int | None = None,
 ) -> EpisodeSource:
-    """Still images of circles, rectangles and triangles (see `worldkit.data.formats.shapes`); episodes of one frame.
+    """Still images of circles, ellipses, rectangles, triangles (`worldkit.data.formats.shapes`); episodes of one frame.
 
     Args:
         num_images: Default 4000 for train, 400 for val and test (LPWM: 40,000 and 2,000). They are the first ones.
@@ -160,6 +160,6 @@ def open_shapes(
         for part in iter_shapes(split, num_images=images, image_size=size):
             yield {"video": part}
 
-    folder = cached(cache_key(f"shapes-{size}-{split}", version=_VERSION, num_images=images, size=size), blocks)
+    folder = cached(cache_key(f"shapes-{size}-{split}", version=_SHAPES_VERSION, num_images=images, size=size), blocks)
     spans = [Span(folder, i, i + 1) for i in range(images)]
     return CacheSource(spans, name=f"shapes-{size}", kind="shapes", split=split, synthetic=True)

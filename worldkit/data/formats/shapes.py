@@ -1,9 +1,9 @@
-"""Shapes: still images of a few coloured circles, rectangles and triangles on a cyan ground.
+"""Shapes: still images of a few coloured circles, ellipses, rectangles and triangles on a cyan ground.
 
-After the ``shapes`` data set of LPWM (2 to 5 shapes of 11 to 13 pixels at 64 pixels, ground ``(0, 255, 255)``), which
-draws with scikit-image and is not seeded. This is our own generator: image ``i`` of a split is always the same. Shapes
-keep clear of one another; a shape that finds no room in 100 attempts is left out, but two always fit. Edges are not
-smoothed.
+After the ``shapes`` data set of DDLP and LPWM (2 to 5 shapes of 11 to 13 pixels at 64 pixels, colours of 0 to 200,
+ground ``(0, 255, 255)``), which draws with scikit-image and is not seeded. This is our own generator: image ``i`` of a
+split is always the same. Shapes keep clear of one another; a shape that finds no room in 100 attempts is left out, but
+two always fit. Edges are not smoothed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from ...errors import DataError
 from ..splits import SPLITS, check_split
 
 BACKGROUND = (0, 255, 255)
-_KINDS = ("circle", "rectangle", "triangle")
+_KINDS = ("circle", "rectangle", "triangle", "ellipse")
+_BRIGHTEST = 200  # the ground has 255 of green and blue: no shape is invisible
 
 
 def _inside(kind: str, height: float, width: float, center: np.ndarray, size: int) -> np.ndarray:
     """Pixels of one shape, bool ``[S, S]``; ``center`` is ``(y, x)``, all in pixels."""
     y, x = np.ogrid[:size, :size]
     y, x = (y + 0.5 - center[0]) / (height / 2), (x + 0.5 - center[1]) / (width / 2)  # the bounding box is [-1, 1]^2
-    if kind == "circle":
+    if kind in ("circle", "ellipse"):
         return y**2 + x**2 <= 1
     if kind == "rectangle":
         return (abs(y) <= 1) & (abs(x) <= 1)
@@ -47,12 +48,11 @@ def draw_shapes(rng: np.random.Generator, image_size: int = 64) -> np.ndarray:
     scale = image_size / 64
     taken: list[np.ndarray] = []  # y, x, half diagonal
     for _ in range(rng.integers(2, 6)):
-        kind = _KINDS[rng.integers(3)]
+        kind = _KINDS[rng.integers(len(_KINDS))]
         height, width = rng.integers(11, 14, size=2) * scale
         if kind == "circle":
             width = height
-        color = rng.integers(0, 256, size=3)
-        color[0] = max(color[0], 64)  # the ground has no red: no shape is invisible
+        color = rng.integers(0, _BRIGHTEST + 1, size=3)
         for _ in range(100):
             center = rng.uniform((height / 2, width / 2), (image_size - height / 2, image_size - width / 2))
             apart = [max(abs(c[0] - center[0]), abs(c[1] - center[1])) >= 13 * scale + 1 for c in taken]

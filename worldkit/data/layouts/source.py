@@ -74,6 +74,7 @@ class LayoutSource(EpisodeSource):
         kind: The layout's name.
         empty: Names of episodes without frames, which are left out and counted as skipped.
         inverted: Colours are inverted.
+        besides: What else is done to the pictures, in words.
         beside: Entries `columns` gives.
         peek: Decode what is read, and keep nothing, for a look at the data.
         number: Finds the step in the name of an image and of its metadata file, without suffix.
@@ -83,6 +84,7 @@ class LayoutSource(EpisodeSource):
 
     kind: ClassVar[str]
     inverted: ClassVar[bool] = False
+    besides: ClassVar[str] = ""
     peek: bool = False
     beside: ClassVar[tuple[str, ...]] = ()
     number: ClassVar[Callable[[str], int] | None] = None
@@ -109,7 +111,7 @@ class LayoutSource(EpisodeSource):
         self._resize, self._goal_seed = resize, goal_seed
         native = (1, 1) if height else image_size(self.episodes[0].views[0].image_paths()[0])
         self._size = (height or native[0], width or height or native[1])
-        self.fitting = Fitting(self._picture_sizes(), self._size, resize)
+        self.fitting = Fitting(self._picture_sizes(), self._size, resize, self.besides)
         self._decoded: dict[int, list[Span | Unread]] = {}
         self.skipped = len(self.empty)
         if on_error == "skip":
