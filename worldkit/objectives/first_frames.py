@@ -9,13 +9,14 @@ option ``clips = "first"``. Every window of an episode (``"all"``) gives more da
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ..batch import Batch
 from ..config import ComponentConfig
 from ..distributions import MEANS, Sampler
+from ..errors import IncompatibleComponentsError
 from ..latents import Latent
 from .base import Loss, Objective
 
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 
 
 class FirstFramesConfig(ComponentConfig):
-    """Options of the first-frames objective: none; those of its loss are the prior's."""
+    """Options of the first-frames objective; those of its loss are the prior's.
+
+    Attributes:
+        background: What the encoder sees of the background: ``"encoder"``, what it always sees; ``"decoder"``, what
+            the decoder leaves of it, as DiffuseDDLP's official code (encoders with ``encode_background``).
+    """
 
     name: str = "first-frames"
+    background: Literal["encoder", "decoder"] = "encoder"
 
 
 class FirstFrames(Objective):
@@ -39,16 +46,25 @@ class FirstFrames(Objective):
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         whole = _whole(batch)
         losses = {name: (value * whole).sum() / whole.sum().clamp(min=1)
-                  for name, value in model.prior.loss(_encoded(model, batch), sampler).items()}
+                  for name, value in model.prior.loss(self._encoded(model, batch), sampler).items()}
         return Loss(sum(losses.values()), {name: value.detach() for name, value in losses.items()})
 
     def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
-        model.prior.measure(_encoded(model, batch)[_whole(batch).bool()] for batch in batches)
+        model.prior.measure(self._encoded(model, batch)[_whole(batch).bool()] for batch in batches)
 
-
-@torch.no_grad()
-def _encoded(model: ComposedWorldModel, batch: Batch) -> Latent:
-    return model.perceive(batch.video, MEANS).latent
+    @torch.no_grad()
+    def _encoded(self, model: ComposedWorldModel, batch: Batch) -> Latent:
+        encoding = model.perceive(batch.video, MEANS)
+        if self.config.background == "encoder":
+            return encoding.latent
+        again = getattr(model.encoder, "encode_background", None)
+        mask = None if again is None or model.decoder is None else model.decode(encoding.latent).background_mask
+        if mask is None:
+            raise IncompatibleComponentsError(
+                "objective.background='decoder' asks for an encoder with encode_background, as 'particle-tracking', "
+                "and a decoder that tells the background's share; this model has not both: take 'encoder'"
+            )
+        return again(encoding, batch.video, mask).latent
 
 
 def _whole(batch: Batch) -> torch.Tensor:
