@@ -287,6 +287,11 @@ def test_seconds_limit_a_run(tiny_model, balls, tmp_path):
     assert result.finished and 0.5 <= result.seconds < 5
 
 
+def test_a_schedule_of_epochs_knows_how_long_they_are(tiny_model, balls, tmp_path):
+    log = run(tiny_model(), balls, tmp_path, steps=3, batch_size=26, schedule="step", decay_every=0, lr=1e-3).log
+    assert [line["lr"] for line in log if "lr" in line] == pytest.approx([1e-3, 1e-3, 5e-4])  # 52 clips
+
+
 @pytest.mark.parametrize("level", ["cnn", "all"])
 def test_recomputation_changes_nothing_but_memory(tiny_model, balls, tmp_path, level):
     plain, recomputing = tiny_model(), tiny_model()

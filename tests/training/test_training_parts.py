@@ -43,6 +43,12 @@ def test_schedules(options, expected):
     assert rates(4, **options) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_step_may_be_an_epoch():
+    """As of StepLR called once per epoch: DDLP's."""
+    config = TrainConfig(lr=1.0, schedule="step", decay_every=0, decay_factor=0.95)
+    assert [learning_rate(config, step, 9, 3) for step in range(7)] == pytest.approx([1] * 3 + [0.95] * 3 + [0.9025])
+
+
 def test_the_average_follows_the_weights_and_gives_them_back():
     model = nn.Linear(2, 1)
     ema, seen = EMA(model, 0.5), []

@@ -20,7 +20,7 @@ class TrainConfig(Config):
         gradient_accumulation: Batches per step and process; the effective batch is batch_size x this x processes.
         lr: Learning rate of Adam.
         schedule: ``"constant"``; ``"cosine"``, down to ``final_lr`` at the last step (of ``steps`` or ``num_epochs``,
-            not of ``seconds``); ``"step"``: times ``decay_factor`` every ``decay_every`` steps.
+            not of ``seconds``); ``"step"``: times ``decay_factor`` every ``decay_every`` steps (0 = once per epoch).
         warmup_steps: Steps over which the learning rate rises linearly, before the schedule.
         final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of Adam.
@@ -63,7 +63,7 @@ class TrainConfig(Config):
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     final_lr: float = Field(default=0.0, ge=0)
-    decay_every: int = Field(default=10_000, gt=0)
+    decay_every: int = Field(default=10_000, ge=0)
     decay_factor: float = Field(default=0.5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)

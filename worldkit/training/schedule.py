@@ -7,7 +7,7 @@ import math
 from .config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) -> float:
     """Learning rate of a step.
 
     A function of the step alone, so that nothing has to be saved and a resumed run goes on exactly.
@@ -16,6 +16,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         config: ``lr``, ``schedule``, ``warmup_steps``, ``final_lr``, ``decay_every``, ``decay_factor``.
         step: From 0.
         steps: Length of the whole run; the cosine reaches ``final_lr`` at the last of them.
+        epoch: Steps of an epoch, which is what ``decay_every = 0`` means.
     Example:
         >>> config = TrainConfig(lr=1.0, schedule="cosine", warmup_steps=2)
         >>> [round(learning_rate(config, step, 6), 3) for step in range(6)]
@@ -27,5 +28,5 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         done = min(1.0, (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps))
         return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
     if config.schedule == "step":
-        return config.lr * config.decay_factor ** ((step - config.warmup_steps) // config.decay_every)
+        return config.lr * config.decay_factor ** ((step - config.warmup_steps) // (config.decay_every or epoch))
     return config.lr

@@ -240,7 +240,7 @@ class Trainer:
         started, config = time.perf_counter(), self.config
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.progress.step, self.limit)
+            group["lr"] = learning_rate(config, self.progress.step, self.limit, self.steps_per_epoch)
         optimizer.zero_grad(set_to_none=True)
         losses = []
         for number, batch in enumerate(batches):
