@@ -26,7 +26,7 @@ from ..assembly import build
 from ..config import WorldModelConfig
 from ..errors import ConfigError
 from ..model import ComposedWorldModel
-from .state import Target, fill, read_hparams, read_state
+from .state import Target, fill, read_hparams, read_state, refuse_other_projects, whose_hparams
 
 ALIASES = (
     ("encoder_module.prior_encoder.", "encoder_module.particle_enc.prior_encoder."),
@@ -206,7 +206,7 @@ def config_from_hparams(hparams: Mapping[str, Any]) -> WorldModelConfig:
     try:
         return _config(h)
     except KeyError as error:
-        raise ConfigError(f"hparams lack the key {error}; is this an hparams.json of LPWM / DLPv3?") from None
+        raise ConfigError(f"hparams lack the key {error}; {whose_hparams(h, 'lpwm')}") from None
     except TypeError as error:
         raise ConfigError(f"a value in the hparams is of another kind than in those of LPWM / DLPv3: {error}") from None
 
@@ -299,11 +299,13 @@ def from_lpwm(checkpoint: str | Path, hparams: str | Path | Mapping[str, Any]) -
         checkpoint: Path of the ``.pth`` file; loaded without running any code in it.
         hparams: Path of the run's ``hparams.json``, or the dict itself.
     Raises:
-        CheckpointError: the file is damaged, or keys and hparams disagree (every such key is listed).
+        CheckpointError: the file is damaged or of another model, or keys and hparams disagree (every such key is
+            listed).
         ConfigError: the hparams ask for something that is not supported.
     """
     table = read_hparams(hparams)
     state = read_state(checkpoint)
+    refuse_other_projects(state, "lpwm")
     model = build(config_from_hparams(table))
     load_state(model, state)
     return model.eval()

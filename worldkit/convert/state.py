@@ -16,6 +16,14 @@ from ..errors import CheckpointError, ConfigError
 from ..files import no_torch_file, reason
 
 
+PROJECTS = {
+    "lpwm": ("LPWM / DLPv3", "encoder_module.", "obj_ch_mult"),
+    "ddlp": ("DDLP / DLPv2", "fg_module.", "enc_channels"),
+    "diffuse-ddlp": ("DiffuseDDLP", "model.particle_projection.", "diffusion_num_steps"),
+}
+"""Kind, as ``worldkit convert`` calls it -> what it is, how some of its keys begin, and an hparam that only it has."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Where an upstream tensor goes: a parameter of ours, or some rows of it (in this order)."""
@@ -79,6 +87,28 @@ def fill(
         raise CheckpointError(
             f"{between} disagree\n  " + "\n  ".join(problems) + f"\n  {advice}"
         )
+
+
+def refuse_other_projects(state: Mapping[str, Tensor], kind: str) -> None:
+    """Check that a state dict is not of another of the `PROJECTS`.
+
+    Raises:
+        CheckpointError: it is; the converter to use is named.
+    """
+    for other, (name, prefix, _) in PROJECTS.items():
+        if other != kind and any(key.startswith(prefix) for key in state):
+            raise CheckpointError(
+                f"this is a checkpoint of {name}, not of {PROJECTS[kind][0]}: use worldkit convert {other}, or "
+                f"worldkit.convert.from_{other.replace('-', '_')}"
+            )
+
+
+def whose_hparams(hparams: Mapping[str, Any], kind: str) -> str:
+    """A hint for hparams that lack a key."""
+    for other, (name, _, key) in PROJECTS.items():
+        if other != kind and key in hparams:
+            return f"they are of {name}: use worldkit convert {other}"
+    return f"is this an hparams.json of {PROJECTS[kind][0]}?"
 
 
 def read_hparams(hparams: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:

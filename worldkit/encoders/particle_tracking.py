@@ -128,7 +128,8 @@ class ParticleTrackingEncoder(Encoder, Staged):
 
     def _scale_logit(self, factor: float) -> Tensor:
         """Logits ``[2]`` of ``factor`` glimpse sides over the image's height and over its width."""
-        return torch.tensor([_logit(factor * self.config.glimpse_ratio * max(self.size) / side) for side in self.size])
+        logits = [_logit(factor * self.config.glimpse_ratio * max(self.size) / side) for side in self.size]
+        return torch.tensor(logits, dtype=torch.float64)
 
     def forward(self, video: Tensor, *, sampler: Sampler, stage: Stage = "full") -> Encoding:
         """Encode every frame.

@@ -14,7 +14,7 @@ from ..output import console
 def add(commands: Commands) -> None:
     """Their arguments."""
     p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.")
-    p.add_argument("kind", choices=("lpwm",), help="which project the checkpoint comes from")
+    p.add_argument("kind", choices=("lpwm", "ddlp"), help="which project the checkpoint comes from")
     p.add_argument("checkpoint", help="the .pth file")
     p.add_argument("--hparams", required=True, help="hparams.json of the same run")
     p.add_argument("--out", required=True, help="folder to write")
@@ -33,10 +33,10 @@ def add(commands: Commands) -> None:
 
 def run_convert(options: Namespace) -> None:
     """``worldkit convert``."""
-    from ...convert import from_lpwm
+    from ...convert import from_ddlp, from_lpwm
 
     check_place(options.out, "--out")
-    model = from_lpwm(options.checkpoint, options.hparams)
+    model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)
     console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
 
