@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldkit.errors import ShapeError
-from worldkit.metrics import painted, track_things
+from worldkit.metrics import painted, plain_ground, track_things
 from worldkit.metrics.things import find_things
 
 SIDE, GRID, RADIUS = 32, 4, 0.125
@@ -52,6 +52,18 @@ def test_things_are_followed_when_they_are_handed_on():
     assert len({tuple(sorted(pair)) for pair in painters.tolist()}) > 3  # other tokens paint them as they go
     distance, paired, kept = scored(CROSSING, drawn)
     assert paired.all() and kept.all() and distance.max() < 0.005  # 0.16 pixels
+
+
+def test_a_copied_last_frame_scores_as_standing_still():
+    copied = CROSSING[:1].expand(12, -1, -1)
+    distance, paired, kept = scored(CROSSING, paint(copied, [RED, BLUE]))
+    assert paired.all() and kept.all()
+    torch.testing.assert_close(distance[0], (CROSSING - CROSSING[0]).norm(dim=-1).double(), atol=0.005, rtol=0)
+
+
+def test_a_plain_ground_is_the_usual_colour():
+    _, video = paint(CROSSING, [RED, YELLOW])
+    assert plain_ground(video + 0.25).unique().tolist() == [0.25] and plain_ground(video).shape == video.shape
 
 
 def test_twins_that_touch_are_not_confused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from worldkit.errors import DataError, ShapeError
-from worldkit.metrics import med10, pck, to_unit_xy, track, tracked_pck, tracking_error
+from worldkit.metrics import med10, pck, to_unit_xy, track, track_tokens, tracked_pck, tracking_error
 
 
 def still(points, frames):
@@ -98,3 +98,60 @@ def test_faults_are_named():
         track(truth, truth * math.nan)
     with pytest.raises(ShapeError, match="prediction"):
         track(truth, truth[:, :3])
+
+
+# -- tokens that follow their object
+
+
+def balls(frames=10):
+    """Three balls that move straight on, ``[1, T, 3, 2]``, and where they were a frame before, ``[1, 3, 2]``."""
+    start = torch.tensor([[0.2, 0.2], [0.8, 0.3], [0.5, 0.7]], dtype=torch.float64)
+    step = torch.tensor([[0.03, 0.01], [-0.02, 0.02], [0.0, -0.03]], dtype=torch.float64)
+    path = start + torch.arange(frames + 1)[:, None, None] * step
+    return path[None, 1:], path[None, 0]
+
+
+def test_perfect_tracks_score_nothing_whatever_their_order_and_company():
+    truth, still = balls()
+    others = torch.rand(1, 10, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = torch.cat([others, truth[:, :, [2, 0, 1]], truth + 0.01], 2)  # several on one ball: the nearest is taken
+    distance, paired, kept = track_tokens(truth, still, tokens)
+    assert distance.max() < 1e-12 and paired.all() and kept.all() and med10(distance.nanmean(-1)) < 1e-12
+
+
+def test_a_copied_last_frame_scores_as_standing_still():
+    truth, still = balls()
+    copied = still[:, None].expand(-1, 10, -1, -1)
+    distance, paired, kept = track_tokens(truth, still, copied)
+    nothing = (copied - truth).norm(dim=-1)
+    torch.testing.assert_close(distance, nothing)
+    assert paired.all() and kept.all() and med10(distance.nanmean(-1)) == pytest.approx(nothing.mean(-1).sum().item())
+    empty = track_tokens(truth, still, copied, presence=torch.zeros(1, 10, 3))
+    torch.testing.assert_close(empty[0], nothing)  # nothing to be paired with is no better
+    assert not empty[1].any() and not empty[2].any()
+
+
+def test_the_assignment_is_frozen_behind_the_given_frames():
+    truth, still = balls()
+    tokens = truth.clone()
+    tokens[:, 4:, [0, 1]] = truth[:, 4:, [1, 0]]  # two tokens change balls
+    distance = track_tokens(truth, still, tokens)[0][0]
+    apart = (truth[0, 4:, 0] - truth[0, 4:, 1]).norm(dim=-1)
+    assert distance[:4].max() == 0 and distance[:, 2].max() == 0
+    torch.testing.assert_close(distance[4:, 0], apart)
+
+
+def test_a_token_gains_nothing_by_fading():
+    truth, still = balls()
+    off, presence = truth + torch.linspace(0, 0.2, 10)[:, None, None].double(), torch.ones(1, 10, 3)
+    seen = track_tokens(truth, still, off, presence=presence)
+    presence[0, 5:, 1] = 0.1
+    faded = track_tokens(truth, still, off, presence=presence)
+    torch.testing.assert_close(faded[0], seen[0])
+    assert faded[2][0, :, 1].tolist() == [True] * 5 + [False] * 5 and faded[2][..., [0, 2]].all()
+    assert track(truth, off, presence=presence)[0][0, 5:, 1].isnan().all()  # G-SWM's own measure has gaps there
+    visible = torch.ones(1, 10, 3, dtype=torch.bool)
+    visible[0, 3, 2] = False
+    assert track_tokens(truth, still, off, visible=visible)[0].isnan()[0].nonzero().tolist() == [[3, 2]]
+    with pytest.raises(ShapeError, match="still"):
+        track_tokens(truth, still[:, :2], off)

@@ -14,8 +14,8 @@ _EXPORTS = {
     "prediction": ("copy_last_frame", "mean_frame", "score_predictions"),
     "protocols": ("PROTOCOLS", "Protocol"),
     "report": ("Report", "confidence_interval", "paired_difference"),
-    "things": ("painted", "track_things"),
-    "tracking": ("med10", "pck", "to_unit_xy", "track", "tracked_pck", "tracking_error"),
+    "things": ("painted", "plain_ground", "track_things"),
+    "tracking": ("med10", "pck", "to_unit_xy", "track", "track_tokens", "tracked_pck", "tracking_error"),
     "video": ("ImageFeatures", "VideoFeatures", "fid", "frechet_distance", "fvd", "load_i3d", "load_inception"),
 }
 __getattr__ = lazy_exports(__name__, _EXPORTS)

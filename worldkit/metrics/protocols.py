@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import ConfigError
 
-METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "pck", "ari", "fg_ari", "fg_ari_video", "miou")
+METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "med10_painted", "pck", "ari", "fg_ari", "fg_ari_video",
+           "miou")
 DRIVERS = ("prior", "sampled", "inferred", "encoded")
 WINDOWS = ("tile", "start", "slide")
 

@@ -31,14 +31,14 @@ its help, and ``"true frames, encoded"`` are the future itself, encoded and deco
 
 TITLES = {
     "psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓",
-    "med10": "MED10 ↓",
-    "tracking_error": "distance to objects ↓", "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
+    "med10": "MED10 ↓", "med10_painted": "MED10 (painted) ↓",
+    "tracking_error": "distance to objects ↓", "painted_error": "distance to objects (painted) ↓", "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
     "kept": "objects kept ↑",
     "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
 
-INCOMPLETE = ("tracking_error", "pck", "kept", "miou")
+INCOMPLETE = ("tracking_error", "painted_error", "pck", "kept", "miou")
 """Metrics that some frames do not have (no object there, prediction gone): NaN, left out of means."""
 
 

@@ -52,6 +52,24 @@ def painted(masks: Tensor, video: Tensor, background: Tensor | None = None) -> T
     return masks * (video - background).abs().amax(2).clamp(max=1)[:, :, None]
 
 
+def plain_ground(video: Tensor) -> Tensor:
+    """A background where a decoder draws none of its own (slots): the usual colour of each clip, ``[B, T, C, H, W]``.
+
+    The median over all pixels and frames, which things must not cover by half.
+
+    Args:
+        video: ``[B, T, C, H, W]``.
+    Example:
+        >>> video = torch.zeros(1, 2, 3, 4, 4)
+        >>> video[..., 0, :] = 1
+        >>> plain_ground(video).max().item()
+        0.0
+    """
+    check_shape(video, "b t c h w", name="video")
+    usual = video.transpose(1, 2).flatten(2).median(-1).values  # [B, C]
+    return usual[:, None, :, None, None].expand_as(video)
+
+
 @dataclass(frozen=True)
 class Spots:
     """Things of a frame, what is painted most first: centres ``[M, 2]``, colours ``[M, C]``, radii ``[M]``."""

@@ -77,6 +77,41 @@ def track(
         ShapeError: if shapes do not fit.
         DataError: if a position is NaN or infinite.
     """
+    distance, paired, there = _follow(truth, prediction, visible, presence, threshold)
+    return distance.where(there, torch.nan), paired
+
+
+def track_tokens(
+    truth: Tensor, still: Tensor, prediction: Tensor, *, visible: Tensor | None = None,
+    presence: Tensor | None = None, threshold: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `track`, without a way to gain by hiding: an object without a token is as far off as one that stands still.
+
+    Presence counts where pairs are made; a token that fades later is where it says it is (G-SWM holds presence at 1).
+
+    Args:
+        truth, prediction, visible, presence, threshold: As for `track`.
+        still: Where the objects truly were in the last given frame, ``[B, M, 2]``.
+    Returns:
+        As `worldkit.metrics.track_things`: (distances ``[B, T, M]``, NaN of hidden objects; paired, bool ``[B, M]``;
+        kept, bool ``[B, T, M]``: paired, and the token present in this frame).
+    Example:
+        >>> truth, gone = torch.full((1, 10, 1, 2), 0.5), torch.zeros(1, 10, 2)
+        >>> track_tokens(truth, truth[:, 0] - 0.1, truth.repeat(1, 1, 2, 1), presence=gone)[0].mean().item() > 0.1
+        True
+    """
+    sizes = check_shape(truth, "b t m xy", name="truth", xy=2)
+    check_shape(still, "b m xy", name="still", b=sizes["b"], m=sizes["m"], xy=2)
+    distance, paired, there = _follow(truth, prediction, visible, presence, threshold)
+    nothing = (still[:, None] - truth).double().cpu().norm(dim=-1)
+    seen = torch.ones_like(there) if visible is None else visible.cpu().bool()
+    return distance.where(paired[:, None], nothing).where(seen, torch.nan), paired, there
+
+
+def _follow(
+    truth: Tensor, prediction: Tensor, visible: Tensor | None, presence: Tensor | None, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every object: distance to the prediction it is paired with; paired at all; both there, ``[B, T, M]``."""
     sizes = check_shape(truth, "b t m xy", name="truth", xy=2)
     b, t, m = sizes["b"], sizes["t"], sizes["m"]
     k = check_shape(prediction, "b t k xy", name="prediction", b=b, t=t, xy=2)["k"]
@@ -99,7 +134,7 @@ def track(
     own = prediction.transpose(1, 2)[clip, index].transpose(1, 2)  # [B, T, M, 2]
     there = present.transpose(1, 2)[clip, index].transpose(1, 2)
     distance = (own - truth).square().sum(-1).sqrt()
-    return distance.where(paired[:, None] & visible & there, torch.nan), paired
+    return distance, paired, paired[:, None] & visible & there
 
 
 def tracking_error(

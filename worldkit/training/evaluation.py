@@ -105,7 +105,7 @@ def evaluate(
         device: Where to compute.
         samples: Rollouts per clip of ``"sampled"``. Its report then has the mean over them, and a report
             ``"best of n"`` has, for every clip, the sample with the highest PSNR.
-        metrics: More numbers: ``"med10"``, ``"pck"`` (positions in the data's state), ``"ari"``, ``"fg_ari"``,
+        metrics: More numbers: ``"med10"``, ``"med10_painted"``, ``"pck"`` (positions in the data's state), ``"ari"``, ``"fg_ari"``,
             ``"miou"`` (state "segmentation"), ``"fvd"``, ``"fid"`` (with ``networks``).
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`.
         starts: Only clips that begin with their episode.
@@ -119,7 +119,7 @@ def evaluate(
     indices = choose_clips(dataset, max_clips, starts=starts)
     scorer = Scorer(model, metrics, perceptual, networks or {})
     obs, horizon = model.config.obs, dataset.num_frames - context_frames
-    if "med10" in metrics and horizon < MED_STEPS:
+    if {"med10", "med10_painted"} & {*metrics} and horizon < MED_STEPS:
         raise ConfigError(f"MED10 needs {MED_STEPS} predicted frames, got {horizon}: predict at least {MED_STEPS}")
     protocol = {"context_frames": context_frames, "horizon": horizon, "split": "?",
                 "resolution": f"{obs.height}x{obs.width}"}

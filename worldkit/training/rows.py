@@ -72,5 +72,6 @@ def _joined(parts: Sequence[Scores]) -> Scores:
 
 
 def _totals(scores: Scores, scorer: Scorer) -> dict[str, float]:
-    wanted = "med10" in scorer.metrics and "tracking_error" in scores
-    return {"med10": med10(scores["tracking_error"])} if wanted else {}
+    errors = {"med10": "tracking_error", "med10_painted": "painted_error"}
+    return {name: med10(scores[error]) for name, error in errors.items()
+            if name in scorer.metrics and error in scores}

@@ -20,16 +20,16 @@ from ..metrics import (
     labels_from_masks,
     mean_iou,
     painted,
+    plain_ground,
     score_predictions,
     to_unit_xy,
-    track,
     track_things,
+    track_tokens,
     tracked_pck,
-    tracking_error,
 )
 from ..model import ComposedWorldModel
 
-TRACKING, OBJECTS = ("med10", "pck"), ("ari", "fg_ari", "fg_ari_video", "miou")
+TRACKING, OBJECTS = ("med10", "med10_painted", "pck"), ("ari", "fg_ari", "fg_ari_video", "miou")
 SETS = ("fvd", "fid")
 TOKENS, PAINTED = "tokens (G-SWM)", "what tokens paint"
 """What stands for an object in tracking: one token, or the things that anchored tokens paint."""
@@ -93,9 +93,10 @@ class Scorer:
         perceptual: LPIPS network; LPIPS is scored if there is one.
         networks: ``"fvd"`` and ``"fid"`` -> features.
     Attributes:
-        followed: What stands for an object in tracking: `PAINTED` if the encoder anchors positions, else `TOKENS`.
+        followed: What stands for an object in tracking: `TOKENS`, if tokens have positions that the encoder does not
+            anchor to places; else what they paint, `PAINTED`.
     Raises:
-        ConfigError: the model has no tokens with positions or masks that the metrics need, or a network is missing.
+        ConfigError: a metric needs one camera, or a network that is missing.
     """
 
     def __init__(
@@ -107,17 +108,13 @@ class Scorer:
         self.segment = any(name in OBJECTS for name in metrics)
         self.networks = {name: networks[name] for name in SETS if name in networks}
         self.metrics = tuple(metrics)
-        self.followed = PAINTED if "position" in model.encoder.anchors() else TOKENS
+        placed, anchored = model.encoder.spec.find("position") is not None, "position" in model.encoder.anchors()
+        self.followed = TOKENS if placed and not anchored else PAINTED
         for name in SETS:
             if name in metrics and name not in networks:
                 raise ConfigError(f"{name.upper()} needs networks={{'{name}': ...}}; see worldkit.metrics.video")
         if (self.track or self.segment) and model.config.obs.views > 1:
             raise ConfigError("tracking and object metrics are for one camera view; leave them out")
-        if self.track and model.encoder.spec.find("position") is None:
-            raise ConfigError(
-                f"MED10 and PCK need tokens with positions, and encoder '{model.config.encoder.name}' has none: leave "
-                "them out, for example --metrics psnr,ssim"
-            )
 
     def model_scores(self, rollout: Any, truth: Truth) -> Scores:
         """Scores of a rollout of the model."""
@@ -161,7 +158,7 @@ class Scorer:
 
     def _drawn(self, z: Latent) -> Any:
         """`worldkit.Decoded`, with masks, for the metrics that look at it; else None."""
-        wanted = self.segment or (self.track and self.followed == PAINTED)
+        wanted = self.segment or (self.track and self.followed == PAINTED) or "med10_painted" in self.metrics
         return self.model.decode(z, masks=True) if wanted else None
 
     def _masks(self, drawn: Any, what: str) -> Tensor:
@@ -176,11 +173,18 @@ class Scorer:
         if truth.position is None:
             raise DataError("MED10 and PCK need true positions, and this data has no state 'position': leave them out")
         if self.followed == TOKENS:
-            return _token_scores(*_tokens(z), truth, self.metrics)
-        paint = painted(self._masks(drawn, "MED10 and PCK of anchored tokens"), drawn.video, drawn.background)
+            scores = _token_scores(*_tokens(z), truth, self.metrics)
+            if "med10_painted" in self.metrics:
+                scores |= {"painted_error": self._things(drawn, truth)[0].nanmean(-1)}
+            return scores
+        return _tracking_scores(*self._things(drawn, truth), truth, self.metrics)
+
+    def _things(self, drawn: Any, truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
+        """Distance to what tokens paint, paired, and kept, as `track_things` gives them."""
+        masks = self._masks(drawn, "MED10 and PCK of what tokens paint")
+        ground = plain_ground(drawn.video) if drawn.background is None else drawn.background
         target, visible = truth.target
-        distance, paired, kept = track_things(target, truth.still, paint, drawn.video, visible=visible)
-        return _tracking_scores(distance.nanmean(-1), distance, paired, kept, truth, self.metrics)
+        return track_things(target, truth.still, painted(masks, drawn.video, ground), drawn.video, visible=visible)
 
     def _objects(self, drawn: Any, truth: Truth) -> Scores:
         masks = self._masks(drawn, "ARI and mIoU")
@@ -194,21 +198,21 @@ class Scorer:
 def _token_scores(position: Tensor, presence: Tensor, truth: Truth, metrics: Sequence[str]) -> Scores:
     """Of tokens that stand for one object each."""
     target, visible = truth.target
-    facts = {"visible": visible, "presence": presence}
-    distance, paired = track(target, position, **facts)
-    errors = tracking_error(target, position, **facts)
-    return _tracking_scores(errors, distance, paired, ~distance.isnan(), truth, metrics)
+    found = track_tokens(target, truth.still, position, visible=visible, presence=presence)
+    return _tracking_scores(*found, truth, metrics)
 
 
 def _tracking_scores(
-    errors: Tensor, distance: Tensor, paired: Tensor, kept: Tensor, truth: Truth, metrics: Sequence[str]
+    distance: Tensor, paired: Tensor, kept: Tensor, truth: Truth, metrics: Sequence[str]
 ) -> Scores:
-    """Errors ``[B, T]``, and of every object: distance, kept ``[B, T, M]``, paired ``[B, M]``."""
+    """Of every object: distance, kept ``[B, T, M]``, paired ``[B, M]``."""
     target, visible = truth.target
     seen = torch.ones_like(kept) if visible is None else visible
     first = seen[:, 0]
     share = (paired & first).sum(-1) / first.sum(-1).clamp(min=1)
-    scores = {"tracking_error": errors}
+    scores = {"tracking_error": distance.nanmean(-1)}
+    if "med10_painted" in metrics:  # unless it is measured apart
+        scores["painted_error"] = scores["tracking_error"]
     if "pck" in metrics:
         scores["pck"] = tracked_pck(distance, visible=visible)
     return scores | {"paired": _over_time(share, target.shape[1]),
