@@ -32,7 +32,8 @@ its help, and ``"true frames, encoded"`` are the future itself, encoded and deco
 TITLES = {
     "psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fvd": "FVD ↓", "fid": "FID ↓",
     "med10": "MED10 ↓", "med10_painted": "MED10 (painted) ↓",
-    "tracking_error": "distance to objects ↓", "painted_error": "distance to objects (painted) ↓", "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
+    "tracking_error": "distance to objects ↓", "painted_error": "distance to objects (painted) ↓",
+    "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
     "kept": "objects kept ↑",
     "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }

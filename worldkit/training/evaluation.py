@@ -105,8 +105,8 @@ def evaluate(
         device: Where to compute.
         samples: Rollouts per clip of ``"sampled"``. Its report then has the mean over them, and a report
             ``"best of n"`` has, for every clip, the sample with the highest PSNR.
-        metrics: More numbers: ``"med10"``, ``"med10_painted"``, ``"pck"`` (positions in the data's state), ``"ari"``, ``"fg_ari"``,
-            ``"miou"`` (state "segmentation"), ``"fvd"``, ``"fid"`` (with ``networks``).
+        metrics: More numbers: ``"med10"``, ``"med10_painted"``, ``"pck"`` (positions in the data's state), ``"ari"``,
+            ``"fg_ari"``, ``"miou"`` (state "segmentation"), ``"fvd"``, ``"fid"`` (with ``networks``).
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`.
         starts: Only clips that begin with their episode.
         **facts: Stored with the protocol.
