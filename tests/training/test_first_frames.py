@@ -4,8 +4,11 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
+from worldkit.batch import Batch
 from worldkit.data import ArraySource, ClipDataset
 from worldkit.errors import DataError
+from worldkit.storage.hub import load_parts
 from worldkit.training.ema import EMA
 from worldkit.training.recipes import make_trainer
 
@@ -63,6 +66,26 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, trained):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[name]), name
     assert all(torch.equal(value, rest.ema.average[name]) for name, value in whole.ema.average.items())
+
+
+def test_clips_are_encoded_once(trained):
+    model = wk.create_model("lpwm-balls-mini", **SMALL, **PRIOR)
+    load_parts(model.eval(), trained)
+    calls, batch = [], Batch(torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8))
+    model.encoder.register_forward_hook(lambda *args: calls.append(1))
+    generator = torch.Generator()
+    first, second = (model.loss(batch, generator=generator.manual_seed(0)).total for _ in range(2))
+    assert len(calls) == 3 and torch.equal(first, second)
+    one = model.loss(Batch(batch.video[1:2]), generator=generator.manual_seed(0)).total
+    assert len(calls) == 3 and not torch.equal(one, first)
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.mul_(1.1)
+    assert not torch.equal(model.loss(batch, generator=generator.manual_seed(0)).total, first) and len(calls) == 6
+    forgetful = build(model.config.replace("objective.remember", 0)).eval()
+    forgetful.load_state_dict(model.state_dict())
+    torch.testing.assert_close(forgetful.loss(batch, generator=generator.manual_seed(0)).total,
+                               model.loss(batch, generator=generator.manual_seed(0)).total)
 
 
 def test_dry_run(tmp_path, trained):

@@ -1,6 +1,7 @@
 """A prior over first frames learns on the latents of an encoder that is trained already; the rest stays as it is.
 
-Clips are as long as the prior's ``frames`` and are encoded by their means. Clips that leave their episode do not count.
+Clips are as long as the prior's ``frames`` and are encoded by their means, once (`objectives.remembered`). Clips that
+leave their episode do not count.
 
 Source: DiffuseDDLP (arXiv:2306.05957), whose official code trains on the first frames of episodes only: the training
 option ``clips = "first"``. Every window of an episode (``"all"``) gives more data where episodes begin like they go on.
@@ -12,13 +13,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
-from ..batch import Batch
+from ..batch import Batch, to_float_video
 from ..config import ComponentConfig
 from ..distributions import MEANS, Sampler
 from ..errors import IncompatibleComponentsError
 from ..latents import Latent
 from .base import Loss, Objective
+from .remembered import Remembered
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel
@@ -30,10 +34,12 @@ class FirstFramesConfig(ComponentConfig):
     Attributes:
         background: What the encoder sees of the background: ``"encoder"``, what it always sees; ``"decoder"``, what
             the decoder leaves of it, as DiffuseDDLP's official code (encoders with ``encode_background``).
+        remember: Clips whose latents are kept in memory, so that they are encoded once only; 0: none.
     """
 
     name: str = "first-frames"
     background: Literal["encoder", "decoder"] = "encoder"
+    remember: int = Field(default=20_000, ge=0)
 
 
 class FirstFrames(Objective):
@@ -42,6 +48,10 @@ class FirstFrames(Objective):
     Config = FirstFramesConfig
     requires = frozenset({"prior"})
     frozen = frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners"})
+
+    def __init__(self, config: FirstFramesConfig):
+        super().__init__(config)
+        self._remembered = Remembered(config.remember)
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         whole = _whole(batch)
@@ -52,9 +62,13 @@ class FirstFrames(Objective):
     def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
         model.prior.measure(self._encoded(model, batch)[_whole(batch).bool()] for batch in batches)
 
-    @torch.no_grad()
     def _encoded(self, model: ComposedWorldModel, batch: Batch) -> Latent:
-        encoding = model.perceive(batch.video, MEANS)
+        video = to_float_video(batch.video)
+        return self._remembered(model.encoder, lambda clips: self._encode(model, clips), video)
+
+    @torch.no_grad()
+    def _encode(self, model: ComposedWorldModel, video: Tensor) -> Latent:
+        encoding = model.perceive(video, MEANS)
         if self.config.background == "encoder":
             return encoding.latent
         again = getattr(model.encoder, "encode_background", None)
@@ -64,7 +78,7 @@ class FirstFrames(Objective):
                 "objective.background='decoder' asks for an encoder with encode_background, as 'particle-tracking', "
                 "and a decoder that tells the background's share; this model has not both: take 'encoder'"
             )
-        return again(encoding, batch.video, mask).latent
+        return again(encoding, video, mask).latent
 
 
 def _whole(batch: Batch) -> torch.Tensor:
