@@ -9,7 +9,6 @@ The prior's sizes follow from the weights, but not its target and loss: the ship
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,38 +21,25 @@ from ..errors import CheckpointError, IncompatibleComponentsError
 from ..model import ComposedWorldModel
 from ..nn.diffusion import CosineSteps
 from ..priors.diffusion import DiffusionPrior, DiffusionPriorConfig
+from .ddlp_dynamics import MASK, TRANSFORMER, parameter_of, renamed
 from .state import Target, fill, read_checkpoint
 
 _AVERAGE = "ema_model."
 _TABLE = "particle_transformer.blocks.0.attn.rel_pos_bias.rel_pos_bias"
-_PLACES = (  # official name of a part of the denoiser, as a pattern -> ours
-    (r"time_mlp\.1\.", "step.project.0."), (r"time_mlp\.3\.", "step.project.2."),
-    (r"particle_projection\.", "embed."), (r"particle_decoder\.", "head."),
-    (r"particle_transformer\.ln_f\.", "transformer.norm."), (r"particle_transformer\.head\.", "transformer.head."),
-    (r"particle_transformer\.blocks\.(\d+)\.ln([12])\.", r"transformer.blocks.\1.norm\2."),
-    (r"particle_transformer\.blocks\.(\d+)\.attn\.proj\.", r"transformer.blocks.\1.attention.proj."),
-    (r"particle_transformer\.blocks\.(\d+)\.attn\.(?:query|key|value)\.", r"transformer.blocks.\1.attention.qkv."),
-    (r"particle_transformer\.blocks\.(\d+)\.attn\.rel_pos_bias\.rel_pos_bias", r"transformer.blocks.\1.bias.time"),
-    (r"particle_transformer\.blocks\.(\d+)\.attn\.rel_pos_bias\.particle_rel_pos_bias",
-     r"transformer.blocks.\1.bias.token"),
-    (r"particle_transformer\.blocks\.(\d+)\.mlp\.fc_1\.", r"transformer.blocks.\1.feed_forward.0."),
-    (r"particle_transformer\.blocks\.(\d+)\.mlp\.proj\.", r"transformer.blocks.\1.feed_forward.2."),
+_PLACES = (  # names in the official denoiser, apart from its transformer's
+    (r"^time_mlp\.1\.", "step.project.0."), (r"^time_mlp\.3\.", "step.project.2."),
+    (r"^particle_projection\.", "embed."), (r"^particle_decoder\.", "head."),
 )
 _STATISTICS = {"mu": "mean", "std": "scatter", "min_val": "low", "max_val": "high"}
 
 
 def target_of(key: str, prior: DiffusionPrior) -> Target | None:
     """Where a weight of the official denoiser (without ``model.``) goes in ours; None: nowhere."""
-    for pattern, ours in _PLACES:
-        name, found = re.subn(f"^{pattern}", ours, key)
-        if not found:
-            continue
-        if name not in dict(prior.network.named_parameters()):
-            return None
-        third = next((n for n, part in enumerate(("query", "key", "value")) if f".attn.{part}." in key), None)
-        dim = prior.config.dim
-        return Target(name, None if third is None else slice(third * dim, (third + 1) * dim))
-    return None
+    inner = key.removeprefix("particle_transformer.")
+    if inner == key:
+        return parameter_of(prior.network, renamed(key, _PLACES))
+    name = renamed(inner, TRANSFORMER)
+    return parameter_of(prior.network, name and f"transformer.{name}")
 
 
 def prior_config(state: Mapping[str, Tensor], **options: Any) -> DiffusionPriorConfig:
@@ -84,7 +70,7 @@ def load_prior(prior: DiffusionPrior, state: Mapping[str, Tensor], statistics: M
         CheckpointError: listing what does not fit.
     """
     weights = {key.removeprefix("model."): value for key, value in state.items()
-               if key.startswith("model.") and not key.endswith("attn.mask")}  # masks follow from the sizes
+               if key.startswith("model.") and not MASK.search(key)}
     _check_schedule(prior.schedule, {key: value for key, value in state.items() if not key.startswith("model.")})
     fill(prior.network, weights, canonical=str, target_of=lambda key: target_of(key, prior),
          between="the checkpoint and the latents of this DDLP", advice="Was this diffusion trained on this DDLP?")
@@ -160,7 +146,8 @@ def from_diffuse_ddlp(
     state, stored = _average(read_checkpoint(checkpoint)), read_checkpoint(statistics)
     # upstream keeps data in [-1, 1] whatever the normalisation
     options = prior_config(state, target=target, loss=loss, normalize=normalize, clamp=1.0)
-    given = ddlp.config.to_dict() | {"prior": options.to_dict(), "objective": {"name": "first-frames"}}
+    given = ddlp.config.to_dict() | {
+        "prior": options.to_dict(), "objective": {"name": "first-frames", "background": "decoder"}}
     with torch.random.fork_rng(devices=[]):
         model = build(WorldModelConfig.parse(given))
     missing = model.load_state_dict(ddlp.state_dict(), strict=False).missing_keys

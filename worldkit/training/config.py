@@ -25,7 +25,8 @@ class TrainConfig(Config):
         final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of Adam.
         max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
-        clips: ``"all"``: every window of an episode is a training clip; ``"first"``: its first one alone.
+        clips: ``"all"``: every window of an episode is a training clip; ``"tile"``: windows that do not overlap;
+            ``"first"``: its first one alone.
         ema: Decay of a moving average of the weights; evaluations and ``best/`` then use the average.
         ema_every: Steps from one update of the average to the next.
         ema_after: Up to this step (the first is 1), and once more behind it, the average is a copy of the weights.
@@ -69,7 +70,7 @@ class TrainConfig(Config):
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
-    clips: Literal["all", "first"] = "all"
+    clips: Literal["all", "tile", "first"] = "all"
     ema: float | None = Field(default=None, gt=0, lt=1)
     ema_every: int = Field(default=1, gt=0)
     ema_after: int = Field(default=0, ge=0)

@@ -29,7 +29,7 @@ from .settings import Settings
 from .trainer import Trainer, TrainResult
 from .weightless import weightless
 
-MODES = {"all": "slide", "first": "first"}
+MODES = {"all": "slide", "tile": "tile", "first": "first"}
 """Training option ``clips`` -> mode of the data set."""
 WEIGHTS_FROM = "weights from"
 """Entry of a run's facts: whose weights it began with, and of which parts."""
