@@ -55,6 +55,7 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     horizon = config.timestep_horizon
     conditioner_classes = {name: _component(registries.conditioners, c) for name, c in config.conditioners.items()}
     encoder = make("encoder", component("encoder"), config.encoder, obs=config.obs)
+    encoder.check_clip(config.clip_length)
     spec, anchors = encoder.spec, encoder.anchors()
     decoder = dynamics = latent_action = None
     if config.decoder is not None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from worldkit.nn.conv import ConvBlock, ConvConfig, ConvDecoder, ConvEncoder, ResnetBlock
-from worldkit.nn.norm import GroupNormGELU
+from worldkit.nn.norm import GroupNormGELU, GroupNormReLU
 
 LAST = torch.channels_last
 SIZES = [(4, 32, 64, 64), (16, 128, 16, 16), (2, 4, 63, 64), (64, 256, 4, 4)]
@@ -17,13 +17,16 @@ def _seed():
     torch.manual_seed(0)
 
 
+KINDS = pytest.mark.parametrize("kind", [GroupNormGELU, GroupNormReLU])
+
+
 def plain(layer, x):
-    return F.gelu(nn.GroupNorm.forward(layer, x))
+    return getattr(F, layer.follow)(nn.GroupNorm.forward(layer, x))
 
 
 def errors(layer, x):
     """Largest errors of value and gradients, relative to the largest gradient, against float64."""
-    exact = GroupNormGELU(layer.num_groups, layer.num_channels).double()
+    exact = type(layer)(layer.num_groups, layer.num_channels).double()
     exact.load_state_dict(layer.state_dict())
     above, wide = torch.randn(x.shape), x.detach().double().requires_grad_()
     x = x.detach().contiguous(memory_format=LAST).requires_grad_()
@@ -34,8 +37,8 @@ def errors(layer, x):
     return (ours - theirs).abs().max().item(), max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
-def layer_of(channels):
-    layer = GroupNormGELU(4, channels)
+def layer_of(channels, kind=GroupNormGELU):
+    layer = kind(4, channels)
     nn.init.normal_(layer.weight, mean=1, std=0.2)
     nn.init.normal_(layer.bias, std=0.2)
     return layer
@@ -43,9 +46,10 @@ def layer_of(channels):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("mean", "tolerance"), [(0, 5e-6), (10, 1e-5), (100, 5e-5)])
-def test_statistics_are_accurate_far_from_zero(size, mean, tolerance):
+@KINDS
+def test_statistics_are_accurate_far_from_zero(kind, size, mean, tolerance):
     """nn.GroupNorm: up to 1e-3 at a mean of 10 deviations, and 1e-1 at 100."""
-    value, gradient = errors(layer_of(size[1]), torch.randn(size) + mean)
+    value, gradient = errors(layer_of(size[1], kind), torch.randn(size) + mean)
     assert value < tolerance and gradient < tolerance
 
 

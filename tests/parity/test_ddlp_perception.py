@@ -12,16 +12,21 @@ import torch
 from einops import rearrange
 
 from worldkit.assembly import build
-from worldkit.config import WorldModelConfig
-from worldkit.convert.ddlp_perception import ALIASES, BUFFERS, perception_config, perception_target
+from worldkit.config import ObsSpec, WorldModelConfig
+from worldkit.convert.ddlp_perception import ALIASES, BUFFERS, is_video, perception_config, perception_target
 from worldkit.convert.state import fill
-from worldkit.distributions import Beta, Normal
+from worldkit.distributions import MEANS, Beta, Normal, Sampler
+from worldkit.encoders.tracking_parts import Anchors
+from worldkit.nn.composite import blend, composite, particle_masks
+from worldkit.nn.correlation import correlation_map
+from worldkit.nn.glimpse import box_mask, crop, paste
+from worldkit.nn.keypoints import PatchKeypoints
 
 ROOT = Path(os.environ.get("WORLDKIT_PARITY", Path(__file__).parents[2].parent / "shared" / "parity")) / "ddlp"
 FOLDERS = sorted(p.parent.name for p in ROOT.glob("*/config.json") if "enc_channels" in p.read_text()) if ROOT.exists(
     ) else []
-EXACT, SINGLE = 1e-8, 1e-3  # float64; float32, in which upstream itself is 5e-4 away from its float64,
-REAL = 2e-3  # and in the real sizes, in the last of many tracked frames, 3e-3 away from ours
+EXACT, SINGLE = 1e-8, 1e-3  # float64; float32, in which upstream itself is 5e-4 away from its float64
+REAL = {"real_obj3d128": 4e-3}  # upstream there is 3e-3 away from our float64, from which our float32 is 3e-4 away
 
 pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=f"golden files not found at {ROOT}; set WORLDKIT_PARITY")
 
@@ -128,6 +133,18 @@ def compare(c, got, prefix, tolerance, but=()):
     return len(names)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in FOLDERS if n.startswith("real_")])
+def test_real_sizes_in_single_precision_are_near_double(name):
+    """What upstream's single precision cannot tell: how much of the difference is ours."""
+    runs = []
+    for dtype in (torch.float32, torch.float64):
+        c = case(name, dtype)
+        encoding = c.model.perceive(c.video[:, :6])
+        runs.append([*encoding.posterior.params.values(), *encoding.latent.values.values()])
+    assert max(off(a.double(), b) for a, b in zip(*runs, strict=True)) < 5e-4
+
+
 def exact(name):
     return (ROOT / name / "tensors_f64.npz").exists()
 
@@ -138,7 +155,7 @@ def test_forward(name):
     c = case(name)
     encoding = c.model.perceive(c.video)
     got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
-    assert compare(c, got, c.prefix, SINGLE if c.prefix else REAL, but=("x", "x_u8")) >= 25
+    assert compare(c, got, c.prefix, REAL.get(name, SINGLE), but=("x", "x_u8")) >= 25
 
 
 @torch.no_grad()
@@ -148,3 +165,188 @@ def test_forward_in_double_precision(name):
     encoding = c.model.perceive(c.video)
     got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
     assert compare(c, got, "fwd_", EXACT) >= 20
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FOLDERS)
+def test_encode_and_decode(name):
+    """Outputs of upstream's ``encode_all`` and ``decode_all``, where there are any; all proposals before the filter."""
+    c = case(name)
+    encoding = c.model.perceive(c.video)
+    got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
+    if any(k.startswith("enc_") for k in c.want):
+        compare(c, got, "enc_", SINGLE)
+    if any(k.startswith("dec_") for k in c.want):
+        got |= {"dec_objects": got["dec_objects_original"], "dec_objects_trans": got["dec_objects"]}
+        compare(c, got, "dec_", SINGLE)
+    if "prior_kp_all" in c.want:
+        places, variance = c.model.encoder.start.keypoints(rearrange(c.video, "b t c h w -> (b t) c h w"))
+        assert off(places, c.want["prior_kp_all"][:, :, 0]) < 1e-5
+        assert off(variance, c.want["prior_var_all"][:, :, 0]) < 1e-5
+
+
+class Replay(Sampler):
+    """Upstream's noise, frame by frame: position, one that nobody uses, scale, depth, features; last the background."""
+
+    NUMBERS = {"position": 0, "scale": 2, "depth": 3, "features": 4}
+
+    def __init__(self, c):
+        super().__init__()
+        noise = [torch.as_tensor(c.out[k]).to(c.video) for k in sorted(k for k in c.out if k.startswith("eps_"))]
+        self.frames, self.last = [noise[i : i + 5] for i in range(0, len(noise) - 1, 5)], noise[-1]
+        self.calls = {"position": 0, "scale": 0}
+
+    def normal(self, name, mean, logvar):
+        if name == "background":
+            eps = self.last
+        elif name in self.calls:
+            eps = self.frames[self.calls[name]][self.NUMBERS[name]]
+            self.calls[name] += 1
+        else:
+            eps = torch.stack([frame[self.NUMBERS[name]] for frame in self.frames], 1)
+        return mean + eps.reshape(mean.shape) * torch.exp(0.5 * logvar)
+
+    def beta(self, name, a, b):
+        return a / (a + b)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in FOLDERS if exact(n)])
+def test_sampled(name):
+    c = case(name)
+    encoding = c.model.encoder(c.video, sampler=Replay(c))
+    got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
+    assert compare(c, got, "smp_", SINGLE) >= 10
+
+
+class InOrder(Sampler):
+    """Means, and proposals in the order of numbers given."""
+
+    def __init__(self, order):
+        super().__init__(deterministic=True)
+        self.order = order
+
+    def uniform(self, name, like):
+        return self.order.to(like).expand_as(like)
+
+
+def warm(c, model, order=None):
+    sampler = MEANS if order is None else InOrder(order)
+    encoding = model.encoder(c.video, sampler=sampler, stage="warmup")
+    return found(c, encoding, model.decoder(encoding.latent, masks=True, stage="warmup", sampler=MEANS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in FOLDERS if exact(n)])
+def test_warmup(name):
+    c = case(name)
+    got = warm(c, c.model)
+    if not (c.config.get("use_tracking") and not is_video(c.config)):
+        compare(c, got, "warm_", SINGLE)
+        return
+    # a DLPv2 that tracks starts from proposals at random while it warms up: which they were, the places tell
+    start = rearrange(c.want["warm_z"] - c.want["warm_mu_offset"], "(b t) k d -> b t k d", t=c.video.shape[1])[:, 0]
+    model = randomly(c)
+    order = permutation(model, c.video, model.encoder.start.keypoints.num_proposals, start)
+    compare(c, warm(c, model, order), "warm_", SINGLE)
+
+
+def randomly(c):
+    """The same model, with proposals selected at random."""
+    config = c.model.config.to_dict()
+    config["encoder"]["select"] = "random"
+    model = build(WorldModelConfig.parse(config)).eval()
+    model.load_state_dict(c.model.state_dict())
+    return model
+
+
+def permutation(model, video, count, refined):
+    """Numbers that sort proposals so that the first of them, refined, lie where upstream's particles did."""
+    kept = refined.shape[1]
+    order, encoder = torch.full((count,), float(count)), model.encoder
+    for first in range(0, count, kept):  # some at a time
+        ranks = torch.roll(torch.arange(float(count)), first)
+        base = encoder(video[:, :1], sampler=InOrder(ranks), stage="warmup").aux.base[:, 0]
+        for j, proposal in enumerate(ranks.argsort()[:kept].tolist()):
+            near = (base[:, j, None] - refined).abs().amax((0, 2))
+            if near.min() < 1e-4:
+                order[proposal] = near.argmin()
+    assert (order < kept).sum() == kept
+    return order
+
+
+@cache
+def units():
+    return {k: torch.as_tensor(v) for k, v in np.load(ROOT / "units" / "tensors.npz").items()}
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_unit_correlation(side):
+    u = units()
+    image, where, scale = u["x"], u["kp"], u["z_scale"]
+    for given, size, want in ((True, scale.sigmoid(), f"corr_P{side}"),
+                              (False, torch.tensor(side / image.shape[-1]), f"corr_noprev_noscale_P{side}")):
+        want = rearrange(u[want], "(m n) c h w -> m n c h w", m=len(image))
+        glimpses = crop(image, where, size, side, corners=True)
+        assert off(glimpses, want[:, :, :3]) < 1e-5
+        templates = rearrange(u[f"glimpse_prev_P{side}"], "(m n) c h w -> m n c h w", m=len(image))
+        fit = correlation_map(glimpses, templates, "batch") if given else torch.zeros_like(glimpses[:, :, :1])
+        assert off(fit, want[:, :, 3:]) < SINGLE
+
+
+def test_unit_pasting_masks_and_stitching():
+    u = units()
+    patches = rearrange(u["patches"], "(m n) c h w -> m n c h w", m=2)
+    size = u["placed"].shape[-2:]
+    placed = paste(patches, u["kp"], u["z_scale"].sigmoid(), size, corners=True)
+    assert off(rearrange(placed, "m n c h w -> (m n) c h w"), u["placed"]) < 1e-5
+    for k in range(u["kp"].shape[1]):
+        at = u["kp"][:, k : k + 1]
+        square = 1 - box_mask(at, torch.ones_like(at[..., 0]), 8, size, corners=True)
+        assert torch.equal(square, u["masks"][:, k])
+    opacity, depth = u["stitch_obj_on"], u["stitch_depth"][..., 0]
+    colours, rest = blend(placed.clamp(0, 1), opacity, depth)
+    assert off(colours, u["stitch_rgb"]) < 1e-5 and off(rest, u["stitch_bgmask"]) < 1e-5
+    where = (patches, u["kp"], u["z_scale"].sigmoid(), opacity, depth, size)
+    assert 0 <= patches.min() and patches.max() <= 1  # so that nothing was clamped
+    assert off(particle_masks(*where, corners=True), u["stitch_alpha"]) < 1e-5
+    assert off(composite(*where, corners=True)[0], u["stitch_rgb"]) < 1e-5
+
+
+def test_unit_proposals():
+    u, seen = units(), []
+
+    class Maps(torch.nn.Module):
+        def forward(self, patches):
+            seen.append(patches)
+            return torch.zeros(len(patches), 1, 2, 2)
+
+    net = PatchKeypoints(Maps(), size=(32, 32), patch_size=8, per_patch=1)
+    net(u["x"])
+    assert torch.equal(seen[0], rearrange(u["patcher"], "m c n h w -> (m n) c h w"))
+    assert torch.equal(net.corners, u["patch_idx"].float())
+    local, want = u["local_kp"][:, :, 0], u["global_kp"][:, :, 0]
+    assert off(net.in_image((local + 1) / 2 * 7 + net.corners), want) < 1e-6
+    anchors = Anchors(obs=ObsSpec(height=32, width=32), patch_size=8, select="distance", num_proposals=4,
+                      num_particles=2, channels=(8, 8), glimpse=8, width=8, lost_layers=False)
+    assert off(-anchors._badness(want, torch.zeros(2, 16, 3), MEANS), u["dist_from_center"]) < 1e-6
+
+
+class Given(torch.nn.Module):
+    """A network that finds what it is told to find."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return self.value
+
+
+def test_unit_spatial_softmax():
+    u = units()
+    heat = u["ssm_heatmap"]
+    side = heat.shape[-1]
+    net = PatchKeypoints(Given(heat), size=(side, side), patch_size=side, per_patch=heat.shape[1])
+    places, variance = net(torch.zeros(len(heat), 3, side, side))
+    assert off(places, u["ssm_kp"]) < 1e-6 and off(variance, u["ssm_var"]) < 1e-6

@@ -83,6 +83,13 @@ class Encoder(Component, ABC):
         """Field -> anchor of every token of one view (``{"position": [N, 2]}``), for heads and embeddings."""
         return {}
 
+    def check_clip(self, frames: int) -> None:
+        """Refuse to learn from clips of ``frames`` frames, if they are too few; the model asks when it is built.
+
+        Raises:
+            IncompatibleComponentsError: saying what to set instead.
+        """
+
     def fold_frames(self, video: Tensor) -> Tensor:
         """Check a video and put all frames of all views in one batch: ``[(B V T), C, H, W]``."""
         obs = self.obs

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import MEANS, Beta, Normal, Sampler, full_precision
+from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, particle_spec
 from ..nn.conv_relu import DownStack, init_stacks, mlp_relu
 from ..nn.correlation import CorrelationNorm, correlation_map
@@ -132,7 +133,7 @@ class ParticleTrackingEncoder(Encoder, Staged):
         return torch.tensor(logits, dtype=torch.float64)
 
     def forward(self, video: Tensor, *, sampler: Sampler, stage: Stage = "full") -> Encoding:
-        """Encode every frame.
+        """Encode every frame; a clip of one frame is a first frame, with ``tracking`` or without.
 
         Args:
             video: Float in [0, 1], ``[B, T, C, H, W]`` (``[B, V, T, C, H, W]``).
@@ -162,6 +163,14 @@ class ParticleTrackingEncoder(Encoder, Staged):
         aux = {name: rearrange(x, "(r t) s ... -> r (t s) ...", t=time // length) for name, x in aux.items()}
         return Encoding(LatentDist(self.spec, params), Latent.build(self.spec, values),
                         TrackingAux(**aux, background_mask=mask, stage=stage))
+
+    def check_clip(self, frames: int) -> None:
+        if self.config.tracking and frames < 2:
+            raise IncompatibleComponentsError(
+                "encoder 'particle-tracking' follows particles from frame to frame, but this model learns from single "
+                "images (clips of 1 frame): set encoder.tracking=false for images, or timestep_horizon to 2 or more "
+                "for clips"
+            )
 
     def encode_background(
         self, encoding: Encoding, video: Tensor, mask: Tensor, *, sampler: Sampler = MEANS
