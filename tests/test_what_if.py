@@ -1,6 +1,7 @@
 """What-if questions as a whole: both futures in Python, and ``worldkit whatif``: its words, pictures and refusals."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ import torch
 
 import worldkit as wk
 from worldkit.cli import main
+from worldkit.cli.whatif.things import Scene
 from worldkit.counterfactual import VISIBLE, most_visible
 from worldkit.errors import ShapeError, WorldkitError
+from worldkit.latents import Latent, particle_spec
+from worldkit.testing.examples import small_config
 from worldkit.viz.difference import difference_strip, glow, summed
 
 Image = pytest.importorskip("PIL.Image")
@@ -206,6 +210,36 @@ def test_slots_are_picked_by_masks(tmp_path, capsys):
 def test_actions_come_from_the_clip(tmp_path, capsys):
     assert ask("--at", "-0.19", "-0.05", "--move", "-0.3", "0.3", out=tmp_path, model="lpwm-push-mini") == 0
     assert "particles 5 and 6" in capsys.readouterr().out
+
+
+def test_particles_that_follow_their_thing_are_edited_as_they_are(tmp_path, capsys):
+    """DDLP: no places that tie them, so the paper's way: the same particles in all frames, latents predicted from."""
+    torch.manual_seed(0)
+    model = wk.create_model(config=small_config(encoder="particle-tracking", dynamics="pint-joint", latent_action=None))
+    model.save_pretrained(tmp_path / "ddlp")
+    command = ("--particle", "0", "--move", "-0.2", "0.0", "--context", "3", "--data", "balls-32")
+    assert ask(*command, out=tmp_path / "out", model=str(tmp_path / "ddlp")) == 0
+    assert "edited: particle 0 (frame 2)" in capsys.readouterr().out
+    assert "edited latents themselves" in (tmp_path / "out/report.html").read_text()
+
+
+def test_who_draws_a_thing_in_other_frames():
+    """Those that were picked, while they stay with it; whoever lies there, where they jump or are tied to places."""
+    spec = particle_spec(num_particles=3, feature_dim=1, background_dim=1)
+    values = {("particles", "position"): torch.tensor([[[0.5, 0.0], [-0.5, 0.0], [0.0, 0.9]]] * 3)[None],
+              ("particles", "transparency"): torch.ones(1, 3, 3, 1),
+              ("background", "features"): torch.zeros(1, 3, 1, 1)}
+    values |= {("particles", name): torch.zeros(1, 3, 3, n) for name, n in (("scale", 2), ("depth", 1), ("features", 1))}
+
+    def everywhere(z, anchors):
+        model = SimpleNamespace(encoder=SimpleNamespace(anchors=lambda: anchors))
+        return Scene(model, z, 2).everywhere([0])
+
+    z = Latent.build(spec, values)
+    assert everywhere(z, {}) == everywhere(z, {"position": None}) == {0: [0], 1: [0], 2: [0]}
+    values["particles", "position"] = values["particles", "position"].clone()
+    values["particles", "position"][:, 0] = values["particles", "position"][:, 0][:, [1, 0, 2]]
+    assert everywhere(Latent.build(spec, values), {}) == {0: [1], 1: [0], 2: [0]}
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldkit import what_if
 from worldkit.batch import Batch
 from worldkit.convert.ddlp import canonical_key, from_ddlp, target_of
 from worldkit.distributions import MEANS, Beta, Normal
@@ -130,7 +131,10 @@ def test_what_if():
     z = c.model.encode(c.out["roll_x"][:, :4])
     out = c.model.rollout(z.edit(0, delta_position=(0.0, 0.2)), 5, deterministic=True)
     check_rollout(c, out, "whatif_")
-    meets(c, torch.cat([out.context_video, out.video], 1), "whatif_rec")
+    video = torch.cat([out.context_video, out.video], 1)
+    meets(c, video, "whatif_rec")
+    answer = what_if(c.model, z, z.edit(0, delta_position=(0.0, 0.2)), 5)
+    assert answer.via == "latents" and torch.equal(answer.edited, video.clamp(0, 1))
 
 
 @torch.no_grad()

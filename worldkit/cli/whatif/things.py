@@ -72,10 +72,19 @@ class Scene:
 
     def everywhere(self, tokens: Sequence[int]) -> dict[int, list[int]]:
         """Frame -> tokens of the thing: the same ones, if they follow their thing, else whoever draws it there."""
-        follows = self.z.spec.identity == "tracked" and "position" not in self.model.encoder.anchors()
-        if follows:
+        if self.steady(tokens):
             return {t: list(tokens) for t in range(self.z.shape[1])}
         return self.z.follow(tokens, frame=self.frame)
+
+    def steady(self, tokens: Sequence[int]) -> bool:
+        """Whether tokens stay with their thing: no encoder ties them to places, and none jumps out of its box."""
+        where, scale = self.z.positions, self.z.get("scale")
+        if self.z.spec.identity != "tracked" or "position" in self.model.encoder.anchors():
+            return False
+        if where is None or scale is None:
+            return True
+        steps = where[0, 1:, list(tokens)] - where[0, :-1, list(tokens)]
+        return bool((steps.abs() <= torch.sigmoid(scale[0, 1:, list(tokens)])).all())
 
     def place(self, tokens: Sequence[int], frame: int | None = None) -> tuple[float, float] | None:
         """(y, x) of a thing in a frame: of its first token, or the middle of what it painted; None for patches."""
