@@ -229,7 +229,8 @@ def test_who_draws_a_thing_in_other_frames():
     values = {("particles", "position"): torch.tensor([[[0.5, 0.0], [-0.5, 0.0], [0.0, 0.9]]] * 3)[None],
               ("particles", "transparency"): torch.ones(1, 3, 3, 1),
               ("background", "features"): torch.zeros(1, 3, 1, 1)}
-    values |= {("particles", name): torch.zeros(1, 3, 3, n) for name, n in (("scale", 2), ("depth", 1), ("features", 1))}
+    values |= {("particles", name): torch.zeros(1, 3, 3, 1) for name in ("depth", "features")}
+    values["particles", "scale"] = torch.zeros(1, 3, 3, 2)
 
     def everywhere(z, anchors):
         model = SimpleNamespace(encoder=SimpleNamespace(anchors=lambda: anchors))
