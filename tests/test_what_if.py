@@ -183,6 +183,7 @@ def test_one_particle_is_edited_alone_and_its_fellows_are_named(tmp_path, capsys
 def test_slots_that_hold_a_ball_together_are_removed_together(tmp_path, capsys):
     assert ask("--at", "0.7", "0", "--remove", out=tmp_path, model="slotformer-balls-mini") == 0
     said = capsys.readouterr().out
+    assert "slots 2 and 3 became copies of slot 0" in said
     assert "slots 2 and 3 (frame 5)" in said and "changes 4.8 % of the given picture" in said
     assert "edited latents themselves" in (tmp_path / "report.html").read_text()
 

@@ -121,6 +121,10 @@ def _notes(scene: Scene, tokens: Sequence[int], thing: Mapping[int, Sequence[int
            ) -> list[str]:
     """What one should know of the pick."""
     said, z = [], scene.z
+    if edit.remove and scene.shares is not None:
+        copies = "a copy" if len(tokens) == 1 else "copies"
+        said.append(f"note: a {scene.noun} cannot be hidden: {scene.named(tokens)} became {copies} of {scene.noun} "
+                    f"{scene.stand_in(tokens)}, which paints most of the rest")
     if numbered and isinstance(z, Particles):
         hidden = [k for k in tokens if z.transparency[0, scene.frame, k, 0] <= PRESENT]
         if hidden:

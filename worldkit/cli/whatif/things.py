@@ -114,10 +114,18 @@ class Scene:
         """
         if self.shares is None or z.spec.find("transparency") is not None:
             return z.edit(tokens, transparency=0.0)
-        left = [token for token in range(len(self.shares)) if token not in tokens]
+        return z.edit(tokens, features_from=self.stand_in(tokens))
+
+    def stand_in(self, tokens: Sequence[int]) -> int:
+        """Of the others, the token that paints most.
+
+        Raises:
+            WorldkitError: there are no others.
+        """
+        left = [token for token in range(len(self.shares or ())) if token not in tokens]
         if not left:
             raise WorldkitError(f"these are all {self.noun}s there are: nothing would be left")
-        return z.edit(tokens, features_from=max(left, key=self.shares.__getitem__))
+        return max(left, key=(self.shares or ()).__getitem__)
 
     @torch.no_grad()
     def spot(self, tokens: Sequence[int], frame: int) -> Tensor | None:
