@@ -66,6 +66,14 @@ def test_rows_without_input_are_left_out(given, rows):
     assert list(panel_rows(PanelInputs(**inputs))) == rows
 
 
+def test_proposals_may_be_of_the_first_frames_alone():
+    """As DDLP's: the other columns show the frame as it is."""
+    given = everything()
+    row = panel_rows(PanelInputs(video=given["video"], proposals=given["proposals"][:1]))
+    changed = [not torch.equal(a, b) for a, b in zip(row["prior proposals"], row["input"], strict=True)]
+    assert changed == [True] + [False] * (T - 1)
+
+
 def test_only_the_first_frames_are_shown():
     assert len(panel_rows(PanelInputs(**everything()), frames=2)["input"]) == 2
 
@@ -158,7 +166,7 @@ def test_boxes_carry_numbers_only_where_there_is_room():
     "change, message",
     [
         ({"masks": torch.zeros(T, K, S, S)}, "masks must have 5 axes"),
-        ({"proposals": torch.zeros(T + 1, 7, 2)}, "proposals"),
+        ({"proposals": torch.zeros(T + 1, 7, 2)}, f"proposals are of {T + 1} frames, but the video has {T}"),
         ({"foreground": torch.zeros(T, 3, S, S + 1)}, "foreground"),
         ({"uncertainty": torch.zeros(T, N + 1)}, "uncertainty"),
         ({"latent": None}, "latent is missing"),

@@ -158,7 +158,7 @@ def perception_config(h: Mapping[str, Any]) -> dict[str, Any]:
     encoder = {
         "name": "particle-tracking", "patch_size": h["patch_size"], "num_particles": h["n_kp_enc"],
         "num_proposals": h["n_kp_prior"], "select": selects[heuristic], "tracking": h.get("use_tracking", is_video(h)),
-        "proposal_frames": h.get("num_static_frames", 4) if is_video(h) else None,
+        "proposal_frames": None if h.get("use_tracking") and not is_video(h) else h.get("num_static_frames", 4),
         "correlation": h.get("use_correlation_heatmaps", is_video(h)), "correlation_norm": "batch",
         "glimpse_ratio": h["anchor_s"], "feature_dim": h["learned_feature_dim"],
         "background_dim": h.get("bg_learned_feature_dim") or h["learned_feature_dim"],

@@ -8,7 +8,7 @@ with the full one. Stages and ramp exist in training only: a model in evaluation
 Unlike in LPWM's `elbo`, KLs count for absent particles, too. Implicit dynamics and point latents: as there.
 
 Reductions, as upstream: sum over pixels, tokens and frames; mean over clips; the total is divided by the number of
-frames and, with VGG, multiplied by 0.001.
+frames and, with VGG, multiplied by 0.001. Logged terms do not show the ramp.
 
 Source: DDLP (arXiv:2306.05957) and DLPv2; upstream models.py @ 5686275, written from its description. Upstream defects,
 on request: ``background_kl = "mean"`` and ``leaky_balance``. Differences: the balance concerns predicted frames; done
@@ -138,9 +138,6 @@ class DDLP(Objective):
         elif not explicit and model.dynamics is not None:
             dynamic, action = implicit_terms(model, batch, z, sampler)
 
-        counts = error.new_ones(frames)
-        counts[static:] = self.ramp(step, frames - 1)[: frames - static].to(counts)
-        share = frame_weights(batch.done_mask, error) * counts
         predicted = error.new_ones(frames)
         predicted[static:] = self.config.weights.dynamics_reconstruction
         name = "kl_dynamics" if explicit else "dynamics"
@@ -149,26 +146,29 @@ class DDLP(Objective):
         per_frame |= {f"{name}/{k}": place(v, frames - v.shape[2], frames) for k, v in dynamic.items()}
         if action is not None:
             per_frame["kl_latent_action"] = place(action, frames - action.shape[2], frames)
-        terms = {k: (v * share).sum(2).mean() for k, v in per_frame.items()}
-        loss = self._total(terms, 1 if batch.done_mask is not None else frames)
-        return Loss(loss.total, {**loss.terms, **self._looks(batch, encoding, drawn, stage)})
+        counts = error.new_ones(frames)
+        counts[static:] = self.ramp(step, frames - 1)[: frames - static].to(counts)
+        share = frame_weights(batch.done_mask, error)
+        terms, counted = ({k: (v * w).sum(2).mean() for k, v in per_frame.items()} for w in (share, share * counts))
+        norm = (1e-3 if self.config.reconstruction == "vgg" else 1.0) / (1 if batch.done_mask is not None else frames)
+        total = norm * sum(self._factors()[k] * v for k, v in self._sums(counted).items())
+        terms = {k: v.detach() for k, v in {**terms, **self._sums(terms)}.items()}
+        return Loss(total, {**terms, **self._looks(batch, encoding, drawn, stage)})
 
-    def _total(self, terms: dict[str, Tensor], frames: int) -> Loss:
-        """The weighted sum over ``frames``, with the sums of what belongs together as further terms."""
+    def _factors(self) -> dict[str, float]:
         weights = self.config.weights
-        sums = {"reconstruction": terms["reconstruction"]}
+        return {"reconstruction": weights.reconstruction, "kl": weights.kl, "kl_dynamics": weights.dynamics,
+                "kl_latent_action": weights.dynamics, "dynamics": 1.0}
+
+    def _sums(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `_factors` are for: terms of one kind added up."""
+        sums = {k: v for k, v in terms.items() if k in ("reconstruction", "kl_latent_action")}
         for name in ("kl", "kl_dynamics", "dynamics"):
             parts = {k.partition("/")[2]: v for k, v in terms.items() if k.startswith(f"{name}/")}
             if parts:
-                weak = weights.features if name == "kl" else 1.0
+                weak = self.config.weights.features if name == "kl" else 1.0
                 sums[name] = sum(v * (weak if k in _WEAK else 1.0) for k, v in parts.items())
-        if "kl_latent_action" in terms:
-            sums["kl_latent_action"] = terms["kl_latent_action"]
-        factor = {"reconstruction": weights.reconstruction, "kl": weights.kl, "kl_dynamics": weights.dynamics,
-                  "kl_latent_action": weights.dynamics, "dynamics": 1.0}
-        norm = (1e-3 if self.config.reconstruction == "vgg" else 1.0) / frames
-        total = norm * sum(v * factor[k] for k, v in sums.items())
-        return Loss(total, {k: v.detach() for k, v in {**terms, **sums}.items()})
+        return sums
 
     def _draw(self, model: ComposedWorldModel, encoding: Encoding, stage: Stage, sampler: Sampler) -> Decoded:
         if stage != "full" and isinstance(model.decoder, Staged):

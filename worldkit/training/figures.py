@@ -61,7 +61,7 @@ def panel(model: ComposedWorldModel, video: Tensor, *, frames: int = 8, cell: in
             video=to_float_video(video[0] if several else video),
             reconstruction=drawn(decoded.video),
             latent=latent if isinstance(latent, Particles) else None,
-            proposals=None if proposals is None else proposals[:time],
+            proposals=None if proposals is None else proposals[0] if proposals.ndim == 4 else proposals[:time],
             masks=shown(decoded.masks),
             foreground=drawn(decoded.foreground),
             background=drawn(decoded.background),

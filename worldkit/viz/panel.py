@@ -45,7 +45,8 @@ class PanelInputs:
         video: True frames, ``[T, 3, H, W]``, uint8 or float in [0, 1].
         reconstruction: Decoded frames, the same shape.
         latent: Particles of the clip, ``[1, T, N, .]``, one view.
-        proposals: Positions of prior proposals, ``[T, M, 2]``, (y, x) in [-1, 1].
+        proposals: Positions of prior proposals, ``[T, M, 2]``, (y, x) in [-1, 1]; of the first frames alone, if there
+            are no others.
         masks: Alpha masks of the drawn tokens, ``[T, K, 1, H, W]`` in [0, 1]; K may be less than N.
         foreground: Decoded tokens without background, as ``video``.
         background: Decoded background, as ``video``.
@@ -73,7 +74,9 @@ class PanelInputs:
             if getattr(self, name) is not None:
                 check_shape(getattr(self, name), "t c h w", name=name, **sizes)
         if self.proposals is not None:
-            check_shape(self.proposals, "t m yx", name="proposals", t=t, yx=2)
+            given = check_shape(self.proposals, "t m yx", name="proposals", yx=2)["t"]
+            if given > t:
+                raise ShapeError(f"proposals are of {given} frames, but the video has {t}")
         if self.masks is not None:
             check_shape(self.masks, "t k c h w", name="masks", t=t, c=1, **image)
         if self.tokens is not None:
@@ -114,8 +117,8 @@ def panel_rows(inputs: PanelInputs, *, frames: int = 8, cell: int = 128, top: in
         rows |= _particle_rows(base, latent, uncertainty, factor, top, hues)
     if inputs.proposals is not None:
         points = inputs.proposals[:t].detach().cpu()
-        dots = [draw_keypoints(i, p, colors=[WHITE], radius=2) for i, p in zip(base, points, strict=True)]
-        rows["prior proposals"] = torch.stack(dots)
+        dots = [draw_keypoints(i, p, colors=[WHITE], radius=2) for i, p in zip(base, points, strict=False)]
+        rows["prior proposals"] = torch.stack([*dots, *base[len(dots):]])
     if inputs.masks is not None:
         masks = rearrange(inputs.masks[:t].detach().cpu().float(), "t k 1 h w -> t k h w")
         owners = mask_colors(masks) if hues is None else _colors_of(inputs.tokens, hues, masks.shape[1])
