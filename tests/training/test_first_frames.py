@@ -69,23 +69,33 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, trained):
 
 
 def test_clips_are_encoded_once(trained):
-    model = wk.create_model("lpwm-balls-mini", **SMALL, **PRIOR)
-    load_parts(model.eval(), trained)
+    model = wk.create_model("lpwm-balls-mini", **SMALL, **PRIOR).eval()
+    load_parts(model, trained)
     calls, batch = [], Batch(torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8))
-    model.encoder.register_forward_hook(lambda *args: calls.append(1))
-    generator = torch.Generator()
-    first, second = (model.loss(batch, generator=generator.manual_seed(0)).total for _ in range(2))
-    assert len(calls) == 3 and torch.equal(first, second)
-    one = model.loss(Batch(batch.video[1:2]), generator=generator.manual_seed(0)).total
-    assert len(calls) == 3 and not torch.equal(one, first)
+    hook = model.encoder.register_forward_hook(lambda *args: calls.append(1))
+
+    def loss(batch, model=model):
+        return model.loss(batch, generator=torch.Generator().manual_seed(0)).total
+
+    before = loss(batch)
+    model.objective.prepare(model, [Batch(batch.video[:2]), Batch(batch.video[2:])])
+    assert len(calls) == 3 and model.prior.scale.settled
+    first, second = loss(batch), loss(batch)
+    assert len(calls) == 3 and torch.equal(first, second) and not torch.equal(first, before)
+    assert loss(Batch(batch.video[1:2])).isfinite() and len(calls) == 3
+    assert loss(Batch(batch.video.flip(-1))).isfinite() and len(calls) == 4  # which are not known
+    hook.remove()
+    forgetful = build(model.config.replace("objective.remember", 0)).eval()
+    forgetful.load_state_dict(model.state_dict())
+    torch.testing.assert_close(loss(batch, forgetful), first)
     with torch.no_grad():
         for p in model.encoder.parameters():
             p.mul_(1.1)
-    assert not torch.equal(model.loss(batch, generator=generator.manual_seed(0)).total, first) and len(calls) == 6
-    forgetful = build(model.config.replace("objective.remember", 0)).eval()
-    forgetful.load_state_dict(model.state_dict())
-    torch.testing.assert_close(forgetful.loss(batch, generator=generator.manual_seed(0)).total,
-                               model.loss(batch, generator=generator.manual_seed(0)).total)
+    changed = build(model.config).eval()
+    changed.load_state_dict(model.state_dict())
+    assert torch.equal(loss(batch), loss(batch, changed))  # not what was remembered
+    model.objective.prepare(model, [batch])
+    torch.testing.assert_close(loss(batch), loss(batch, changed))
 
 
 def test_dry_run(tmp_path, trained):

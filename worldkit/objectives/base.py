@@ -70,10 +70,10 @@ class Objective(Component, ABC):
         """The loss of a batch at a training step."""
 
     def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
-        """Look at all training clips before the first step of a run, for what the loss needs to know about them.
+        """Look at all training clips before a run begins or goes on, for what the loss needs to know about them.
 
         Args:
-            model: The model, with the weights it begins with.
+            model: The model, with the weights it begins or goes on with.
             batches: All training clips once; nothing is read before it is asked for.
         """
 

@@ -9,7 +9,7 @@ option ``clips = "first"``. Every window of an episode (``"all"``) gives more da
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -34,7 +34,7 @@ class FirstFramesConfig(ComponentConfig):
     Attributes:
         background: What the encoder sees of the background: ``"encoder"``, what it always sees; ``"decoder"``, what
             the decoder leaves of it, as DiffuseDDLP's official code (encoders with ``encode_background``).
-        remember: Clips whose latents are kept in memory, so that they are encoded once only; 0: none.
+        remember: Training clips whose latents are kept in memory, so that they are encoded once only; 0: none.
     """
 
     name: str = "first-frames"
@@ -60,11 +60,23 @@ class FirstFrames(Objective):
         return Loss(sum(losses.values()), {name: value.detach() for name, value in losses.items()})
 
     def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
-        model.prior.measure(self._encoded(model, batch)[_whole(batch).bool()] for batch in batches)
+        latents = self._all(model, batches)
+        model.prior.measure(latents)
+        if self.config.remember:  # what the prior did not want to see as well
+            for _ in latents:
+                pass
 
     def _encoded(self, model: ComposedWorldModel, batch: Batch) -> Latent:
-        video = to_float_video(batch.video)
-        return self._remembered(model.encoder, lambda clips: self._encode(model, clips), video)
+        known = self._remembered.find(model.encoder, batch.video)
+        return self._encode(model, batch.video) if known is None else known
+
+    def _all(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> Iterator[Latent]:
+        """Latents of all clips that do not leave their episode; on the way they are remembered."""
+        for batch in batches:
+            video = to_float_video(batch.video)
+            z = self._encode(model, video)
+            self._remembered.add(model.encoder, video, z)
+            yield z[_whole(batch).bool()]
 
     @torch.no_grad()
     def _encode(self, model: ComposedWorldModel, video: Tensor) -> Latent:

@@ -1,56 +1,58 @@
 """Latents of a frozen encoder, encoded once and remembered.
 
 A frozen encoder gives a clip the same latent every time, and is most of the work where little else is trained. Clips
-are known by their pixels and are encoded one by one, so that a latent does not depend, not even by rounding, on the
-clips beside it or on whether a run was interrupted.
+are known by their pixels. What is remembered comes from one pass over the training clips before the first step, in
+their order, and from nothing else: so a run that was interrupted goes on with the same latents to the last bit, which
+encoding a clip beside others would not give.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ..latents import Latent
+from ..latents import Latent, LatentSpec
 
 
 class Remembered:
-    """An encoder with a memory.
+    """Latents by the clips they were encoded from.
 
     Args:
-        most: Clips that are remembered; those that come when it is full are encoded every time. 0: none.
+        most: Clips that are remembered.
     """
 
     def __init__(self, most: int):
         self.most = most
         self._known: dict[bytes, Tensor] = {}
+        self._spec: LatentSpec | None = None
         self._weights: tuple[int, ...] = ()
 
-    @torch.compiler.disable
-    @torch.no_grad()
-    def __call__(self, encoder: nn.Module, encode: Callable[[Tensor], Latent], video: Tensor) -> Latent:
-        """Latents of clips.
-
-        Args:
-            encoder: Forgets everything when its weights have changed.
-            encode: Clips ``[B, ...]`` -> latents; does not depend on the other clips, or on chance.
-            video: The clips.
-        """
-        if not self.most or type(video) is not Tensor:  # a dry run has no pixels
-            return encode(video)
-        weights = tuple(x for p in encoder.parameters() for x in (p.data_ptr(), p._version))
-        if weights != self._weights:
+    def add(self, encoder: nn.Module, video: Tensor, z: Latent) -> None:
+        """Remember the latents of clips ``[B, ...]``, as far as there is room."""
+        if (weights := _state(encoder)) != self._weights:
             self._known, self._weights = {}, weights
-        found = [self._one(encode, clip[None]) for clip in video]
-        return type(found[0]).cat(found, 0)
+        self._spec = z.spec
+        for clip, packed in zip(video, z.pack().cpu(), strict=True):
+            if len(self._known) >= self.most:
+                return
+            self._known[_key(clip)] = packed
 
-    def _one(self, encode: Callable[[Tensor], Latent], clip: Tensor) -> Latent:
-        key = hashlib.blake2b(clip.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
-        if key in self._known:
-            return Latent.unpack(self._spec, self._known[key].to(clip.device))
-        z = encode(clip)
-        if len(self._known) < self.most:
-            self._spec, self._known[key] = z.spec, z.pack().cpu()
-        return Latent.build(z.spec, z.values)
+    @torch.compiler.disable
+    def find(self, encoder: nn.Module, video: Tensor) -> Latent | None:
+        """Latents of clips; None if one of them is not known, or the encoder's weights have changed."""
+        if self._spec is None or type(video) is not Tensor or _state(encoder) != self._weights:
+            return None  # a dry run has no pixels
+        found = [self._known.get(_key(clip)) for clip in video]
+        known = [packed for packed in found if packed is not None]
+        return Latent.unpack(self._spec, torch.stack(known).to(video.device)) if len(known) == len(found) else None
+
+
+def _key(clip: Tensor) -> bytes:
+    return hashlib.blake2b(clip.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+
+
+def _state(encoder: nn.Module) -> tuple[int, ...]:
+    """Changes with every change of the weights."""
+    return tuple(x for p in encoder.parameters() for x in (p.data_ptr(), p._version))

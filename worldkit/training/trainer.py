@@ -415,11 +415,12 @@ class Trainer:
     def _open_run(self) -> None:
         newest, record = where_to_begin(self.run, self.describe())
         if newest is None:
-            self.model.objective.prepare(self.model, self._all_clips())
             torch.manual_seed(self.config.seed + 1_000_003 * self.rank)  # of dropout; noise has its own generators
         else:
             self._resume(newest)
             self._changed = record["resumed"][-1]["changed"]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            self.model.objective.prepare(self.model, self._all_clips())
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         self.loggers: list = []
         if not self.is_main:
