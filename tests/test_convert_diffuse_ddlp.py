@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from worldkit.assembly import build
+from worldkit.cli import main
 from worldkit.config import WorldModelConfig
 from worldkit.convert import from_diffuse_ddlp
 from worldkit.convert.diffuse_ddlp import schedule_buffers
@@ -155,3 +156,17 @@ def test_models_that_are_refused(files):
     slots = build(small_config(encoder="slot", latent_action=None))
     with pytest.raises(IncompatibleComponentsError, match="begins the videos of a DDLP"):
         from_diffuse_ddlp(folder / "model.pth", folder / "latent_stats.pth", slots)
+
+
+def test_command(ddlp, files, tmp_path, capsys):
+    folder, out = files[0], tmp_path / "out"
+    ddlp.save_pretrained(tmp_path / "ddlp")
+    words = ["convert", "diffuse-ddlp", str(folder / "model.pth"), "--out", str(out)]
+    assert main([*words, "--stats", str(folder / "latent_stats.pth"), "--ddlp", str(tmp_path / "ddlp")]) == 0
+    assert "every key used" in capsys.readouterr().out and (out / "model.safetensors").exists()
+    assert main([*words, "--ddlp", str(tmp_path / "ddlp")]) == 2
+    assert "worldkit convert diffuse-ddlp needs --stats" in capsys.readouterr().err
+    assert main([*words, "--stats", "a", "--ddlp", "b", "--hparams", "c"]) == 2
+    assert "takes no --hparams" in capsys.readouterr().err
+    assert main(["convert", "lpwm", "a.pth", "--out", str(tmp_path / "x")]) == 2
+    assert "worldkit convert lpwm needs --hparams" in capsys.readouterr().err

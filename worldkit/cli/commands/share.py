@@ -7,16 +7,21 @@ from argparse import Namespace
 from rich.text import Text
 
 from ...errors import ConfigError
+from ..loading import load
 from ..options import Commands, check_place, command
 from ..output import console
 
 
 def add(commands: Commands) -> None:
     """Their arguments."""
-    p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.")
-    p.add_argument("kind", choices=("lpwm", "ddlp"), help="which project the checkpoint comes from")
+    p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.",
+                "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that goes\n"
+                "on from its frames, converted before.")
+    p.add_argument("kind", choices=("lpwm", "ddlp", "diffuse-ddlp"), help="which project the checkpoint comes from")
     p.add_argument("checkpoint", help="the .pth file")
-    p.add_argument("--hparams", required=True, help="hparams.json of the same run")
+    p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run")
+    p.add_argument("--stats", help="diffuse-ddlp: latent_stats.pth beside the checkpoint")
+    p.add_argument("--ddlp", help="diffuse-ddlp: model folder of the converted DDLP")
     p.add_argument("--out", required=True, help="folder to write")
     p.set_defaults(function=run_convert)
 
@@ -33,10 +38,19 @@ def add(commands: Commands) -> None:
 
 def run_convert(options: Namespace) -> None:
     """``worldkit convert``."""
-    from ...convert import from_ddlp, from_lpwm
+    from ...convert import from_ddlp, from_diffuse_ddlp, from_lpwm
 
     check_place(options.out, "--out")
-    model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
+    wanted = ("stats", "ddlp") if options.kind == "diffuse-ddlp" else ("hparams",)
+    given = [name for name in ("hparams", "stats", "ddlp") if getattr(options, name) is not None]
+    if missing := [name for name in wanted if name not in given]:
+        raise ConfigError(f"worldkit convert {options.kind} needs --{' and --'.join(missing)}; worldkit convert --help")
+    if extra := [name for name in given if name not in wanted]:
+        raise ConfigError(f"worldkit convert {options.kind} takes no --{' and no --'.join(extra)}")
+    if options.kind == "diffuse-ddlp":
+        model = from_diffuse_ddlp(options.checkpoint, options.stats, load(options.ddlp).model)
+    else:
+        model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)
     console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
 
