@@ -9,7 +9,7 @@ import torch
 
 import worldkit as wk
 from worldkit.cli import main
-from worldkit.cli.whatif.things import Scene
+from worldkit.cli.whatif.things import Scene, things
 from worldkit.counterfactual import VISIBLE, most_visible
 from worldkit.errors import ShapeError, WorldkitError
 from worldkit.latents import Latent, particle_spec
@@ -149,6 +149,15 @@ def test_what_there_is_is_listed(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "14, 13" in said and "0.65, 0.04" in said and "--remove" in said
     assert Image.open(tmp_path / "things.png").size == (364, 342) and not (tmp_path / "report.html").exists()
+
+
+def test_places_that_are_listed_can_be_typed(shipped):
+    """A centre may lie outside the picture; ``--at`` may not."""
+    model, z = shipped
+    outside = z.edit(z.follow(z.object_at((0.65, 0.04))), position=(1.1, 0.0))
+    found = things(Scene(model, outside, 4))
+    assert any(thing.place == (1.0, 0.0) for thing in found), [thing.place for thing in found]
+    assert outside.object_at((1.0, 0.0)) == found[[thing.place for thing in found].index((1.0, 0.0))].tokens
 
 
 @pytest.mark.parametrize("kind", ["png", "npy"])

@@ -257,7 +257,8 @@ def things(scene: Scene) -> list[Found]:
         change = float((whole - without).abs().mean())
         place = scene.place(tokens)
         if change > _SEEN and place is not None:
-            found.append(Found(tokens, place, change))
+            y, x = (max(-1.0, min(1.0, value)) for value in place)  # centres may lie outside, --at may not
+            found.append(Found(tokens, (y, x), change))
     return sorted(found, key=lambda thing: -thing.share)
 
 
