@@ -15,6 +15,7 @@ from worldkit.testing import (
     check_latent_action,
     check_model,
     check_objective,
+    check_prior,
     example_spec,
 )
 from worldkit.testing.examples import small_config
@@ -45,6 +46,11 @@ def test_latent_action(name):
 @pytest.mark.parametrize("name", registry.list_conditioners())
 def test_conditioner(name):
     check_conditioner(name)
+
+
+@pytest.mark.parametrize("name", registry.list_priors())
+def test_prior(name):
+    check_prior(name)
 
 
 @pytest.mark.parametrize("name", registry.list_objectives())

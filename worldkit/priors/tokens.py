@@ -32,10 +32,10 @@ class TokenLayout:
         self._lead = [first.dim if first.name == "position" and group.field("position") is None else 0
                       for group in spec.groups]
         self._held = [sum(f.dim for f in group.fields) for group in spec.groups]
-        ends = torch.tensor([lead + held for lead, held in zip(self._lead, self._held, strict=True)])[:, None]
-        self.width = int(ends.max())
+        ends = [lead + held for lead, held in zip(self._lead, self._held, strict=True)]
+        self.width = max(ends)
         column = torch.arange(self.width)
-        self.used = (column < ends).float()
+        self.used = (column < torch.tensor(ends)[:, None]).float()
         self.fields = self.used * (column >= torch.tensor(self._lead)[:, None])
 
     @property

@@ -35,6 +35,8 @@ def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = 
     """
     cls, config, report = prepare(registries.objectives, objective, options)
     bare: dict[str, Any] = {"dynamics": None, "latent_action": None} if "no-dynamics" in cls.requires else {}
+    if "prior" in cls.requires:
+        bare |= {"prior": "diffusion", "objective": "first-frames"}
     if "encoder" in cls.frozen:  # by their means no particle is absent, and no stand-in for one gets a gradient
         bare["encoder"] = "patch"
     world = shake(build(small_config(**{**bare, **(model or {})})))
