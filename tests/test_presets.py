@@ -99,7 +99,7 @@ def test_every_preset_builds(name):
         assert total < 1.1e6
 
 
-@pytest.mark.parametrize("name", ["lpwm-balls-mini", "lpwm-mini", "ddlp-balls-mini"])
+@pytest.mark.parametrize("name", ["lpwm-balls-mini", "lpwm-mini", "ddlp-balls-mini", "dlpv2-balls-mini"])
 def test_small_presets_train(name):
     torch.manual_seed(0)
     model = wk.create_model(name)
