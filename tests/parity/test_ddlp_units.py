@@ -13,6 +13,7 @@ from worldkit.convert.ddlp_dynamics import MASK, dynamics_name, parameter_of
 from worldkit.convert.state import fill
 from worldkit.distributions import MEANS, Beta, Normal
 from worldkit.dynamics.pint_joint import PINTJoint
+from worldkit.encoders.particle_tracking import ParticleTrackingEncoder
 from worldkit.latents import Field, Latent, LatentDist, LatentSpec, TokenGroup, particle_spec
 from worldkit.objectives.ddlp import balanced_kl
 
@@ -145,3 +146,15 @@ def test_kl_and_its_balanced_gradients(kind, balance):
     for pair, keys in zip(leaves, names, strict=True):
         for leaf, name in zip(pair, keys, strict=True):
             close(leaf.grad, c[f"{kind}_grad_bal{balance}_{name}"], f"gradient {name}", 3e-6)
+
+
+@torch.no_grad()
+def test_chamfer_and_standard_kl():
+    """Of positions to proposals as the encoder's regulariser has it, which is half of it; KL to a standard Normal."""
+    c = arrays("units")
+    aux = SimpleNamespace(anchors=c["ch_post"][:, None], proposals=c["ch_prior"][:, None])
+    encoding = SimpleNamespace(aux=aux, posterior=SimpleNamespace(shape=(2, 1)))
+    found = ParticleTrackingEncoder.regularizers(SimpleNamespace(), encoding)["proposals"]
+    close(2 * found[:, 0], c["chamfer"], "chamfer", 2e-6)
+    params = torch.cat([c["kl_mu"], c["kl_lv"]], -1)
+    close(Normal().kl(params, torch.zeros_like(params)), c["kl_std"], "kl_std", 2e-6)
