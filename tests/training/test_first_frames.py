@@ -1,7 +1,12 @@
 """A prior over first frames, trained by the trainer on a model that is trained already."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import worldkit as wk
 from worldkit.assembly import build
@@ -128,3 +133,28 @@ def test_moving_average_with_a_late_start():
             decay = min(0.7, 1 - (1 + n - 4) ** (-2 / 3))
             want = decay * want + (1 - decay) * n * n
         assert found[-1] == pytest.approx(want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes(tmp_path, trained, strategy):
+    """They begin with the same statistics, and take the same steps as one; sharded ones encode as they go."""
+    def run(name, processes, *more):
+        options = ["latent_action=none", "dynamics.dim=16", "dynamics.num_layers=1", "dynamics.num_heads=2",
+                   *(f"prior.{key}={value}" for key, value in PRIOR["prior"].items()), "prior.dropout=0",
+                   "objective=first-frames", f"train.init_from={trained}", "train.clips=first", "data.num_episodes=8",
+                   "data.episode_length=12", "train.eval_clips=2", "train.lr=1e-3", *more]
+        program = [sys.executable, "-m"]
+        if processes > 1:
+            program += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+        words = [*program, "worldkit", "train", "lpwm-balls-mini", "--data", "balls-32", "--out", str(tmp_path / name),
+                 "--steps", "3", "--quiet", *(word for option in options for word in ("-o", option))]
+        done = subprocess.run(words, capture_output=True, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(tmp_path / "cache")})
+        assert done.returncode == 0, done.stderr[-3000:]
+        return load_file(tmp_path / name / "checkpoints" / "step-00000003" / "model.safetensors")
+
+    one = run("one", 1, "train.batch_size=4")
+    two = run("two", 2, "train.batch_size=2", f"train.strategy={strategy}")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-4, msg=name)

@@ -80,7 +80,7 @@ class FirstFrames(Objective):
 
     @torch.no_grad()
     def _encode(self, model: ComposedWorldModel, video: Tensor) -> Latent:
-        encoding = model.perceive(video, MEANS)
+        encoding = model.encoder(video, sampler=MEANS)
         if self.config.background == "encoder":
             return encoding.latent
         again = getattr(model.encoder, "encode_background", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -106,6 +106,10 @@ class Replicated:
         """The module to call in training."""
         return self.accelerator.prepare(self.model)
 
+    def prepare(self, look: Callable[[nn.Module], None]) -> None:
+        """Let something use the model, and set its buffers, before training begins; call it in every process."""
+        look(self.model)
+
     @contextmanager
     def whole(self) -> Iterator[nn.Module]:
         """The model with whole weights (in the main process), to evaluate or save it; call it in every process."""
@@ -142,6 +146,17 @@ class Sharded:
 
     def wrap(self) -> nn.Module:
         return self.model
+
+    def prepare(self, look: Callable[[nn.Module], None]) -> None:
+        with self.whole() as model:
+            if self.accelerator.is_main_process:
+                look(model)
+        found = dict(self.copy.named_buffers())
+        for name, buffer in self.model.named_buffers():
+            value = found[name].to(buffer.device)
+            sent = value.to(torch.uint8) if value.dtype == torch.bool else value.contiguous()
+            torch.distributed.broadcast(sent, 0)
+            buffer.copy_(sent)
 
     @contextmanager
     def whole(self) -> Iterator[nn.Module]:

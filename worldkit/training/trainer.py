@@ -420,7 +420,7 @@ class Trainer:
             self._resume(newest)
             self._changed = record["resumed"][-1]["changed"]
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            self.model.objective.prepare(self.model, self._all_clips())
+            self.strategy.prepare(lambda model: model.objective.prepare(model, self._all_clips()))
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         self.loggers: list = []
         if not self.is_main:
