@@ -65,6 +65,67 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     torch.testing.assert_close(less, loss.terms["kl/background"] / 2)
 
 
+def tracking_model(**options):
+    torch.manual_seed(0)
+    model = wk.create_model(config=small_config(**{
+        "encoder": "particle-tracking", "dynamics": "pint-joint", "latent_action": None,
+        "objective": {"name": "ddlp", "num_static_frames": 2, "weights": {"kl": 0.0, "dynamics": 0.0}}, **options,
+    }))
+    model.objective.steps_per_epoch = 10
+    return model
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+def test_the_warmup_reconstructs_glimpses_alone(kind):
+    """Summed over the particles of a video, their mean in images. Neither where particles are nor the background learn
+    from it.
+    """
+    still = {"dynamics": None, "timestep_horizon": 1, "encoder.tracking": False} if kind == "images" else {}
+    model = tracking_model(**still).train()
+    video = torch.rand(2, model.clip_length, 3, 32, 32)
+    loss = model.loss(wk.Batch(video), 0, sampler=MEANS)
+    assert "psnr" not in loss.terms
+    encoding = model.encoder(video, sampler=MEANS, stage="warmup")
+    drawn = model.decoder(encoding.latent, stage="warmup", sampler=MEANS).glimpses[..., 1:, :, :]
+    error = (encoding.aux.glimpses - drawn).square().sum((-1, -2, -3)).detach()
+    expected = error.mean() if kind == "images" else (model.objective.ramp(0, 4)[None, :3, None] * error[:, 2:]).sum()
+    if kind == "video":
+        expected = (error[:, :2].sum() / 2 + expected / 2) / model.clip_length
+    torch.testing.assert_close(loss.total.detach(), expected)
+    loss.total.backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert any(name.startswith("decoder.glimpse.") for name in moved)
+    assert not any(name.startswith(("decoder.background.", "encoder.start.", "encoder.attributes.")) for name in moved)
+
+
+def test_the_noisy_stage_is_told_to_encoder_and_decoder(monkeypatch):
+    model, told = tracking_model().train(), []
+    for part in (model.encoder, model.decoder):
+        plain = part.forward
+
+        def forward(*args, plain=plain, **options):
+            told.append(options.get("stage"))
+            return plain(*args, **options)
+
+        monkeypatch.setattr(part, "forward", forward)
+    video = torch.rand(1, model.clip_length, 3, 32, 32)
+    for step, stages in ((0, ["warmup"] * 2), (10, ["noisy"] * 2), (20, ["full", None])):
+        model.loss(wk.Batch(video), step)
+        assert told == stages
+        told.clear()
+    model.eval().loss(wk.Batch(video), 0)
+    assert told == ["full", None]
+
+
+def test_a_decoder_without_such_glimpses_is_named():
+    model = tracking_model(decoder={"name": "particle", "glimpse_map_size": 4, "hidden_dim": 16, "glimpse_ratio": 0.5,
+                                    "glimpse_cnn": {"base_channels": 8, "channel_multipliers": [1, 1, 1]},
+                                    "background_cnn": {"base_channels": 8}}).train()
+    message = "decoder 'particle' gives no glimpses of the size that encoder .* sees, .*set objective.warmup_epochs = 0"
+    with pytest.raises(wk.ConfigError, match=message):
+        model.loss(wk.Batch(torch.rand(1, 5, 3, 32, 32)), 0)
+
+
 @torch.no_grad()
 def test_frames_after_the_end_do_not_count():
     model = wk.create_model(config=small_config(dynamics="pint-joint", latent_action=None, objective="ddlp")).eval()

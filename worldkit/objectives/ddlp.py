@@ -147,7 +147,8 @@ class DDLP(Objective):
         if action is not None:
             per_frame["kl_latent_action"] = place(action, frames - action.shape[2], frames)
         counts = error.new_ones(frames)
-        counts[static:] = self.ramp(step, frames - 1)[: frames - static].to(counts)
+        if static < frames:
+            counts[static:] = self.ramp(step, frames - 1)[: frames - static].to(counts)
         share = frame_weights(batch.done_mask, error)
         terms, counted = ({k: (v * w).sum(2).mean() for k, v in per_frame.items()} for w in (share, share * counts))
         norm = (1e-3 if self.config.reconstruction == "vgg" else 1.0) / (1 if batch.done_mask is not None else frames)
