@@ -10,6 +10,7 @@ from torch import nn
 from worldkit.nn.composite import blend, composite, particle_masks
 from worldkit.nn.conv_relu import ConvReLU, DownStack, UpStack
 from worldkit.nn.correlation import correlation_map
+from worldkit.nn.fused import pad_border
 from worldkit.nn.glimpse import box_mask, crop, paste
 
 
@@ -138,6 +139,42 @@ def test_stacks(stack):
     above = torch.randn_like(plain)
     for a, b in zip(torch.autograd.grad(ours, given, above), torch.autograd.grad(plain, given, above), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def one_by_one(stack, x):
+    """As on other devices."""
+    for block in stack.blocks:
+        x = block(x)
+    return stack.head(x)
+
+
+def test_blocks_in_one_step_are_the_blocks():
+    """On a CPU, with what is kept for the backward pass, in chunks or not; under autocast block by block."""
+    blocks = [ConvReLU(3, 8, double=True), ConvReLU(8, 12, norm=False, double=True), ConvReLU(12, 4, double=True)]
+    stack = UpStack(blocks, 2)
+    x = torch.rand(5, 3, 6, 7, requires_grad=True)
+    above = torch.randn(5, 2, 48, 56)
+    given = (x, *stack.parameters())
+    want = torch.autograd.grad(one_by_one(stack, x), given, above)
+    for limit in (1, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("worldkit.nn.conv._CHUNK_BYTES", limit)
+            ours = stack(x)
+        torch.testing.assert_close(ours, one_by_one(stack, x), rtol=1e-4, atol=1e-5)
+        for a, b in zip(torch.autograd.grad(ours, given, above), want, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (stack(x).float() - ours).abs().mean() < 0.05
+
+
+def test_borders_are_repeated():
+    x = torch.rand(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    for pad in (1, 3):
+        ours, plain = pad_border(x, pad), F.pad(x, [pad] * 4, mode="replicate")
+        assert torch.equal(ours, plain)
+        above = torch.rand_like(plain)
+        pairs = zip(torch.autograd.grad(ours, x, above.clone()), torch.autograd.grad(plain, x, above), strict=True)
+        torch.testing.assert_close(*next(pairs))
 
 
 def test_lost_layers_are_those_of_repeated_widths():

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError
 from ..files import no_torch_file, reason
 
-
 PROJECTS = {
     "lpwm": ("LPWM / DLPv3", "encoder_module.", "obj_ch_mult"),
     "ddlp": ("DDLP / DLPv2", "fg_module.", "enc_channels"),

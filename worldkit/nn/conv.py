@@ -165,7 +165,8 @@ class Chunked(Checkpointed):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return self.run(self._layers, x)
-        parts = [self.run(self._layers, part) for part in x.split(self._chunk(x))]
+        chunks = max(1, -(-len(x) // self._chunk(x)))  # of one size: a single input takes slower paths
+        parts = [self.run(self._layers, part) for part in x.tensor_split(chunks)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

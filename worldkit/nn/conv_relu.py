@@ -1,6 +1,6 @@
 """Convolution stacks of DLPv2 / DDLP: replicate padding, GroupNorm, ReLU; bilinear doubling on the way up.
 
-On a CPU inputs run in chunks, channels-last, with norms of our own; see `worldkit.nn.conv`.
+On a CPU inputs run in chunks, channels-last, see `worldkit.nn.conv`, and blocks in one step, see `worldkit.nn.fused`.
 
 Reproduced defect: upstream names a level's second block after its width, so a level as wide as an earlier one replaces
 that one's block instead of adding its own; `DownStack` loses the same blocks if asked to (``lost_layers``).
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv import Chunked, replicate
+from .fused import conv_norm_relu, pad_border
 from .norm import GroupNormReLU
 
 EPS_NORM = 1e-4
@@ -31,12 +32,15 @@ class ConvReLU(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, bias=False)
         groups = 4 if outputs % 4 == 0 else 5
         self.norm = GroupNormReLU(groups, outputs, eps=EPS_NORM) if norm else nn.ReLU()
-        self.double = double
+        self.normed, self.double, self.pad = norm, double, kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        pad = self.conv.kernel_size[0] // 2
-        x = self.norm(self.conv(replicate(x, pad, pad)))
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False) if self.double else x
+        x = self.norm(self.conv(replicate(x, self.pad, self.pad)))
+        return _double(x) if self.double else x
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class _Blocks(Chunked):
@@ -54,10 +58,17 @@ class _Blocks(Chunked):
         self.to(memory_format=torch.channels_last)
 
     def _layers(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            x = x.contiguous(memory_format=torch.channels_last)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+        x, double = pad_border(x, self.blocks[0].pad), False
+        for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            x = conv_norm_relu(x, block.conv.weight, block.norm if block.normed else None, double=double,
+                               stride=block.conv.stride[0], pad=0 if following is None else following.pad)
+            double = block.double
+        return self.head(_double(x) if double else x)
 
 
 class DownStack(_Blocks):
