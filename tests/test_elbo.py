@@ -68,6 +68,36 @@ def test_frames_first_leaves_the_dynamics_alone_for_so_many_steps_of_a_training(
     assert reached(2)[0] == {"encoder", "decoder", "dynamics", "latent_action"}
 
 
+@pytest.mark.parametrize("dynamics", ["pint", "diffusion"])
+def test_dynamics_turns_train_the_dynamics_alone_by_the_same_terms(tiny_model, dynamics):
+    model = tiny_model(objective={"dynamics_turns": 2, "frames_first": 1}, dynamics=dynamics)
+    batch = wk.Batch(torch.rand(2, 4, 3, 32, 32))
+    parts = ("encoder", "decoder", "dynamics", "latent_action")
+
+    def reached(step):
+        model.zero_grad()
+        loss = model.loss(batch, step, sampler=MEANS)
+        loss.total.backward()
+        return {name for name in parts if any(p.grad is not None for p in getattr(model, name).parameters())}, loss
+
+    assert reached(2)[0] == set(parts), "without a trainer no step is a turn"
+    model.objective.steps_per_epoch = 10
+    assert [len(reached(step)[0]) for step in range(8)] == [2, 4, 2, 2, 4, 2, 2, 4]
+    (_, joint), (turn, alone) = reached(1), reached(2)
+    assert turn == {"dynamics", "latent_action"}
+    shared = set(alone.terms) & set(joint.terms)
+    assert any("dynamics" in name for name in shared) and "reconstruction" not in alone.terms
+    for name in shared:
+        torch.testing.assert_close(alone.terms[name], joint.terms[name])
+
+
+def test_a_turn_of_a_clip_without_dynamic_frames_trains_everything(tiny_model):
+    model = tiny_model(objective={"dynamics_turns": 1, "num_static_frames": 4})
+    model.objective.steps_per_epoch = 10
+    loss = model.loss(wk.Batch(torch.rand(2, 4, 3, 32, 32)), 1, sampler=MEANS)
+    assert "reconstruction" in loss.terms
+
+
 @pytest.mark.parametrize("encoder, dynamics, reached", [
     ("slot", "pint", False), ("slot", "diffusion", False), ("particle", "diffusion", False), ("particle", "pint", True),
 ])

@@ -49,6 +49,19 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tiny_model, balls, tmp_path):
     assert losses == [line for line in without_time(expected.log) if "loss" in line]
 
 
+def test_a_run_whose_steps_take_turns_logs_the_newest_whole_loss_and_resumes(tiny_model, balls, tmp_path):
+    objective = {"frames_first": 1, "dynamics_turns": 2}
+    whole, parts = tiny_model(objective=objective), tiny_model(objective=objective)
+    expected = run(whole, balls, tmp_path / "whole", steps=7)
+    run(parts, balls, tmp_path / "parts", steps=3)
+    result = run(parts, balls, tmp_path / "parts", steps=7)
+    assert same_weights(whole, parts)
+    lines, same = ([line for line in without_time(r.log) if "loss" in line] for r in (expected, result))
+    assert lines == same and len(lines) == 7
+    assert [a["loss"] == b["loss"] for a, b in zip(lines, lines[1:], strict=False)] == [0, 1, 1, 0, 1, 1]
+    assert all(a["kl_dynamics"] != b["kl_dynamics"] for a, b in zip(lines[1:], lines[2:], strict=False))
+
+
 @pytest.mark.parametrize("step", [2, 3])  # in the middle, and the last one
 def test_the_evaluation_that_a_stop_prevented_is_made_up_for(step, tiny_model, balls, tmp_path):
     expected = run(tiny_model(), balls, tmp_path / "whole", steps=3, eval_every=2)

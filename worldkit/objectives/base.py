@@ -25,10 +25,18 @@ RESERVED_TERMS = ("loss", "step", "epoch", "seconds", "lr", "grad_norm", "valid_
 
 @dataclass(frozen=True)
 class Loss:
-    """``total`` is what to minimise (scalar); ``terms`` are unweighted, detached scalars for logs."""
+    """The loss of a training step.
+
+    Attributes:
+        total: What to minimise, a scalar.
+        terms: Unweighted, detached scalars for logs.
+        partial: This step trains some parts alone, and its total cannot be compared with that of other steps: logs go
+            on showing the last whole one.
+    """
 
     total: Tensor
     terms: Mapping[str, Tensor]
+    partial: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("total", self.total), *self.terms.items()):

@@ -23,6 +23,7 @@ the batch is used.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -38,6 +39,7 @@ from .base import Loss, Objective
 from .terms import action_kl, by_field, detach_points, frame_weights, implicit_terms, notes, place, presence, summary
 
 if TYPE_CHECKING:
+    from ..encoders import Encoding
     from ..model import ComposedWorldModel
 
 
@@ -76,6 +78,9 @@ class ELBOConfig(ComponentConfig):
             as 0.8 of an epoch each, as upstream; needs the trainer's number of steps per epoch.
         frames_first: In this many first steps of a training the dynamics rests and every frame is held against the
             static prior: the decomposition is learned before anything has to be predicted. Not upstream's.
+        dynamics_turns: After every step that trains all parts, so many that train the dynamics (and latent actions)
+            alone, on latents as they are: it is the part that learns slowest, and such a step costs half. Not
+            upstream's.
     """
 
     name: str = "elbo"
@@ -84,6 +89,7 @@ class ELBOConfig(ComponentConfig):
     num_static_frames: int = Field(default=1, gt=0)
     warmup_epochs: int = Field(default=1, ge=0)
     frames_first: int = Field(default=0, ge=0)
+    dynamics_turns: int = Field(default=0, ge=0)
 
 
 class ELBO(Objective):
@@ -104,52 +110,74 @@ class ELBO(Objective):
         """Whether a training step learns the decomposition alone; outside a trainer, none does."""
         return self.steps_per_epoch > 0 and step < self.config.frames_first
 
+    def is_dynamics_turn(self, step: int) -> bool:
+        """Whether a training step trains the dynamics alone; outside a trainer, none does."""
+        after = step - self.config.frames_first
+        return self.steps_per_epoch > 0 and after >= 0 and after % (1 + self.config.dynamics_turns) > 0
+
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        weights, spec = self.config.weights, model.encoder.spec
-        encoding = model.encoder(batch.video, sampler=sampler)
-        z, posterior = encoding.latent, encoding.posterior
-        frames = z.shape[1]
+        weights, frames = self.config.weights, batch.video.shape[-4]
         moving = model.dynamics is not None and not self.in_frames_first(step)
         warmup = moving and self.in_warmup(step)
         explicit = moving and model.dynamics.explicit_prior
         static = frames if not explicit else frames - 2 if warmup else self.config.num_static_frames
         static = max(1, min(static, frames))
+        alone = moving and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
+        with torch.no_grad() if alone else nullcontext():
+            encoding = model.encoder(batch.video, sampler=sampler)
 
+        per_frame, details, terms = {}, {}, {}
+        if not alone:
+            per_frame, details, terms = self._perception(model, batch, encoding, static)
+        if moving:
+            more, dynamic = self._prediction(model, batch, encoding, static, sampler)
+            per_frame |= more
+            terms |= {name: v.sum(2).mean() for name, v in dynamic.items()}
+        done = None if warmup else batch.done_mask
+        share = frame_weights(done, next(iter(per_frame.values())))
+        totals = {k: (v * share).sum(2).mean() for k, v in per_frame.items()}
+        factors = {"reconstruction": weights.reconstruction, "kl": weights.kl, "kl_dynamics": weights.dynamics,
+                   "kl_latent_action": weights.dynamics, "transparency": weights.transparency, "dynamics": 1.0}
+        total = sum(totals[k] * factor for k, factor in factors.items() if k in totals)
+        terms = totals | {k: (v * share).sum(2).mean() for k, v in details.items()} | terms
+        norm = self.scale if done is not None else self.scale / frames
+        return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | summary(encoding.posterior), partial=alone)
+
+    def _perception(
+        self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """What trains encoder and decoder: (terms ``[B, V, T]``, parts of the static KL likewise, numbers for logs)."""
+        weights, z = self.config.weights, encoding.latent
         rec = self._reconstruction(batch.video, z, model)
-        rec_terms = rec["per_frame"]
+        rec_terms, frames = rec["per_frame"], z.shape[1]
         if static < frames:
             factor = rec_terms.new_ones(frames)
             factor[static:] = weights.dynamics_reconstruction
             rec_terms = rec_terms * factor
         parts = {k: place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
-        dynamic, action = {}, None
-        if moving:
-            dynamic, action = (self._dynamic_kl(model, batch, z, posterior, static, sampler) if explicit
-                               else implicit_terms(model, batch, z, sampler))
-        start = static if explicit else 1
-        present = spec.sum_views(presence(z))
-        per_frame = {
-            "reconstruction": rec_terms,
-            "kl": sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items()),
-            "kl_dynamics": place(sum(dynamic.values()), start, frames) if dynamic else None,
-            "kl_latent_action": None if action is None else place(action, start, frames),
-            "transparency": place(present[:, :, :static].square(), 0, frames),
-        }
-        if not explicit:
-            per_frame["dynamics"] = per_frame.pop("kl_dynamics")
-        done = None if warmup else batch.done_mask
-        share = frame_weights(done, rec_terms)
-        totals = {k: (v * share).sum(2).mean() for k, v in per_frame.items() if torch.is_tensor(v)}
-        factor = {"kl_dynamics": weights.dynamics, "dynamics": 1.0, "kl_latent_action": weights.dynamics,
-                  "reconstruction": weights.reconstruction, "kl": weights.kl, "transparency": weights.transparency}
-        total = sum(v * factor[k] for k, v in totals.items())
-        terms = totals | {f"kl/{k}": (v * share).sum(2).mean() for k, v in parts.items()}
-        terms |= {f"{'kl_dynamics' if explicit else 'dynamics'}/{k}": v.sum(2).mean() for k, v in dynamic.items()}
-        terms["psnr"] = -10 * torch.log10(rec["mse"].mean())
-        if spec.find("transparency") is not None:
+        present = z.spec.sum_views(presence(z))
+        per_frame = {"reconstruction": rec_terms, "transparency": place(present[:, :, :static].square(), 0, frames)}
+        if parts:
+            per_frame["kl"] = sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items())
+        terms = {"psnr": -10 * torch.log10(rec["mse"].mean())}
+        if z.spec.find("transparency") is not None:
             terms["visible_particles"] = present.mean()
-        norm = self.scale if done is not None else self.scale / frames
-        return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | summary(posterior))
+        return per_frame, {f"kl/{k}": v for k, v in parts.items()}, terms
+
+    def _prediction(
+        self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, sampler: Sampler
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What trains the dynamics: (terms ``[B, V, T]``, the dynamics' by field ``[B, V, frames that count]``)."""
+        z, frames = encoding.latent, encoding.latent.shape[1]
+        if explicit := model.dynamics.explicit_prior:
+            dynamic, action = self._dynamic_kl(model, batch, z, encoding.posterior, static, sampler)
+        else:
+            dynamic, action = implicit_terms(model, batch, z, sampler)
+        start, name = (static, "kl_dynamics") if explicit else (1, "dynamics")
+        per_frame = {name: place(sum(dynamic.values()), start, frames)} if dynamic else {}
+        if action is not None:
+            per_frame["kl_latent_action"] = place(action, start, frames)
+        return per_frame, {f"{name}/{k}": v for k, v in dynamic.items()}
 
     def _reconstruction(self, video: Tensor, z: Latent, model: ComposedWorldModel) -> dict[str, Tensor]:
         """Per frame ``[B, V, T]``: the reconstruction loss, and the mean squared error."""

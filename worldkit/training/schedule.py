@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: warm-up, then constant, cosine or steps."""
+"""The learning rate as a function of the step: warm-up, then constant, cosine or steps; another height early on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) ->
     A function of the step alone, so that nothing has to be saved and a resumed run goes on exactly.
 
     Args:
-        config: ``lr``, ``schedule``, ``warmup_steps``, ``final_lr``, ``decay_every``, ``decay_factor``.
+        config: ``lr``, ``schedule``, ``warmup_steps``, ``early_steps``, ``early_lr``, ``final_lr``, ``decay_every``,
+            ``decay_factor``.
         step: From 0.
         steps: Length of the whole run; the cosine reaches ``final_lr`` at the last of them.
         epoch: Steps of an epoch, which is what ``decay_every = 0`` means.
@@ -22,6 +23,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) ->
         >>> [round(learning_rate(config, step, 6), 3) for step in range(6)]
         [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
     """
+    if config.early_lr is not None and step < config.early_steps:
+        config = config.model_copy(update={"lr": config.early_lr, "early_lr": None})
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "cosine":

@@ -172,6 +172,7 @@ class Trainer:
         self.show_progress = show_progress and self.is_main
         self.after_step: Callable[[Trainer, ProgressBar], None] | None = None
         self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
+        self._terms: dict[str, Any] = {}  # the newest value of every term; not every step has all of them
         self._changed: dict[str, Any] = {}  # option -> (when the run began, now)
 
     # -- the loop
@@ -257,7 +258,7 @@ class Trainer:
                 if not loss.total.requires_grad:
                     raise TrainingError("the loss does not depend on anything that learns; is it detached?")
                 self.accelerator.backward(loss.total / len(batches))
-            losses.append({"loss": loss.total.detach(), **loss.terms})
+            losses.append({**({} if loss.partial else {"loss": loss.total.detach()}), **loss.terms})
         terms = self._mean(losses)
         if config.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
@@ -294,8 +295,9 @@ class Trainer:
         looking = self.progress.owed or ended
         if self.is_main and self._saved == step - 1:  # whose weights have taken a step now, so that older ones may go
             prune(self.run, self._saved, keep=config.keep)
+        self._terms |= terms
         if step % config.log_every == 0 or step == 1 or looking:
-            values = {name: float(value) for name, value in terms.items()}
+            values = {name: float(value) for name, value in self._terms.items()}
             self._write(values | {"lr": self.optimizer.param_groups[0]["lr"]})
             self._warn(self.watch.look(step, values), bar)
         evaluating = self.progress.owed and not self._stop
@@ -455,6 +457,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if "watch" in state:
             self.watch.load_state_dict(state["watch"])
+        self._terms = dict(state.get("terms", {}))
         made_with = state["progress"].pop("clips_per_step", self._clips_per_step)
         if made_with != self._clips_per_step:
             raise TrainingError(
@@ -492,6 +495,7 @@ class Trainer:
             "progress": vars(self.progress) | {"clips_per_step": self._clips_per_step},
             "rng": [random_state()],
             "watch": self.watch.state_dict(),
+            "terms": {name: float(value) for name, value in self._terms.items()},
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
