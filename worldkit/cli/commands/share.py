@@ -15,8 +15,8 @@ from ..output import console
 def add(commands: Commands) -> None:
     """Their arguments."""
     p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.",
-                "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that goes\n"
-                "on from its frames, converted before.")
+                "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that\n"
+                "goes on from its frames, converted before.")
     p.add_argument("kind", choices=("lpwm", "ddlp", "diffuse-ddlp"), help="which project the checkpoint comes from")
     p.add_argument("checkpoint", help="the .pth file")
     p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run")
