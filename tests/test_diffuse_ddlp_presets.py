@@ -36,3 +36,13 @@ def test_parameters():
     """Counted on the official code."""
     with torch.device("meta"):
         assert wk.create_model("diffuse-ddlp-obj3d128").parameter_report()["prior"] == 5_464_590
+
+
+def test_the_small_one_learns_and_draws():
+    torch.manual_seed(0)
+    model = wk.create_model("diffuse-ddlp-balls-mini")
+    assert model.parameter_report()["prior"] < 300_000 and model.clip_length == 4
+    loss = model.loss(wk.Batch(torch.rand(2, 4, 3, 32, 32)))
+    loss.total.backward()
+    assert loss.total.isfinite() and all(p.grad.isfinite().all() for p in model.prior.parameters())
+    assert model.sample(1, horizon=2, deterministic=True).video.shape == (1, 2, 3, 32, 32)
