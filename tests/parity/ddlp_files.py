@@ -1,5 +1,6 @@
 """Golden outputs of the official DDLP / DLPv2 code: where they lie, how they are read and compared."""
 
+import json
 import os
 from pathlib import Path
 
@@ -30,10 +31,30 @@ def arrays(name, file="tensors.npz"):
 
 
 def state_of(name):
-    """The state dict of a tiny model: whole numbers times a power of two."""
+    """A state dict: of a tiny model whole numbers times a power of two, of a real one numbered random streams."""
+    order = ROOT / name / "param_order.json"
+    if order.exists():
+        return drawn_state(json.loads(order.read_text()))
     stored = arrays(name, "weights.npz")
     state = {key[2:]: x for key, x in stored.items() if key.startswith("f|")}
     return state | {key[2:]: x.to(D) * stored["s|" + key[2:]] for key, x in stored.items() if key.startswith("q|")}
+
+
+def drawn_state(order):
+    """Weights of a real configuration, by key and shape."""
+    state = {}
+    for j, (key, shape) in enumerate(order):
+        u = np.random.RandomState(1000 + j).uniform(-1, 1, size=shape).astype(np.float32)
+        scale = np.float32(0.5)
+        if len(shape) > 1 and "rel_pos_bias" not in key:
+            scale = 1.5 / np.sqrt(np.prod(shape[1:]))
+            if any(head in key for head in ("x_head", "y_head", "scale_xy_head")):
+                scale *= 0.1 if key.startswith("dyn_module") else 0.5
+        elif len(shape) == 1:
+            scale = 0.1 if key.endswith(".weight") else 0.05
+        value = np.float32(scale) * u
+        state[key] = torch.as_tensor(1 + value if len(shape) == 1 and key.endswith(".weight") else value)
+    return state
 
 
 FIELDS = {("particles", "position"): "", ("particles", "scale"): "_scale", ("particles", "transparency"): "_obj_on",

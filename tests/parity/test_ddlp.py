@@ -34,23 +34,6 @@ WEIGHTS = {"beta_rec": 1.0, "beta_kl": 0.1, "beta_dyn": 0.1, "beta_dyn_rec": 1.0
 TINY = {"beta_dyn": 0.2, "beta_dyn_rec": 0.5}
 
 
-def drawn_state(order):
-    """Weights of the real configurations: numbered random streams."""
-    state = {}
-    for j, (key, shape) in enumerate(order):
-        u = np.random.RandomState(1000 + j).uniform(-1, 1, size=shape).astype(np.float32)
-        scale = np.float32(0.5)
-        if len(shape) > 1 and "rel_pos_bias" not in key:
-            scale = 1.5 / np.sqrt(np.prod(shape[1:]))
-            if any(head in key for head in ("x_head", "y_head", "scale_xy_head")):
-                scale *= 0.1 if key.startswith("dyn_module") else 0.5
-        elif len(shape) == 1:
-            scale = 0.1 if key.endswith(".weight") else 0.05
-        value = np.float32(scale) * u
-        state[key] = torch.as_tensor(1 + value if len(shape) == 1 and key.endswith(".weight") else value)
-    return state
-
-
 def single(config):
     """Constants of the static prior as upstream keeps them, in float32, even where it computes in float64."""
     stds = {name: math.exp(np.float32(math.log(getattr(config, name) ** 2)).item() / 2)
@@ -63,8 +46,7 @@ def single(config):
 def case(name):
     folder, out = ROOT / name, arrays(name)
     config = json.loads((folder / "config.json").read_text())
-    order = folder / "param_order.json"
-    state = drawn_state(json.loads(order.read_text())) if order.exists() else state_of(name)
+    state = state_of(name)
     with tempfile.TemporaryDirectory() as place:
         torch.save(state, Path(place) / "model.pth")
         hparams = {**config, **WEIGHTS, **(TINY if name == "ddlp32_tiny" else {})}

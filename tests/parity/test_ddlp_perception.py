@@ -1,9 +1,7 @@
 """Encoder and decoder against every golden output of the official DLPv2 / DDLP code. Skipped without the files."""
 
 import json
-import os
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +11,8 @@ from einops import rearrange
 
 from worldkit.assembly import build
 from worldkit.config import ObsSpec, WorldModelConfig
-from worldkit.convert.ddlp_perception import ALIASES, BUFFERS, is_video, perception_config, perception_target
+from worldkit.convert.ddlp import canonical_key
+from worldkit.convert.ddlp_perception import BUFFERS, is_video, perception_config, perception_target
 from worldkit.convert.state import fill
 from worldkit.distributions import MEANS, Beta, Normal, Sampler
 from worldkit.encoders.tracking_parts import Anchors
@@ -22,47 +21,14 @@ from worldkit.nn.correlation import correlation_map
 from worldkit.nn.glimpse import box_mask, crop, paste
 from worldkit.nn.keypoints import PatchKeypoints
 
-ROOT = Path(os.environ.get("WORLDKIT_PARITY", Path(__file__).parents[2].parent / "shared" / "parity")) / "ddlp"
+from .ddlp_files import MISSING, ROOT, state_of
+
 FOLDERS = sorted(p.parent.name for p in ROOT.glob("*/config.json") if "enc_channels" in p.read_text()) if ROOT.exists(
     ) else []
 EXACT, SINGLE = 1e-8, 1e-3  # float64; float32, in which upstream itself is 5e-4 away from its float64
 REAL = {"real_obj3d128": 4e-3}  # upstream there is 3e-3 away from our float64, from which our float32 is 3e-4 away
 
-pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=f"golden files not found at {ROOT}; set WORLDKIT_PARITY")
-
-
-def canonical(key):
-    for alias, prefix in ALIASES:
-        if key.startswith(alias):
-            return prefix + key.removeprefix(alias)
-    return key
-
-
-def weights(folder):
-    """The state dict: stored as whole numbers and powers of two, or drawn from numbered random streams."""
-    if not (folder / "weights.npz").exists():
-        return drawn_weights(json.loads((folder / "param_order.json").read_text()))
-    stored = np.load(folder / "weights.npz")
-    state = {k[2:]: np.float32(stored[k]) * stored["s|" + k[2:]] for k in stored.files if k.startswith("q|")}
-    state |= {k[2:]: stored[k] for k in stored.files if k.startswith("f|")}
-    return {k: torch.as_tensor(v, dtype=torch.float32) for k, v in state.items()}
-
-
-def drawn_weights(order):
-    state = {}
-    for j, (key, shape) in enumerate(order):
-        u = np.random.RandomState(1000 + j).uniform(-1, 1, size=shape).astype(np.float32)
-        if len(shape) == 1:
-            value = 1 + np.float32(0.1) * u if key.endswith(".weight") else np.float32(0.05) * u
-        elif "rel_pos_bias" in key:
-            value = np.float32(0.5) * u
-        else:
-            s = 1.5 / np.sqrt(np.prod(shape[1:]))
-            if any(head in key for head in ("x_head", "y_head", "scale_xy_head")):
-                s *= 0.1 if key.startswith("dyn_module") else 0.5
-            value = np.float32(s) * u
-        state[key] = torch.as_tensor(value)
-    return state
+pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=MISSING)
 
 
 @cache
@@ -78,8 +44,8 @@ def case(name, dtype=torch.float32):
         "obs": {"height": side, "width": side, "channels": config["ch"]}, "timestep_horizon": 2,
         "objective": "reconstruction", **perception_config(config),
     }))
-    state = {k: v for k, v in weights(folder).items() if not (BUFFERS.search(k) or k.startswith("dyn_module."))}
-    fill(model, state, canonical=canonical, target_of=lambda key: perception_target(key, model))
+    state = {k: v for k, v in state_of(name).items() if not (BUFFERS.search(k) or k.startswith("dyn_module."))}
+    fill(model, state, canonical=canonical_key, target_of=lambda key: perception_target(key, model))
     video = torch.as_tensor(out["x"]) if "x" in out else torch.as_tensor(out["x_u8"]).float() / 255
     video = video if video.dim() == 5 else video[:, None]
     return SimpleNamespace(name=name, config=config, model=model.to(dtype).eval(), video=video.to(dtype), want=want,

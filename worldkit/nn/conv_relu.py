@@ -58,7 +58,7 @@ class _Blocks(Chunked):
         self.to(memory_format=torch.channels_last)
 
     def _layers(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        if not _in_one_step(x):
             x = x.contiguous(memory_format=torch.channels_last)
             for block in self.blocks:
                 x = block(x)
@@ -69,6 +69,12 @@ class _Blocks(Chunked):
                                stride=block.conv.stride[0], pad=0 if following is None else following.pad)
             double = block.double
         return self.head(_double(x) if double else x)
+
+
+def _in_one_step(x: Tensor) -> bool:
+    """Whether blocks run as `worldkit.nn.fused` has them: on a CPU, in the precisions that it takes statistics in."""
+    here = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return here and not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
 
 
 class DownStack(_Blocks):
