@@ -283,19 +283,26 @@ def test_backgrounds_of_any_size_that_halves(height, width, channels):
     ({"num_particles": 12}, "num_particles 12 start from as many proposals, but there are 10 .16 patches"),
     ({"num_particles": 20, "num_proposals": 40}, "there are 16 .*set num_particles to 16 or less"),
     ({"select": "best"}, "select"),
+    ({"glimpse_channels": (6, 8)}, "glimpse_channels.*6 is no multiple of 4 or 5"),
+    ({"transparency_prior": (0, 1)}, "transparency_prior.*greater than 0"),
 ])
 def test_encoders_that_cannot_be(options, message):
-    with pytest.raises((ConfigError, ValueError), match=message):
-        encoder(**options)
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        config = ParticleTrackingEncoderConfig.parse({"name": "particle-tracking", **SMALL["encoder"][
+            "particle-tracking"], **options})
+        ParticleTrackingEncoder(config, obs=OBS)
 
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"glimpse_ratio": 0.3}, r"of 9 pixels, which does not grow from 8 by doubling; ratios that do .*0.25 \(8\)"),
     ({"background_channels": (8,) * 7}, "double the sides 6 times, which does not lead to 32 x 32; .* divide by 64"),
+    ({"background_channels": (8, 9)}, "background_channels.*9 is no multiple of 4 or 5"),
 ])
 def test_decoders_that_cannot_be(options, message):
-    with pytest.raises(ConfigError, match=message):
-        decoder(**options)
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        config = ParticleTrackingDecoderConfig.parse({"name": "particle-tracking", **SMALL["decoder"][
+            "particle-tracking"], **options})
+        ParticleTrackingDecoder(config, spec=particle_spec(num_particles=4, feature_dim=3, background_dim=2), obs=OBS)
 
 
 def test_tracking_of_single_images_is_refused():

@@ -19,7 +19,7 @@ from ..config import ComponentConfig, ObsSpec
 from ..distributions import MEANS, Sampler
 from ..errors import ConfigError
 from ..latents import Latent, LatentSpec
-from ..nn.conv_relu import ConvReLU, UpStack, init_stacks, mlp_relu
+from ..nn.conv_relu import ConvReLU, UpStack, Widths, init_stacks, mlp_relu
 from ..nn.glimpse import glimpse_side
 from ..nn.stages import NOISE_LOGVAR, Stage, Staged
 from .base import Decoded
@@ -41,7 +41,7 @@ class ParticleTrackingDecoderConfig(ComponentConfig):
     name: str = "particle-tracking"
     glimpse_ratio: float = Field(default=0.25, gt=0, lt=1)
     hidden_dim: int = Field(default=256, gt=0)
-    background_channels: tuple[int, ...] = Field(default=(32, 64, 128), min_length=2)
+    background_channels: Widths = (32, 64, 128)
 
 
 class _Grow(nn.Module):

@@ -19,14 +19,14 @@ from dataclasses import replace
 
 import torch
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import MEANS, Beta, Normal, Sampler, full_precision
 from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, particle_spec
-from ..nn.conv_relu import DownStack, init_stacks, mlp_relu
+from ..nn.conv_relu import DownStack, Widths, init_stacks, mlp_relu
 from ..nn.correlation import CorrelationNorm, correlation_map
 from ..nn.glimpse import box_mask, crop, glimpse_side
 from ..nn.glimpse_encoder import MAP_CHANNELS, GlimpseEncoder
@@ -56,7 +56,8 @@ class ParticleTrackingEncoderConfig(ComponentConfig):
         offset_std: Standard deviation of the offset's static prior, image units.
         scale_std: Standard deviation of the scale logit's static prior.
         transparency_prior: Concentrations (a, b) of the transparency's static Beta prior.
-        glimpse_channels: Widths of the levels of the stacks that see patches and glimpses; each but one halves.
+        glimpse_channels: Widths of the levels of the stacks that see patches and glimpses, multiples of 4 or 5; each
+            but one halves the sides.
         background_channels: Of the stack that sees the background.
         lost_layers: Upstream's defect, see `worldkit.nn.conv_relu`; matters where two levels are equally wide.
     """
@@ -76,9 +77,9 @@ class ParticleTrackingEncoderConfig(ComponentConfig):
     hidden_dim: int = Field(default=256, gt=1)
     offset_std: float = Field(default=0.2, gt=0)
     scale_std: float = Field(default=0.3, gt=0)
-    transparency_prior: tuple[float, float] = (0.1, 0.1)
-    glimpse_channels: tuple[int, ...] = Field(default=(16, 32, 64), min_length=2)
-    background_channels: tuple[int, ...] = Field(default=(32, 64, 128), min_length=2)
+    transparency_prior: tuple[PositiveFloat, PositiveFloat] = (0.1, 0.1)
+    glimpse_channels: Widths = (16, 32, 64)
+    background_channels: Widths = (32, 64, 128)
     lost_layers: bool = False
 
 

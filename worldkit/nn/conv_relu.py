@@ -11,9 +11,11 @@ Architecture: DDLP, upstream modules/modules.py @ 5686275, written from its desc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from .conv import Chunked, replicate
@@ -21,6 +23,17 @@ from .fused import conv_norm_relu, pad_border
 from .norm import GroupNormReLU
 
 EPS_NORM = 1e-4
+
+
+def _check_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
+    for width in widths:
+        if width < 1 or (width % 4 and width % 5):
+            raise ValueError(f"channels are normalised in 4 or 5 groups, but {width} is no multiple of 4 or 5")
+    return widths
+
+
+Widths = Annotated[tuple[int, ...], Field(min_length=2), AfterValidator(_check_widths)]
+"""Channels of a stack's levels, as an option of a configuration."""
 
 
 class ConvReLU(nn.Module):
