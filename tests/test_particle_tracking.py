@@ -58,6 +58,18 @@ def test_a_model_of_images():
     check_model(small_config(**IMAGES))
 
 
+class Unstaged(ParticleTrackingEncoder):
+    """Says that it has stages, and takes another for the full one."""
+
+    def forward(self, video, *, sampler, stage="noisy"):
+        return super().forward(video, sampler=sampler, stage=stage)
+
+
+def test_the_plain_call_is_the_full_stage():
+    with pytest.raises(AssertionError, match="stages: what the stage 'full' gives, beside the call without one,"):
+        check_encoder(Unstaged, **SMALL["encoder"]["particle-tracking"])
+
+
 def test_upstreams_normalisation_mixes_clips():
     """Named, and off unless asked for: with it a clip's particles depend on the clips beside it."""
     with pytest.raises(AssertionError, match="batch independence"):

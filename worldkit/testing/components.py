@@ -15,6 +15,7 @@ from ..conditions import Condition
 from ..config import ObsSpec
 from ..distributions import MEANS, Sampler
 from ..latents import Latent, LatentSpec
+from ..nn.stages import STAGES, Staged
 from .examples import (
     BATCH,
     LAST,
@@ -74,6 +75,13 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
                 report.fields(prior, module.spec, BATCH, 3 if name == "static_prior" else 1, name)
         for name, value in module.regularizers(encoding).items():
             report.shape(value, (BATCH, 3), f"regularizer {name}")
+        for stage in STAGES if isinstance(module, Staged) else ():
+            early = module(video, sampler=Sampler(generator=torch.Generator().manual_seed(0)), stage=stage)
+            report.fields(early.latent, module.spec, BATCH, 3, f"latent in stage {stage}")
+            report.fields(early.posterior, module.spec, BATCH, 3, f"posterior in stage {stage}")
+            if stage == "full":
+                for a, b in zip(tensors(early.latent), tensors(encoding.latent), strict=True):
+                    report.equal(a, b, "stages", "what the stage 'full' gives, beside the call without one,")
     with report.refusing("wrong rank", "a video without batch axis"):
         module(video[0], sampler=MEANS)
 
@@ -105,6 +113,11 @@ def check_decoder(
         report.independent(module(changed(z, SECOND)).video, base, "the picture")
         report.equal(module(z).video, base, "determinism", "the second picture", 0.0)
         report.reload(module, make, lambda m: [m(z).video])
+        for stage in STAGES if isinstance(module, Staged) else ():
+            early = module(z, stage=stage, sampler=Sampler(generator=torch.Generator().manual_seed(0))).video
+            report.shape(early, base.shape, f"video in stage {stage}")
+            if stage == "full":
+                report.equal(early, base, "stages", "what the stage 'full' gives, beside the call without one,", 0.0)
         masks = module(z, masks=True).masks
         if masks is not None:
             report.require(masks.shape[:-4] == base.shape[:-3] and masks.shape[-3:] == (1, obs.height, obs.width),
