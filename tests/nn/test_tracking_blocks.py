@@ -173,7 +173,7 @@ def test_borders_are_repeated():
         ours, plain = pad_border(x, pad), F.pad(x, [pad] * 4, mode="replicate")
         assert torch.equal(ours, plain)
         above = torch.rand_like(plain)
-        pairs = zip(torch.autograd.grad(ours, x, above.clone()), torch.autograd.grad(plain, x, above), strict=True)
+        pairs = zip(torch.autograd.grad(ours, x, above), torch.autograd.grad(plain, x, above), strict=True)
         torch.testing.assert_close(*next(pairs))
 
 

@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 LAST = torch.channels_last
 
 # Rows of a doubled map, by phase (even, odd) and tap (above, here, below), as shares of the small map's three rows.
-_TAPS = ((((0.75, 0.25, 0.0), (0.25, 0.75, 0.0), (0.0, 0.75, 0.25))),
-         (((0.25, 0.75, 0.0), (0.0, 0.75, 0.25), (0.0, 0.25, 0.75))))
+_TAPS = (((0.75, 0.25, 0.0), (0.25, 0.75, 0.0), (0.0, 0.75, 0.25)),
+         ((0.25, 0.75, 0.0), (0.0, 0.75, 0.25), (0.0, 0.25, 0.75)))
 
 
 def doubled(weight: Tensor) -> Tensor:
@@ -48,6 +48,8 @@ def conv_norm_relu(
     x: Tensor, weight: Tensor, norm: torch.nn.GroupNorm | None, *, stride: int = 1, double: bool = False, pad: int = 0
 ) -> Tensor:
     """Padded maps -> ``relu(norm(conv(.)))``, padded for the next block.
+
+    A padded result is for the next block alone: the backward pass writes over the gradient that it is given.
 
     Args:
         x: ``[M, I, H + k - 1, W + k - 1]``, channels-last, of the size before doubling.
@@ -82,7 +84,7 @@ def _repeat_border(x: Tensor, pad: int) -> Tensor:
 
 
 def _fold_border(grad: Tensor, pad: int) -> Tensor:
-    """Gradient of padded maps -> of the maps; adds in place, as nobody else reads it."""
+    """Gradient of padded maps -> of the maps; adds in place."""
     for dim in (2, 3):
         last = grad.shape[dim] - pad
         for i in range(pad):
@@ -102,7 +104,7 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        return _fold_border(grad, ctx.pad), None
+        return _fold_border(grad.clone(), ctx.pad), None
 
 
 def _phases(x: Tensor, double: bool) -> Tensor:
