@@ -6,8 +6,9 @@
 Both sides train the same preset on the same data with the same seed, each in a process of its own on one thread, taking
 turns: every turn is a slice of CPU time, so that whatever else the machine does meets both alike. After every turn a
 model predicts validation clips with the mean of its policy (5 frames given, 5 predicted); neither that nor making the
-data counts as training. A side stops at the last threshold or at ``--cpu-seconds``. ``-o`` changes this checkout's
-side only. The time to a threshold is the end of the first turn at or above it.
+data counts as training. The other side stops at the last threshold, ours at ``--cpu-seconds``; either at ``--until``
+dB, where that is all one asks. ``-o`` changes this checkout's side only. The time to a threshold is the end of the first
+turn at or above it.
 
 Writes a JSON file with every curve, and prints seconds, steps and ratios.
 """
@@ -76,7 +77,7 @@ def compare(trees: dict[str, Path], seed: int, options: argparse.Namespace) -> d
             point = side.turn()
             print(f"seed {seed}  {name:>8}  {point['cpu']:7.1f} s  step {point['step']:6}  {point['psnr']:6.2f} dB",
                   flush=True)
-            beyond = name != "ours" and side.reached(max(THRESHOLDS)) is not None
+            beyond = side.reached(options.until or (max(THRESHOLDS) if name != "ours" else float("inf"))) is not None
             if beyond or point["cpu"] >= options.cpu_seconds:
                 running.pop(name).process.kill()
     return sides
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--data", default="balls-32")
     parser.add_argument("--seeds", default="0,1,2", help="one comparison each (default: 0,1,2)")
     parser.add_argument("--cpu-seconds", type=float, default=1800, help="most that a side may train (default: 1800)")
+    parser.add_argument("--until", type=float, help="dB at which either side may stop (default: ours goes on)")
     parser.add_argument("--slice", type=float, default=20, help="CPU seconds of a turn (default: 20)")
     parser.add_argument("--clips", type=int, default=60, help="validation clips that are predicted (default: 60)")
     parser.add_argument("-o", "--option", action="append", default=[], metavar="KEY=VALUE", help="change our side")

@@ -112,3 +112,17 @@ def test_initialisation():
                    net.blocks[0].bias.time, net.blocks[0].bias.token):
         assert abs(weight.std() - 0.02) < 0.003
     assert not net.blocks[0].feed_forward[0].bias.any()
+
+
+def test_heads_that_start_from_history_look_at_their_own_token_one_lag_each():
+    torch.manual_seed(0)
+    net = JointTransformer(dim=16, num_layers=2, num_heads=4, max_frames=5, num_tokens=3, dropout=0.0)
+    net.start_from_history()
+    for block in net.blocks:
+        bias = block.bias(1, 5, 3).reshape(4, 3, 5, 3)  # [heads, token of the last frame, frame, token]
+        for head in range(3):
+            for token in range(3):
+                assert bias[head, token].argmax().item() == (4 - head) * 3 + token
+        assert bias[3].abs().max() < 0.5, "the last head is free"
+    assert 0.2 < torch.cat([p.flatten() for n, p in net.named_parameters() if n.endswith("weight") and p.ndim == 2
+                            and "bias" not in n]).std() < 0.3

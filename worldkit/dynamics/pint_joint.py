@@ -48,6 +48,9 @@ class PINTJointConfig(ComponentConfig):
         predict_delta: Predict how fields change that can be moved; without it, their values.
         depth_logvar: ``"own"``: an output of its own, as of every field. ``"shared"``: the output of the depth's change
             once more (an upstream defect that its weights depend on). Concerns Normal fields named "depth".
+        start: First weights. ``"upstream"``: small ones, attention to everything alike. ``"history"``: heads that each
+            look at the token's own past (`JointTransformer.start_from_history`): on Balls, velocities are then learned
+            in minutes on a CPU.
     """
 
     name: str = "pint-joint"
@@ -58,6 +61,7 @@ class PINTJointConfig(ComponentConfig):
     dropout: float = Option(default=0.1, ge=0, lt=1)
     predict_delta: bool = True
     depth_logvar: Literal["own", "shared"] = "own"
+    start: Literal["upstream", "history"] = "upstream"
 
     @model_validator(mode="after")
     def _check_width(self) -> PINTJointConfig:
@@ -125,6 +129,8 @@ class PINTJoint(Dynamics):
             g.name: NamedModules({f.name: nn.Linear(hidden, f.dist.raw_dim(f.dim)) for f in g.fields})
             for g in spec.groups
         })
+        if config.start == "history":
+            self.transformer.start_from_history()
 
     def embed(self, z: Latent) -> Tensor:
         return torch.cat([embed(z) for embed in self.inputs.values()], 2)

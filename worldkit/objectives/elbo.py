@@ -141,7 +141,8 @@ class ELBO(Objective):
         total = sum(totals[k] * factor for k, factor in factors.items() if k in totals)
         terms = totals | {k: (v * share).sum(2).mean() for k, v in details.items()} | terms
         norm = self.scale if done is not None else self.scale / frames
-        return Loss(norm * total, {k: v.detach() for k, v in terms.items()} | summary(encoding.posterior), partial=alone)
+        terms = {k: v.detach() for k, v in terms.items()} | summary(encoding.posterior)
+        return Loss(norm * total, terms, partial=alone)
 
     def _perception(
         self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int
