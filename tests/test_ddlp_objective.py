@@ -117,6 +117,21 @@ def test_the_noisy_stage_is_told_to_encoder_and_decoder(monkeypatch):
     assert told == ["full", None]
 
 
+def test_the_dynamics_takes_turns_of_its_own():
+    """In the full stage, so many after each step of all parts; their loss is the KL alone, and reaches it alone."""
+    model = tracking_model(**{"objective.dynamics_turns": 2, "objective.weights.dynamics": 0.5}).train()
+    video = torch.rand(1, model.clip_length, 3, 32, 32)
+    assert [model.objective.is_dynamics_turn(step) for step in (1, 19, 20, 21, 22, 23)] == [False] * 3 + [True] * 2 + [
+        False]
+    loss = model.loss(wk.Batch(video), 21, sampler=MEANS)
+    loss.total.backward()
+    assert loss.partial and not model.loss(wk.Batch(video), 23, sampler=MEANS).partial
+    assert "reconstruction" not in loss.terms and "kl" not in loss.terms and loss.terms["kl_dynamics"] > 0
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert moved == {"dynamics"}
+    assert not model.eval().loss(wk.Batch(video), 21, sampler=MEANS).partial
+
+
 def test_a_decoder_without_such_glimpses_is_named():
     model = tracking_model(decoder={"name": "particle", "glimpse_map_size": 4, "hidden_dim": 16, "glimpse_ratio": 0.5,
                                     "glimpse_cnn": {"base_channels": 8, "channel_multipliers": [1, 1, 1]},

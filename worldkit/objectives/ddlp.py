@@ -17,6 +17,7 @@ masks, latent actions, several views and other parts are ours.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -74,6 +75,9 @@ class DDLPConfig(ComponentConfig):
         ramp_steps: Predicted frames join one after another, the last after ``max(1, warmup_epochs)`` times this many
             steps, or as many epochs if these are longer. 0: all count from the beginning.
         epoch_steps: What counts as an epoch here; None = an epoch of the training.
+        dynamics_turns: In the full stage, after every step that trains all parts, so many that train the dynamics (and
+            latent actions) alone, on latents as they are: it learns slowest, and such steps are cheaper. Not
+            upstream's.
         balance: Share of the posterior in the gradient of the predicted frames' KL, the rest is the prior's; 0.5: both
             get the whole.
         background_kl: ``"sum"`` over the background's numbers, as of all else. ``"mean"``: upstream's in video.
@@ -88,6 +92,7 @@ class DDLPConfig(ComponentConfig):
     warmup_epochs: int = Field(default=1, ge=0)
     ramp_steps: int = Field(default=10_000, ge=0)
     epoch_steps: int | None = Field(default=None, gt=0)
+    dynamics_turns: int = Field(default=0, ge=0)
     balance: float = Field(default=0.5, ge=0, le=1)
     background_kl: Literal["sum", "mean"] = "sum"
     leaky_balance: bool = False
@@ -123,38 +128,68 @@ class DDLP(Objective):
         """Steps of an epoch; None if this is no training."""
         return (self.config.epoch_steps or self.steps_per_epoch) if self.training and self.steps_per_epoch else None
 
+    def is_dynamics_turn(self, step: int) -> bool:
+        """Whether a step trains the dynamics alone; in the first two stages and outside a trainer, none does."""
+        epoch = self._epoch()
+        after = -1 if epoch is None else step - (self.config.warmup_epochs + 1) * epoch
+        return after >= 0 and after % (1 + self.config.dynamics_turns) > 0
+
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        stage = self.stage(step) if isinstance(model.encoder, Staged) else "full"
+        stage, frames = self.stage(step) if isinstance(model.encoder, Staged) else "full", batch.video.shape[-4]
         options: dict[str, Any] = {"stage": stage} if isinstance(model.encoder, Staged) else {}
-        encoding = model.encoder(batch.video, sampler=sampler, **options)
-        z, frames = encoding.latent, encoding.latent.shape[1]
         explicit = model.dynamics is not None and model.dynamics.explicit_prior
         static = min(self.config.num_static_frames, frames) if explicit else frames
-        drawn = self._draw(model, encoding, stage, sampler)
-        error = self._glimpses(model, encoding, drawn) if stage == "warmup" else self._images(model, batch, drawn)
-        dynamic, action = {}, None
-        if explicit and static < frames:
-            dynamic, action = self._dynamic_kl(model, batch, encoding, static, sampler)
-        elif not explicit and model.dynamics is not None:
-            dynamic, action = implicit_terms(model, batch, z, sampler)
+        alone = model.dynamics is not None and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
+        with torch.no_grad() if alone else nullcontext():
+            encoding = model.encoder(batch.video, sampler=sampler, **options)
 
-        predicted = error.new_ones(frames)
-        predicted[static:] = self.config.weights.dynamics_reconstruction
-        name = "kl_dynamics" if explicit else "dynamics"
-        per_frame = {"reconstruction": error * predicted}
-        per_frame |= {f"kl/{k}": place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
-        per_frame |= {f"{name}/{k}": place(v, frames - v.shape[2], frames) for k, v in dynamic.items()}
-        if action is not None:
-            per_frame["kl_latent_action"] = place(action, frames - action.shape[2], frames)
-        counts = error.new_ones(frames)
+        per_frame, looks = {}, summary(encoding.posterior)
+        if not alone:
+            per_frame, more = self._perception(model, batch, encoding, static, stage, sampler)
+            looks |= more
+        per_frame |= self._prediction(model, batch, encoding, static, sampler)
+        some = next(iter(per_frame.values()))
+        counts = some.new_ones(frames)
         if static < frames:
             counts[static:] = self.ramp(step, frames - 1)[: frames - static].to(counts)
-        share = frame_weights(batch.done_mask, error)
+        share = frame_weights(batch.done_mask, some)
         terms, counted = ({k: (v * w).sum(2).mean() for k, v in per_frame.items()} for w in (share, share * counts))
         norm = (1e-3 if self.config.reconstruction == "vgg" else 1.0) / (1 if batch.done_mask is not None else frames)
         total = norm * sum(self._factors()[k] * v for k, v in self._sums(counted).items())
         terms = {k: v.detach() for k, v in {**terms, **self._sums(terms)}.items()}
-        return Loss(total, {**terms, **self._looks(batch, encoding, drawn, stage)})
+        return Loss(total, {**terms, **looks}, partial=alone)
+
+    def _perception(
+        self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, stage: Stage, sampler: Sampler
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What trains encoder and decoder: terms ``[B, V, T]``, and numbers for logs."""
+        z, drawn = encoding.latent, self._draw(model, encoding, stage, sampler)
+        error = self._glimpses(model, encoding, drawn) if stage == "warmup" else self._images(model, batch, drawn)
+        predicted = error.new_ones(z.shape[1])
+        predicted[static:] = self.config.weights.dynamics_reconstruction
+        per_frame = {"reconstruction": error * predicted}
+        per_frame |= {f"kl/{k}": place(v, 0, z.shape[1]) for k, v in self._static_kl(model, encoding, static).items()}
+        looks = {}
+        if stage != "warmup":
+            looks["psnr"] = -10 * torch.log10((batch.video - drawn.video.detach()).square().mean())
+        if z.spec.find("transparency") is not None:
+            looks["visible_particles"] = z.spec.sum_views(presence(z)).mean().detach()
+        return per_frame, looks
+
+    def _prediction(
+        self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, sampler: Sampler
+    ) -> dict[str, Tensor]:
+        """What trains the dynamics: terms ``[B, V, T]``."""
+        frames, dynamic, action, name = encoding.latent.shape[1], {}, None, "kl_dynamics"
+        if model.dynamics is not None and not model.dynamics.explicit_prior:
+            name = "dynamics"
+            dynamic, action = implicit_terms(model, batch, encoding.latent, sampler)
+        elif static < frames:
+            dynamic, action = self._dynamic_kl(model, batch, encoding, static, sampler)
+        found = {f"{name}/{k}": v for k, v in dynamic.items()}
+        if action is not None:
+            found["kl_latent_action"] = action
+        return {k: place(v, frames - v.shape[2], frames) for k, v in found.items()}
 
     def _factors(self) -> dict[str, float]:
         weights = self.config.weights
@@ -175,15 +210,6 @@ class DDLP(Objective):
         if stage != "full" and isinstance(model.decoder, Staged):
             return model.decoder(encoding.latent, stage=stage, sampler=sampler)
         return model.decode(encoding.latent)
-
-    def _looks(self, batch: Batch, encoding: Encoding, drawn: Decoded, stage: Stage) -> dict[str, Tensor]:
-        """What a log should tell beside the loss."""
-        terms = summary(encoding.posterior)
-        if stage != "warmup":
-            terms["psnr"] = -10 * torch.log10((batch.video - drawn.video.detach()).square().mean())
-        if encoding.latent.spec.find("transparency") is not None:
-            terms["visible_particles"] = encoding.latent.spec.sum_views(presence(encoding.latent)).mean().detach()
-        return terms
 
     # -- reconstruction, [B, V, T]
 
