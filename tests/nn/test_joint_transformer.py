@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from worldkit.nn.checkpoint import LEVELS, set_checkpointing
 from worldkit.nn.joint_transformer import JointTransformer
@@ -126,3 +128,30 @@ def test_heads_that_start_from_history_look_at_their_own_token_one_lag_each():
         assert bias[3].abs().max() < 0.5, "the last head is free"
     assert 0.2 < torch.cat([p.flatten() for n, p in net.named_parameters() if n.endswith("weight") and p.ndim == 2
                             and "bias" not in n]).std() < 0.3
+
+
+@torch.no_grad()
+def test_the_beginning_of_a_rollout_skips_what_nobody_asks_for():
+    net = JointTransformer(dim=16, num_layers=1, num_heads=2, max_frames=6, num_tokens=3, dropout=0.0).eval()
+    x, costs, answers = torch.randn(2, 5, 3, 16), [], []
+    for begin in (Rolling.append, Rolling.begin):
+        rolling = Rolling(net, window=6)
+        with FlopCounterMode(display=False) as counter:
+            begin(rolling, x[:, :4])
+        costs.append(counter.get_total_flops())
+        answers.append(rolling.append(x[:, 4:]))
+    assert torch.equal(*answers) and costs[1] < 0.5 * costs[0]
+
+
+@torch.no_grad()
+def test_a_biased_attention_without_gradients_takes_the_fused_kernel():
+    net, found = JointTransformer(dim=16, num_layers=1, num_heads=2, max_frames=6, num_tokens=3, dropout=0.0), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        net(torch.randn(2, 5, 3, 16))
+    assert any("flash_attention" in name for name in found) and not any("softmax" in name for name in found)

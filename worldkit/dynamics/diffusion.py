@@ -192,7 +192,7 @@ class Diffusion(Dynamics):
         rolling = Rolling(self.history, window=self.window, streaming=window == "streaming")
         past = z.shape[1] - 1
         if past:
-            (rolling.append if past < self.window else rolling.remember)(self.embed_latent(z[:, :past]), None)
+            rolling.begin(self.embed_latent(z[:, :past]), None)
         return _Carry(rolling, z[:, past:])
 
     def predict(self, carry: _Carry, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:

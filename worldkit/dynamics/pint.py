@@ -121,7 +121,7 @@ class PINT(Dynamics):
         rolling = Rolling(self.transformer, window=self.window, streaming=window == "streaming")
         past = z.shape[1] - 1
         if past:
-            (rolling.append if past < self.window else rolling.remember)(*self._inputs(z[:, :past], cond))
+            rolling.begin(*self._inputs(z[:, :past], cond))
         return _Carry(rolling, z[:, past:])
 
     def step(self, carry: _Carry, cond: Condition) -> LatentDist:

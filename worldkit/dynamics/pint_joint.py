@@ -168,7 +168,7 @@ class PINTJoint(Dynamics):
         rolling = Rolling(self.transformer, window=self.window, streaming=window == "streaming")
         past = z.shape[1] - 1
         if past:
-            (rolling.append if past < self.window else rolling.remember)(self._tokens(z[:, :past], cond))
+            rolling.begin(self._tokens(z[:, :past], cond))
         return _Carry(rolling, z[:, past:])
 
     def step(self, carry: _Carry, cond: Condition) -> LatentDist:

@@ -101,7 +101,8 @@ class Attention(Checkpointed):
         if p and q.device.type == "cpu":  # the fused kernel of CPUs knows no dropout
             weights = dropout(attention_weights(q.flatten(0, 1), k.flatten(0, 1), causal, bias), p)
             return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, q.shape[:2])
-        mask, square = None if bias is None else bias.to(q.dtype), q.shape[-2] == k.shape[-2]
+        # four axes: with a mask of three, PyTorch 2.13 takes CPUs' slow way
+        mask, square = None if bias is None else bias[None].to(q.dtype), q.shape[-2] == k.shape[-2]
         if causal and not square and q.shape[-2] > 1:
             ones = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
             mask = ones.tril(k.shape[-2] - q.shape[-2])

@@ -44,7 +44,7 @@ class RelativeBias(nn.Module):
         clock, row = (torch.arange(n, device=self.time.device) for n in (frames, tokens))
         age = clock - clock[frames - queries:, None]  # [queries, frames], positive = later than the query
         time = self.time.t()[:, age + len(self.time) // 2]
-        if self.causal:
+        if self.causal and queries > 1:
             time = time.masked_fill(age > 0, -torch.inf)
         token = self.token.t()[:, row - row[:, None] + len(self.token) // 2]
         bias = time[:, :, None, :, None] + token[:, None, :, None, :]

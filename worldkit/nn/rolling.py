@@ -57,6 +57,14 @@ class Rolling:
         projected = self._project(tokens.shape[1])
         return self._transform(self.tokens, cond=self.cond, projected=projected, last_only=True)
 
+    def begin(self, tokens: Tensor, cond: Tensor | None = None) -> None:
+        """Add the frames before the first that is to be transformed; of the last layer only the memory is computed."""
+        if tokens.shape[1] >= self.window:
+            self.remember(tokens, cond)
+            return
+        self._extend(tokens, cond)
+        self._transform(tokens, cond=cond, memory=self.memory, last_only=True)
+
     def _transform(self, tokens: Tensor, **options: Any) -> Tensor:
         return self.transformer(tokens, **{name: value for name, value in options.items() if value is not None})
 
