@@ -29,10 +29,11 @@ TOP = {  # the page worldkit: headings, and who belongs there
     "Models": "create_model create_config list_models get_model_spec model_info WorldModel WorldModelConfig Rollout "
               "what_if",
     "What goes in and comes out": "Batch Latent Particles Decoded Loss",
-    "Names": r"list_(?!models).* register_.* plugin_errors",
+    "Environments": "make_env list_envs list_env_backends",
+    "Names": r"list_(?!models|env).* register_.* plugin_errors",
     "Errors": ".*Error",
 }
-WINGS = ("data", "training", "metrics", "ablation", "viz", "convert", "testing")
+WINGS = ("data", "envs", "training", "metrics", "ablation", "viz", "convert", "testing")
 CONTRACTS = """
     encoders.Encoder encoders.Encoding decoders.Decoder dynamics.Dynamics conditioners.Conditioner
     latent_actions.LatentAction priors.Prior objectives.Objective component.Component config.ComponentConfig

@@ -27,6 +27,7 @@ _EXPORTS = {
     "counterfactual": ("what_if",),
     "objectives": ("Loss",),
     "decoders": ("Decoded",),
+    "envs": ("make_env", "list_envs", "list_env_backends"),
     "errors": (
         "WorldkitError", "UnknownComponentError", "DuplicateComponentError", "ConfigError",
         "IncompatibleComponentsError", "ShapeError", "ConditionError", "MissingExtraError", "NoDecoderError",
@@ -34,7 +35,7 @@ _EXPORTS = {
     ),
 }
 _find = lazy_exports(__name__, _EXPORTS)
-_SUBMODULES = ("ablation", "convert", "data", "metrics", "testing", "training", "viz")
+_SUBMODULES = ("ablation", "convert", "data", "envs", "metrics", "testing", "training", "viz")
 
 __all__ = [*(name for names in _EXPORTS.values() for name in names), *_SUBMODULES, "__version__"]
 

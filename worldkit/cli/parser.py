@@ -15,15 +15,16 @@ from functools import partial
 from .. import __version__
 from ..errors import WorldkitError
 from ..files import reason
-from .commands import ablate, data, demo, evaluate, models, rollout, sample, share, train, whatif
+from .commands import ablate, collect, data, demo, evaluate, models, rollout, sample, share, train, whatif
 from .near_misses import Parser
 from .spelling import as_typed
 
-COMMANDS = (models, train, rollout, sample, whatif, evaluate, ablate, data, share, demo)
+COMMANDS = (models, collect, train, rollout, sample, whatif, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
   worldkit demo                                              five minutes: train, evaluate, report.html
   worldkit list 'lpwm*'                                      what there is
+  worldkit collect games/catch --out catch --episodes 100    play in an environment, and store what happens
   worldkit train lpwm-mini --data my_video.mp4               train on your own footage
   worldkit train lpwm-sketchy --data PATH -o dynamics.num_layers=4 -o train.lr=1e-4
   worldkit rollout runs/lpwm-mini --data my_video.mp4        predict, as GIF and latents

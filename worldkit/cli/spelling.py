@@ -9,6 +9,7 @@ _PARTS = "encoder|decoder|dynamics|latent_action|prior|objective"
 _VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(None|True|False|\.\.\.|[\w./-]*[\w/])|)"
 _FIXED = (
     (r"overwrite=True", "--overwrite"),
+    (r"append=True", "--append"),
     (r"height= and width=", "--size"),
     (r"create it with decoder=\.\.\.", "train one with -o decoder=NAME"),
     (rf"create_model\(\.\.\., ((?:{_PARTS})='[\w-]+')\)", r"train with \1"),

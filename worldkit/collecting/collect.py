@@ -1,0 +1,112 @@
+"""Collect episodes of an environment into a data set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..progress import Meter
+from .episode import check_env, play_episode
+from .folder import EpisodeFolder
+from .policies import Policy, make_policy, name_of
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was collected.
+
+    Attributes:
+        path: The data set.
+        before: Episodes that it held.
+        lengths: Frames of every new one.
+        returns: Sum of rewards of every new one.
+        terminated: New ones that ended by themselves, and were not cut off.
+    """
+
+    path: Path
+    before: int
+    lengths: tuple[int, ...]
+    returns: tuple[float, ...]
+    terminated: int
+
+
+def collect(
+    env: Any,
+    out: str | os.PathLike[str],
+    *,
+    policy: str | Policy = "random",
+    episodes: int,
+    seed: int = 0,
+    append: bool = False,
+    max_steps: int | None = None,
+    enabled: bool = False,
+) -> Collected:
+    """Collect episodes; each is stored when it is over, so an interruption loses the one at hand.
+
+    Episode number n of a folder is begun with a seed made of ``seed`` and n, whether it was collected in one go or
+    appended: a collection that was interrupted and goes on is the same as one that was not.
+
+    Args:
+        env: An environment of `worldkit.envs.make_env`; it is not closed.
+        out: Folder; `worldkit.data.open_dataset` reads it, and `worldkit train --data`.
+        policy: ``"random"``, ``"scripted"``, or ``policy(observation, info) -> action``.
+        episodes: How many.
+        seed: Another seed, other episodes.
+        append: Add to the episodes that ``out`` holds.
+        max_steps: Cut episodes off after so many steps; None: where the environment ends them.
+        enabled: Show a progress bar.
+    Raises:
+        ConfigError: if the environment has no pixels, or actions that cannot be stored, or no scripted policy.
+        DataError: if ``out`` holds something else, or episodes and not ``append``.
+    Example:
+        >>> import tempfile
+        >>> from worldkit.envs import make_env
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = collect(make_env("games/catch", size=16), folder + "/data", policy="scripted", episodes=2)
+        >>> found.lengths, found.returns
+        ((151, 151), (10.0, 10.0))
+    """
+    for name, number in (("episodes", episodes), ("max_steps", max_steps)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}")
+    check_env(env)
+    act = make_policy(policy, env)
+    spec = env.spec
+    told = {} if spec is None else {k: v for k, v in spec.kwargs.items() if k != "env_id"}
+    about = {"environment": name_of(env) if spec is None else spec.id, "options": _plain(told),
+             "action_space": str(env.action_space)}
+    folder = EpisodeFolder(out, about=about, append=append)
+    lengths, returns, terminated = [], [], 0
+    with Meter(f"collecting {about['environment']}", total=episodes, noun="episode", enabled=enabled) as meter:
+        for done in range(1, episodes + 1):
+            episode = play_episode(env, act, seed=episode_seed(seed, folder.next), max_steps=max_steps)
+            folder.add(episode)
+            lengths.append(len(episode["video"]))
+            returns.append(float(episode["state"]["reward"].sum()))
+            terminated += bool(episode["state"]["terminated"][-1])
+            meter.update(done, terms=[f"return {np.mean(returns):.4g}", f"{sum(lengths)} frames"])
+    return Collected(folder.path, folder.found, tuple(lengths), tuple(returns), terminated)
+
+
+def episode_seed(seed: int, number: int) -> int:
+    """The seed of an episode by its number in the folder.
+
+    Example:
+        >>> episode_seed(0, 0) != episode_seed(0, 1) != episode_seed(1, 0)
+        True
+    """
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+
+
+def _plain(value: Any) -> Any:
+    """Plain values as JSON has them; others as text."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,86 @@
+"""A folder of episodes that grows: every one is a file that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.entries import save_entries
+from ..errors import DataError
+from ..files import open_to_others, write_atomically
+
+ABOUT = "collection.json"
+_NAME = re.compile(r"episode_(\d+)\.npz")
+
+
+class EpisodeFolder:
+    """A folder of ``episode_000000.npz`` and so on, as the format ``npz`` reads them, and what they come from.
+
+    Args:
+        path: The folder.
+        about: What its episodes come from: all of them must come from the same; plain values that JSON knows.
+        append: Whether there may be episodes already.
+    Raises:
+        DataError: if the folder holds something else, or episodes of something else, or episodes and not ``append``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, about: Mapping[str, Any], append: bool = False):
+        self.path = Path(path).expanduser()
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(f"{self.path} is a file: episodes are collected in a folder, name another one")
+        files = self.path.iterdir() if self.path.exists() else ()
+        held = [file.name for file in files if not file.name.startswith(".")]
+        numbers = [int(found[1]) for name in held if (found := _NAME.fullmatch(name))]
+        self.next = max(numbers, default=-1) + 1
+        self.found = len(numbers)
+        others = [name for name in held if name != ABOUT and not _NAME.fullmatch(name)]
+        if others:
+            raise DataError(f"{self.path} holds other things ({', '.join(sorted(others)[:3])}): name another folder")
+        if numbers and not append:
+            raise DataError(f"{self.path} holds {len(numbers)} episodes already: append=True adds to them")
+        about = json.loads(json.dumps(about))
+        if numbers:
+            self._check_same(about)
+        write_atomically(self.path / ABOUT, lambda file: file.write_text(json.dumps(about, indent=2) + "\n"))
+
+    def _check_same(self, about: Mapping[str, Any]) -> None:
+        try:
+            before = json.loads((self.path / ABOUT).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path} holds episodes, and {ABOUT}, which says of what, cannot be read ({error}): "
+                            "name another folder") from error
+        for name in {**before, **about}:
+            if before.get(name) != about.get(name):
+                raise DataError(f"{self.path} holds episodes with {name} {before.get(name)!r}, not {about.get(name)!r}"
+                                ": a data set is of one kind, name another folder")
+
+    def add(self, episode: Mapping[str, Any]) -> Path:
+        """Store an episode; entries as `worldkit.collecting.play_episode` gives them.
+
+        Raises:
+            OSError: if it cannot be written; nothing of it is left then.
+        """
+        partial = self.path / f".episode.{os.getpid()}.tmp"
+        try:
+            with open(partial, "wb") as file:
+                save_entries(file, episode, video=np.asarray(episode["video"]))
+            open_to_others(partial)
+            while True:
+                target = self.path / f"episode_{self.next:06d}.npz"
+                self.next += 1
+                try:
+                    os.link(partial, target)  # unlike a renaming, never in the place of another process's episode
+                    return target
+                except FileExistsError:
+                    continue
+                except OSError:  # a file system without links
+                    if not target.exists():
+                        return partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""Who acts while episodes are collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ConfigError
+from ..registry import suggestion
+
+Policy = Callable[[Any, dict[str, Any]], Any]
+"""Observation and info -> action."""
+NAMES = ("random", "scripted")
+
+
+def make_policy(policy: str | Policy, env: Any) -> Policy:
+    """A policy by its name; a function is one already.
+
+    Args:
+        policy: ``"random"`` (any action of the space), ``"scripted"`` (what the environment's own ``scripted_action()``
+            says: the games', PushT's near-block play, OGBench's oracles), or ``policy(observation, info) -> action``.
+        env: Whose actions.
+    Raises:
+        ConfigError: for an unknown name, or an environment without a scripted policy.
+    """
+    if callable(policy):
+        return policy
+    if policy not in NAMES:
+        raise ConfigError(f"no policy '{policy}'.{suggestion(str(policy), NAMES)} Known: {', '.join(NAMES)}")
+    if policy == "random":
+        return lambda observation, info: env.action_space.sample()
+    if not env.has_wrapper_attr("scripted_action"):
+        raise ConfigError(
+            f"{name_of(env)} has no scripted policy; games/catch, games/breakout, games/freeway, pusht and OGBench's "
+            "cube environments have. Take --policy random, or in Python policy=FUNCTION"
+        )
+    act = env.get_wrapper_attr("scripted_action")
+    return lambda observation, info: act()
+
+
+def name_of(env: Any) -> str:
+    """What an environment is called, for messages."""
+    return f"environment '{env.spec.id}'" if env.spec is not None else f"environment {type(env.unwrapped).__name__}"

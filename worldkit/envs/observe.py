@@ -1,0 +1,167 @@
+"""What worldkit sees of an environment: its pixels, and its state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from ..errors import ConfigError
+from .resize import resize
+
+OBSERVATIONS = ("dict", "pixels", "state")
+
+
+def check_options(size: Any, observation: str) -> None:
+    """Refuse a size that is none, and an unknown kind of observation.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    whole = isinstance(sides, (tuple, list)) and all(isinstance(s, int) and not isinstance(s, bool) for s in sides)
+    if size is not None and not (whole and len(sides) == 2 and min(sides) > 0):
+        raise ConfigError(f"size is a number of pixels, (height, width), or None for the picture itself, got {size!r}")
+    if observation not in OBSERVATIONS:
+        raise ConfigError(f"observation must be {', '.join(map(repr, OBSERVATIONS))}, got {observation!r}")
+
+
+class Observe(gymnasium.Wrapper, RecordConstructorArgs):
+    """Gives an environment's pixels and its state, in plain spaces and of plain types.
+
+    The picture is, in this order, what the environment draws at a size (``draw(height, width)``), its observation if
+    that is a picture (uint8 ``[H, W, 3]``), or what it renders. The state is its observation otherwise; of a dict, the
+    numbers in it, one behind the other. Text (MiniGrid's mission) goes into ``info``.
+
+    Args:
+        env: Any Gymnasium environment; to be rendered it needs ``render_mode="rgb_array"``.
+        size: Height and width of the pixels; one number for squares; None for what the environment gives.
+        observation: ``"dict"``, ``"pixels"`` or ``"state"``; see `worldkit.envs.make_env`.
+    Raises:
+        ConfigError: if there is no picture, or no state, where one is asked for.
+    """
+
+    def __init__(self, env: Any, *, size: int | tuple[int, int] | None = 64, observation: str = "dict"):
+        check_options(size, observation)
+        RecordConstructorArgs.__init__(self, size=size, observation=observation)
+        if not isinstance(env, gymnasium.Env):
+            raise ConfigError(f"an environment is a gymnasium.Env, got {type(env).__name__}; make_env(id) makes one")
+        super().__init__(env)
+        self._made_by: Any = None
+        self._kind, self._space = observation, env.observation_space
+        self._drawn = env.has_wrapper_attr("draw")
+        self._rendered: np.ndarray | None = None
+        self.metadata = {**env.metadata, "render_modes": ["rgb_array"]}
+        self._seen = is_picture(self._space)
+        if observation != "state" and not (self._drawn or self._seen or env.render_mode == "rgb_array"):
+            raise ConfigError(
+                f"{env} gives no pixels: its observation is {self._space}, and its render mode is {env.render_mode!r}. "
+                "Make it with render_mode='rgb_array', or ask for observation='state'"
+            )
+        if size is not None:
+            self._size = (size, size) if isinstance(size, int) else tuple(size)
+        else:
+            self._size = None if observation == "state" else self._own_size()
+        self._state = None if observation == "pixels" or self._seen else state_space(self._space)
+        if observation == "state" and self._state is None:
+            raise ConfigError(f"{env} has no state besides its picture: ask for observation='pixels'")
+        if observation == "state":
+            self.observation_space = self._state
+        else:
+            pixels = spaces.Box(0, 255, (*self._size, 3), np.uint8)
+            state = {} if self._state is None else {"state": self._state}
+            self.observation_space = pixels if observation == "pixels" else spaces.Dict({"pixels": pixels, **state})
+
+    def _own_size(self) -> tuple[int, int]:
+        """The size of its picture, as it is."""
+        if self._seen:
+            return self._space.shape[:2]
+        if self._drawn:
+            return self.env.get_wrapper_attr("draw_size")
+        self.env.reset()
+        return np.shape(self.env.render())[:2]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; the same seed begins the same one."""
+        native, info = self.env.reset(seed=seed, options=options)
+        self._rendered = None
+        return self._observe(native), self._told(native, info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Observation, reward, terminated, truncated and info; plain floats and bools."""
+        native, reward, terminated, truncated, info = self.env.step(action)
+        self._rendered = None
+        return self._observe(native), float(reward), bool(terminated), bool(truncated), self._told(native, info)
+
+    def render(self) -> Any:
+        """The picture in the environment's own size.
+
+        It is drawn once per step: rendering moves LunarLander's sparks on, so looking twice would change what is seen.
+        """
+        if self._rendered is None:
+            self._rendered = self.env.render()
+        return np.array(self._rendered)
+
+    @property
+    def spec(self) -> Any:
+        """How to make it once more: ``env.spec.make()``; what `make_env` was told."""
+        return self._made_by or super().spec
+
+    def made_by(self, spec: Any) -> None:
+        """Note how it was made."""
+        self._made_by = spec
+
+    def _observe(self, native: Any) -> Any:
+        state = None if self._state is None else as_state(self._space, self._state, native)
+        if self._kind == "state":
+            return state
+        pixels = self._pixels(native)
+        if self._kind == "pixels":
+            return pixels
+        return {"pixels": pixels} if state is None else {"pixels": pixels, "state": state}
+
+    def _pixels(self, native: Any) -> np.ndarray:
+        if self._drawn:
+            return np.array(self.env.get_wrapper_attr("draw")(*self._size))
+        picture = native if self._seen else self.render()
+        if getattr(picture, "dtype", None) != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise ConfigError(f"{self.env} rendered {type(picture).__name__}, not a picture (uint8 [H, W, 3])")
+        return resize(picture, *self._size)
+
+    def _told(self, native: Any, info: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(native, dict):
+            return {**info, **{name: value for name, value in native.items() if isinstance(value, str)}}
+        return info
+
+
+def is_picture(space: spaces.Space) -> bool:
+    """Whether a space holds colour pictures: uint8 ``[H, W, 3]`` up to 255."""
+    return (
+        isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[-1] == 3
+        and min(space.shape[:2]) > 8 and bool((space.high == 255).all())
+    )
+
+
+def _numbers(space: spaces.Space) -> spaces.Space | None:
+    """Of a dict (at any depth), the parts that are numbers; None if there are none."""
+    if isinstance(space, spaces.Dict):
+        parts = {name: part for name, old in space.spaces.items() if (part := _numbers(old)) is not None}
+        return spaces.Dict(parts) if parts else None
+    known = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    return space if isinstance(space, known) else None
+
+
+def state_space(space: spaces.Space) -> spaces.Box | spaces.Discrete | None:
+    """The space of the state: the numbers of an observation; None where it has none."""
+    numbers = _numbers(space)
+    return spaces.flatten_space(numbers) if isinstance(numbers, spaces.Dict) else numbers
+
+
+def as_state(space: spaces.Space, state: spaces.Space, native: Any) -> Any:
+    """The numbers of an observation, as an array of its own."""
+    if isinstance(space, spaces.Dict):
+        return spaces.flatten(_numbers(space), native).astype(state.dtype)
+    return np.array(native, dtype=state.dtype) if isinstance(state, spaces.Box) else native
