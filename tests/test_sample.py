@@ -80,6 +80,14 @@ def test_looking(encoder):
     assert other["fid"] > 1 and other["things"] == same["things"] + 1 and seen.first(2).counts.shape == (6, 2)
 
 
+def test_features_of_all_kinds_count_alike():
+    units = torch.tensor([1.0, 100.0, 0.0])
+    true = Frames(torch.zeros(8, 2, dtype=torch.long), units * torch.randn(8, 2, 3) + 5)
+    scaled = true.in_units_of(true).features
+    torch.testing.assert_close(scaled.flatten(0, 1).std(0), torch.tensor([1.0, 1.0, 0.0]))
+    assert torch.equal(scaled[..., 2], true.features[..., 2])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     torch.manual_seed(0)

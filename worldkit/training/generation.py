@@ -29,6 +29,14 @@ class Frames:
         """Some of the videos."""
         return Frames(self.counts[index], self.features[index])
 
+    def in_units_of(self, other: Frames) -> Frames:
+        """The same, every feature divided by its deviation over all frames of other videos.
+
+        Features are of all kinds, and a Frechet distance would see those alone that vary most.
+        """
+        unit = other.features.flatten(0, 1).std(0)
+        return Frames(self.counts, self.features / torch.where(unit > 1e-6, unit, torch.ones_like(unit)))
+
     def first(self, frames: int) -> Frames:
         """The first frames of all videos."""
         return Frames(self.counts[:, :frames], self.features[:, :frames])

@@ -165,6 +165,7 @@ def _scores(model: Any, true: Any, videos: Any, first: int, options: Namespace) 
     from ...training.generation import compare, look_at
 
     seen, drawn = (look_at(model, x, batch_size=options.batch) for x in (true, videos))
+    drawn, seen = drawn.in_units_of(seen), seen.in_units_of(seen)
     half, rows = slice(0, None, 2), []
     for name, count in (("first ones", first), ("all", videos.shape[-4])):
         for whose, frames in (("the model", drawn), ("other true videos", seen[slice(1, None, 2)])):
@@ -192,5 +193,6 @@ def _page(out: Path, options: Namespace, loaded: Loaded, film: Any, still: Any, 
         page.text("Things are connected spots of one colour: their mean number in a frame. Histogram is the total "
                   "variation of the numbers: 0 if every number is as frequent in both, 1 if none is in both. FID is "
                   "the Frechet distance of what the model's encoder sees in a frame (means and deviations over its "
-                  "tokens); it falls with the number of frames, so compare only rows of the same numbers.")
+                  "tokens, in units of their deviation over the true frames); it falls with the number of frames, so "
+                  "compare only rows of the same numbers.")
     page.write(out / "report.html")
