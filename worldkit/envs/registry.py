@@ -69,7 +69,7 @@ def _load(path: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"an environment backend lies in '{path}', but there is no module {error.name}") from error
+        raise MissingExtraError(f"environment backend '{path}': there is no module {error.name}") from error
 
 
 def register_env_backend(
