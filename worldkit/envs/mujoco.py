@@ -68,8 +68,8 @@ def fast_renderer(mujoco: Any, model: Any, height: int, width: int) -> Any:
 def close_safely(renderer: Any) -> None:
     """From now on ``close()`` frees what is the renderer's own, and it is closed before Python ends.
 
-    MuJoCo's own ``close()`` frees its numbers in whatever context is current: another renderer draws otherwise, or black, from then on.
-    And when Python ends, OpenGL is gone before the renderers are, which complain at length.
+    MuJoCo's own ``close()`` frees its numbers in whatever context is current: another renderer draws otherwise, or
+    black, from then on. And when Python ends, OpenGL is gone before the renderers are, which complain at length.
     """
     context, close = renderer._gl_context, type(renderer).close
 
