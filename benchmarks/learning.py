@@ -7,8 +7,8 @@ Both sides train the same preset on the same data with the same seed, each in a 
 turns: every turn is a slice of CPU time, so that whatever else the machine does meets both alike. After every turn a
 model predicts validation clips with the mean of its policy (5 frames given, 5 predicted); neither that nor making the
 data counts as training. The other side stops at the last threshold, ours at ``--cpu-seconds``; either at ``--until``
-dB, where that is all one asks. ``-o`` changes this checkout's side only. The time to a threshold is the end of the first
-turn at or above it.
+dB, where that is all one asks. ``-o`` changes this checkout's side only. The time to a threshold is the end of the
+first turn at or above it.
 
 Writes a JSON file with every curve, and prints seconds, steps and ratios.
 """
