@@ -12,8 +12,8 @@ NAMES = """
     IncompatibleComponentsError Latent Loss MissingExtraError NoDecoderError NoPretrainedWeightsError Particles Rollout
     ShapeError TrainingError UnknownComponentError WorldModel WorldModelConfig WorldkitError
     __version__ ablation convert create_config create_model data envs get_model_spec
-    list_conditioners list_decoders list_dynamics list_encoders list_env_backends list_envs list_latent_actions list_models list_objectives
-    list_priors make_env metrics model_info plugin_errors
+    list_conditioners list_decoders list_dynamics list_encoders list_env_backends list_envs list_latent_actions
+    list_models list_objectives list_priors make_env metrics model_info plugin_errors
     register_conditioner register_decoder register_dynamics register_encoder register_latent_action register_model
     register_objective register_preset_file register_prior
     testing training viz what_if

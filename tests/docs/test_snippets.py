@@ -267,7 +267,7 @@ def test_options_in_the_running_text_exist():
 
 
 def test_options_of_benchmarks_exist():
-    """Lines like ``python benchmarks/lpwm.py --repeat 3``: the script, or what it shares with others, knows the option."""
+    """Lines like ``python benchmarks/lpwm.py --repeat 3``: the script, or what it shares, knows the option."""
     shared = (ROOT / "benchmarks" / "beside.py").read_text(encoding="utf-8")
     for page in PAGES:
         for language, code, _ in blocks(page.read_text(encoding="utf-8")):
