@@ -13,6 +13,8 @@ from .errors import ShapeError, WorldkitError
 
 PRESENT = 0.5
 """Transparency above which a token counts as visible."""
+FAINT = 0.1
+"""Transparency above which a token belongs to the thing at its place: less shows nowhere."""
 _PAINTED = 0.05  # share of a pixel below which a token did not draw it
 _SHARED = 0.4  # of the largest share at a place: who paints as much there, holds the thing as well (slots)
 _STANDS_OUT = 1.5  # times its share elsewhere, what a thing paints where a mask is
@@ -55,10 +57,10 @@ class Picking:
         """All tokens of the thing at a position, the one that was picked first.
 
         The first token is the visible one whose centre is nearest in units of its own box (with ``drawn``: the one that
-        painted most of the pixel). To the same thing belongs every visible token whose centre lies inside the first
-        one's box while the first one's centre lies inside its box; tokens that are not drawn at the moment are among
-        them. Neighbours that merely touch stay apart. A thing much larger than its boxes, say an arm, gets the tokens
-        around the position only: join several picks.
+        painted most of the pixel). To the same thing belongs every token, faint ones too, whose centre lies inside
+        the first one's box while the first one's centre lies inside its box; tokens that are not drawn at the moment
+        are among them. Neighbours that merely touch stay apart. A thing much larger than its boxes, say an arm, gets
+        the tokens around the position only: join several picks.
 
         Args:
             position: (y, x) in [-1, 1]; (-1, -1) is the top left corner.
@@ -87,7 +89,8 @@ class Picking:
                     f"nothing lies at {tuple(position)} in frame {frame}: the box of the nearest visible token "
                     f"({painted}, at ({y:.2f}, {x:.2f})) does not reach it"
                 )
-        return [painted, *(i for i in self._siblings(painted, frame, visible) if i != painted)]
+        faint = self._visible(frame, view, FAINT)
+        return [painted, *(i for i in self._siblings(painted, frame, faint) if i != painted)]
 
     def object_in(self, mask: Any, *, frame: int = -1, view: int = 0, drawn: Any = None) -> list[int]:
         """All tokens of the thing that a mask covers, the one nearest to the mask's middle first.
@@ -109,7 +112,7 @@ class Picking:
         if self.spec.find("position") is None and drawn is not None:
             return self._owners_in(drawn, mask, frame, view)
         where, _ = self._boxes("object_in", frame)
-        visible = self._visible(frame, view)
+        visible = self._visible(frame, view, FAINT)
         height, width = mask.shape
         inside = torch.tensor([visible[i] and max(map(abs, p)) <= 1 and bool(mask[_cell(p, height, width)])
                                for i, p in enumerate(where.tolist())])
@@ -125,26 +128,28 @@ class Picking:
             )
         return [i for i in far.argsort().tolist() if inside[i]]
 
-    def objects(self, *, frame: int = -1, view: int = 0, presence: float = PRESENT) -> list[list[int]]:
+    def objects(self, *, frame: int = -1, view: int = 0, presence: float | None = None) -> list[list[int]]:
         """Everything in a frame: lists of tokens as `object_at` gives them, what covers most of the picture first.
 
         Args:
             frame: Which frame.
             view: Which camera.
-            presence: Transparency above which a token counts as visible.
+            presence: Transparency above which a token counts. None: as in `object_at`, where a thing has a visible
+                token (0.5), and faint ones (0.1) belong to it.
         Raises:
             ShapeError: a frame or view that is not there, or a latent of several clips.
             WorldkitError: the latent has no positions.
         """
         frame = self._frame(frame)
         _, size = self._boxes("objects", frame)
-        left = self._visible(frame, view, presence, some=False)
+        left, faint = (self._visible(frame, view, least if presence is None else presence, some=False)
+                       for least in (PRESENT, FAINT))
         found = []
         for first in size.prod(-1).argsort(descending=True, stable=True).tolist():
             if left[first]:
-                others = [i for i in self._siblings(first, frame, left) if i != first]
+                others = [i for i in self._siblings(first, frame, faint) if i != first]
                 found.append([first, *others])
-                left[found[-1]] = False
+                left[found[-1]] = faint[found[-1]] = False
         return found
 
     def follow(self, tokens: int | Sequence[int], *, frame: int = -1) -> dict[int, list[int]]:
@@ -175,9 +180,10 @@ class Picking:
             for t in steps:
                 center = self._boxes("follow", before)[0][last].mean(0)
                 where, half = self._boxes("follow", t)
-                visible = self._visible(t, picked[0] // (size // self.spec.views))
+                view = picked[0] // (size // self.spec.views)
+                visible = self._visible(t, view)
                 first = int(((where - center).abs() / half).amax(-1).masked_fill(~visible, torch.inf).argmin())
-                found[t] = last = self._siblings(first, t, visible)
+                found[t] = last = self._siblings(first, t, self._visible(t, view, FAINT))
                 before = t
         return dict(sorted(found.items()))
 
