@@ -169,7 +169,8 @@ class Distribution(ABC):
     Attributes:
         support: Values lie between these two numbers.
         point: A value without a spread: no density, `kl` and `nll` are half squared distances.
-        properties: What a dynamics may require of all fields: ``"normal"``, parameters are ``[mean, logvar]``.
+        properties: What a dynamics may require of all fields: ``"normal"``, parameters are ``[mean, logvar]``;
+            ``"beta"``, they are ``[a, b]``.
     """
 
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
@@ -297,6 +298,7 @@ class Beta(Distribution):
     """
 
     support = (0.0, 1.0)
+    properties = frozenset({"beta"})
 
     tied: bool = True
     low: float = 1e-4

@@ -38,8 +38,8 @@ def rates(steps, **options):
     ({"warmup_steps": 2}, [0.5, 1, 1, 1]),
     ({"schedule": "step", "decay_every": 2, "decay_factor": 0.1}, [1, 1, 0.1, 0.1]),
     ({"schedule": "cosine", "final_lr": 0.2}, [1, 0.8, 0.4, 0.2]),
-    ({"warmup_steps": 2, "early_lr": 3.0, "early_steps": 3}, [1.5, 3, 3, 1]),
-    ({"warmup_steps": 3, "early_lr": 3.0, "early_steps": 1}, [1, 0.6667, 1, 1]),
+    ({"warmup_steps": 2, "early_factor": 3.0, "early_steps": 3}, [1.5, 3, 3, 1]),
+    ({"warmup_steps": 3, "early_factor": 3.0, "early_steps": 1}, [1, 0.6667, 1, 1]),
 ])
 def test_schedules(options, expected):
     assert rates(4, **options) == pytest.approx(expected, abs=1e-4)
@@ -49,12 +49,6 @@ def test_a_step_may_be_an_epoch():
     """As of StepLR called once per epoch: DDLP's."""
     config = TrainConfig(lr=1.0, schedule="step", decay_every=0, decay_factor=0.95)
     assert [learning_rate(config, step, 9, 3) for step in range(7)] == pytest.approx([1] * 3 + [0.95] * 3 + [0.9025])
-
-
-@pytest.mark.parametrize("half", [{"early_lr": 1e-3}, {"early_steps": 10}])
-def test_an_early_learning_rate_needs_to_know_how_long(half):
-    with pytest.raises(ConfigError, match="early_lr.*early_steps.*set both"):
-        TrainConfig.parse(half)
 
 
 def test_the_average_follows_the_weights_and_gives_them_back():

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..config import ComponentConfig, Config
-from ..distributions import Beta, Sampler
+from ..distributions import Sampler
 from ..errors import ConfigError
 from ..latents import Key, LatentDist
 from ..nn.stages import Stage, Staged
@@ -287,8 +287,8 @@ def balanced_kl(
     learn, hold = posterior.detach().kl(prior), posterior.kl(prior.detach())
     mixed = {key: (1 - balance) * learn[key] + balance * hold[key] for key in learn}
     for key, params in posterior.params.items():
-        if leaky and isinstance(posterior.spec.field(key).dist, Beta):
-            a = Beta.split(params)[0]
+        if leaky and "beta" in posterior.spec.field(key).dist.properties:
+            a = params.chunk(2, -1)[0]
             through = (a - a.detach()) * torch.digamma(a.detach() + 1e-5)
             mixed[key] = mixed[key] + (1 - balance) * through.sum(-1)
     return mixed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ..config import Config
 
@@ -22,8 +22,7 @@ class TrainConfig(Config):
         schedule: ``"constant"``; ``"cosine"``, down to ``final_lr`` at the last step (of ``steps`` or ``num_epochs``,
             not of ``seconds``); ``"step"``: times ``decay_factor`` every ``decay_every`` steps (0 = once per epoch).
         warmup_steps: Steps over which the learning rate rises linearly, before the schedule.
-        early_steps: First steps that take ``early_lr`` instead of ``lr``, rise and schedule included.
-        early_lr: See ``early_steps``; only with them.
+        early_steps, early_factor: The first ``early_steps`` steps take ``early_factor`` times that learning rate.
         final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of Adam.
         max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
@@ -66,7 +65,7 @@ class TrainConfig(Config):
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     early_steps: int = Field(default=0, ge=0)
-    early_lr: float | None = Field(default=None, gt=0)
+    early_factor: float = Field(default=1.0, gt=0)
     final_lr: float = Field(default=0.0, ge=0)
     decay_every: int = Field(default=10_000, ge=0)
     decay_factor: float = Field(default=0.5, gt=0)
@@ -97,9 +96,3 @@ class TrainConfig(Config):
     init_parts: tuple[str, ...] | None = None
     vgg_backbone: str | None = None
     lpips_heads: str | None = None
-
-    @model_validator(mode="after")
-    def _early(self) -> TrainConfig:
-        if (self.early_lr is None) != (self.early_steps == 0):
-            raise ValueError("early_lr is the learning rate of the first early_steps steps: set both, or neither")
-        return self

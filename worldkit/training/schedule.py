@@ -13,8 +13,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) ->
     A function of the step alone, so that nothing has to be saved and a resumed run goes on exactly.
 
     Args:
-        config: ``lr``, ``schedule``, ``warmup_steps``, ``early_steps``, ``early_lr``, ``final_lr``, ``decay_every``,
-            ``decay_factor``.
+        config: ``lr``, ``schedule``, ``warmup_steps``, ``early_steps``, ``early_factor``, ``final_lr``,
+            ``decay_every``, ``decay_factor``.
         step: From 0.
         steps: Length of the whole run; the cosine reaches ``final_lr`` at the last of them.
         epoch: Steps of an epoch, which is what ``decay_every = 0`` means.
@@ -23,13 +23,13 @@ def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) ->
         >>> [round(learning_rate(config, step, 6), 3) for step in range(6)]
         [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
     """
-    if config.early_lr is not None and step < config.early_steps:
-        config = config.model_copy(update={"lr": config.early_lr, "early_lr": None})
+    early = config.early_factor if step < config.early_steps else 1.0
     if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+        return early * config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "cosine":
         done = min(1.0, (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps))
-        return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+        return early * (config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
     if config.schedule == "step":
-        return config.lr * config.decay_factor ** ((step - config.warmup_steps) // (config.decay_every or epoch))
-    return config.lr
+        times = (step - config.warmup_steps) // (config.decay_every or epoch)
+        return early * config.lr * config.decay_factor**times
+    return early * config.lr
