@@ -89,6 +89,7 @@ def test_dynamics_turns_train_the_dynamics_alone_by_the_same_terms(tiny_model, d
     assert any("dynamics" in name for name in shared) and "reconstruction" not in alone.terms
     for name in shared:
         torch.testing.assert_close(alone.terms[name], joint.terms[name])
+    assert "reconstruction" in model.eval().loss(batch, 2, sampler=MEANS).terms, "validation sees the whole loss"
 
 
 def test_a_turn_of_a_clip_without_dynamic_frames_trains_everything(tiny_model):

@@ -134,7 +134,7 @@ def test_it_is_listed(backend):
 
 
 def test_frames_per_second_of_mujoco(make):
-    """Drawn by us, HalfCheetah gives over 5 times the frames of Gymnasium's own pictures (measured: 40 to 60 times)."""
+    """Drawn by us, HalfCheetah gives over 5 times the frames of Gymnasium's own pictures."""
     import time
 
     def seconds(env, steps):

@@ -111,9 +111,10 @@ class ELBO(Objective):
         return self.steps_per_epoch > 0 and step < self.config.frames_first
 
     def is_dynamics_turn(self, step: int) -> bool:
-        """Whether a training step trains the dynamics alone; outside a trainer, none does."""
+        """Whether a training step trains the dynamics alone; outside a trainer, and in evaluation mode, none does."""
         after = step - self.config.frames_first
-        return self.steps_per_epoch > 0 and after >= 0 and after % (1 + self.config.dynamics_turns) > 0
+        trained = self.training and self.steps_per_epoch > 0
+        return trained and after >= 0 and after % (1 + self.config.dynamics_turns) > 0
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         weights, frames = self.config.weights, batch.video.shape[-4]
