@@ -59,6 +59,10 @@ class DataError(WorldkitError, ValueError):
     """A data source is missing, empty, damaged or of an unknown format."""
 
 
+class EnvError(WorldkitError, RuntimeError):
+    """An environment failed, or the process that played it died."""
+
+
 class TrainingError(WorldkitError, RuntimeError):
     """Training cannot go on: a loss became NaN or Inf, or the run folder cannot be used."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from ..progress import Meter
 from .episode import check_env, play_episode
 from .folder import EpisodeFolder
 from .policies import Policy, make_policy, name_of
+from .pool import Pool, play_episodes
 
 
 @dataclass(frozen=True)
@@ -44,24 +48,29 @@ def collect(
     seed: int = 0,
     append: bool = False,
     max_steps: int | None = None,
+    num_envs: int = 1,
     enabled: bool = False,
 ) -> Collected:
-    """Collect episodes; each is stored when it is over, so an interruption loses the one at hand.
+    """Collect episodes; each is stored when it is over, so an interruption loses those at hand.
 
-    Episode number n of a folder is begun with a seed made of ``seed`` and n, whether it was collected in one go or
-    appended: a collection that was interrupted and goes on is the same as one that was not.
+    Episode number n of a folder is begun with a seed made of ``seed`` and n, whoever plays it and when: a collection by
+    several environments, or one that was interrupted and goes on, is the same as any other.
 
     Args:
         env: An environment of `worldkit.envs.make_env`; it is not closed.
         out: Folder; `worldkit.data.open_dataset` reads it, and `worldkit train --data`.
-        policy: ``"random"``, ``"scripted"``, or ``policy(observation, info) -> action``.
+        policy: ``"random"``, ``"scripted"``, or ``policy(observation, info) -> action``; with several environments, it
+            is asked for one after the other.
         episodes: How many.
         seed: Another seed, other episodes.
-        append: Add to the episodes that ``out`` holds.
+        append: Add to the episodes that ``out`` holds; numbers that are missing come first.
         max_steps: Cut episodes off after so many steps; None: where the environment ends them.
+        num_envs: How many environments play at once, each in a process of its own; ``env`` itself only if it is 1.
         enabled: Show a progress bar.
     Raises:
-        ConfigError: if the environment has no pixels, or actions that cannot be stored, or no scripted policy.
+        ConfigError: if the environment has no pixels, or actions that cannot be stored, or no scripted policy, or, for
+            several, cannot be made again.
+        EnvError: if one of several processes died; what an environment raises there is raised here, too.
         DataError: if ``out`` holds something else, or episodes and not ``append``.
     Example:
         >>> import tempfile
@@ -71,26 +80,37 @@ def collect(
         >>> found.lengths, found.returns
         ((151, 151), (10.0, 10.0))
     """
-    for name, number in (("episodes", episodes), ("max_steps", max_steps)):
+    for name, number in (("episodes", episodes), ("max_steps", max_steps), ("num_envs", num_envs)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} must be at least 1, got {number}")
     check_env(env)
-    act = make_policy(policy, env)
+    make_policy(policy, env)  # complains before a folder is made
     spec = env.spec
     told = {} if spec is None else {k: v for k, v in spec.kwargs.items() if k != "env_id"}
     about = {"environment": name_of(env) if spec is None else spec.id, "options": _plain(told),
              "action_space": str(env.action_space)}
-    folder = EpisodeFolder(out, about=about, append=append)
-    lengths, returns, terminated = [], [], 0
-    with Meter(f"collecting {about['environment']}", total=episodes, noun="episode", enabled=enabled) as meter:
-        for done in range(1, episodes + 1):
-            episode = play_episode(env, act, seed=episode_seed(seed, folder.next), max_steps=max_steps)
-            folder.add(episode)
-            lengths.append(len(episode["video"]))
-            returns.append(float(episode["state"]["reward"].sum()))
-            terminated += bool(episode["state"]["terminated"][-1])
-            meter.update(done, terms=[f"return {np.mean(returns):.4g}", f"{sum(lengths)} frames"])
-    return Collected(folder.path, folder.found, tuple(lengths), tuple(returns), terminated)
+    with ExitStack() as stack:
+        pool = None
+        if min(num_envs, episodes) > 1:
+            pool = stack.enter_context(
+                Pool(env, min(num_envs, episodes), max_steps=max_steps, scripted=policy == "scripted"))
+        folder = EpisodeFolder(out, about=about, append=append)
+        jobs = islice(((number, episode_seed(seed, number)) for number in folder.free_numbers()), episodes)
+        if pool is not None:
+            played = play_episodes(pool, partial(make_policy, policy), jobs)
+        else:
+            act = make_policy(policy, env)
+            played = ((number, play_episode(env, act, seed=own, max_steps=max_steps)) for number, own in jobs)
+        meter = stack.enter_context(
+            Meter(f"collecting {about['environment']}", total=episodes, noun="episode", enabled=enabled))
+        new: dict[int, tuple[int, float, bool]] = {}
+        for number, episode in played:
+            folder.add(episode, number)
+            state = episode["state"]
+            new[number] = len(episode["video"]), float(state["reward"].sum()), bool(state["terminated"][-1])
+            lengths, returns, terminated = zip(*(new[number] for number in sorted(new)), strict=True)
+            meter.update(len(new), terms=[f"return {np.mean(returns):.4g}", f"{sum(lengths)} frames"])
+    return Collected(folder.path, folder.found, lengths, returns, sum(terminated))
 
 
 def episode_seed(seed: int, number: int) -> int:

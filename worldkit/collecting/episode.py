@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ..envs.observe import masks_of
 from ..errors import ConfigError
 from .policies import Policy, name_of
 
@@ -25,6 +26,49 @@ def check_env(env: Any) -> None:
     known = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
     if not isinstance(env.action_space, known):
         raise ConfigError(f"{name_of(env)} takes actions {env.action_space}: only numbers and vectors can be stored")
+
+
+class Recording:
+    """What was seen and done in an episode, from its first observation on."""
+
+    def __init__(self, observation: Any, masks: np.ndarray | None):
+        self._frames: list[np.ndarray] = []
+        self._states: list[np.ndarray] = []
+        self._masks: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._rewards: list[float] = []
+        self._ends: list[tuple[bool, bool]] = []
+        self._look(observation, masks)
+
+    def __len__(self) -> int:
+        """Steps so far."""
+        return len(self._actions)
+
+    def _look(self, observation: Any, masks: np.ndarray | None) -> None:
+        self._frames.append(observation["pixels"] if isinstance(observation, dict) else observation)
+        if isinstance(observation, dict) and "state" in observation:
+            self._states.append(np.ravel(observation["state"]).astype(np.float32))
+        if masks is not None:
+            self._masks.append(masks)
+
+    def step(self, action: Any, reward: float, ends: tuple[bool, bool], observation: Any, masks: Any) -> None:
+        """A step: what was done, what it gave, whether it terminated and whether it was truncated, what is seen."""
+        self._actions.append(_plain(action))
+        self._rewards.append(reward)
+        self._ends.append(ends)
+        self._look(observation, masks)
+
+    def entries(self) -> dict[str, Any]:
+        """The episode, as `play_episode` gives it; one that did not end was cut off."""
+        ends = self._ends if any(self._ends[-1]) else [*self._ends[:-1], (False, True)]
+        terminated, truncated = np.array([*ends, ends[-1]], bool).T
+        state = {"reward": np.array([*self._rewards, 0], np.float32), "terminated": terminated, "truncated": truncated}
+        if self._states:
+            state["observation"] = np.stack(self._states)
+        if self._masks:
+            state["masks"] = np.stack(self._masks)
+        video = np.ascontiguousarray(np.stack(self._frames).transpose(0, 3, 1, 2))
+        return {"video": video, "action": np.stack([*self._actions, np.zeros_like(self._actions[0])]), "state": state}
 
 
 def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps: int | None = None) -> dict[str, Any]:
@@ -53,39 +97,13 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
     """
     env.action_space.seed(seed)
     observation, info = env.reset(seed=seed)
-    masks = env.get_wrapper_attr("masks") if env.has_wrapper_attr("masks") else None
-    frames, states, segments = [], [], []
-    actions: list[np.ndarray] = []
-    rewards, ends = [], []
-
-    def look() -> None:
-        pixels = observation["pixels"] if isinstance(observation, dict) else observation
-        frames.append(pixels)
-        if isinstance(observation, dict) and "state" in observation:
-            states.append(np.ravel(observation["state"]).astype(np.float32))
-        if masks is not None:
-            segments.append(masks(*pixels.shape[:2]))
-
-    look()
-    ended = False
-    while not ended and (max_steps is None or len(actions) < max_steps):
+    episode, ended = Recording(observation, masks_of(env, observation)), False
+    while not ended and (max_steps is None or len(episode) < max_steps):
         action = policy(observation, info)
         observation, reward, terminated, truncated, info = env.step(action)
-        actions.append(_plain(action))
-        rewards.append(reward)
-        ends.append((terminated, truncated))
+        episode.step(action, reward, (terminated, truncated), observation, masks_of(env, observation))
         ended = terminated or truncated
-        look()
-    if not ended:
-        ends[-1] = (False, True)
-    terminated, truncated = np.array([*ends, ends[-1]], bool).T
-    state = {"reward": np.array([*rewards, 0], np.float32), "terminated": terminated, "truncated": truncated}
-    if states:
-        state["observation"] = np.stack(states)
-    if segments:
-        state["masks"] = np.stack(segments)
-    video = np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
-    return {"video": video, "action": np.stack([*actions, np.zeros_like(actions[0])]), "state": state}
+    return episode.entries()
 
 
 def _plain(action: Any) -> np.ndarray:

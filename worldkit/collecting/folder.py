@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ class EpisodeFolder:
         files = self.path.iterdir() if self.path.exists() else ()
         held = [file.name for file in files if not file.name.startswith(".")]
         numbers = [int(found[1]) for name in held if (found := _NAME.fullmatch(name))]
-        self.next = max(numbers, default=-1) + 1
-        self.found = len(numbers)
+        self._held, self.found = set(numbers), len(numbers)
         others = [name for name in held if name != ABOUT and not _NAME.fullmatch(name)]
         if others:
             raise DataError(f"{self.path} holds other things ({', '.join(sorted(others)[:3])}): name another folder")
@@ -60,9 +60,16 @@ class EpisodeFolder:
                 raise DataError(f"{self.path} holds episodes with {name} {before.get(name)!r}, not {about.get(name)!r}"
                                 ": a data set is of one kind, name another folder")
 
-    def add(self, episode: Mapping[str, Any]) -> Path:
+    def free_numbers(self) -> Iterator[int]:
+        """Numbers that no episode has, from 0 on: gaps come first, which a killed collection of several leaves."""
+        return (number for number in itertools.count() if number not in self._held)
+
+    def add(self, episode: Mapping[str, Any], number: int | None = None) -> Path:
         """Store an episode; entries as `worldkit.collecting.play_episode` gives them.
 
+        Args:
+            episode: The entries.
+            number: Its number, if that is free still (another process may have taken it), else the first free one.
         Raises:
             OSError: if it cannot be written; nothing of it is left then.
         """
@@ -71,9 +78,9 @@ class EpisodeFolder:
             with open(partial, "wb") as file:
                 save_entries(file, episode, video=np.asarray(episode["video"]))
             open_to_others(partial)
-            while True:
-                target = self.path / f"episode_{self.next:06d}.npz"
-                self.next += 1
+            for free in itertools.chain([] if number is None else [number], self.free_numbers()):
+                self._held.add(free)
+                target = self.path / f"episode_{free:06d}.npz"
                 try:
                     os.link(partial, target)  # unlike a renaming, never in the place of another process's episode
                     return target
@@ -82,5 +89,6 @@ class EpisodeFolder:
                 except OSError:  # a file system without links
                     if not target.exists():
                         return partial.rename(target)
+            raise AssertionError("numbers do not end")
         finally:
             partial.unlink(missing_ok=True)

@@ -137,6 +137,14 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         return info
 
 
+def masks_of(env: gymnasium.Env, observation: Any) -> np.ndarray | None:
+    """Which thing a pixel of an observation shows, ``[H, W]``; None where the environment has no ``masks``."""
+    if not env.has_wrapper_attr("masks"):
+        return None
+    pixels = observation["pixels"] if isinstance(observation, dict) else observation
+    return env.get_wrapper_attr("masks")(*pixels.shape[:2])
+
+
 def is_picture(space: spaces.Space) -> bool:
     """Whether a space holds colour pictures: uint8 ``[H, W, 3]`` up to 255."""
     return (

@@ -9,14 +9,14 @@ from ..output import console, print_json, table_of
 
 _COLLECT_HELP = """examples:
   worldkit collect games/catch --out catch --episodes 100 --policy scripted
-  worldkit collect CartPole-v1 --out cartpole --episodes 200
+  worldkit collect CartPole-v1 --out cartpole --episodes 200 --num-envs 4
   worldkit collect ALE/Pong-v5 --out pong --episodes 20 --max-steps 500
   worldkit collect dmc/reacher-easy --out reacher --episodes 50 -o camera=1
   worldkit train lpwm-mini --data catch -o conditioners.action=action
 
 OUT is a folder of episodes: pixels, actions, rewards, ends, states. Each is stored when it is over: an interruption
-loses the one at hand, and --append goes on. worldkit data convert OUT OTHER --to lerobot writes another
-format."""
+loses those at hand, and --append goes on. --num-envs changes the time, not the episodes. worldkit
+data convert OUT OTHER --to lerobot writes another format."""
 
 
 def add(commands: Commands) -> None:
@@ -29,6 +29,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--backend", default="auto", help="package of the environment (default: by its name)")
     p.add_argument("--size", type=positive(int), default=64, metavar="PIXELS", help="height and width (default: 64)")
     p.add_argument("--max-steps", type=positive(int), help="cut episodes off (default: where they end)")
+    p.add_argument("--num-envs", type=positive(int), default=1, metavar="N",
+                   help="environments at once, each in a process of its own (default: 1)")
     p.add_argument("--seed", type=natural, default=0)
     p.add_argument("--append", action="store_true", help="add to the episodes that OUT holds")
     p.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE",
@@ -51,7 +53,8 @@ def run_collect(options: Namespace) -> None:
     env = make_env(options.env, options.backend, size=options.size, **parse_assignments(options.override))
     try:
         found = collect(env, out, policy=options.policy, episodes=options.episodes, seed=options.seed,
-                        append=options.append, max_steps=options.max_steps, enabled=not options.quiet)
+                        append=options.append, max_steps=options.max_steps, num_envs=options.num_envs,
+                        enabled=not options.quiet)
     finally:
         env.close()
     mean = sum(found.returns) / len(found.returns)
