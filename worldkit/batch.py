@@ -10,7 +10,7 @@ conditions at index ``t`` concern that same transition. Positions are ``(y, x)``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError
+
+
+_EXAMPLES = {"targets": "reward"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,12 @@ class Batch:
         masks: Condition name -> bool tensor, True where the condition is given: ``[B]``, or finer (``"action"``:
             ``[B, T]``, ``"language"``: ``[B, L]``).
         done_mask: ``[B, T]``, 1 while the frame is inside the episode; ``None`` if every frame is.
+        targets: What is known about transitions and may be learned, by name: ``"reward"`` ``[B, T]`` float,
+            ``"terminated"`` ``[B, T]`` bool, ``"position"`` ``[B, T, S]``, ... Index t concerns the transition from
+            frame t to frame t + 1, as actions do; the last one leads nowhere.
     Raises:
-        ShapeError: something that is no tensor where one is needed, or conditions or masks that are no table.
+        ShapeError: something that is no tensor where one is needed, or conditions, masks or targets that are no table,
+            or targets without one entry per clip and frame.
     Example:
         >>> Batch(video=torch.zeros(2, 5, 3, 32, 32, dtype=torch.uint8)).batch_size
         2
@@ -43,6 +50,7 @@ class Batch:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     done_mask: Tensor | None = None
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_tensor(self.video, "video", "b t c h w")
@@ -50,6 +58,16 @@ class Batch:
         object.__setattr__(self, "masks", as_table(self.masks, "masks"))
         if self.done_mask is not None:
             require_tensor(self.done_mask, "done_mask", "b t")
+        object.__setattr__(self, "targets", as_table(self.targets, "targets"))
+        for name, value in self.targets.items():
+            require_tensor(value, f"target '{name}'", "b t")
+            clips = (self.video.shape[0], self.video.shape[-4]) if self.video.ndim >= 5 else tuple(value.shape[:2])
+            if tuple(value.shape[:2]) != clips:
+                raise ShapeError(
+                    f"target '{name}' must be [b={clips[0]} t={clips[1]} ...], one entry per clip and frame (index t "
+                    f"concerns the transition from frame t to t + 1, the last one leads nowhere), got "
+                    f"{list(value.shape)}"
+                )
 
     @property
     def batch_size(self) -> int:
@@ -58,28 +76,22 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device. Values that are not tensors (strings) stay as they are."""
 
-        def move(value: Any) -> Any:
-            return value.to(device, non_blocking=non_blocking) if torch.is_tensor(value) else value
-
-        return Batch(
-            move(self.video),
-            {k: move(v) for k, v in self.conditions.items()},
-            {k: move(v) for k, v in self.masks.items()},
-            move(self.done_mask),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Pinned copy; called by ``DataLoader(pin_memory=True)``."""
+        return self._each(lambda x: x.pin_memory())
 
-        def pin(value: Any) -> Any:
-            return value.pin_memory() if torch.is_tensor(value) else value
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed."""
+        def one(value: Any) -> Any:
+            return change(value) if torch.is_tensor(value) else value
 
-        return Batch(
-            pin(self.video),
-            {k: pin(v) for k, v in self.conditions.items()},
-            {k: pin(v) for k, v in self.masks.items()},
-            pin(self.done_mask),
-        )
+        def table(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: one(value) for name, value in values.items()}
+
+        return Batch(one(self.video), table(self.conditions), table(self.masks), one(self.done_mask),
+                     table(self.targets))
 
 
 def require_tensor(x: Any, name: str, axes: str) -> None:
@@ -106,7 +118,7 @@ def as_table(x: Any, name: str) -> Mapping[str, Any]:
         ShapeError: for anything else.
     """
     if x is not None and not isinstance(x, Mapping):
-        raise ShapeError(f'{name} must be a table, {name}={{"action": ...}}, got {type(x).__name__}')
+        raise ShapeError(f'{name} must be a table, {name}={{"{_EXAMPLES.get(name, "action")}": ...}}, got {type(x).__name__}')
     return {} if x is None else x
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ class ComposedWorldModel(WorldModel):
             raise ShapeError(f"loss takes a batch, worldkit.Batch(video, conditions=...), got {type(batch).__name__}")
         self._refuse_unknown(batch.conditions, "condition")
         self._refuse_unknown(batch.masks, "mask")
-        batch = Batch(to_float_video(batch.video), batch.conditions, batch.masks, batch.done_mask)
+        batch = replace(batch, video=to_float_video(batch.video))
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
     def condition(

@@ -6,12 +6,32 @@ Standard library only; imports nothing of worldkit but its errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
-NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "episode", "start")
+NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "targets", "episode", "start")
 """Entries of a clip that are no conditions, so that no condition can have their names."""
+
+TARGET_COLUMNS = {
+    "reward": ("reward", "rewards", "next.reward"),
+    "terminated": ("terminated", "terminations"),
+    "truncated": ("truncated", "truncations"),
+}
+"""Target -> columns under which data hold it, of Gymnasium and its recorders, Minari, LeRobot."""
+
+
+class TargetColumn(NamedTuple):
+    """Where a target lies in the data.
+
+    Attributes:
+        column: Column of the state; None: one of `TARGET_COLUMNS`, or the one of the target's own name.
+        reached: Its row t tells of frame t, which the transition reached (Dreamer's replays, stable-worldmodel; any
+            state of things), not of the transition that leaves frame t. None: so if the first row of an episode is NaN.
+    """
+
+    column: str | None = None
+    reached: bool | None = None
 
 
 def check_name(name: Any, what: str) -> None:

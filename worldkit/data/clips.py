@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import DataError
-from ..names import NOT_CONDITIONS
+from ..names import NOT_CONDITIONS, TargetColumn
 from .base import EpisodeSource
 from .items import check_item, plain_array
+from .targets import Targets
 
 _TIMED = ("action", "done_mask")  # entries besides the video with a time axis, at the front
 _NOT_CONDITIONS = NOT_CONDITIONS
@@ -81,6 +82,8 @@ class ClipDataset(torch.utils.data.Dataset):
             first window of every episode).
         conditions: Condition -> entry that it is, or column of the state; a model has it in ``config.columns``. Others
             are left out. Default: every entry that can be a condition, under its own name.
+        targets: Target -> where it lies, see `worldkit.data.targets`; a model has it in ``config.targets``. Default:
+            reward, terminated and truncated, where the data have them.
     Attributes:
         skipped: Clips left out: shorter than a window, or (``on_error="skip"``) not decodable.
     Raises:
@@ -100,6 +103,7 @@ class ClipDataset(torch.utils.data.Dataset):
         frame_skip: int = 1,
         mode: str = "slide",
         conditions: Mapping[str, str] | None = None,
+        targets: Mapping[str, TargetColumn] | None = None,
     ):
         for name, value in (
             ("num_frames", num_frames),
@@ -119,14 +123,16 @@ class ClipDataset(torch.utils.data.Dataset):
         self.skipped = source.skipped + int((windows == 0).sum())
         if not windows.sum():
             raise DataError(self._too_short())
-        self.conditions = conditions
-        self._check_conditions()
+        self.conditions, self.targets = conditions, targets
+        self._look()
 
-    def feeding(self, conditions: Mapping[str, str]) -> ClipDataset:
-        """The same clips with these conditions, see above."""
+    def feeding(
+        self, conditions: Mapping[str, str] | None, targets: Mapping[str, TargetColumn] | None = None
+    ) -> ClipDataset:
+        """The same clips with these conditions and targets, see above."""
         clips = copy.copy(self)
-        clips.conditions = conditions
-        clips._check_conditions()
+        clips.conditions, clips.targets = conditions, targets
+        clips._look()
         return clips
 
     def conditions_in_data(self) -> dict[str, Any]:
@@ -134,9 +140,22 @@ class ClipDataset(torch.utils.data.Dataset):
         item = self.source.read(self.window(0)[0], 0, 1)
         return {name: value for name, value in item.items() if name not in _NOT_CONDITIONS}
 
-    def _check_conditions(self) -> None:
+    def _look(self) -> None:
+        """See whether the conditions and targets that are asked for are there."""
+        self._targets: Targets | None = None
         if self.conditions:
             self._fed(self.source.read(self.window(0)[0], 0, 1))
+        if self.targets:
+            self._read_targets({})
+
+    def _read_targets(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Targets of a clip by the state of its window; an empty state: only see whether they are there."""
+        if self.targets is None and not state or self.targets == {}:
+            return {}
+        if self._targets is None:
+            first = self.source.read(self.window(0)[0], 0, 1).get("state", {})
+            self._targets = Targets(self.source.summary.get("name", "data"), first, self.targets)
+        return self._targets.read(state, self.frame_skip) if state else {}
 
     def _fed(self, item: dict[str, Any]) -> dict[str, Any]:
         """An item with the chosen conditions."""
@@ -206,12 +225,13 @@ class ClipDataset(torch.utils.data.Dataset):
         found = self.source.read(episode, start, start + self._span)
         check_item(found, self._span, f"{self.source.summary.get('name', 'data')}, {self.source.episode_name(episode)}")
         item = {k: _tensors(v) for k, v in found.items()}
+        targets = self._read_targets(item.get("state", {}))
         if self.frame_skip > 1:
             if "action" in (item if self.conditions is None else self.conditions.values()):
                 raise DataError("frame_skip above 1 would drop actions between frames: use frame_skip=1 with actions")
             item = _cut(item, slice(None, None, self.frame_skip))
         item = item if self.conditions is None else self._fed(item)
-        return {**item, "episode": episode, "start": start}
+        return {**item, **({"targets": targets} if targets else {}), "episode": episode, "start": start}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -231,7 +251,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     Args:
         items: Dicts with the same keys and shapes.
     Returns:
-        ``video`` uint8 ``[B, T, C, H, W]`` (or with views), conditions stacked on a new first axis (strings: a list).
+        ``video`` uint8 ``[B, T, C, H, W]`` (or with views), conditions and targets stacked on a new first axis
+        (strings: a list).
     Raises:
         DataError: if the items differ in keys or shapes.
     Example:
@@ -247,6 +268,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
         conditions={k: _stack(k, [item[k] for item in items]) for k in sorted(keys - set(_NOT_CONDITIONS))},
         masks={k: _stack(k, [item["masks"][k] for item in items]) for k in items[0].get("masks", {})},
         done_mask=_stack("done_mask", [item["done_mask"] for item in items]) if "done_mask" in keys else None,
+        targets={k: _stack(k, [item["targets"][k] for item in items]) for k in items[0].get("targets", {})},
     )
 
 

@@ -18,6 +18,7 @@ FOR_A_MODEL = {
                   "Python); for predictions --context and --horizon",
     "mode": "training takes every window, evaluations take windows as their protocol says: --protocol",
     "conditions": "the model says which column feeds a condition: -o conditioners.NAME.from=COLUMN of a training",
+    "targets": "the model says which column a head learns: -o heads.NAME.from=COLUMN of a training",
     "source": "it is --data", "target": "it is --data",
 }
 """Option -> who decides it where clips are opened for a model."""

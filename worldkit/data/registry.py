@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, DuplicateComponentError
+from ..names import TargetColumn
 from ..registry import load_plugins, suggestion
 from .base import EpisodeSource
 from .joined import JoinedSource
@@ -142,6 +143,7 @@ def open_dataset(
     frame_skip: int = 1,
     format: str | None = None,
     conditions: Mapping[str, str] | None = None,
+    targets: Mapping[str, TargetColumn] | None = None,
     **options: Any,
 ) -> ClipDataset:
     """Open a data set by name or path.
@@ -160,6 +162,7 @@ def open_dataset(
         frame_skip: Take every n-th frame.
         format: Name of the format, if the source should not be recognised by its looks.
         conditions: Condition -> entry or column of the data, see `ClipDataset`; for a model: ``model.config.columns``.
+        targets: Target -> where it lies, see `ClipDataset`; for a model: ``model.config.targets``.
         **options: Options of the format: ``num_episodes=`` for balls and push, ``on_error="skip"`` for videos,
             ``resize="crop"`` for all that have pictures on disk (see `worldkit.data.fit`).
     Returns:
@@ -177,7 +180,7 @@ def open_dataset(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
     episodes = open_source(source, split=split, height=height, width=width, format=format, **options)
-    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions)
+    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions, targets)
 
 
 def open_source(

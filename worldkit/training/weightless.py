@@ -45,5 +45,6 @@ def emptied(batch: Batch, mode: FakeTensorMode) -> Batch:
     def empty(x: Any) -> Any:
         return mode.from_tensor(x) if isinstance(x, Tensor) else x
 
-    conditions, masks = ({name: empty(x) for name, x in part.items()} for part in (batch.conditions, batch.masks))
-    return Batch(empty(batch.video), conditions, masks, empty(batch.done_mask))
+    parts = ({name: empty(x) for name, x in part.items()} for part in (batch.conditions, batch.masks, batch.targets))
+    conditions, masks, targets = parts
+    return Batch(empty(batch.video), conditions, masks, empty(batch.done_mask), targets)
