@@ -1,14 +1,14 @@
 """`WorldModel`, the interface of every model, and `ComposedWorldModel`, the one assembled from components.
 
 Data flows one way: video -> encoder -> latent -> dynamics (with conditions) -> decoder -> video. The library's only
-prediction loop is `ComposedWorldModel.rollout`.
+prediction loop is `worldkit.dreaming.Loop`, which `ComposedWorldModel.rollout` runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .conditions import EMPTY, Condition
 from .config import WorldModelConfig
 from .decoders.base import Decoded, Decoder
 from .distributions import MEANS, Sampler
+from .dreaming import Loop
 from .dynamics.base import Dynamics, Window
 from .encoders.base import Encoder, Encoding
 from .errors import ConditionError, NoDecoderError, ShapeError, WorldkitError
@@ -32,7 +33,7 @@ from .latents import Latent, LatentDist
 from .objectives.base import Loss, Objective
 from .priors.base import Prior
 from .registry import register_model
-from .wiring import check_condition, refuse_unread
+from .wiring import check_condition, refuse_unread, told_by
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class ComposedWorldModel(WorldModel):
                                      f"{'transitions' if name == 'posterior' else 'frames'} as its {name}")
             prior = prior[:, :-1]
             action = posterior.sample(sampler, "latent_action.posterior")
-            to_dynamics = to_dynamics + self._told(self.latent_action, action)
+            to_dynamics = to_dynamics + told_by(self.latent_action, self.dynamics, action)
         return to_dynamics, posterior, prior
 
     def predict_next(
@@ -298,7 +299,7 @@ class ComposedWorldModel(WorldModel):
         self, video: Tensor, *, conditions: Mapping[str, Any] | None = None, masks: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """Latent actions behind a real clip, ``[B, T - 1, N or 1, A]`` (means); index t explains frame t -> t + 1."""
-        module = self._require_latent_action("infer_latent_actions")
+        module = self.require_latent_action("infer_latent_actions")
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         with self._evaluating(video):
             z = self.perceive(video).latent
@@ -338,8 +339,7 @@ class ComposedWorldModel(WorldModel):
         Raises:
             ConditionError: a condition is missing, unknown or too short.
         """
-        if self.dynamics is None:
-            raise WorldkitError("this model has no dynamics and predicts nothing; it encodes and decodes images")
+        self.require_dynamics()
         if not hasattr(horizon, "__index__") or horizon < 1:
             raise ShapeError(f"horizon must be at least 1, got {horizon!r}")
         if window not in ("exact", "streaming"):
@@ -362,37 +362,23 @@ class ComposedWorldModel(WorldModel):
         self, z: Latent, horizon: int, given: Mapping[str, Condition], latent_actions: Tensor | None, sampler: Sampler,
         window: Window,
     ) -> tuple[Latent, Tensor | None]:
-        past, actions, carry = z.shape[1], None, None
-        cond = given["dynamics"].at(slice(0, past - 1))
+        """Predicted latents ``[B, horizon]``, and the latent actions of context and prediction."""
+        past = z.shape[1] - 1
         if latent_actions is not None:
-            module = self._require_latent_action("latent_actions=...")
-            check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past + horizon - 1)
-            actions = latent_actions
-        elif self.latent_action is not None:
-            module = self.latent_action
-            posterior, carry = module.start(
-                z, given["latent_action"].at(slice(0, past)), streaming=window == "streaming"
-            )
-            actions = posterior.sample(MEANS, "latent_action.posterior")
-        if actions is not None and past > 1:
-            cond = cond + self._told(module, actions[:, : past - 1])
-        state = self.dynamics.start(z, cond, window=window)
-        predicted: list[Latent] = []
-        for t in range(past - 1, past + horizon - 1):  # transition t leads to frame t + 1
+            self.require_latent_action("latent_actions=...")
+            check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past + horizon)
+        told = {receiver: cond.at(slice(0, past)) for receiver, cond in given.items()}
+        actions = None if latent_actions is None else latent_actions[:, :past]
+        loop = Loop(self, z, told, latent_actions=actions, sampler=sampler, window=window)
+        predicted, taken = [], []
+        for t in range(past, past + horizon):  # transition t leads to frame t + 1
             now = slice(t, t + 1)
-            cond = given["dynamics"].at(now)
-            if carry is not None:
-                action = module.next(carry).sample(sampler, "latent_action.prior")
-                actions = torch.cat([actions, action], 1)
-            if actions is not None:
-                cond = cond + self._told(module, actions[:, now])
-            step = self.dynamics.predict(state, cond, sampler, mean=self.latent_action is not None)
-            predicted.append(step)
-            if t < past + horizon - 2:
-                self.dynamics.observe(state, step)
-                if carry is not None:
-                    module.observe(carry, step, given["latent_action"].at(slice(t + 1, t + 2)))
-        return type(z).cat(predicted), actions
+            cond = {receiver: cond.at(now) for receiver, cond in given.items()}
+            predicted.append(loop.step(cond, None if latent_actions is None else latent_actions[:, now]))
+            taken.append(loop.latent_action)
+        if latent_actions is None and loop.latent_actions is not None:
+            latent_actions = torch.cat([loop.latent_actions, *taken], 1)
+        return type(z).cat(predicted), latent_actions
 
     def sample(
         self, batch_size: int, horizon: int, *, generator: torch.Generator | None = None, **rollout_options: Any
@@ -437,20 +423,25 @@ class ComposedWorldModel(WorldModel):
 
     # -- helpers
 
-    def _require_latent_action(self, what: str) -> LatentAction:
+    def require_dynamics(self) -> Dynamics:
+        """The dynamics.
+
+        Raises:
+            WorldkitError: the model has none.
+        """
+        if self.dynamics is None:
+            raise WorldkitError("this model has no dynamics and predicts nothing; it encodes and decodes images")
+        return self.dynamics
+
+    def require_latent_action(self, what: str) -> LatentAction:
+        """The part that infers and guesses latent actions.
+
+        Raises:
+            WorldkitError: the model has none, and ``what`` needs it.
+        """
         if self.latent_action is None:
             raise WorldkitError(f"{what} needs latent actions: create_model(..., latent_action='gaussian')")
         return self.latent_action
-
-    def _told(self, module: LatentAction, action: Tensor) -> Condition:
-        """What latent actions tell the dynamics."""
-        cond = module.condition(action)
-        if not isinstance(cond, Condition):
-            raise ShapeError(f"{type(module).__name__}.condition must give Condition, got {type(cond).__name__}")
-        shape = (action.shape[0], action.shape[1], self.encoder.spec.num_tokens)
-        check_condition(module, cond, "the latent action", shape, dim=self.dynamics.cond_dim)
-        refuse_unread(self.dynamics, cond, "the latent action")
-        return cond
 
     @contextlib.contextmanager
     def _evaluating(self, *inputs: Any) -> Iterator[None]:
@@ -469,14 +460,19 @@ class ComposedWorldModel(WorldModel):
 
     def _gather_conditions(
         self, conditions: Mapping[str, Any], masks: Mapping[str, Tensor], frames: int, sampler: Sampler, *,
-        strict: bool = False,
+        strict: bool = False, only: Collection[str] | None = None,
     ) -> dict[str, Condition]:
-        """Receiver -> condition with one entry per frame; ``strict`` refuses conditions the model does not take."""
+        """Receiver -> condition with one entry per frame; ``strict`` refuses conditions the model does not take.
+
+        ``only``: of these conditions alone.
+        """
         if strict:
             self._refuse_unknown(conditions, "condition")
             self._refuse_unknown(masks, "mask")
         total = {"latent_action": EMPTY, "dynamics": EMPTY}
         for name, conditioner in self.conditioners.items():
+            if only is not None and name not in only:
+                continue
             raw, mask = self._raw_condition(name, conditioner, conditions, masks, frames)
             mask = conditioner.hide_clips(raw, mask, sampler, name=name)
             target = self.receivers[name]

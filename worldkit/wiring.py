@@ -148,6 +148,22 @@ def abilities(part: Any) -> frozenset[str]:
     return frozenset(part.takes or ()) | frozenset(() if silent else {"goal"})
 
 
+def told_by(latent_action: Any, dynamics: Any, action: Tensor) -> Condition:
+    """What latent actions ``[B, T, N or 1, A]`` tell the dynamics.
+
+    Raises:
+        ShapeError: it is no condition of the dynamics' width.
+        IncompatibleComponentsError: the dynamics does not read it.
+    """
+    cond = latent_action.condition(action)
+    if not isinstance(cond, Condition):
+        raise ShapeError(f"{type(latent_action).__name__}.condition must give Condition, got {type(cond).__name__}")
+    shape = (action.shape[0], action.shape[1], dynamics.spec.num_tokens)
+    check_condition(latent_action, cond, "the latent action", shape, dim=dynamics.cond_dim)
+    refuse_unread(dynamics, cond, "the latent action")
+    return cond
+
+
 def _refusal(
     kind: str, config: WorldModelConfig, part: Any, what: str, missing: Collection[str], *, says: bool
 ) -> str:

@@ -28,10 +28,16 @@ EMBED = (
 
 
 class Carry:
-    """State of a rollout. ``history`` and ``cond`` hold the frames and conditions seen so far."""
+    """State of a rollout. ``history`` and ``cond`` hold the newest frames and conditions, as many as the window has."""
 
     def __init__(self, history: Latent, cond: Condition):
         self.history, self.cond = history, cond
+
+    def seen(self, cond: Condition, window: int) -> tuple[Latent, Condition]:
+        """What a window shows, with the condition of the transition to come; older frames are let go."""
+        keep = slice(max(0, self.history.shape[1] - window), None)
+        self.history, self.cond = self.history[:, keep], self.cond.then(cond).at(keep)
+        return self.history, self.cond
 
 
 class Dynamics(Component, ABC):
@@ -90,9 +96,7 @@ class Dynamics(Component, ABC):
 
     def step(self, carry: Any, cond: Condition) -> LatentDist:
         """Distribution of the next frame, ``[B, 1]``, given the condition of the transition that leads to it."""
-        carry.cond = carry.cond.then(cond)
-        keep = slice(max(0, carry.history.shape[1] - self.window), None)
-        return self.prior(carry.history[:, keep], carry.cond.at(keep))[:, -1:]
+        return self.prior(*carry.seen(cond, self.window))[:, -1:]
 
     def predict(self, carry: Any, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:
         """The next frame ``[B, 1]``: a sample of `step`'s answer, or its mean. Implicit models override this.

@@ -16,7 +16,6 @@ points (with a last layer norm) are ours; layers start from weights of their own
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -157,9 +156,6 @@ class SlotFormer(Dynamics):
 
     def step(self, carry: Carry, cond: Condition) -> LatentDist:
         """As `prior`'s last entry, without the windows before it."""
-        carry.cond = carry.cond.then(cond)
-        keep: Any = slice(max(0, carry.history.shape[1] - self.window), None)
-        seen = carry.cond.at(keep)
-        tokens = self._tokens(carry.history[:, keep], seen)
-        after = self._next(tokens, seen.memory if self.memory_length else None)
+        history, cond = carry.seen(cond, self.window)
+        after = self._next(self._tokens(history, cond), cond.memory if self.memory_length else None)
         return self._predict(after[:, None], carry.history[:, -1:])

@@ -16,8 +16,9 @@ from ..assembly import build
 from ..batch import Batch
 from ..config import WorldModelConfig
 from ..distributions import MEANS
+from ..dreaming import Dream
 from ..factory import create_config
-from ..model import Rollout, WorldModel
+from ..model import ComposedWorldModel, Rollout, WorldModel
 from .examples import BATCH, SECOND, changed, example_batch, last_time, small_config
 from .report import Reporter, prepare, shake, tensors
 
@@ -169,10 +170,33 @@ def _check_rollout(report: Reporter, model: WorldModel, batch: Batch, context: i
     first, second = (roll(start, steps, generator=_seeded(5)) for _ in range(2))
     for a, b in zip(tensors(first.latents), tensors(second.latents), strict=True):
         report.equal(a, b, "determinism under a generator", "the second rollout", 0.0)
+    if isinstance(model, ComposedWorldModel):
+        _check_dream(report, model, start, whole, out)
     streaming = roll(start, steps, deterministic=True, window="streaming").latents
     inside = max(1, min(steps, window - context))
     for a, b in zip(tensors(streaming), tensors(out.latents), strict=True):
         report.equal(a[:, :inside], b[:, :inside], "streaming equals exact inside the window", "the prediction")
+
+
+def _check_dream(report: Reporter, model: ComposedWorldModel, start: Tensor, whole: Batch, out: Rollout) -> None:
+    """Step by step as at once; also of a branch, and of the dream that it was taken from."""
+    moving = {name: c.time_axis for name, c in model.conditioners.items() if c.per_frame}
+    first, steps = start.shape[-4] - 1, out.latents.shape[1]
+
+    def advance(dream: Dream, k: int, what: str) -> None:
+        now = {name: whole.conditions[name].narrow(axis, first + k, 1) for name, axis in moving.items()}
+        masks = {name: m[..., first + k :][..., :1] if m.ndim > 1 else m for name, m in whole.masks.items()}
+        z = dream.step(now, masks={name: masks[name] for name in moving.keys() & masks.keys()})
+        for a, b in zip(tensors(z), tensors(out.latents), strict=True):
+            report.equal(a, b[:, k : k + 1], "a dream's steps equal the rollout", f"{what} step {k}")
+
+    dream = Dream(model, start, conditions=whole.conditions, masks=whole.masks, sampler=MEANS)
+    for k in range(steps // 2):
+        advance(dream, k, "")
+    branch = dream.copy()
+    for which, what in ((branch, "a branch's"), (dream, "after a branch was taken,")):
+        for k in range(steps // 2, steps):
+            advance(which, k, what)
 
 
 def _known(model: WorldModel) -> bool:

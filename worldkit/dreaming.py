@@ -1,0 +1,224 @@
+"""The prediction loop, one transition at a time: `Loop` runs a model's parts, `Dream` is what users step.
+
+There is no other loop: `ComposedWorldModel.rollout` takes the steps of a `Loop` one after the other. A dream keeps the
+caches of the dynamics, so a step costs one frame, and is copied to branch off another future::
+
+    dream = Dream(model, video[:, :5])
+    z = dream.step({"action": action})            # [B, 1]; index t of actions leads from frame t to t + 1
+    other = dream.copy()                          # goes its own way from here
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .batch import as_table, check_shape
+from .conditions import Condition
+from .distributions import MEANS, Sampler
+from .errors import ConditionError
+from .latents import Latent
+from .wiring import told_by
+
+if TYPE_CHECKING:
+    from .dynamics.base import Window
+    from .model import ComposedWorldModel
+
+Told = Mapping[str, Condition]
+"""Receiver (``"latent_action"``, ``"dynamics"``) -> condition."""
+
+
+class Loop:
+    """State of a prediction: `step` makes a transition, and the next one starts where it led.
+
+    Args:
+        model: Model with a dynamics.
+        z: Latents of the context, ``[B, C0]``.
+        past: Conditions of the ``C0 - 1`` transitions inside the context; None: none of them has any.
+        latent_actions: Of these transitions, ``[B, C0 - 1, N or 1, A]``; then every step is given its latent action,
+            too. None: inferred.
+        sampler: Source of randomness.
+        window: As for `worldkit.WorldModel.rollout`.
+
+    Attributes:
+        latent: The newest frame, ``[B, 1]``: the last one of the context, then what was predicted.
+        told: Whether the latent actions of the context were given.
+        latent_actions: Of the context, ``[B, C0 - 1, N or 1, A]``, once the first step is made; None without any.
+        latent_action: Of the last step, ``[B, 1, N or 1, A]``; None without latent actions.
+    """
+
+    def __init__(self, model: ComposedWorldModel, z: Latent, past: Told | None, *, sampler: Sampler,
+                 latent_actions: Tensor | None = None, window: Window = "exact"):
+        self._model, self._past, self._sampler, self._window = model, past, sampler, window
+        self._context: Latent | None = z
+        self._state: Any = None  # of the dynamics
+        self._carry: Any = None  # of the latent actions, where they are inferred or drawn
+        self.told = latent_actions is not None
+        self.latent, self.latent_actions, self.latent_action = z[:, -1:], latent_actions, None
+
+    def step(self, now: Told, latent_action: Tensor | None = None) -> Latent:
+        """The frame after the newest one, ``[B, 1]``.
+
+        Args:
+            now: Conditions of the transition that leads to it, one entry each.
+            latent_action: ``[B, 1, N or 1, A]``; None: drawn from the policy, where the model has latent actions.
+        """
+        dynamics, module = self._model.dynamics, self._model.latent_action
+        if self._context is not None:
+            self._begin(self._context, now)
+            self._context = self._past = None
+        else:
+            dynamics.observe(self._state, self.latent)
+            if self._carry is not None:
+                module.observe(self._carry, self.latent, now["latent_action"])
+        if latent_action is None and self._carry is not None:
+            latent_action = module.next(self._carry).sample(self._sampler, "latent_action.prior")
+        cond = now["dynamics"]
+        if latent_action is not None:
+            cond = cond + told_by(module, dynamics, latent_action)
+        self.latent = dynamics.predict(self._state, cond, self._sampler, mean=module is not None)
+        self.latent_action = latent_action
+        return self.latent
+
+    def _begin(self, z: Latent, now: Told) -> None:
+        """Start what steps go on from; the newest frame of the context waits for what leaves it, so not earlier."""
+        dynamics, module = self._model.dynamics, self._model.latent_action
+        past = self._past or {receiver: cond.at(slice(0, 0)) for receiver, cond in now.items()}
+        cond = past["dynamics"]
+        if module is not None and self.latent_actions is None:
+            given = past["latent_action"].then(now["latent_action"])
+            posterior, self._carry = module.start(z, given, streaming=self._window == "streaming")
+            self.latent_actions = posterior.sample(MEANS, "latent_action.posterior")
+        if self.latent_actions is not None and z.shape[1] > 1:
+            cond = cond + told_by(module, dynamics, self.latent_actions)
+        self._state = dynamics.start(z, cond, window=self._window)
+
+    def copy(self) -> Loop:
+        """Another one that goes on from here; the two share the model, and nothing that a step writes into."""
+        model = self._model
+        shared = [model, *model.modules(), *model.parameters(), *model.buffers(), self.latent.spec]
+        with _Cloned():
+            return copy.deepcopy(self, {id(x): x for x in shared})
+
+
+class _Cloned(TorchFunctionMode):
+    """Inside, deep copies clone tensors; torch itself refuses those that carry a graph."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        x, memo = args
+        memo[id(x)] = twin = x.clone()
+        return twin
+
+
+class Dream:
+    """A model's prediction, step by step.
+
+    Stepping through the same conditions equals ``model.rollout``: latents are means, latent actions follow the policy
+    unless they are given, diffusion draws. No more is kept than the model looks back on, so a dream may go on for ever.
+
+    Args:
+        model: A model with a dynamics.
+        context: ``[B, C0, C, H, W]`` (``[B, V, C0, ...]``), uint8 or float in [0, 1], or a latent ``[B, C0]``.
+        conditions: Batch field -> value. With a time axis (actions): of the transitions inside the context, ``C0 - 1``
+            entries or more; not needed for one frame. Others (language, goals) hold for all steps.
+        masks: Batch field -> where the condition is given.
+        latent_actions: Inside the context, ``[B, C0 - 1, N or 1, A]``; then every step needs one, too. None: inferred.
+        sampler: Source of randomness, as ``Sampler(generator=...)``; ``Sampler(deterministic=True)`` follows means.
+        window: As for `worldkit.WorldModel.rollout`.
+    Raises:
+        WorldkitError: the model has no dynamics, or no latent actions and some are given.
+        ConditionError: a condition is missing, unknown or too short.
+    Example:
+        >>> from worldkit.testing.examples import small_config
+        >>> from worldkit.assembly import build
+        >>> dream = Dream(build(small_config()), torch.rand(2, 3, 3, 32, 32))
+        >>> dream.step().shape, dream.step().shape, dream.steps
+        (torch.Size([2, 1]), torch.Size([2, 1]), 2)
+    """
+
+    def __init__(
+        self,
+        model: ComposedWorldModel,
+        context: Tensor | Latent,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        latent_actions: Tensor | None = None,
+        sampler: Sampler | None = None,
+        window: Window = "exact",
+    ):
+        model.require_dynamics()
+        conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
+        self.model, self.steps = model, 0
+        self._moving = {name for name, conditioner in model.conditioners.items() if conditioner.per_frame}
+        with model._evaluating(context, latent_actions, *conditions.values()):
+            z = context if isinstance(context, Latent) else model.perceive(context).latent
+            past = z.shape[1] - 1
+            if latent_actions is not None:
+                model.require_latent_action("latent_actions=...")
+                check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past)
+            told = model._gather_conditions(conditions, masks, past, MEANS, strict=True) if past else None
+            self._standing = {name: model._gather_conditions(conditions, masks, 1, MEANS, strict=True, only={name})
+                              for name in model.conditioners if name not in self._moving}
+        self._loop = Loop(model, z, told, latent_actions=latent_actions, sampler=sampler or Sampler(), window=window)
+
+    @property
+    def latent(self) -> Latent:
+        """The newest frame, ``[B, 1]``: the last one of the context, then what `step` gave."""
+        return self._loop.latent
+
+    @property
+    def latent_action(self) -> Tensor | None:
+        """Latent action of the last step, ``[B, 1, N or 1, A]``; None without any."""
+        return self._loop.latent_action
+
+    def step(
+        self,
+        conditions: Mapping[str, Any] | None = None,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        latent_action: Tensor | None = None,
+    ) -> Latent:
+        """Predict one more frame.
+
+        Args:
+            conditions: Batch field -> value with one entry, ``[B, 1, ...]``: of the transition that leads to it.
+            masks: Batch field -> where it is given.
+            latent_action: ``[B, 1, N or 1, A]``; None: drawn from the model's policy, if it has latent actions.
+        Returns:
+            Its latent, ``[B, 1]``; `latent` afterwards.
+        Raises:
+            ConditionError: a condition is missing or unknown, or a latent action is needed.
+        """
+        conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
+        loop, model = self._loop, self.model
+        if latent_action is not None:
+            model.require_latent_action("latent_action=...")
+            check_shape(latent_action, "b t n a", name="latent_action", b=loop.latent.shape[0], t=1)
+        elif loop.told:
+            raise ConditionError("this dream was given the latent actions of its context, so it does not guess: give "
+                                 "every step its latent_action=, or leave latent_actions= out at the start")
+        with model._evaluating(loop.latent, latent_action, *conditions.values()):
+            now = model._gather_conditions(conditions, masks, 1, MEANS, strict=True,
+                                           only=self._moving | conditions.keys())
+            for standing in (told for name, told in self._standing.items() if name not in conditions):
+                now = {receiver: cond + standing[receiver] for receiver, cond in now.items()}
+            z = loop.step(now, latent_action)
+        self.steps += 1
+        return z
+
+    def copy(self) -> Dream:
+        """Another dream that goes on from here by itself; its randomness is the same, so it differs as it is told."""
+        twin = copy.copy(self)
+        twin._loop = self._loop.copy()
+        return twin
+
+    def __repr__(self) -> str:
+        return f"Dream of {self.latent.shape[0]} clip(s), {self.steps} step(s) made"
