@@ -49,6 +49,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "metrics": {"batch", "errors", "compat", "files", "lazy"},
     "envs": {"registry", "errors", "lazy"},  # no model, no data: whoever acts in them knows both
     "collecting": {"envs", "data", "registry", "errors", "files", "progress", "lazy"},
+    "planning": BASICS | {"lazy", "viz"},  # models reach it as arguments: encode, rollout, decode
     "viz": {"batch", "latents", "errors", "compat", "files", "gif"},
     "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn",
                          "files", "progress", "lazy"},
@@ -57,9 +58,9 @@ FILES = {"nn/spec.py": {"latents"}}  # the two layers that read a spec
 LAZY = {"model": {"storage", "metrics"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
 TYPES = {"objectives": {"model"} | COMPONENTS, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
-         "storage": {"model"}, "factory": {"model"}}
+         "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
-TOP = {"ablation", "agents", "cli", "planning", "testing", "__main__"}
+TOP = {"ablation", "agents", "cli", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

@@ -1,0 +1,55 @@
+"""Planners by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ..errors import ConfigError, UnknownComponentError
+from ..registry import canonical, suggestion
+from .base import Planner
+from .categorical import CategoricalCEM
+from .cem import CEM, ICEM, PredictiveSampling
+from .gradient import GradientPlanner
+from .mppi import MPPI
+
+PLANNERS: dict[str, type[Planner]] = {
+    "cem": CEM, "icem": ICEM, "mppi": MPPI, "gradient": GradientPlanner, "categorical-cem": CategoricalCEM,
+    "predictive-sampling": PredictiveSampling,
+}
+
+
+def list_planners() -> list[str]:
+    """Names for `make_planner`.
+
+    Example:
+        >>> list_planners()
+        ['categorical-cem', 'cem', 'gradient', 'icem', 'mppi', 'predictive-sampling']
+    """
+    return sorted(PLANNERS)
+
+
+def make_planner(name: str, **options: Any) -> Planner:
+    """A planner by name, with options of its class.
+
+    Raises:
+        UnknownComponentError: there is none of this name.
+        ConfigError: it has no such option, or not with this value.
+    Example:
+        >>> make_planner("cem", candidates=100).candidates
+        100
+    """
+    kind = PLANNERS.get(canonical(str(name)))
+    if kind is None:
+        raise UnknownComponentError(
+            f"unknown planner '{name}'.{suggestion(str(name), list_planners())} Known: {', '.join(list_planners())}"
+        )
+    known = {option.name: option.type for option in fields(kind)}
+    for option, value in options.items():
+        if option not in known:
+            raise ConfigError(f"planner '{name}' has no option '{option}'.{suggestion(option, known)} It has: "
+                              f"{', '.join(known)}")
+        wanted = {"int": int, "float": (int, float), "Returns": str}[str(known[option])]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ConfigError(f"option '{option}' of planner '{name}' must be {known[option]}, got {value!r}")
+    return kind(**options)
