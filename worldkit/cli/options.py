@@ -116,13 +116,17 @@ def overrides_of(options: Namespace) -> dict[str, Any]:
     return overrides
 
 
-def data_options(options: Namespace) -> dict[str, Any]:
-    """Options of the data format; a finished model takes no others."""
+def data_options(options: Namespace, besides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Options of the data format; a finished model takes no others.
+
+    ``besides``: tables that the command reads itself.
+    """
     from ..data.decided import FOR_A_MODEL, refuse_decided
 
     overrides = overrides_of(options)
-    if unknown := [name for name in overrides if name != "data"]:
-        raise ConfigError(f"-o of {options.command} takes data.OPTION=VALUE only, got {', '.join(unknown)}")
+    if unknown := [name for name in overrides if name not in ("data", *besides)]:
+        takes = " or ".join(f"{name}.OPTION=VALUE" for name in ("data", *besides))
+        raise ConfigError(f"-o of {options.command} takes {takes} only, got {', '.join(unknown)}")
     given = overrides.get("data", {})
     refuse_decided(given, FOR_A_MODEL, typed="-o data.{}")
     return given

@@ -15,11 +15,11 @@ from functools import partial
 from .. import __version__
 from ..errors import WorldkitError
 from ..files import reason
-from .commands import ablate, collect, data, demo, evaluate, models, rollout, sample, share, train, whatif
+from .commands import ablate, collect, data, demo, evaluate, models, plan, rollout, sample, share, train, whatif
 from .near_misses import Parser
 from .spelling import as_typed
 
-COMMANDS = (models, collect, train, rollout, sample, whatif, evaluate, ablate, data, share, demo)
+COMMANDS = (models, collect, train, rollout, sample, whatif, plan, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
   worldkit demo                                              five minutes: train, evaluate, report.html
@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   worldkit rollout runs/lpwm-mini --data my_video.mp4        predict, as GIF and latents
   worldkit sample runs/lpwm-mini                             videos out of nothing
   worldkit whatif lpwm-balls-mini --at 0.6 0 --remove        what if that ball were not there?
+  worldkit plan lpwm-push-mini                               which actions lead there?
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120

@@ -18,7 +18,8 @@ from typing import Any
 from ..lazy import lazy_exports
 
 _EXPORTS = {
-    "planners": ("PLANNERS", "list_planners", "make_planner"),
+    "planners": ("PLANNERS", "list_planners", "make_planner", "COSTS", "make_cost"),
+    "pictures": ("considered_picture", "plan_film", "plan_strip"),
     "base": ("Planner", "Plan", "Round"),
     "cem": ("CEM", "ICEM", "PredictiveSampling"),
     "mppi": ("MPPI",),
@@ -26,7 +27,7 @@ _EXPORTS = {
     "categorical": ("CategoricalCEM",),
     "shooting": ("Shooting", "Goal", "Imagined"),
     "objective": ("Objective", "FunctionObjective", "Score"),
-    "costs": ("Cost", "LatentDistance", "PixelDistance", "PredictedReward", "ActionEffort"),
+    "costs": ("Cost", "LatentDistance", "PixelDistance", "PredictedReward", "ActionEffort", "Weighted"),
     "objects": ("ObjectDistance",),
     "spaces": ("Continuous", "Discrete", "as_space"),
 }

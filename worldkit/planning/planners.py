@@ -1,4 +1,4 @@
-"""Planners by name."""
+"""Planners and costs by name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from ..registry import canonical, suggestion
 from .base import Planner
 from .categorical import CategoricalCEM
 from .cem import CEM, ICEM, PredictiveSampling
+from .costs import ActionEffort, Cost, LatentDistance, PixelDistance, PredictedReward, Weighted
 from .gradient import GradientPlanner
 from .mppi import MPPI
+from .objects import ObjectDistance
 
 PLANNERS: dict[str, type[Planner]] = {
     "cem": CEM, "icem": ICEM, "mppi": MPPI, "gradient": GradientPlanner, "categorical-cem": CategoricalCEM,
     "predictive-sampling": PredictiveSampling,
+}
+
+COSTS: dict[str, type[Cost]] = {
+    "pixels": PixelDistance, "objects": ObjectDistance, "latent": LatentDistance, "reward": PredictedReward,
+    "effort": ActionEffort,
 }
 
 
@@ -53,3 +60,27 @@ def make_planner(name: str, **options: Any) -> Planner:
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ConfigError(f"option '{option}' of planner '{name}' must be {known[option]}, got {value!r}")
     return kind(**options)
+
+
+def make_cost(text: str) -> Cost:
+    """A cost, or a weighted sum of some, as ``"pixels"`` or ``"objects,effort=0.01"``.
+
+    Raises:
+        UnknownComponentError: there is none of this name.
+        ConfigError: a weight that is no number.
+    Example:
+        >>> make_cost("pixels,effort=0.01")
+        Weighted(terms=((1.0, PixelDistance(frames='last')), (0.01, ActionEffort())))
+    """
+    terms = []
+    for part in str(text).split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        if canonical(name) not in COSTS:
+            raise UnknownComponentError(
+                f"unknown cost '{name}'.{suggestion(name, COSTS)} Known: {', '.join(COSTS)}; a sum: pixels,effort=0.01"
+            )
+        try:
+            terms.append((float(weight or 1), COSTS[canonical(name)]()))
+        except ValueError:
+            raise ConfigError(f"cost '{name}' weighs {weight!r}, which is no number: pixels,effort=0.01") from None
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else Weighted(tuple(terms))

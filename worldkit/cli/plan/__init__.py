@@ -1,0 +1,1 @@
+"""`worldkit plan`: from its options to a task, and to words."""
