@@ -103,7 +103,7 @@ def test_scripted(tmp_path):
 
 @pytest.mark.parametrize("breaks, error, says", [
     ("raise", ZeroDivisionError, "the fifth step"), ("strange", EnvError, "Ragged-v0.*Strange: cannot be sent"),
-    ("die", EnvError, "process of environment 'Ragged-v0', number . of 2, in episode . .seed .* by SIGKILL, as systems"),
+    ("die", EnvError, "process of environment 'Ragged-v0', number . of 2, in episode . .seed .* by SIGKILL, as"),
 ])
 def test_what_goes_wrong_in_a_process(tmp_path, breaks, error, says):
     """It is raised here, with the traceback there; the processes are gone; what was over is stored, and all goes on."""

@@ -19,7 +19,8 @@ from worldkit.errors import ConfigError, DuplicateComponentError, MissingExtraEr
     ("MiniGrid-Empty-8x8-v0", "minigrid"), ("BabyAI-GoToObj-v0", "minigrid"), ("dmc/reacher-easy", "dmc"),
     ("dm_control/reacher-easy-v0", "dmc"), ("visual-cube-single-v0", "ogbench"), ("scene-v0", "ogbench"),
     ("antmaze-large-navigate-v0", "ogbench"), ("crafter", "crafter"), ("CrafterReward-v1", "crafter"),
-    ("pusht", "pusht"), ("my-own-package/Env-v0", "gymnasium"),
+    ("pusht", "pusht"), ("VizdoomBasic-v1", "vizdoom"), ("scenes/throw", "scenes"), ("mpe2/simple_spread_v3", "multi"),
+    ("pettingzoo/pistonball_v6", "multi"), ("my-own-package/Env-v0", "gymnasium"),
 ])
 def test_auto_picks_by_the_id(env_id, backend):
     assert backend_of(env_id).name == backend
@@ -30,7 +31,9 @@ def test_auto_picks_by_the_id(env_id, backend):
     ("pymunk", "pusht", "pusht", "pymunk"), ("mujoco", "HalfCheetah-v5", "mujoco", "mujoco"),
     ("mujoco", "dmc/reacher-easy", "dmc", "mujoco"), ("mujoco", "cube-single-v0", "ogbench", "mujoco"),
     ("crafter", "crafter", "crafter", "crafter"), ("pygame", "CartPole-v1", "envs", "pygame"),
-    ("Box2D", "LunarLander-v3", "envs", "box2d"),
+    ("Box2D", "LunarLander-v3", "envs", "box2d"), ("vizdoom", "VizdoomBasic-v1", "doom", "vizdoom"),
+    ("pybullet", "scenes/throw", "scenes", "pybullet"), ("mpe2", "mpe2/simple_v3", "multi", "mpe2"),
+    ("pettingzoo", "pettingzoo/pistonball_v6", "multi", "pettingzoo"),
 ])
 def test_a_missing_package_says_what_to_type(module, env_id, extra, needs):
     """In a process where the package cannot be imported, and with auto: it does not go on to another backend."""

@@ -25,8 +25,12 @@ IDS = {
     "dmc": ["dmc/reacher-easy", "dmc/cheetah-run"],
     "ogbench": ["cube-single-v0", "visual-cube-single-v0", "pointmaze-medium-v0"],
     "crafter": ["crafter/reward"],
+    "vizdoom": ["VizdoomBasic-v1", "VizdoomTakeCover-v1"],
+    "scenes": ["scenes/throw", "scenes/push"],
+    "multi": ["mpe2/simple_spread_v3", "pettingzoo/pistonball_v6", "pettingzoo/multiwalker_v9",
+              "pettingzoo/cooperative_pong_v6", "pettingzoo/knights_archers_zombies_v11"],
 }
-ALL = [pytest.param(name, marks=[pytest.mark.slow] if backend in ("ogbench", "crafter") else [])
+ALL = [pytest.param(name, marks=[pytest.mark.slow] if backend in ("ogbench", "crafter", "multi") else [])
        for backend, names in IDS.items() for name in names]
 
 
@@ -151,3 +155,22 @@ def test_frames_per_second_of_mujoco(make):
     theirs = gymnasium.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64)
     assert 5 * seconds(ours, 30) < seconds(theirs, 3)
     theirs.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ["MiniGrid-DoorKey-6x6-v0", "ALE/Pong-v5", "dmc/reacher-easy", "HalfCheetah-v5",
+                                    "LunarLander-v3", "cube-single-v0", "crafter/reward", "VizdoomBasic-v1",
+                                    "scenes/throw", "pusht", "mpe2/simple_spread_v3"])
+def test_several_collect_what_one_does(env_id, make, tmp_path):
+    """In processes of their own, with their renderers and text in observations: the same files."""
+    from worldkit.collecting import collect
+
+    env = make(env_id)
+    for num_envs in (1, 2):
+        collect(env, tmp_path / str(num_envs), episodes=3, max_steps=8, num_envs=num_envs)
+    one, two = ([dict(np.load(file)) for file in sorted((tmp_path / name).glob("*.npz"))] for name in "12")
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)

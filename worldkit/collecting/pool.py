@@ -22,7 +22,6 @@ from ..errors import ConfigError, EnvError
 from .episode import Recording
 from .policies import Policy, name_of
 
-
 IDLE = -1
 
 

@@ -277,6 +277,10 @@ def _register_ours() -> None:
     ours("ogbench", "OGBench: manipulation and mazes",
          *(f"{visual}{kind}-*" for visual in ("", "visual-") for kind in kinds), extra="ogbench")
     ours("crafter", "Crafter: survival in a small open world", "crafter", "crafter/*", "Crafter*", extra="crafter")
+    ours("vizdoom", "ViZDoom: scenarios and levels seen by the player", "Vizdoom*", aliases=("doom",), extra="doom")
+    ours("scenes", "solid things in 3-D, thrown at and pushed, with instance masks: worldkit's own stand-in for OBJ3D",
+         "scenes/*", extra="scenes")
+    ours("multi", "MPE2 and PettingZoo: several agents, one joint action", "mpe2/*", "pettingzoo/*", extra="multi")
 
 
 _register_ours()
