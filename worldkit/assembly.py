@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .model import WorldModel
 
 
+_FIELDS = {"conditioners": registries.conditioners, "heads": registries.heads}
+"""Parts of which a model has one per field of its batches."""
+
+
 def build(config: WorldModelConfig) -> WorldModel:
     """Build the model of a configuration. Its class is the one registered as ``config.family``.
 
@@ -40,7 +44,7 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     base = int(torch.randint(2**62, (), device="cpu").item())
 
     def make(key: str, cls: Any, options: Any, **given: Any) -> Any:
-        kind = registries.conditioners.kind if "." in key else WorldModelConfig.COMPONENTS[key].kind
+        kind = (_FIELDS if "." in key else WorldModelConfig.COMPONENTS)[key.partition(".")[0]].kind
         contract.check_arguments(kind, options.name, cls, options, **given)
         digest = hashlib.sha256(f"{base}:{key}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
@@ -89,10 +93,24 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     if config.prior is not None:
         _check_requires("prior", component("prior"), config, spec)
         prior = make("prior", component("prior"), config.prior, spec=spec)
+    heads = {
+        name: make(f"heads.{name}", _component(registries.heads, h), h, feature_dim=_feature_dim(name, dynamics))
+        for name, h in config.heads.items()
+    }
     objective = make("objective", component("objective"), config.objective)
     _check_objective(objective, config, dynamics)
     return {"encoder": encoder, "decoder": decoder, "dynamics": dynamics, "latent_action": latent_action,
-            "conditioners": conditioners, "receivers": receivers, "prior": prior, "objective": objective}
+            "conditioners": conditioners, "receivers": receivers, "prior": prior, "heads": heads,
+            "objective": objective}
+
+
+def _feature_dim(head: str, dynamics: Any) -> int:
+    if dynamics is None:
+        raise IncompatibleComponentsError(
+            f"head '{head}' reads the transitions of a dynamics, but this model has none; set dynamics, or drop the "
+            "head (-o heads=none)"
+        )
+    return dynamics.feature_dim
 
 
 def _component(registry: registries.Registry, options: Any) -> Any:
@@ -138,6 +156,11 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
         raise IncompatibleComponentsError(
             f"objective '{config.objective.name}' trains a prior over first frames, but none is set; set "
             "prior='diffusion'"
+        )
+    if "heads" in objective.requires and not config.heads:
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' trains heads, but none is set; set heads={{'reward': 'two-hot'}} "
+            "(-o heads.reward=two-hot)"
         )
     if config.prior is not None and "prior" not in objective.requires:
         trains = [n for n in registries.list_objectives() if "prior" in registries.objectives.get(n).requires]

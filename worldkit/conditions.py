@@ -55,6 +55,10 @@ class Condition:
 
         return Condition(join(self.frame, new.frame), join(self.token, new.token), new.memory)
 
+    def detach(self) -> Condition:
+        """The same condition without a graph."""
+        return Condition(**{form: getattr(self, form).detach() for form in self.forms})
+
     @property
     def forms(self) -> tuple[str, ...]:
         """Which of `FORMS` it has.

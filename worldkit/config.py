@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 from . import registry as registries
 from .errors import ConfigError, WorldkitError
-from .names import NOT_CONDITIONS, check_name
+from .names import NOT_CONDITIONS, TargetColumn, check_name
 from .registry import Registry, suggestion
 
 C = TypeVar("C", bound="Config")
@@ -168,6 +168,7 @@ class WorldModelConfig(Config):
         timestep_horizon: Frames the dynamics sees at most; see `clip_length`. 1 without a dynamics: single images.
         encoder, decoder, dynamics, latent_action, prior, objective: Components, by registered name.
         conditioners: Batch field -> conditioner: ``{"action": {"name": "action", "dim": 7}}``.
+        heads: Target -> head: ``{"reward": {"name": "two-hot"}, "terminated": {"name": "bernoulli"}}``.
     """
 
     COMPONENTS: ClassVar[dict[str, Registry]] = {
@@ -189,28 +190,36 @@ class WorldModelConfig(Config):
     latent_action: Choice(registries.latent_actions) | None = None  # type: ignore[valid-type]
     prior: Choice(registries.priors) | None = None  # type: ignore[valid-type]
     conditioners: dict[str, Choice(registries.conditioners)] = {}  # type: ignore[valid-type]
+    heads: dict[str, Choice(registries.heads)] = {}  # type: ignore[valid-type]
     objective: Choice(registries.objectives)  # type: ignore[valid-type]
 
     @model_validator(mode="before")
     @classmethod
-    def _check_condition_names(cls, data: Any) -> Any:
-        given = data.get("conditioners") if isinstance(data, Mapping) else None
-        for name, value in given.items() if isinstance(given, Mapping) else ():
-            if name in NOT_CONDITIONS:
+    def _check_names(cls, data: Any) -> Any:
+        kinds = {"conditioners": "a condition", "heads": "a head"} if isinstance(data, Mapping) else {}
+        for kind, name, value in ((kind, *entry) for kind in kinds if isinstance(data.get(kind), Mapping)
+                                  for entry in data[kind].items()):
+            if kind == "conditioners" and name in NOT_CONDITIONS:
                 raise ValueError(
                     f"a condition cannot be called '{name}': clips have something else under this name. Call it "
                     f"otherwise{'; conditioners.proprio.from=state feeds it from there' if name == 'state' else ''}"
                 )
             for inner, options in value.items() if isinstance(value, Mapping) and "name" not in value else ():
                 if isinstance(options, Mapping) and "name" in options:  # what nesting made of {"pose.x": ...}
-                    check_name(f"{name}.{inner}", "a condition")
-            check_name(name, "a condition")
+                    check_name(f"{name}.{inner}", kinds[kind])
+            check_name(name, kinds[kind])
         return data
 
     @property
     def columns(self) -> dict[str, str]:
         """Condition -> entry of the data that it is fed from; see `worldkit.conditioners.base.ConditionerConfig`."""
         return {name: getattr(c, "column", None) or name for name, c in self.conditioners.items()}
+
+    @property
+    def targets(self) -> dict[str, TargetColumn]:
+        """Target -> column of the data that its head learns; see `worldkit.heads.base.HeadConfig`."""
+        return {name: TargetColumn(getattr(h, "column", None), getattr(h, "reached", None))
+                for name, h in self.heads.items()}
 
     @property
     def clip_length(self) -> int:

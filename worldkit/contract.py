@@ -16,6 +16,7 @@ from .decoders.base import Decoder
 from .dynamics.base import Dynamics
 from .encoders.base import Encoder
 from .errors import IncompatibleComponentsError
+from .heads.base import Head, HeadConfig
 from .latent_actions.base import LatentAction
 from .latents import LatentSpec
 from .objectives.base import Objective
@@ -23,7 +24,7 @@ from .priors.base import Prior, PriorConfig
 
 CONTRACTS: dict[str, type] = {
     "encoder": Encoder, "decoder": Decoder, "dynamics": Dynamics, "latent action": LatentAction,
-    "conditioner": Conditioner, "prior": Prior, "objective": Objective,
+    "conditioner": Conditioner, "prior": Prior, "head": Head, "objective": Objective,
 }
 """Kind of component -> its base class."""
 
@@ -70,8 +71,8 @@ def check_predicts(name: str, cls: type[Dynamics]) -> None:
 
 
 def check_config(kind: str, name: str, config: Any) -> None:
-    """Refuse a conditioner or prior whose options lack those that all of its kind have."""
-    wanted = {"conditioner": ConditionerConfig, "prior": PriorConfig}.get(kind, ComponentConfig)
+    """Refuse a conditioner, prior or head whose options lack those that all of its kind have."""
+    wanted = {"conditioner": ConditionerConfig, "prior": PriorConfig, "head": HeadConfig}.get(kind, ComponentConfig)
     if not isinstance(config, wanted):
         raise IncompatibleComponentsError(
             f"Config of {kind} '{name}' must derive from {wanted.__module__}.{wanted.__name__}"

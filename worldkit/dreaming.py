@@ -50,6 +50,7 @@ class Loop:
         told: Whether the latent actions of the context were given.
         latent_actions: Of the context, ``[B, C0 - 1, N or 1, A]``, once the first step is made; None without any.
         latent_action: Of the last step, ``[B, 1, N or 1, A]``; None without latent actions.
+        predictions: What the model's heads say of the last step, by target, ``[B, 1]`` or ``[B, 1, S]``.
     """
 
     def __init__(self, model: ComposedWorldModel, z: Latent, past: Told | None, *, sampler: Sampler,
@@ -60,6 +61,7 @@ class Loop:
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
         self.told = latent_actions is not None
         self.latent, self.latent_actions, self.latent_action = z[:, -1:], latent_actions, None
+        self.predictions: dict[str, Tensor] = {}
 
     def step(self, now: Told, latent_action: Tensor | None = None) -> Latent:
         """The frame after the newest one, ``[B, 1]``.
@@ -81,8 +83,11 @@ class Loop:
         cond = now["dynamics"]
         if latent_action is not None:
             cond = cond + told_by(module, dynamics, latent_action)
+        left, self.latent_action = self.latent, latent_action
         self.latent = dynamics.predict(self._state, cond, self._sampler, mean=module is not None)
-        self.latent_action = latent_action
+        if self._model.heads:
+            features = dynamics.step_features(self._state, left, self.latent, cond)
+            self.predictions = {name: head(features) for name, head in self._model.heads.items()}
         return self.latent
 
     def _begin(self, z: Latent, now: Told) -> None:
@@ -178,6 +183,11 @@ class Dream:
     def latent_action(self) -> Tensor | None:
         """Latent action of the last step, ``[B, 1, N or 1, A]``; None without any."""
         return self._loop.latent_action
+
+    @property
+    def predictions(self) -> Mapping[str, Tensor]:
+        """What the model's heads say of the last step, by target, ``[B, 1]`` or ``[B, 1, S]``; empty before it."""
+        return self._loop.predictions
 
     def step(
         self,

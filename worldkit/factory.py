@@ -114,10 +114,9 @@ def _canonical_names(changes: dict[str, Any]) -> dict[str, Any]:
     for key, registry in WorldModelConfig.COMPONENTS.items():
         if key in result:
             result[key] = _canonical_name(result[key], registry)
-    if isinstance(result.get("conditioners"), Mapping):
-        result["conditioners"] = {
-            field: _canonical_name(value, registries.conditioners) for field, value in result["conditioners"].items()
-        }
+    for key, registry in (("conditioners", registries.conditioners), ("heads", registries.heads)):
+        if isinstance(result.get(key), Mapping):
+            result[key] = {field: _canonical_name(value, registry) for field, value in result[key].items()}
     return result
 
 

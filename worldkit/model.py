@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .dreaming import Loop
 from .dynamics.base import Dynamics, Window
 from .encoders.base import Encoder, Encoding
 from .errors import ConditionError, NoDecoderError, ShapeError, WorldkitError
+from .heads.base import Head
 from .latent_actions.base import ActionDist, LatentAction
 from .latents import Latent, LatentDist
 from .objectives.base import Loss, Objective
@@ -47,6 +48,8 @@ class Rollout:
         context_video: Reconstruction of the context, likewise.
         latent_actions: ``[B, C0 + horizon - 1, N or 1, A]``: inferred inside the context, then given or sampled. Can be
             edited and passed to `WorldModel.rollout` again.
+        predictions: What the model's heads say, by target, ``[B, horizon]`` (of vectors ``[B, horizon, S]``): index k is
+            about the transition that leads to predicted frame k, of k = 0 from the last frame of the context.
     """
 
     latents: Latent
@@ -54,6 +57,7 @@ class Rollout:
     video: Tensor | None = None
     context_video: Tensor | None = None
     latent_actions: Tensor | None = None
+    predictions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         (clips, given), predicted = self.context_latents.shape, self.latents.shape[1]
@@ -61,10 +65,12 @@ class Rollout:
         shapes = {"video": self.video, "context_video": self.context_video, "latent_actions": self.latent_actions}
         known = [f"{name} {list(x.shape)}" for name, x in shapes.items() if x is not None]
         missing = [name for name, x in shapes.items() if x is None]
+        told = [f"  predictions: {', '.join(f'{name} {list(x.shape)}' for name, x in self.predictions.items())}"]
         return "\n".join([
             f"Rollout of {clips} clip(s): {given} frames given, {predicted} predicted",
             f"  latents, context_latents: {kind}, {tokens} tokens a frame",
             f"  {', '.join(known + [f'no {name}' for name in missing])}",
+            *(told if self.predictions else []),
         ])
 
 
@@ -156,6 +162,7 @@ class ComposedWorldModel(WorldModel):
         conditioners: Mapping[str, Conditioner],
         receivers: Mapping[str, str],
         prior: Prior | None = None,
+        heads: Mapping[str, Head] | None = None,
         objective: Objective,
     ):
         super().__init__()
@@ -163,7 +170,7 @@ class ComposedWorldModel(WorldModel):
         self.encoder, self.decoder, self.dynamics, self.latent_action = encoder, decoder, dynamics, latent_action
         self.conditioners = NamedModules(conditioners)
         self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
-        self.prior, self.objective = prior, objective
+        self.prior, self.heads, self.objective = prior, NamedModules(heads or {}), objective
         self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule
         self.freeze()
 
@@ -256,22 +263,49 @@ class ComposedWorldModel(WorldModel):
             to_dynamics = to_dynamics + told_by(self.latent_action, self.dynamics, action)
         return to_dynamics, posterior, prior
 
-    def predict_next(
-        self, z: Latent, batch: Batch, *, sampler: Sampler
-    ) -> tuple[LatentDist, ActionDist | None, ActionDist | None]:
+    def predict_next(self, z: Latent, cond: Condition) -> LatentDist:
         """Teacher-forced predictions for a clip, of a dynamics with an explicit prior.
 
+        Args:
+            z: Latents of T frames.
+            cond: Of the transitions between them, as `condition` gives it.
         Returns:
-            Priors of frames 1..T-1 (index t predicts frame t + 1), and posterior and prior of the latent actions
-            behind them (None, None without latent actions).
+            Priors of frames 1..T-1: index t predicts frame t + 1.
         """
         assert self.dynamics is not None
-        cond, posterior, prior = self.condition(z, batch, sampler=sampler)
         predicted, wanted = self.dynamics.prior(z[:, :-1], cond), (z.shape[0], z.shape[1] - 1)
         if not isinstance(predicted, LatentDist) or predicted.shape != wanted:
             found = f"{type(predicted).__name__} {list(getattr(predicted, 'shape', ()))}".removesuffix(" []")
             raise ShapeError(f"{type(self.dynamics).__name__}.prior must give LatentDist {list(wanted)}, got {found}")
-        return predicted, posterior, prior
+        return predicted
+
+    def head_losses(self, z: Latent, cond: Condition, batch: Batch, *, detach: bool = True) -> dict[str, Tensor]:
+        """How wrong the heads are about the transitions of a clip, in nats: ``[B, T - 1]`` each, not yet weighted.
+
+        Args:
+            z: Latents of T frames.
+            cond: Of the transitions between them, as `condition` gives it.
+            batch: Has the targets.
+            detach: The heads alone are trained, not what gives latents and conditions.
+        Raises:
+            ShapeError: the batch lacks a target, or it has another shape than its head gives.
+        """
+        if not self.heads:
+            return {}
+        features = self.dynamics.features(z.detach(), cond.detach()) if detach else self.dynamics.features(z, cond)
+        losses = {}
+        for name, head in self.heads.items():
+            if name not in batch.targets:
+                has = ", ".join(batch.targets) or "none"
+                raise ShapeError(
+                    f"this model has a head for the target '{name}', which the batch lacks (its targets: {has}): pass "
+                    f'Batch(video, targets={{"{name}": ...}}), or clips of ClipDataset(..., targets=model.config.targets)'
+                )
+            loss, wanted = head.loss(features, batch.targets[name][:, :-1]), (z.shape[0], z.shape[1] - 1)
+            if tuple(loss.shape) != wanted:
+                raise ShapeError(f"{type(head).__name__}.loss must give {list(wanted)}, got {list(loss.shape)}")
+            losses[name] = loss
+        return losses
 
     def perceptual(self) -> nn.Module:
         """The frozen VGG distance of perceptual losses; its weights come from torch's cache or the hub on first use.
@@ -349,36 +383,39 @@ class ComposedWorldModel(WorldModel):
         with self._evaluating(context, latent_actions, *conditions.values()):
             z = context if isinstance(context, Latent) else self.perceive(context).latent
             given = self._gather_conditions(conditions, masks, z.shape[1] + horizon, sampler, strict=True)
-            latents, actions = self._predict(z, horizon, given, latent_actions, sampler, window)
+            latents, actions, told = self._predict(z, horizon, given, latent_actions, sampler, window)
             return Rollout(
                 latents=latents,
                 context_latents=z,
                 video=self.decode(latents).video if decode else None,
                 context_video=self.decode(z).video if decode else None,
                 latent_actions=actions,
+                predictions=told,
             )
 
     def _predict(
         self, z: Latent, horizon: int, given: Mapping[str, Condition], latent_actions: Tensor | None, sampler: Sampler,
         window: Window,
-    ) -> tuple[Latent, Tensor | None]:
-        """Predicted latents ``[B, horizon]``, and the latent actions of context and prediction."""
+    ) -> tuple[Latent, Tensor | None, dict[str, Tensor]]:
+        """Predicted latents ``[B, horizon]``, the latent actions of context and prediction, and what heads say."""
         past = z.shape[1] - 1
         if latent_actions is not None:
             self.require_latent_action("latent_actions=...")
             check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past + horizon)
-        told = {receiver: cond.at(slice(0, past)) for receiver, cond in given.items()}
+        inside = {receiver: cond.at(slice(0, past)) for receiver, cond in given.items()}
         actions = None if latent_actions is None else latent_actions[:, :past]
-        loop = Loop(self, z, told, latent_actions=actions, sampler=sampler, window=window)
-        predicted, taken = [], []
+        loop = Loop(self, z, inside, latent_actions=actions, sampler=sampler, window=window)
+        predicted, taken, told = [], [], []
         for t in range(past, past + horizon):  # transition t leads to frame t + 1
             now = slice(t, t + 1)
             cond = {receiver: cond.at(now) for receiver, cond in given.items()}
             predicted.append(loop.step(cond, None if latent_actions is None else latent_actions[:, now]))
             taken.append(loop.latent_action)
+            told.append(loop.predictions)
         if latent_actions is None and loop.latent_actions is not None:
             latent_actions = torch.cat([loop.latent_actions, *taken], 1)
-        return type(z).cat(predicted), latent_actions
+        said = {name: torch.cat([step[name] for step in told], 1) for name in self.heads}
+        return type(z).cat(predicted), latent_actions, said
 
     def sample(
         self, batch_size: int, horizon: int, *, generator: torch.Generator | None = None, **rollout_options: Any

@@ -269,6 +269,7 @@ dynamics: Registry = Registry("dynamics", builtins="worldkit.dynamics", plural="
 conditioners: Registry = Registry("conditioner", builtins="worldkit.conditioners")
 latent_actions: Registry = Registry("latent action", builtins="worldkit.latent_actions")
 priors: Registry = Registry("prior", builtins="worldkit.priors")
+heads: Registry = Registry("head", builtins="worldkit.heads")
 objectives: Registry = Registry("objective", builtins="worldkit.objectives")
 models: Registry = Registry("model family", builtins="worldkit.model", plural="model families")
 
@@ -278,6 +279,7 @@ register_dynamics = dynamics.register
 register_conditioner = conditioners.register
 register_latent_action = latent_actions.register
 register_prior = priors.register
+register_head = heads.register
 register_objective = objectives.register
 register_model = models.register
 
@@ -310,6 +312,11 @@ def list_latent_actions(pattern: str = "*") -> list[str]:
 def list_priors(pattern: str = "*") -> list[str]:
     """Registered priors: what the first frames of a video may be."""
     return priors.names(pattern)
+
+
+def list_heads(pattern: str = "*") -> list[str]:
+    """Registered heads: what is known about a transition besides its latents, such as its reward."""
+    return heads.names(pattern)
 
 
 def list_objectives(pattern: str = "*") -> list[str]:

@@ -179,7 +179,8 @@ def test_decode(name):
 def test_dynamics_teacher_forced(name):
     c, want = case(name), case(name).out["dynamics_teacher_forced"]
     z = c.model.encode(c.batch().video)
-    prior, _, action_prior = c.model.predict_next(z, c.batch(), sampler=MEANS)
+    cond, _, action_prior = c.model.condition(z, c.batch(), sampler=MEANS)
+    prior = c.model.predict_next(z, cond)
     names = {"position": "", "scale": "_scale", "depth": "_depth", "features": "_features"}
     for ours, theirs in names.items():
         mean, logvar = (per_view(p, c.views) for p in Normal.split(prior.params["particles", ours]))

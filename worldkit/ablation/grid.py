@@ -17,13 +17,14 @@ from typing import Any
 from ..config import WorldModelConfig, nest, parse_assignments
 from ..errors import ConfigError, WorldkitError
 from ..factory import create_config
-from ..registry import conditioners, suggestion
+from ..registry import conditioners, heads, suggestion
 from ..training import TrainConfig
 from ..training.misplaced import refuse_misplaced
 from ..training.recipes import train_config
 
 PARTS = tuple(WorldModelConfig.COMPONENTS)
-REMOVABLE = ("decoder", "dynamics", "latent_action", "prior", "conditioners.")
+REMOVABLE = ("decoder", "dynamics", "latent_action", "prior", "conditioners.", "heads.")
+FIELDS = {"conditioners": conditioners, "heads": heads}
 DECIDED = {"train.steps": "--budget", "train.seconds": "--budget", "train.num_epochs": "--budget",
            "train.seed": "--seeds"}
 """Training options that the ablation decides -> by what."""
@@ -193,10 +194,11 @@ def _value(variant: Variant, axis: str, preset: str) -> Any:
 def _check_swaps(swaps: Mapping[str, Sequence[Any]], preset: str) -> dict[str, list[Any]]:
     checked = {}
     for part, names in swaps.items():
-        registry = conditioners if part.startswith("conditioners.") else WorldModelConfig.COMPONENTS.get(part)
+        kind, dot, _ = part.partition(".")
+        registry = (FIELDS if dot else WorldModelConfig.COMPONENTS).get(kind)
         if registry is None:
             refuse_misplaced({part: f"{','.join(map(shown, names))}"}, preset, option="--set")
-            known = [*PARTS, "conditioners.FIELD"]
+            known = [*PARTS, *(f"{kind}.FIELD" for kind in FIELDS)]
             raise ConfigError(f"'{part}' is no part to swap.{suggestion(part, PARTS)} Parts: {', '.join(known)}. "
                               "Options are changed with --set (settings=)")
         checked[part] = []
@@ -217,7 +219,7 @@ def _check_settings(settings: Mapping[str, Sequence[Any]], preset: str) -> dict[
     _refuse_decided(settings, "an option to compare")
     for path in settings:
         kind, _, option = path.partition(".")
-        if path in PARTS or (kind == "conditioners" and option.count(".") == 0):
+        if path in PARTS or (kind in FIELDS and option.count(".") == 0):
             raise ConfigError(f"{path} is a part: swap it with --swap {path}=... (swaps=)")
         if kind in ("obs", "data"):
             raise ConfigError(f"{path} changes the clips that are scored, so the rows could not be compared; "

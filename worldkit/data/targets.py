@@ -7,7 +7,7 @@ once: see `TargetColumn.reached`. The last index of a clip leads nowhere; what s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class Targets:
     def __init__(self, where: str, state: Mapping[str, Any], wanted: Mapping[str, TargetColumn] | None):
         self._where, self._asked = where, wanted is not None
         chosen = {name: TargetColumn() for name in TARGET_COLUMNS} if wanted is None else wanted
-        found = {name: _find(name, column, state) for name, column in chosen.items()}
+        found = {name: find_column(name, column, state) for name, column in chosen.items()}
         lacks = [name for name, column in found.items() if column is None]
         if wanted is not None and lacks:
             asked = wanted[lacks[0]].column or " or ".join(TARGET_COLUMNS.get(lacks[0], (lacks[0],)))
@@ -86,8 +86,8 @@ class Targets:
         return torch.cat([joined, last])
 
 
-def _find(name: str, column: TargetColumn, state: Mapping[str, Any]) -> str | None:
-    """The column of a target, None if there is none."""
+def find_column(name: str, column: TargetColumn, state: Collection[str]) -> str | None:
+    """The column of a target among those of a state, None if there is none."""
     short = None if column.column is None else column.column.removeprefix("state.")
     names = TARGET_COLUMNS.get(name, (name,)) if short is None else (short,)
     return next((known for known in names if known in state), None)

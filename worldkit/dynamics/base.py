@@ -14,6 +14,7 @@ from ..config import ComponentConfig
 from ..distributions import Sampler
 from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, LatentSpec
+from .features import token_dim, transition_tokens
 
 Window = Literal["exact", "streaming"]
 """What happens when a rollout outgrows the window. ``exact``: slide by one frame and recompute, as in training.
@@ -113,6 +114,33 @@ class Dynamics(Component, ABC):
     def observe(self, carry: Any, z: Latent) -> None:
         """Tell the rollout which frame ``[B, 1]`` came next (what `predict` answered)."""
         carry.history = type(z).cat([carry.history, z])
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the tokens of `features`."""
+        return token_dim(self.spec, getattr(self, "cond_dim", 0))
+
+    def features(self, z: Latent, cond: Condition) -> Tensor:
+        """What heads read of the transitions inside a clip: tokens ``[B, T - 1, K, feature_dim]``, without an order.
+
+        By default every token of the latents left and reached, and the condition. Override it, with `feature_dim` and
+        `step_features`, where the dynamics knows more of a transition than that.
+
+        Args:
+            z: Latents of T frames.
+            cond: Conditions of the T - 1 transitions.
+        """
+        return transition_tokens(z[:, :-1], z[:, 1:], cond, getattr(self, "cond_dim", 0))
+
+    def step_features(self, carry: Any, left: Latent, reached: Latent, cond: Condition) -> Tensor:
+        """The same of the transition that `predict` just made, before `observe`: ``[B, 1, K, feature_dim]``.
+
+        Args:
+            carry: State of the rollout.
+            left, reached: Latents ``[B, 1]``: the newest frame, and what `predict` answered.
+            cond: Condition of the transition.
+        """
+        return self.features(type(left).cat([left, reached]), cond)
 
     def embed(self, z: Latent) -> Tensor:
         """Tokens ``[B, T, N, D]`` of a goal as this dynamics sees latents, without view embeddings (as upstream).

@@ -10,6 +10,7 @@ from ..registry import register_objective
 register_objective("ddlp", "worldkit.objectives.ddlp:DDLP", aliases=("dlpv2",))
 register_objective("elbo", "worldkit.objectives.elbo:ELBO")
 register_objective("first-frames", "worldkit.objectives.first_frames:FirstFrames")
+register_objective("heads", "worldkit.objectives.heads:Heads")
 register_objective("reconstruction", "worldkit.objectives.reconstruction:Reconstruction")
 register_objective("two-stage", "worldkit.objectives.two_stage:TwoStage")
 

@@ -27,13 +27,25 @@ from pydantic import Field
 from torch import Tensor
 
 from ..batch import Batch
+from ..conditions import Condition
 from ..config import ComponentConfig, Config
 from ..distributions import Sampler
 from ..errors import ConfigError
 from ..latents import Key, LatentDist
 from ..nn.stages import Stage, Staged
 from .base import Loss, Objective
-from .terms import action_kl, by_field, detach_points, frame_weights, implicit_terms, notes, place, presence, summary
+from .terms import (
+    action_kl,
+    by_field,
+    detach_points,
+    frame_weights,
+    head_terms,
+    implicit_terms,
+    notes,
+    place,
+    presence,
+    summary,
+)
 
 if TYPE_CHECKING:
     from ..decoders import Decoded
@@ -147,7 +159,9 @@ class DDLP(Objective):
         if not alone:
             per_frame, more = self._perception(model, batch, encoding, static, stage, sampler)
             looks |= more
-        per_frame |= self._prediction(model, batch, encoding, static, sampler)
+        more, cond = self._prediction(model, batch, encoding, static, sampler)
+        per_frame |= more
+        heads, told = (0.0, {}) if cond is None else head_terms(model, batch, encoding.latent, cond)
         some = next(iter(per_frame.values()))
         counts = some.new_ones(frames)
         if static < frames:
@@ -157,7 +171,7 @@ class DDLP(Objective):
         norm = (1e-3 if self.config.reconstruction == "vgg" else 1.0) / (1 if batch.done_mask is not None else frames)
         total = norm * sum(self._factors()[k] * v for k, v in self._sums(counted).items())
         terms = {k: v.detach() for k, v in {**terms, **self._sums(terms)}.items()}
-        return Loss(total, {**terms, **looks}, partial=alone)
+        return Loss(total + heads, {**terms, **told, **looks}, partial=alone)
 
     def _perception(
         self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, stage: Stage, sampler: Sampler
@@ -178,18 +192,18 @@ class DDLP(Objective):
 
     def _prediction(
         self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, sampler: Sampler
-    ) -> dict[str, Tensor]:
-        """What trains the dynamics: terms ``[B, V, T]``."""
-        frames, dynamic, action, name = encoding.latent.shape[1], {}, None, "kl_dynamics"
+    ) -> tuple[dict[str, Tensor], Condition | None]:
+        """What trains the dynamics: terms ``[B, V, T]``, and the condition it was given."""
+        frames, dynamic, action, cond, name = encoding.latent.shape[1], {}, None, None, "kl_dynamics"
         if model.dynamics is not None and not model.dynamics.explicit_prior:
             name = "dynamics"
-            dynamic, action = implicit_terms(model, batch, encoding.latent, sampler)
+            dynamic, action, cond = implicit_terms(model, batch, encoding.latent, sampler)
         elif static < frames:
-            dynamic, action = self._dynamic_kl(model, batch, encoding, static, sampler)
+            dynamic, action, cond = self._dynamic_kl(model, batch, encoding, static, sampler)
         found = {f"{name}/{k}": v for k, v in dynamic.items()}
         if action is not None:
             found["kl_latent_action"] = action
-        return {k: place(v, frames - v.shape[2], frames) for k, v in found.items()}
+        return {k: place(v, frames - v.shape[2], frames) for k, v in found.items()}, cond
 
     def _factors(self) -> dict[str, float]:
         weights = self.config.weights
@@ -260,13 +274,14 @@ class DDLP(Objective):
 
     def _dynamic_kl(
         self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, sampler: Sampler
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Field -> KL of the predicted frames, and the KL of their latent actions."""
-        z, spec = encoding.latent, model.encoder.spec
-        prior, action_posterior, action_prior = model.predict_next(detach_points(z), batch, sampler=sampler)
+    ) -> tuple[dict[str, Tensor], Tensor | None, Condition]:
+        """Field -> KL of the predicted frames, the KL of their latent actions, and the condition."""
+        z, spec = detach_points(encoding.latent), model.encoder.spec
+        cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
+        prior = model.predict_next(z, cond)
         posterior = detach_points(encoding.posterior[:, static:])
         kl = balanced_kl(posterior, prior[:, static - 1:], self.config.balance, leaky=self.config.leaky_balance)
-        return by_field(kl, spec), action_kl(action_posterior, action_prior, spec, static - 1)
+        return by_field(kl, spec), action_kl(action_posterior, action_prior, spec, static - 1), cond
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         return notes(model)

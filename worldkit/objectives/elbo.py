@@ -32,11 +32,23 @@ from pydantic import Field
 from torch import Tensor
 
 from ..batch import Batch
+from ..conditions import Condition
 from ..config import ComponentConfig, Config
 from ..distributions import Sampler
 from ..latents import Latent, LatentDist
 from .base import Loss, Objective
-from .terms import action_kl, by_field, detach_points, frame_weights, implicit_terms, notes, place, presence, summary
+from .terms import (
+    action_kl,
+    by_field,
+    detach_points,
+    frame_weights,
+    head_terms,
+    implicit_terms,
+    notes,
+    place,
+    presence,
+    summary,
+)
 
 if TYPE_CHECKING:
     from ..encoders import Encoding
@@ -127,13 +139,16 @@ class ELBO(Objective):
         with torch.no_grad() if alone else nullcontext():
             encoding = model.encoder(batch.video, sampler=sampler)
 
-        per_frame, details, terms = {}, {}, {}
+        per_frame, details, terms, heads = {}, {}, {}, 0.0
         if not alone:
             per_frame, details, terms = self._perception(model, batch, encoding, static)
         if moving:
-            more, dynamic = self._prediction(model, batch, encoding, static, sampler)
+            more, dynamic, cond = self._prediction(model, batch, encoding, static, sampler)
             per_frame |= more
             terms |= {name: v.sum(2).mean() for name, v in dynamic.items()}
+            if cond is not None:
+                heads, told = head_terms(model, batch, encoding.latent, cond)
+                terms |= told
         done = None if warmup else batch.done_mask
         share = frame_weights(done, next(iter(per_frame.values())))
         totals = {k: (v * share).sum(2).mean() for k, v in per_frame.items()}
@@ -143,7 +158,7 @@ class ELBO(Objective):
         terms = totals | {k: (v * share).sum(2).mean() for k, v in details.items()} | terms
         norm = self.scale if done is not None else self.scale / frames
         terms = {k: v.detach() for k, v in terms.items()} | summary(encoding.posterior)
-        return Loss(norm * total, terms, partial=alone)
+        return Loss(norm * total + heads, terms, partial=alone)
 
     def _perception(
         self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int
@@ -168,18 +183,19 @@ class ELBO(Objective):
 
     def _prediction(
         self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, sampler: Sampler
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What trains the dynamics: (terms ``[B, V, T]``, the dynamics' by field ``[B, V, frames that count]``)."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Condition | None]:
+        """What trains the dynamics: (terms ``[B, V, T]``, the dynamics' by field ``[B, V, frames that count]``, the
+        condition it was given)."""
         z, frames = encoding.latent, encoding.latent.shape[1]
         if explicit := model.dynamics.explicit_prior:
-            dynamic, action = self._dynamic_kl(model, batch, z, encoding.posterior, static, sampler)
+            dynamic, action, cond = self._dynamic_kl(model, batch, z, encoding.posterior, static, sampler)
         else:
-            dynamic, action = implicit_terms(model, batch, z, sampler)
+            dynamic, action, cond = implicit_terms(model, batch, z, sampler)
         start, name = (static, "kl_dynamics") if explicit else (1, "dynamics")
         per_frame = {name: place(sum(dynamic.values()), start, frames)} if dynamic else {}
         if action is not None:
             per_frame["kl_latent_action"] = place(action, start, frames)
-        return per_frame, {f"{name}/{k}": v for k, v in dynamic.items()}
+        return per_frame, {f"{name}/{k}": v for k, v in dynamic.items()}, cond
 
     def _reconstruction(self, video: Tensor, z: Latent, model: ComposedWorldModel) -> dict[str, Tensor]:
         """Per frame ``[B, V, T]``: the reconstruction loss, and the mean squared error."""
@@ -208,14 +224,16 @@ class ELBO(Objective):
 
     def _dynamic_kl(
         self, model: ComposedWorldModel, batch: Batch, z: Latent, posterior: LatentDist, static: int, sampler: Sampler
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Field -> KL of the dynamic frames ``[B, V, T - S]``, and the KL of their latent actions."""
+    ) -> tuple[dict[str, Tensor], Tensor | None, Condition | None]:
+        """Field -> KL of the dynamic frames ``[B, V, T - S]``, the KL of their latent actions, and the condition."""
         if static >= z.shape[1]:
-            return {}, None
-        prior, action_posterior, action_prior = model.predict_next(detach_points(z), batch, sampler=sampler)
+            return {}, None, None
+        given = detach_points(z)
+        cond, action_posterior, action_prior = model.condition(given, batch, sampler=sampler)
+        prior = model.predict_next(given, cond)
         target = detach_points(posterior[:, static:])
         terms = by_field(target.kl(prior[:, static - 1:]), z.spec, z[:, static:])
-        return terms, action_kl(action_posterior, action_prior, model.encoder.spec, static - 1)
+        return terms, action_kl(action_posterior, action_prior, model.encoder.spec, static - 1), cond
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         return notes(model)

@@ -47,7 +47,7 @@ class FirstFrames(Objective):
 
     Config = FirstFramesConfig
     requires = frozenset({"prior"})
-    frozen = frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners"})
+    frozen = frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners", "heads"})
 
     def __init__(self, config: FirstFramesConfig):
         super().__init__(config)

@@ -9,10 +9,13 @@ encoding a clip beside others would not give.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from ..batch import Batch, to_float_video
+from ..distributions import MEANS
 from ..latents import Latent, LatentSpec
 
 
@@ -28,6 +31,23 @@ class Remembered:
         self._known: dict[bytes, Tensor] = {}
         self._spec: LatentSpec | None = None
         self._weights: tuple[int, ...] = ()
+
+    @torch.no_grad()
+    def fill(self, encoder: nn.Module, batches: Iterable[Batch]) -> None:
+        """Encode training clips and remember the means of their latents, as far as there is room."""
+        for batch in batches if self.most else ():
+            if len(self._known) >= self.most and _state(encoder) == self._weights:
+                return
+            video = to_float_video(batch.video)
+            self.add(encoder, video, encoder(video, sampler=MEANS).latent)
+
+    def means(self, encoder: nn.Module, video: Tensor) -> Latent:
+        """Means of the latents of clips, remembered or encoded."""
+        known = self.find(encoder, video) if self.most else None
+        if known is not None:
+            return known
+        with torch.no_grad():
+            return encoder(video, sampler=MEANS).latent
 
     def add(self, encoder: nn.Module, video: Tensor, z: Latent) -> None:
         """Remember the latents of clips ``[B, ...]``, as far as there is room."""

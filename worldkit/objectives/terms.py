@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..batch import Batch
+from ..conditions import Condition
 from ..distributions import Sampler
 from ..latents import Key, Latent, LatentDist, LatentSpec
 
@@ -67,6 +68,26 @@ def by_field(kl: dict[Key, Tensor], spec: LatentSpec, gate: Latent | None = None
     return terms
 
 
+def head_terms(
+    model: ComposedWorldModel, batch: Batch, z: Latent, cond: Condition
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What trains the heads: their weighted losses, means over transitions inside the episode; and each for logs.
+
+    Neither the latents nor the condition get gradients.
+    """
+    losses = model.head_losses(z, cond, batch)
+    if not losses:
+        return z.presence.new_zeros(()), {}
+    valid = None
+    if batch.done_mask is not None:
+        inside = batch.done_mask if batch.done_mask.ndim == 2 else batch.done_mask.float().mean(1)
+        valid = inside[:, 1:].float()
+    means = {name: x.mean() if valid is None else (x * valid).sum() / valid.sum().clamp(min=1)
+             for name, x in losses.items()}
+    total = torch.stack([model.config.heads[name].weight * x for name, x in means.items()]).sum()
+    return total, {f"head/{name}": x.detach() for name, x in means.items()}
+
+
 def place(value: Tensor, start: int, frames: int) -> Tensor:
     """Values ``[B, V, t]`` of the frames from ``start`` on, with zeros for all other frames: ``[B, V, frames]``."""
     return F.pad(value, (start, frames - start - value.shape[2]))
@@ -82,14 +103,15 @@ def frame_weights(done: Tensor | None, like: Tensor) -> Tensor:
 
 def implicit_terms(
     model: ComposedWorldModel, batch: Batch, z: Latent, sampler: Sampler
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms of an implicit dynamics on detached latents ``[B, V, T - 1]``, and the KL of the latent actions."""
+) -> tuple[dict[str, Tensor], Tensor | None, Condition | None]:
+    """Terms of an implicit dynamics on detached latents ``[B, V, T - 1]``, the KL of the latent actions, and the
+    condition behind both."""
     if z.shape[1] < 2:
-        return {}, None
+        return {}, None, None
     z, views = z.detach(), z.spec.views
     cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
     terms = {k: v[:, None].expand(-1, views, -1) / views for k, v in model.dynamics.loss(z, cond, sampler).items()}
-    return terms, action_kl(action_posterior, action_prior, z.spec, 0)
+    return terms, action_kl(action_posterior, action_prior, z.spec, 0), cond
 
 
 def summary(posterior: LatentDist) -> dict[str, Tensor]:

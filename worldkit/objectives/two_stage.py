@@ -17,6 +17,7 @@ distributions and implicit dynamics are ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,10 +28,12 @@ from torch import Tensor
 from ..batch import Batch
 from ..conditions import Condition
 from ..config import ComponentConfig
-from ..distributions import MEANS, Sampler
+from ..distributions import Sampler
 from ..errors import ShapeError
 from ..latents import Latent, LatentDist
 from .base import Loss, Objective
+from .remembered import Remembered
+from .terms import head_terms
 
 if TYPE_CHECKING:
     from ..dynamics import Dynamics
@@ -49,6 +52,8 @@ class TwoStageConfig(ComponentConfig):
         image_weight: Of the decoded images' mean squared error; 0 saves the decoder's work.
         kl_weight: Of the latent actions' KL, nats per token and transition. The default is about LPWM's balance: 0.1
             on a sum over tokens beside a sum over pixels.
+        remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where clips
+            come again soon: with ``train.clips=tile``.
         decay: Factor on the latents' loss from one predicted frame to the next; weights average 1 (as upstream).
     """
 
@@ -59,6 +64,7 @@ class TwoStageConfig(ComponentConfig):
     image_weight: float = Field(default=1.0, ge=0)
     kl_weight: float = Field(default=1e-3, ge=0)
     decay: float = Field(default=1.0, gt=0, le=1)
+    remember: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> TwoStageConfig:
@@ -74,9 +80,15 @@ class TwoStage(Objective):
     requires = frozenset({"decoder", "dynamics"})
     frozen = frozenset({"encoder", "decoder"})
 
+    def __init__(self, config: TwoStageConfig):
+        super().__init__(config)
+        self._remembered = Remembered(config.remember)
+
+    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+        self._remembered.fill(model.encoder, batches)
+
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        with torch.no_grad():
-            z = model.encoder(batch.video, sampler=MEANS).latent
+        z = self._remembered.means(model.encoder, batch.video)
         cond, posterior, prior = model.condition(z, batch, sampler=sampler)
         valid = _valid(batch.done_mask)
         if model.dynamics.explicit_prior:
@@ -89,6 +101,8 @@ class TwoStage(Objective):
         if posterior is not None and prior is not None:
             kl = _mean(posterior.kl(prior).mean(2), valid, 1)
             total, terms = total + self.config.kl_weight * kl, terms | {"kl_latent_action": kl}
+        heads, told = head_terms(model, batch, z, cond)
+        total, terms = total + heads, terms | told
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
     def _rollout_loss(

@@ -79,9 +79,9 @@ def _provider(registry: Registry, name: str) -> str:
 def components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]]:
     """Path, registry and name of every component of a config given as a nested dict, damaged ones left out."""
     parts = [(kind, registry, config.get(kind)) for kind, registry in WorldModelConfig.COMPONENTS.items()]
-    conditioners = config.get("conditioners")
-    if isinstance(conditioners, Mapping):
-        parts += [(f"conditioners.{field}", registries.conditioners, value) for field, value in conditioners.items()]
+    for key, registry in (("conditioners", registries.conditioners), ("heads", registries.heads)):
+        if isinstance(config.get(key), Mapping):
+            parts += [(f"{key}.{field}", registry, value) for field, value in config[key].items()]
     if config.get("family", "composed") != "composed":
         parts.append(("family", registries.models, {"name": config["family"]}))
     for path, registry, value in parts:
@@ -302,7 +302,8 @@ def _parts(config: WorldModelConfig) -> dict[str, Any]:
     data = config.to_dict()
     parts = {kind: data[kind] for kind in ("encoder", "decoder", "dynamics", "latent_action", "prior")
              if kind in data}
-    return parts | {f"conditioners.{name}": value for name, value in data.get("conditioners", {}).items()}
+    return parts | {f"{key}.{name}": value for key in ("conditioners", "heads")
+                    for name, value in data.get(key, {}).items()}
 
 
 def _other_tensors(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:

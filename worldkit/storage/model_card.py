@@ -86,7 +86,9 @@ def _describe(model: WorldModel) -> str:
     named = {kind: getattr(config, kind, None) for kind in ("encoder", "dynamics", "latent_action", "decoder", "prior")}
     parts = ", ".join(f"{kind.replace('_', ' ')} `{part.name}`" for kind, part in named.items() if part is not None)
     takes = ", ".join(f"`{name}`" for name in config.conditioners) or "none"
+    heads = ", ".join(f"`{name}` ({head.name})" for name, head in config.heads.items())
+    heads = f" Predicted besides: {heads}." if heads else ""
     return (
         f"A world model of video, {obs.height} x {obs.width} pixels{views}: {parts}. Window: {config.timestep_horizon} "
-        f"frames. Conditions: {takes}."
+        f"frames. Conditions: {takes}.{heads}"
     )

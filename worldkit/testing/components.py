@@ -29,6 +29,7 @@ from .examples import (
     example_conditioning,
     example_latent,
     example_spec,
+    example_target,
     example_video,
     last_time,
 )
@@ -318,6 +319,44 @@ def check_prior(prior: str | type, *, spec: LatentSpec | None = None, **options:
         report.require(any(not torch.equal(a, b) for a, b in zip(other, tensors(drawn), strict=True)), "samples",
                        "every generator gives the same first frames")
         report.reload(module, make, lambda m: [*run(m, z), *tensors(m.sample(BATCH, seeded(1)))])
+
+
+def check_head(head: str | type, *, target: Tensor | None = None, **options: Any) -> None:
+    """Check a head on random features; ``target`` is an example of what it learns, ``[2, 4]`` or ``[2, 4, S]``.
+
+    Example:
+        >>> check_head("two-hot", num_bins=9)
+    """
+    cls, config, report = prepare(registries.heads, head, options)
+    dim, tokens = 6, 5
+    features = torch.randn(BATCH, WINDOW, tokens, dim, generator=torch.Generator().manual_seed(0))
+    target = example_target(config, (BATCH, WINDOW)) if target is None else target
+
+    def make() -> nn.Module:
+        return cls(config, feature_dim=dim)
+
+    def run(m: Any, x: Tensor) -> list[Tensor]:
+        return [m(x), m.loss(x, target)]
+
+    module = shake(make())
+    out, loss = run(module, features)
+    report.shape(out, tuple(target.shape), "prediction")
+    report.shape(loss, (BATCH, WINDOW), "loss")
+    report.gradients(module, loss.sum())
+    with torch.no_grad():
+        base = run(module, features)
+        for a, b in zip(run(module, changed(features, SECOND)), base, strict=True):
+            report.independent(a, b, "the head's answer")
+        for a, b in zip(run(module, changed(features, (slice(None), slice(-1, None)))), base, strict=True):
+            report.equal(a[:, :-1], b[:, :-1], "transitions by themselves", "an earlier answer, when the last transition "
+                         "changes,")
+        for a, b in zip(run(module, features.flip(2)), base, strict=True):
+            report.equal(a, b, "tokens have no order", "the answer, when tokens are turned round,")
+        fewer, more = module(features[:, :, :1]), module(torch.cat([features] * 2, 2))
+        report.require(fewer.shape == out.shape == more.shape, "any number of tokens", "the prediction's shape changes")
+        report.reload(module, make, lambda m: run(m, features))
+    with report.refusing("wrong rank", "a target without time axis"):
+        module.loss(features, target[:, 0])
 
 
 def check_conditioner(

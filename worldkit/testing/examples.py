@@ -189,7 +189,7 @@ def _shrunk(kind: str, value: Any) -> Any:
 
 
 def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch: int = BATCH) -> Batch:
-    """Random clips with every condition that a model of this config reads.
+    """Random clips with every condition that a model of this config reads, and what its heads learn.
 
     Args:
         config: A model's configuration.
@@ -202,4 +202,12 @@ def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch:
         name: example_mask(c, frames, batch)
         for name, c in config.conditioners.items() if getattr(c, "null_embedding", False)
     }
-    return Batch(example_video(config.obs, frames, batch), conditions, masks)
+    targets = {name: example_target(h, (batch, frames)) for name, h in config.heads.items()}
+    return Batch(example_video(config.obs, frames, batch), conditions, masks, targets=targets)
+
+
+def example_target(config: Any, shape: tuple[int, int], *, seed: int = 3) -> Tensor:
+    """Random target ``[B, T]`` for a head, with an axis more where its option ``dim`` says so; flags of bernoulli."""
+    drawn = torch.randn(*shape, *([dim] if (dim := getattr(config, "dim", None)) else []),
+                        generator=torch.Generator().manual_seed(seed))
+    return drawn > 0 if config.name == "bernoulli" else drawn

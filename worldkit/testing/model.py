@@ -115,11 +115,10 @@ def _check_perception(report: Reporter, model: Any, batch: Batch) -> None:
 def _priors(model: Any, batch: Batch) -> list[Tensor]:
     """Predictions at every transition; of an implicit dynamics its losses there."""
     z = model.encode(batch.video)
+    cond, _, action_prior = model.condition(z, batch, sampler=MEANS)
     if model.dynamics.explicit_prior:
-        prior, _, action_prior = model.predict_next(z, batch, sampler=MEANS)
-        predictions = tensors(prior)
+        predictions = tensors(model.predict_next(z, cond))
     else:
-        cond, _, action_prior = model.condition(z, batch, sampler=MEANS)
         predictions = list(model.dynamics.loss(z, cond, MEANS).values())
     return predictions + ([] if action_prior is None else [action_prior.params])
 
@@ -189,6 +188,9 @@ def _check_dream(report: Reporter, model: ComposedWorldModel, start: Tensor, who
         z = dream.step(now, masks={name: masks[name] for name in moving.keys() & masks.keys()})
         for a, b in zip(tensors(z), tensors(out.latents), strict=True):
             report.equal(a, b[:, k : k + 1], "a dream's steps equal the rollout", f"{what} step {k}")
+        for name, value in out.predictions.items():
+            report.equal(dream.predictions[name], value[:, k : k + 1], "a dream's steps equal the rollout",
+                         f"{what} step {k}, {name},")
 
     dream = Dream(model, start, conditions=whole.conditions, masks=whole.masks, sampler=MEANS)
     for k in range(steps // 2):

@@ -39,7 +39,7 @@ def open_clips(model: ComposedWorldModel, data: str, *, split: str, num_frames: 
                **options: Any) -> ClipDataset:
     """A data set at the model's image size, with the conditions that it takes."""
     obs = model.config.obs
-    options = {"conditions": model.config.columns, **options}
+    options = {"conditions": model.config.columns, "targets": {}, **options}
     return open_dataset(data, split=split, num_frames=num_frames, height=obs.height, width=obs.width, mode=mode,
                         **options)
 
@@ -126,7 +126,7 @@ def make_trainer(
     with main_process_first(config.device):  # it makes or decodes what the others then find in the cache
         clips = {
             split: open_clips(model, data, split=split, num_frames=model.clip_length, mode=MODES[config.clips],
-                              **options)
+                              targets=model.config.targets, **options)
             for split in ("train", "val")
         }
         rollouts = _rollout_clips(preset, model, data, options)

@@ -131,7 +131,7 @@ class Trainer:
         if "dynamics" in model.objective.frozen:  # it predicts as it did before
             rollouts = None
         if rollouts is not None:
-            rollouts = (fed(model, rollouts[0]), rollouts[1])
+            rollouts = (fed(model, rollouts[0], targets=False), rollouts[1])
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
         self.accelerator = make_accelerator(config.precision, config.device)
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process

@@ -14,9 +14,12 @@ _OPTIONS = {
 }
 
 
-def fed(model: ComposedWorldModel, clips: ClipDataset) -> ClipDataset:
-    """The clips with the conditions that a model takes, unless their conditions were chosen already."""
-    return clips.feeding(model.config.columns) if clips.conditions is None else clips
+def fed(model: ComposedWorldModel, clips: ClipDataset, *, targets: bool = True) -> ClipDataset:
+    """The clips with the conditions that a model takes, and (``targets``) what its heads learn, unless these were
+    chosen already."""
+    conditions = model.config.columns if clips.conditions is None else clips.conditions
+    wanted = model.config.targets if targets else {}
+    return clips.feeding(conditions, wanted if clips.targets is None else clips.targets)
 
 
 def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:

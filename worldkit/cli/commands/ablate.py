@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--data", help="data source as for worldkit train (default: the preset's own, if it names one)")
     p.add_argument("--swap", action="append", default=[], metavar="PART=NAME,...",
                    help="components to compare; repeatable; none removes a part. PART: encoder, decoder, dynamics, "
-                        "latent_action, objective, conditioners.FIELD")
+                        "latent_action, objective, conditioners.FIELD, heads.FIELD")
     p.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE,...", dest="settings",
                    help="values to compare of a model option or of train.OPTION; repeatable")
     p.add_argument("--seeds", type=positive(int), default=2, help="trainings of each combination (default: 2)")

@@ -1,0 +1,47 @@
+"""Whether something happens: the end of an episode, a success."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..batch import check_shape
+from ..nn.readout import TokenReadout
+from .base import Head, HeadConfig
+
+
+class BernoulliHeadConfig(HeadConfig):
+    """Options of the bernoulli head.
+
+    Attributes:
+        hidden_dim: Width of the readout.
+    """
+
+    name: str = "bernoulli"
+    hidden_dim: int = Field(default=128, gt=0)
+
+
+class BernoulliHead(Head):
+    """A probability, and the cross-entropy of flags in nats.
+
+    Example:
+        >>> BernoulliHead(BernoulliHeadConfig(), feature_dim=5)(torch.randn(2, 3, 4, 5)).unique().tolist()
+        [0.5]
+    """
+
+    Config = BernoulliHeadConfig
+    config: BernoulliHeadConfig
+
+    def __init__(self, config: BernoulliHeadConfig, *, feature_dim: int):
+        super().__init__(config, feature_dim=feature_dim)
+        self.readout = TokenReadout(feature_dim, config.hidden_dim, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.sigmoid(self.readout(features)[..., 0])
+
+    def loss(self, features: Tensor, target: Tensor) -> Tensor:
+        check_shape(target, "b t", name="target of head 'bernoulli'")
+        logits = self.readout(features)[..., 0]
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
