@@ -18,7 +18,8 @@ def make_policy(policy: str | Policy, env: Any) -> Policy:
 
     Args:
         policy: ``"random"`` (any action of the space), ``"scripted"`` (what the environment's own ``scripted_action()``
-            says: the games', PushT's near-block play, OGBench's oracles), or ``policy(observation, info) -> action``.
+            says: the games', the scenes', PushT's near-block play, OGBench's oracles), or a function
+            ``policy(observation, info) -> action``.
         env: Whose actions.
     Raises:
         ConfigError: for an unknown name, or an environment without a scripted policy.
@@ -31,8 +32,9 @@ def make_policy(policy: str | Policy, env: Any) -> Policy:
         return lambda observation, info: env.action_space.sample()
     if not env.has_wrapper_attr("scripted_action"):
         raise ConfigError(
-            f"{name_of(env)} has no scripted policy; games/catch, games/breakout, games/freeway, pusht and OGBench's "
-            "cube environments have. Take --policy random, or in Python policy=FUNCTION"
+            f"{name_of(env)} has no scripted policy; the games, the scenes, pusht and OGBench's cube environments have, "
+            "and OGBench's scene and puzzle with -o mode=data_collection. Take --policy random, or in Python "
+            "policy=FUNCTION"
         )
     act = env.get_wrapper_attr("scripted_action")
     return lambda observation, info: act()

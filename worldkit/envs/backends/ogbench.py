@@ -18,6 +18,7 @@ import numpy as np
 from ...errors import require_extra
 from ..mujoco import Drawn, close_safely, import_mujoco
 from ..observe import is_picture
+from ..oracles import Oracles, have_oracles
 from ..registry import unknown_env
 
 
@@ -33,6 +34,8 @@ def make(env_id: str, **options: Any) -> gymnasium.Env:
     known = ids()
     if env_id not in known:
         raise unknown_env(env_id, known, "ogbench")
+    if options.get("mode") == "data_collection":  # one target after the other, as in OGBench's data sets
+        options.setdefault("terminate_at_goal", False)
     env = gymnasium.make(env_id, disable_env_checker=True, **options)
     inner = env.unwrapped
     for name in ("_initialize_renderer", "initialize_renderer"):  # manipulation's, the mazes'
@@ -82,18 +85,31 @@ class OwnNumpyState(gymnasium.Wrapper):
             warnings.simplefilter("ignore")  # float64 bounds of float32 numbers
             # the environment makes new ones at every look, which have no seed
             self.action_space, self.observation_space = env.action_space, env.observation_space
+        self._told: dict[str, Any] = {}
+        self._oracles: Oracles | None = None
+        if have_oracles(env.unwrapped):
+            self.scripted_action = self._scripted_action
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         """Begin an episode."""
         if seed is not None:
             self._random.seed(seed)
         with _numpy_state(self._random):
-            return self.env.reset(seed=seed, options=options)
+            seen, self._told = self.env.reset(seed=seed, options=options)
+        self._oracles = None
+        return seen, self._told
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         """One step."""
         with _numpy_state(self._random):
-            return self.env.step(action)
+            *seen, self._told = self.env.step(action)
+        return *seen, self._told
+
+    def _scripted_action(self) -> np.ndarray:
+        """What OGBench's oracles do, from here on until the episode ends."""
+        with _numpy_state(self._random):
+            self._oracles = self._oracles or Oracles(self)
+            return self._oracles.action(self._told)
 
     def close(self) -> None:
         """Close the environment and its pictures."""
