@@ -29,6 +29,7 @@ _EXPORTS = {
     "objective": ("Objective", "FunctionObjective", "Score"),
     "costs": ("Cost", "LatentDistance", "PixelDistance", "PredictedReward", "ActionEffort", "Weighted"),
     "objects": ("ObjectDistance",),
+    "swm": ("SwmCost", "SwmObjective"),
     "spaces": ("Continuous", "Discrete", "as_space"),
 }
 _find = lazy_exports(__name__, _EXPORTS)
