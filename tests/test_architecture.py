@@ -60,7 +60,7 @@ LAZY = {"model": {"storage", "metrics"}, "factory": {"assembly", "storage"}}
 TYPES = {"objectives": {"model"} | COMPONENTS, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
          "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
-TOP = {"ablation", "agents", "cli", "testing", "__main__"}
+TOP = {"ablation", "agents", "cli", "control", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

@@ -24,8 +24,9 @@ def lazy_exports(package: str, exports: Mapping[str, Sequence[str]]) -> Callable
     def find(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        value = getattr(importlib.import_module(f".{modules[name]}", package), name)
-        setattr(sys.modules[package], name, value)
-        return value
+        module = importlib.import_module(f".{modules[name]}", package)
+        for found in exports[modules[name]]:  # all of them: a module hides what is called as itself once it is imported
+            setattr(sys.modules[package], found, getattr(module, found))
+        return getattr(module, name)
 
     return find

@@ -330,13 +330,17 @@ class ComposedWorldModel(WorldModel):
     # -- prediction
 
     def infer_latent_actions(
-        self, video: Tensor, *, conditions: Mapping[str, Any] | None = None, masks: Mapping[str, Tensor] | None = None
+        self, video: Tensor | Latent, *, conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Latent actions behind a real clip, ``[B, T - 1, N or 1, A]`` (means); index t explains frame t -> t + 1."""
+        """Latent actions behind a clip, real or dreamed, ``[B, T - 1, N or 1, A]`` (means).
+
+        Index t explains frame t -> t + 1. ``video``: as `rollout`'s context, frames or a latent.
+        """
         module = self.require_latent_action("infer_latent_actions")
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         with self._evaluating(video):
-            z = self.perceive(video).latent
+            z = video if isinstance(video, Latent) else self.perceive(video).latent
             given = self._gather_conditions(conditions, masks, z.shape[1], MEANS, strict=True)
             return module.start(z, given["latent_action"])[0].sample(MEANS, "latent_action.posterior")
 

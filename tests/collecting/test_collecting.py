@@ -136,3 +136,10 @@ def test_environments_are_listed(capsys):
     assert main(["envs"]) == 0
     assert "dmc" in capsys.readouterr().out
     assert main(["envs", "gamez"]) == 2
+
+
+def test_collect_is_the_function_whatever_was_asked_for_first():
+    """A module and its function share a name; the function is meant."""
+    code = "from worldkit.collecting import Collected, collect; print(callable(collect))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split() == ["True"]

@@ -15,11 +15,25 @@ from functools import partial
 from .. import __version__
 from ..errors import WorldkitError
 from ..files import reason
-from .commands import ablate, collect, data, demo, evaluate, models, plan, rollout, sample, share, train, whatif
+from .commands import (
+    ablate,
+    collect,
+    control,
+    data,
+    demo,
+    evaluate,
+    models,
+    plan,
+    rollout,
+    sample,
+    share,
+    train,
+    whatif,
+)
 from .near_misses import Parser
 from .spelling import as_typed
 
-COMMANDS = (models, collect, train, rollout, sample, whatif, plan, evaluate, ablate, data, share, demo)
+COMMANDS = (models, collect, train, rollout, sample, whatif, plan, control, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
   worldkit demo                                              five minutes: train, evaluate, report.html
@@ -34,6 +48,7 @@ EXAMPLES = """examples:
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
+  worldkit control pusht --agent agents/cloning --goals reach    agents act, baselines beside them
   worldkit data validate recordings/                         what is wrong with my data
   worldkit convert lpwm best.pth --hparams hparams.json --out my-model
 """

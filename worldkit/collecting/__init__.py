@@ -7,7 +7,7 @@ from typing import Any
 from ..lazy import lazy_exports
 
 _EXPORTS = {
-    "collect": ("collect", "Collected"),
+    "collect": ("collect", "Collected", "episode_seed"),
     "episode": ("play_episode",),
     "policies": ("Policy", "make_policy"),
     "folder": ("EpisodeFolder",),

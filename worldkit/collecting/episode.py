@@ -79,7 +79,7 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
 
     Args:
         env: An environment of `worldkit.envs.make_env`.
-        policy: Who acts.
+        policy: Who acts. If it has a method ``begin(seed)``, that is called before the first action.
         seed: Of the environment and of its action space.
         max_steps: After which the episode is cut off, which is a truncation.
     Returns:
@@ -97,6 +97,8 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
     """
     env.action_space.seed(seed)
     observation, info = env.reset(seed=seed)
+    if hasattr(policy, "begin"):  # one that remembers what it has seen
+        policy.begin(seed)
     episode, ended = Recording(observation, masks_of(env, observation)), False
     while not ended and (max_steps is None or len(episode) < max_steps):
         action = policy(observation, info)

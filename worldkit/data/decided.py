@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import DataError
 
-CLIPS = ("frame_skip", "stride_between_windows")
-"""Options of `open_dataset` that cut clips, not of a format."""
+CLIPS = ("frame_skip", "stride_between_windows", "goals")
+"""Options of `open_dataset` that concern clips, not a format."""
 _SIZE = "the model says which size it sees: -o obs.height=... -o obs.width=... of a training (obs__height= in Python)"
 FOR_A_MODEL = {
     "height": _SIZE, "width": _SIZE,

@@ -144,6 +144,7 @@ def open_dataset(
     format: str | None = None,
     conditions: Mapping[str, str] | None = None,
     targets: Mapping[str, TargetColumn] | None = None,
+    goals: int | None = None,
     **options: Any,
 ) -> ClipDataset:
     """Open a data set by name or path.
@@ -163,6 +164,8 @@ def open_dataset(
         format: Name of the format, if the source should not be recognised by its looks.
         conditions: Condition -> entry or column of the data, see `ClipDataset`; for a model: ``model.config.columns``.
         targets: Target -> where it lies, see `ClipDataset`; for a model: ``model.config.targets``.
+        goals: Give every clip a ``"goal_image"``: a frame at most so many behind its last one, see
+            `worldkit.data.goals`.
         **options: Options of the format: ``num_episodes=`` for balls and push, ``on_error="skip"`` for videos,
             ``resize="crop"`` for all that have pictures on disk (see `worldkit.data.fit`).
     Returns:
@@ -180,6 +183,10 @@ def open_dataset(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
     episodes = open_source(source, split=split, height=height, width=width, format=format, **options)
+    if goals is not None:
+        from .goals import GoalSource
+
+        episodes = GoalSource(episodes, goals)
     return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions, targets)
 
 

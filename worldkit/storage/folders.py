@@ -37,7 +37,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
     try:
         fill(temporary)
         open_to_others(temporary)
-        for file in temporary.iterdir():
+        for file in filter(Path.is_file, temporary.rglob("*")):
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():

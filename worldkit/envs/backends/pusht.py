@@ -122,6 +122,29 @@ class PushT(gymnasium.Env):
         colours = np.array(list(_COLOURS.values()), np.float32)
         return (colours[number].reshape(height, 2, width, 2, 3).mean((1, 3)) + 0.5).astype(np.uint8)
 
+    def draw_goal(self, height: int, width: int) -> np.ndarray:
+        """The board with the T on its goal; the pusher stays where it is."""
+        place = self._block.position, self._block.angle
+        self._block.angle, self._block.position = float(GOAL[2]), tuple(GOAL[:2])
+        picture = self.draw(height, width)
+        self._block.angle, self._block.position = place[1], place[0]
+        return picture
+
+    def goal_measures(self, goal: np.ndarray) -> dict[str, float | bool]:
+        """How far the board is from a state: distances in units of the board (of 512), the angle in radians, the share
+        of the T's place that it covers. ``success``: pusher and T together are less than 20 off, and the T is turned by
+        less than 20 degrees (the criterion of DINO-WM's and LeWM's PushT)."""
+        now = self._state()
+        turned = abs((now[4] - goal[4] + math.pi) % (2 * math.pi) - math.pi)
+        place = _inside_t(np.asarray(goal[2:], float), *_grid(128, 128))
+        covered = _inside_t(self._pose, *_grid(128, 128)) & place
+        return {
+            "T distance": float(np.linalg.norm(now[2:4] - goal[2:4])), "T angle": float(turned),
+            "T coverage": float(covered.sum() / max(1, place.sum())),
+            "pusher distance": float(np.linalg.norm(now[:2] - goal[:2])),
+            "success": bool(np.linalg.norm(now[:4] - goal[:4]) < 20 and turned < math.pi / 9),
+        }
+
     def render(self) -> np.ndarray:
         """The board."""
         return self.draw(*self.draw_size)

@@ -1,0 +1,132 @@
+"""The contracts: `Policy`, which acts, and `Agent`, a policy that is built from a configuration and can be saved.
+
+What a policy remembers between frames is its carry. The caller keeps it, so one policy can act in many places at once::
+
+    carry = policy.start(batch_size, goal=goals)
+    while True:
+        action, carry = policy.act(frame, carry, first=first, sampler=sampler)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..config import ComponentConfig
+from ..distributions import Sampler
+from ..errors import ConfigError
+from ..model import WorldModel
+from ..registry import Registry
+from .actions import ActionSpec
+
+
+class Policy(ABC):
+    """Frames in, actions out, for ``B`` environments at once.
+
+    Attributes:
+        wants_goal: It acts towards a picture, which `start` must be given.
+        action: What its actions are.
+    """
+
+    wants_goal: bool = False
+    action: ActionSpec
+
+    @abstractmethod
+    def start(self, batch_size: int, *, goal: Tensor | None = None) -> Any:
+        """What it remembers before the first frame.
+
+        Args:
+            batch_size: Environments.
+            goal: Pictures of what is to be reached, ``[B, C, H, W]``, uint8 or float in [0, 1].
+        """
+
+    @abstractmethod
+    def act(self, frame: Tensor, carry: Any, *, first: Tensor, sampler: Sampler) -> tuple[Tensor, Any]:
+        """Act on the newest frames.
+
+        Args:
+            frame: ``[B, C, H, W]``, uint8 or float in [0, 1].
+            carry: As `start` or the last `act` gave it.
+            first: ``[B]`` bool: the frame begins an episode, nothing before it counts.
+            sampler: Where randomness comes from.
+        Returns:
+            Actions in the environment's units, float ``[B, A]`` or int64 ``[B]``, and what is remembered now.
+        """
+
+
+class Agent(Policy, nn.Module):
+    """A policy with a configuration; `worldkit.agents.save_agent` writes it as a folder, `load_agent` reads it.
+
+    Its own weights are those of its submodules. The world model it acts through, if any, is not one of them: it comes
+    trained, stays frozen, and has a folder of its own.
+
+    Args:
+        config: Options.
+        action: The actions it gives.
+        frame_shape: ``(C, H, W)`` of the frames it sees.
+        model: The world model, for those that have one.
+        environment: Where it was trained to act, if that is known.
+    Attributes:
+        Config: Its options' class.
+        needs_model: Whether it acts through a world model.
+        trains: Whether it has weights of its own.
+    """
+
+    Config: ClassVar[type[ComponentConfig]]
+    needs_model: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
+
+    def __init__(self, config: ComponentConfig, *, action: ActionSpec, frame_shape: tuple[int, int, int],
+                 model: WorldModel | None = None, environment: str | None = None):
+        super().__init__()
+        if self.needs_model != (model is not None):
+            raise ConfigError(f"agent '{config.name}' {'needs' if self.needs_model else 'has'} "
+                              f"{'a' if self.needs_model else 'no'} world model: "
+                              + ("give model=..." if self.needs_model else "leave model= out"))
+        self.config, self.action, self.frame_shape, self.environment = config, action, tuple(frame_shape), environment
+        self._model = [] if model is None else [model.requires_grad_(False).eval()]  # in a list: no submodule
+
+    @property
+    def model(self) -> Any:
+        """The world model."""
+        return self._model[0]
+
+    def loss(self, batch: Any) -> Tensor:
+        """What training minimises, of a `worldkit.Batch` with ``"action"`` and ``"goal_image"``; one number."""
+        raise ConfigError(f"agent '{self.config.name}' has no weights that could be trained")
+
+    def clip_length(self) -> int:
+        """Frames of a training clip."""
+        return 2
+
+    def check_frame(self, frame: Tensor, what: str = "frame") -> None:
+        """Refuse frames of another size than it was made for.
+
+        Raises:
+            ConfigError: saying how to make the environment.
+        """
+        if tuple(frame.shape[1:]) != self.frame_shape:
+            _, h, w = self.frame_shape
+            raise ConfigError(
+                f"agent '{self.config.name}' sees frames {list(self.frame_shape)}, this {what} is "
+                f"{list(frame.shape[1:])}: make the environment with size={h if h == w else (h, w)}")
+
+
+agents: Registry[type[Agent]] = Registry("agent", builtins="worldkit.agents.builtin")
+
+
+def register_agent(name: str, agent: Any = None, **options: Any) -> Any:
+    """Register an agent's class, as a decorator or directly; see `worldkit.registry.Registry.register`."""
+    return agents.register(name, agent, **options)
+
+
+def list_agents(pattern: str = "*") -> list[str]:
+    """Names of the agents that `create_agent` makes.
+
+    Example:
+        >>> "cloning" in list_agents()
+        True
+    """
+    return agents.names(pattern)

@@ -1,0 +1,6 @@
+"""Registers worldkit's own agents; imported at the first look-up."""
+
+from .base import agents
+
+agents.register("cloning", "worldkit.agents.cloning:Cloning", aliases=("gcbc", "bc"))
+agents.register("imitation", "worldkit.agents.imitation:Imitation")
