@@ -421,6 +421,12 @@ class ComposedWorldModel(WorldModel):
         said = {name: torch.cat([step[name] for step in told], 1) for name in self.heads}
         return type(z).cat(predicted), latent_actions, said
 
+    def as_env(self, data: Any, **options: Any) -> Any:
+        """This model as a `gymnasium.Env`, or a batch of them; see `worldkit.envs.imagination.as_env`."""
+        from .envs.imagination import as_env
+
+        return as_env(self, data, **options)
+
     def sample(
         self, batch_size: int, horizon: int, *, generator: torch.Generator | None = None, **rollout_options: Any
     ) -> Rollout:

@@ -16,6 +16,7 @@ _EXPORTS = {
         "make_env", "list_envs", "list_env_backends", "get_env_backend_spec", "register_env_backend", "EnvBackendSpec",
     ),
     "observe": ("Observe",),
+    "imagination": ("as_env", "ImaginedEnv", "ImaginedVectorEnv"),
 }
 _find = lazy_exports(__name__, _EXPORTS)
 
