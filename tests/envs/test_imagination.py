@@ -195,6 +195,28 @@ def test_what_cannot_be_is_refused(model, latent):
         model.as_env(DATA).reset(options={"index": 99})
 
 
+def test_rewards_and_ends_are_those_of_the_heads():
+    """Each environment's own, also where some of a batch have begun anew."""
+    known = made(heads={"reward": {"name": "gaussian"}, "terminated": {"name": "bernoulli"}})
+    with torch.no_grad():
+        out = known.rollout(DATA[0]["video"][None], 2, conditions={"action": torch.zeros(1, 4, 3)}, deterministic=True)
+    rewards = out.predictions["reward"][0].tolist()
+    ends = (out.predictions["terminated"][0] > 0.5).tolist()
+    options = {"context_frames": 2, "deterministic": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env, batch = known.as_env(DATA, **options), known.as_env(DATA, num_envs=2, **options)
+    env.reset(seed=0, options={"index": 0}), batch.reset(seed=0, options={"index": 0})
+    nothing = np.zeros((2, 3), np.float32)
+    for reward, end in zip(rewards, ends, strict=True):
+        assert env.step(nothing[0])[1:3] == (pytest.approx(reward, abs=1e-4), end)
+    one = batch.step(nothing)
+    assert one[1].tolist() == pytest.approx([rewards[0]] * 2, abs=1e-4) and one[2].tolist() == [ends[0]] * 2
+    batch.reset(options={"index": 0, "reset_mask": np.array([True, False])})
+    two = batch.step(nothing)
+    assert two[1].tolist() == pytest.approx(rewards, abs=1e-4)
+
+
 def test_what_a_model_does_not_know_is_said(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
