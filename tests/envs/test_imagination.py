@@ -198,8 +198,10 @@ def test_what_cannot_be_is_refused(model, latent):
 def test_rewards_and_ends_are_those_of_the_heads():
     """Each environment's own, also where some of a batch have begun anew."""
     known = made(heads={"reward": {"name": "gaussian"}, "terminated": {"name": "bernoulli"}})
+    clip, still = DATA[0], torch.zeros(3, 3)
     with torch.no_grad():
-        out = known.rollout(DATA[0]["video"][None], 2, conditions={"action": torch.zeros(1, 4, 3)}, deterministic=True)
+        out = known.rollout(clip["video"][None], 2, deterministic=True,
+                            conditions={"action": torch.cat([clip["action"][:1], still])[None]})
     rewards = out.predictions["reward"][0].tolist()
     ends = (out.predictions["terminated"][0] > 0.5).tolist()
     options = {"context_frames": 2, "deterministic": True}
