@@ -40,6 +40,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "dreaming": BASICS | {"wiring"},
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "dreaming"},
     "counterfactual": BASICS | {"model"},
+    "scene": BASICS | {"counterfactual", "model", "viz"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
     "convert": {"assembly", "model", "config", "errors", "files", "nn", "priors"},
@@ -63,7 +64,7 @@ LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storag
 TYPES = {"objectives": {"model"} | COMPONENTS, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
          "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
-TOP = {"ablation", "agents", "cli", "control", "testing", "__main__"}
+TOP = {"ablation", "agents", "cli", "control", "play", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

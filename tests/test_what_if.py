@@ -9,10 +9,10 @@ import torch
 
 import worldkit as wk
 from worldkit.cli import main
-from worldkit.cli.whatif.things import Scene, things
 from worldkit.counterfactual import VISIBLE, most_visible
 from worldkit.errors import ShapeError, WorldkitError
 from worldkit.latents import Latent, particle_spec
+from worldkit.scene import Scene, things
 from worldkit.testing.examples import small_config
 from worldkit.viz.difference import difference_strip, glow, summed
 

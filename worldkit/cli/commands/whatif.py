@@ -67,9 +67,10 @@ def add(commands: Commands) -> None:
 
 def run_whatif(options: Namespace) -> None:
     """``worldkit whatif``."""
+    from ...scene import things
     from ...viz import save_animation, save_png
     from ..whatif.ask import ask, check, open_scene
-    from ..whatif.things import picture, things
+    from ..whatif.things import picture
 
     check_device(options.device)
     out, asks = check_place(options.out, "--out"), check(options)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ...counterfactual import VISIBLE, WhatIf
+from ...scene import Found, Scene, boxes_of
 from ...viz import HtmlReport
 from ...viz.difference import animate_difference, difference_rows, difference_strip, held, summed
 from ...viz.images import enlarge
-from .things import Found, Scene, boxes_of
 
 WITHOUT, WITH = "without the edit", "with the edit"
 _LEGEND = (

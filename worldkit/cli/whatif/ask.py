@@ -13,11 +13,12 @@ from ...data import collate
 from ...errors import ConfigError
 from ...latents import Particles
 from ...picking import PRESENT
+from ...scene import Scene
 from ...training.recipes import open_clips, resize_note
 from ..loading import Loaded, protocol
 from .answer import Answer
 from .edits import Edit, apply, question
-from .things import Scene, pick
+from .things import pick
 
 _PICK = "--at Y X, --mask FILE or --particle K"
 

@@ -10,7 +10,7 @@ import torch
 
 from ...errors import ConfigError
 from ...latents import Latent
-from .things import Scene
+from ...scene import Scene
 
 Tokens = Mapping[int, Sequence[int]]
 
