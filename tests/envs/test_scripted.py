@@ -84,3 +84,13 @@ def test_oracles_that_do_not_know_the_goal(tmp_path):
     with made("scene-v0") as env, pytest.raises(ConfigError, match="no scripted policy.*-o mode=data_collection"):
         collect(env, tmp_path / "x", policy="scripted", episodes=1)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ["metaworld/reach-v3", "metaworld/pick-place-v3"])
+def test_meta_worlds_own_policies(env_id):
+    """They see the goal; and another seed is another goal, the same one the same."""
+    with made(env_id, observation="state", terminate_on_success=True) as env:
+        assert all(ends(env, range(2), 120)[0])
+        goals = [tuple(env.reset(seed=seed)[0][-3:]) for seed in (0, 1, 0)]
+    assert goals[0] == goals[2] != goals[1]

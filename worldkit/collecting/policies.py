@@ -32,7 +32,7 @@ def make_policy(policy: str | Policy, env: Any) -> Policy:
         return lambda observation, info: env.action_space.sample()
     if not env.has_wrapper_attr("scripted_action"):
         raise ConfigError(
-            f"{name_of(env)} has no scripted policy; the games, the scenes, pusht and OGBench's cube environments have, "
+            f"{name_of(env)} has no scripted policy; the games, the scenes, pusht and OGBench's cube tasks have, "
             "and OGBench's scene and puzzle with -o mode=data_collection. Take --policy random, or in Python "
             "policy=FUNCTION"
         )

@@ -22,14 +22,19 @@ from ..errors import ConfigError, require_extra
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
+def without_screen() -> None:
+    """Have MuJoCo draw without a screen where there is none; to be called before it is imported."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
 def import_mujoco(extra: str, purpose: str) -> Any:
     """MuJoCo, told to draw without a screen where there is none.
 
     Raises:
         MissingExtraError: if it is not installed.
     """
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+    without_screen()
     mujoco = require_extra("mujoco", extra, purpose)
     mujoco.set_mju_user_warning(_warn)  # else they go to a file MUJOCO_LOG.TXT in the current folder
     return mujoco
@@ -93,7 +98,7 @@ class Drawer:
     """
 
     def __init__(self, camera: Any = None):
-        self._camera, self._model = camera, None
+        self.camera, self._model = camera, None
         self._renderers: dict[tuple[int, int], Any] = {}
 
     def draw(self, model: Any, data: Any, height: int, width: int) -> np.ndarray:
@@ -114,11 +119,11 @@ class Drawer:
         return renderer.render()
 
     def _view(self, mujoco: Any, model: Any) -> Any:
-        if not isinstance(self._camera, dict | None):
-            return self._camera
+        if not isinstance(self.camera, dict | None):
+            return self.camera
         view = mujoco.MjvCamera()
         mujoco.mjv_defaultFreeCamera(model, view)
-        for name, value in (self._camera or {}).items():
+        for name, value in (self.camera or {}).items():
             if isinstance(value, np.ndarray):
                 getattr(view, name)[:] = value
             else:

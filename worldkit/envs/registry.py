@@ -280,6 +280,10 @@ def _register_ours() -> None:
     ours("vizdoom", "ViZDoom: scenarios and levels seen by the player", "Vizdoom*", aliases=("doom",), extra="doom")
     ours("scenes", "solid things in 3-D, thrown at and pushed, with instance masks: worldkit's own stand-in for OBJ3D",
          "scenes/*", extra="scenes")
+    ours("robotics", "Gymnasium-Robotics: arms, hands, mazes with goals", "Fetch*-v?", "HandReach*", "HandManipulate*",
+         "AdroitHand*", "PointMaze_*", "AntMaze_*", "FrankaKitchen*", extra="robotics")
+    ours("metaworld", "Meta-World: 50 tasks of one arm", "metaworld/*", "Meta-World/*", extra="metaworld")
+    ours("aloha", "gym-aloha: two arms", "aloha/*", "gym_aloha/*", extra="aloha")
     ours("multi", "MPE2 and PettingZoo: several agents, one joint action", "mpe2/*", "pettingzoo/*", extra="multi")
 
 
