@@ -16,6 +16,7 @@ _EXPORTS = {
     "simple": ("RandomPolicy", "ScriptedPolicy"),
     "cloning": ("Cloning",),
     "imitation": ("Imitation",),
+    "planner": ("PlannerAgent",),
     "folder": ("create_agent", "load_agent", "save_agent"),
     "training": ("train_agent",),
     "acting": ("Acting", "check_fits"),

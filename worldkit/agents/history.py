@@ -31,10 +31,17 @@ class History:
         """Nothing seen yet."""
         return cls(None, torch.zeros(batch_size, dtype=torch.int64))
 
-    def add(self, frame: Tensor, first: Tensor, *, keep: int) -> History:
-        """One more frame ``[B, C, H, W]`` each; where ``first`` it begins an episode. ``keep`` of them stay."""
-        frames = frame[:, None] if self.frames is None else torch.cat([self.frames, frame[:, None]], 1)
+    def add(self, frame: Tensor, first: Tensor, *, keep: int, among: Tensor | None = None) -> History:
+        """One more frame ``[B, C, H, W]`` each; where ``first`` it begins an episode. ``keep`` of them stay.
+
+        ``among`` ``[B]`` bool: these rows only; the others stay as they are.
+        """
+        new = frame[:, None]
         lengths = torch.where(first.cpu(), torch.zeros_like(self.lengths), self.lengths) + 1
+        frames = new if self.frames is None else torch.cat([self.frames, new], 1)
+        if among is not None and self.frames is not None:
+            lengths = torch.where(among, lengths, self.lengths)
+            frames = torch.where(among[:, None, None, None, None], frames, torch.cat([new, self.frames], 1))
         lengths = lengths.clamp(max=keep)
         return History(frames[:, -int(lengths.max()):], lengths)
 

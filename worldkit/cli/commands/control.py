@@ -23,6 +23,7 @@ _CONTROL_HELP = """examples:
   worldkit control pusht --agent agents/cloning --baselines random,scripted --goals reach --out control
   worldkit control games/catch --baselines random,scripted --size 32
   worldkit control pusht --agent cloning=a/0,a/1,a/2 --seeds 0,1,2      agents of three trainings, one a seed
+  worldkit control pusht --plan runs/pusht -o plan.horizon=8 -o plan.cost=objects   plan in a model told actions
 
 Every policy meets the same episodes. The protocol is stored with the results, and the same command goes on where an
 interrupted one stopped."""
@@ -52,6 +53,9 @@ def add(commands: Commands) -> None:
     p.add_argument("env", help="environment, see worldkit envs")
     p.add_argument("--agent", action="append", default=[], metavar="[NAME=]FOLDER[,FOLDER...]",
                    help="an agent's folder; several: one for each seed; may be given more than once")
+    p.add_argument("--plan", action="append", default=[], metavar="[NAME=]MODEL",
+                   help="plan in this world model; -o plan.OPTION=VALUE: horizon, every, cost, planner, "
+                        "planner_options.candidates, ...")
     p.add_argument("--baselines", default="random", help="random, scripted, or none (default: random)")
     p.add_argument("--goals", choices=("own", "reach"), default="own",
                    help="own: the environment's task; reach: what another policy reached from the same start")
@@ -64,7 +68,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--size", type=positive(int), help="height and width of frames (default: the agents', or 64)")
     p.add_argument("--deterministic", action="store_true", help="policies take means instead of drawing")
     p.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE",
-                   help="option of the environment")
+                   help="option of the environment, or plan.OPTION")
     p.add_argument("--out", default="control", help="folder to write (default: control)")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.set_defaults(function=run_control)
@@ -133,10 +137,17 @@ def run_control(options: Namespace) -> None:
         loaded = [load_agent(folder) for folder in folders]
         policies[name] = loaded[0] if len(loaded) == 1 else loaded
         about[name] = _about(folders)
+    overrides = parse_assignments(options.override)
+    planning = overrides.pop("plan", {})
+    for text in options.plan:
+        name, (source, *_) = _named(text)
+        if name in policies:
+            raise ConfigError(f"two policies are called '{name}': give one another name, --plan NAME=MODEL")
+        policies[name], about[name] = _planner(options, source, planning, overrides)
     if not policies:
-        raise ConfigError("nobody is to act: give --agent FOLDER or --baselines random")
+        raise ConfigError("nobody is to act: give --agent FOLDER, --plan MODEL or --baselines random")
     protocol = ControlProtocol.parse({
-        "env": options.env, "env_options": parse_assignments(options.override), "size": _size(options, policies),
+        "env": options.env, "env_options": overrides, "size": _size(options, policies),
         "goals": options.goals, "goal_steps": options.goal_steps, "goal_policy": options.goal_policy,
         "budget": options.budget, "episodes": options.episodes, "seeds": _seeds(options.seeds),
         "together": options.together, "deterministic": options.deterministic})
@@ -148,6 +159,21 @@ def run_control(options: Namespace) -> None:
             table.add_row(*row)
         console.print(table)
     console.print(f"written: {', '.join(map(str, write(results, out)))}", soft_wrap=True)
+
+
+def _planner(options: Namespace, source: str, planning: Any, env_options: dict[str, Any]) -> tuple[Any, dict]:
+    """A planner in a world model, and what is noted of it."""
+    from ...agents import create_agent
+    from ...envs import make_env
+    from ..loading import load
+
+    if not isinstance(planning, dict):
+        raise ConfigError(f"-o plan={planning} says nothing: an option has a name, -o plan.horizon=5")
+    loaded = load(source)
+    obs = loaded.model.config.obs
+    with make_env(options.env, size=(obs.height, obs.width), **env_options) as env:
+        agent = create_agent("planner", env=env, model=loaded.model, **planning)
+    return agent, {"model": loaded.place, **loaded.facts, **agent.config.to_dict()}
 
 
 def _named(text: str) -> tuple[str, list[str]]:

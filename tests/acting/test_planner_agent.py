@@ -1,0 +1,160 @@
+"""A planner as a policy: when it looks, what it does in between, and where its next plan starts from."""
+
+import pytest
+import torch
+
+from worldkit.agents import Acting, ActionSpec, create_agent, load_agent, save_agent
+from worldkit.assembly import build
+from worldkit.collecting import play_episode
+from worldkit.control import ControlProtocol, evaluate_control
+from worldkit.distributions import MEANS
+from worldkit.errors import ConfigError, WorldkitError
+from worldkit.testing.examples import small_config
+
+BOX = ActionSpec(low=(-1, -1), high=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def told():
+    """A model that is told actions."""
+    torch.manual_seed(0)
+    return build(small_config(conditioners={"action": {"name": "action", "dim": 2}}, latent_action=None)).eval()
+
+
+class Counting:
+    """Stands in for a planner: plan n is n, n + 0.1, n + 0.2, ... (times 0.01), and what it was given is kept."""
+
+    def __init__(self):
+        self.calls = []
+
+    def solve(self, task, horizon, *, initial=None, generator=None, watch=None):
+        self.calls.append((task.frames, task.past, initial))
+        found = 0.01 * (len(self.calls) + 0.1 * torch.arange(horizon))
+        return type("Plan", (), {"actions": found[None, :, None].expand(task.problems, -1, 2).clone()})
+
+
+def acted(agent, steps, first=None):
+    agent.planner = planner = Counting()
+    carry, found = agent.start(1, goal=torch.rand(1, 3, 32, 32)), []
+    for step in range(steps):
+        begins = torch.tensor([step == 0 if first is None else step in first])
+        action, carry = agent.act(torch.rand(1, 3, 32, 32), carry, first=begins, sampler=MEANS)
+        found.append(round(100 * action[0, 0].item(), 3))
+    return found, planner.calls
+
+
+def make(told, **options):
+    return create_agent("planner", action=BOX, model=told, **{"horizon": 3, **options})
+
+
+@pytest.mark.parametrize("options, wanted", [
+    ({}, [1, 2, 3, 4, 5, 6]),
+    ({"every": 2}, [1, 1.1, 2, 2.1, 3, 3.1]),
+    ({"every": 3}, [1, 1.1, 1.2, 2, 2.1, 2.2]),
+    ({"repeat": 2}, [1, 1, 2, 2, 3, 3]),
+    ({"repeat": 2, "every": 2}, [1, 1, 1.1, 1.1, 2, 2]),
+    ({"context": 3}, [1, 2, 3, 4, 5, 6]),
+])
+def test_when_it_plans(told, options, wanted):
+    assert acted(make(told, **options), 6)[0] == wanted
+
+
+def test_an_episode_that_begins_is_planned_at_once(told):
+    found, calls = acted(make(told, every=3, repeat=2), 6, first={0, 3})
+    assert found == [1, 1, 1.1, 2, 2, 2.1] and [left for _, _, left in calls] == [None, None]
+
+
+def test_the_next_plan_starts_from_what_is_left(told):
+    _, calls = acted(make(told, every=2), 3)
+    assert calls[0][2] is None and torch.allclose(calls[1][2], torch.tensor([[[0.012, 0.012]]]))
+    _, calls = acted(make(told, every=2, warm_start=False), 3)
+    assert calls[1][2] is None
+    _, calls = acted(make(told, every=3), 4)
+    assert calls[1][2] is None  # nothing is left
+
+
+def test_it_remembers_what_it_saw_and_did(told):
+    _, calls = acted(make(told, context=3), 4)
+    assert [frames for frames, _, _ in calls] == [1, 2, 3, 3]
+    assert calls[0][1] is None
+    assert torch.allclose(calls[3][1], torch.tensor([[[0.02, 0.02], [0.03, 0.03]]]))  # the second and third action
+    _, calls = acted(make(told, context=3, repeat=2), 6)
+    assert [frames for frames, _, _ in calls] == [1, 2, 3]  # frames in between are not seen
+
+
+def test_rows_of_different_ages(told):
+    """A row that begins anew while another goes on acts as if it were alone."""
+    agent = make(told, context=2, every=2, repeat=2)
+    frames, goal, first = torch.rand(7, 2, 3, 32, 32), torch.rand(2, 3, 32, 32), {0: [0], 1: [0, 3]}
+
+    class Looking:
+        """The plan tells what was seen: the mean of the newest frame's latent and of the past, then twice that."""
+
+        @staticmethod
+        def solve(task, horizon, *, initial=None, generator=None, watch=None):
+            seen = torch.stack([x.flatten(1).mean(1) for x in task.start.values.values()]).mean(0)
+            seen = seen + (0 if task.past is None else 10 * task.past.flatten(1).mean(1))
+            seen = seen + (0 if initial is None else 100 * initial.flatten(1).mean(1))
+            steps = torch.arange(1, horizon + 1)[:, None].expand(-1, 2)
+            return type("Plan", (), {"actions": seen[:, None, None] * steps})
+
+    agent.planner = Looking
+    both, alone = agent.start(2, goal=goal), [agent.start(1, goal=goal[i : i + 1]) for i in range(2)]
+    for step in range(7):
+        begins = torch.tensor([step in first[i] for i in range(2)])
+        found, both = agent.act(frames[step], both, first=begins, sampler=MEANS)
+        for i in range(2):
+            one, alone[i] = agent.act(frames[step, i : i + 1], alone[i], first=begins[i : i + 1], sampler=MEANS)
+            torch.testing.assert_close(found[i : i + 1], one)
+
+
+def test_saved_and_loaded(told, tmp_path):
+    agent = make(told, cost="pixels,effort=0.1", planner_options={"candidates": 4, "iterations": 1, "elites": 2})
+    save_agent(agent, tmp_path / "a")
+    again, goal = load_agent(tmp_path / "a"), torch.rand(1, 3, 32, 32)
+    one, two = (a.act(goal, a.start(1, goal=goal), first=torch.tensor([True]), sampler=MEANS)[0]
+                for a in (agent, again))
+    assert again.config == agent.config and torch.equal(one, two)
+
+
+def test_discrete_actions():
+    model = build(small_config(conditioners={"action": {"name": "action", "num_actions": 3}}, latent_action=None))
+    agent = create_agent("planner", action=ActionSpec(num_actions=3), model=model, horizon=2,
+                         planner_options={"candidates": 4, "iterations": 1, "elites": 2})
+    frame = torch.rand(2, 3, 32, 32)
+    action, _ = agent.act(frame, agent.start(2, goal=frame), first=torch.ones(2, dtype=bool), sampler=MEANS)
+    assert action.dtype == torch.int64 and action.shape == (2,) and set(action.tolist()) <= {0, 1, 2}
+    with pytest.raises(WorldkitError, match="CategoricalCEM"):
+        agent = create_agent("planner", action=ActionSpec(num_actions=3), model=model, planner="cem")
+        agent.act(frame, agent.start(2, goal=frame), first=torch.ones(2, dtype=bool), sampler=MEANS)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"every": 4}, "every=4 actions of a plan of horizon=3"),
+    ({"planner": "cemm"}, "Did you mean 'cem'"),
+    ({"cost": "pixel"}, "Did you mean 'pixels'"),
+    ({"planner_options": {"candidate": 3}}, "Did you mean 'candidates'"),
+    ({"cost": "reward"}, "reward"),
+])
+def test_what_cannot_be(told, options, message):
+    with pytest.raises(WorldkitError, match=message):
+        make(told, **options)
+
+
+def test_models_that_cannot_plan(told, dot_model):
+    with pytest.raises(ConfigError, match="told no condition 'action'"):
+        create_agent("planner", action=BOX, model=dot_model)
+    with pytest.raises(ConfigError, match="this model is told actions of 2 numbers, and the space has actions of 3"):
+        create_agent("planner", action=ActionSpec(low=(-1,) * 3, high=(1,) * 3), model=told)
+    with pytest.raises(ConfigError, match="no weights"):
+        make(told).loss(None)
+
+
+def test_it_plans_in_an_environment(told, make_dot):
+    agent = make(told, every=3, planner_options={"candidates": 4, "iterations": 1, "elites": 2})
+    env = make_dot()
+    assert len(play_episode(env, Acting(agent, env), seed=0, max_steps=4)["video"]) == 5
+    protocol = ControlProtocol(env="dot", size=32, goals="reach", goal_steps=2, budget=3, episodes=2, seeds=(0,))
+    found = evaluate_control({"random": "random", "plan": agent}, protocol, make=make_dot)
+    assert found.interval("plan", "distance").n == 2
+
