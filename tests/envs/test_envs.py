@@ -27,13 +27,14 @@ IDS = {
     "crafter": ["crafter/reward"],
     "vizdoom": ["VizdoomBasic-v1", "VizdoomTakeCover-v1"],
     "scenes": ["scenes/throw", "scenes/push"],
+    "world-model": ["world-model/lpwm-push-mini"],
     "robotics": ["FetchPush-v4", "HandReach-v3", "AdroitHandDoor-v1", "AntMaze_UMaze-v5"],
     "metaworld": ["metaworld/reach-v3", "metaworld/door-open-v3", "metaworld/pick-place-v3"],
     "aloha": ["aloha/transfer-cube", "aloha/insertion"],
     "multi": ["mpe2/simple_spread_v3", "pettingzoo/pistonball_v6", "pettingzoo/multiwalker_v9",
               "pettingzoo/cooperative_pong_v6", "pettingzoo/knights_archers_zombies_v11"],
 }
-_LONG = ("ogbench", "crafter", "multi", "metaworld", "aloha", "robotics")
+_LONG = ("ogbench", "crafter", "world-model", "multi", "metaworld", "aloha", "robotics")
 ALL = [pytest.param(name, marks=[pytest.mark.slow] if backend in _LONG else [])
        for backend, names in IDS.items() for name in names]
 

@@ -9,7 +9,7 @@ from ..lazy import lazy_exports
 _EXPORTS = {
     "collect": ("collect", "Collected", "episode_seed"),
     "episode": ("play_episode",),
-    "policies": ("Policy", "make_policy"),
+    "policies": ("Policy", "PerEnvironment", "make_policy"),
     "folder": ("EpisodeFolder",),
 }
 _find = lazy_exports(__name__, _EXPORTS)

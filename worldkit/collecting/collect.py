@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..progress import Meter
 from .episode import check_env, play_episode
 from .folder import EpisodeFolder
-from .policies import Policy, make_policy, name_of
+from .policies import PerEnvironment, Policy, make_policy, name_of
 from .pool import Pool, play_episodes
 
 
@@ -43,7 +43,7 @@ def collect(
     env: Any,
     out: str | os.PathLike[str],
     *,
-    policy: str | Policy = "random",
+    policy: str | Policy | PerEnvironment = "random",
     episodes: int,
     seed: int = 0,
     append: bool = False,
@@ -60,7 +60,8 @@ def collect(
         env: An environment of `worldkit.envs.make_env`; it is not closed.
         out: Folder; `worldkit.data.open_dataset` reads it, and `worldkit train --data`.
         policy: ``"random"``, ``"scripted"``, or ``policy(observation, info) -> action``; with several environments, it
-            is asked for one after the other.
+            is asked for one after the other, so one that remembers is a `PerEnvironment`: for an agent,
+            ``PerEnvironment(lambda env: Acting(agent, env))`` (`worldkit.agents.Acting`).
         episodes: How many.
         seed: Another seed, other episodes.
         append: Add to the episodes that ``out`` holds; numbers that are missing come first.

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from ..envs.observe import masks_of
 from ..errors import ConfigError
-from .policies import Policy, name_of
+from .policies import Policy, begin, name_of
 
 
 def check_env(env: Any) -> None:
@@ -97,8 +97,7 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
     """
     env.action_space.seed(seed)
     observation, info = env.reset(seed=seed)
-    if hasattr(policy, "begin"):  # one that remembers what it has seen
-        policy.begin(seed)
+    begin(policy, seed)
     episode, ended = Recording(observation, masks_of(env, observation)), False
     while not ended and (max_steps is None or len(episode) < max_steps):
         action = policy(observation, info)

@@ -20,7 +20,7 @@ from gymnasium.vector.utils import iterate
 from ..envs.worker import SLIP, Slip, Worker
 from ..errors import ConfigError, EnvError
 from .episode import Recording
-from .policies import Policy, name_of
+from .policies import Policy, begin, name_of
 
 IDLE = -1
 
@@ -32,12 +32,13 @@ class Slot:
         number: Of the episode; `IDLE` while there is none.
         seed: Of the episode.
         action_space: A copy of its own.
-        spec: How the environment is made.
+        observation_space, spec, unwrapped: Of the environment, as it is here.
     """
 
     def __init__(self, env: gymnasium.Env):
         self.action_space, self.spec, self.unwrapped = copy.deepcopy(env.action_space), env.spec, env.unwrapped
-        self._scripted = env.has_wrapper_attr("scripted_action")
+        self.observation_space = env.observation_space
+        self._tells = [name for name in ("scripted_action", "draw_goal") if env.has_wrapper_attr(name)]
         self.number, self.seed = IDLE, 0
         self.observation: Any = None
         self.slip = Slip({})
@@ -46,13 +47,13 @@ class Slot:
 
     def has_wrapper_attr(self, name: str) -> bool:
         """Whether the environment has something that a policy may ask for."""
-        return name == "scripted_action" and self._scripted
+        return name in self._tells
 
     def get_wrapper_attr(self, name: str) -> Any:
         """What a policy may ask for."""
         if not self.has_wrapper_attr(name):
             raise AttributeError(f"an environment in another process tells no {name}")
-        return lambda: self.slip.scripted
+        return (lambda: self.slip.scripted) if name == "scripted_action" else lambda height, width: self.slip.goal
 
 
 class Pool:
@@ -179,6 +180,8 @@ def play_episodes(pool: Pool, act: Callable[[Slot], Policy], jobs: Iterable[tupl
         begun = [slot for slot in free if slot.number != IDLE]
         if begun:
             pool.begin(begun)
+        for slot in begun:
+            begin(policies[slot], slot.seed)
         playing = [slot for slot in pool.slots if slot.number != IDLE]
         if not playing:
             return

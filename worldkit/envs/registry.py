@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -246,9 +247,16 @@ def make_env(
         env.close()
         raise
     again = {"env_id": env_id, "backend": spec.name, "size": size, "observation": observation, **options}
-    made.made_by(EnvSpec(env_id, entry_point=f"{__name__}:make_env", kwargs=again, disable_env_checker=True,
+    made.made_by(EnvSpec(_spec_id(env_id), entry_point=f"{__name__}:make_env", kwargs=again, disable_env_checker=True,
                          order_enforce=False))
     return made
+
+
+def _spec_id(env_id: str) -> str:
+    """An id as Gymnasium knows them: one namespace at most, and nothing of a path."""
+    space, _, name = env_id.partition("/")
+    parts = [re.sub(r"[^\w.-]+", "-", part).strip("-") for part in ((space, name) if space and name else (env_id,))]
+    return "/".join(filter(None, parts))
 
 
 def unknown_env(env_id: str, known: Sequence[str], backend: str, more: str = "") -> UnknownComponentError:
@@ -280,6 +288,7 @@ def _register_ours() -> None:
     ours("vizdoom", "ViZDoom: scenarios and levels seen by the player", "Vizdoom*", aliases=("doom",), extra="doom")
     ours("scenes", "solid things in 3-D, thrown at and pushed, with instance masks: worldkit's own stand-in for OBJ3D",
          "scenes/*", extra="scenes")
+    ours("world-model", "trained world models: imagination as an environment", "world-model/*", module="world_model")
     ours("robotics", "Gymnasium-Robotics: arms, hands, mazes with goals", "Fetch*-v?", "HandReach*", "HandManipulate*",
          "AdroitHand*", "PointMaze_*", "AntMaze_*", "FrankaKitchen*", extra="robotics")
     ours("metaworld", "Meta-World: 50 tasks of one arm", "metaworld/*", "Meta-World/*", extra="metaworld")

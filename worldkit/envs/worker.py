@@ -12,7 +12,7 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -62,6 +62,7 @@ class Slip:
     info: dict[str, Any]
     masks: Any = None
     scripted: Any = None
+    goal: Any = None
     failure: Failure | None = None
 
 
@@ -94,7 +95,11 @@ class Worker(gymnasium.Env):
                 self._env = self._make()
             self._seen, info = self._env.reset(seed=seed)
             self._steps, self._over = 0, False
-            return self._seen, {SLIP: self._slip(info)}
+            goal = None
+            if self._env.has_wrapper_attr("draw_goal"):
+                pixels = self._seen["pixels"] if isinstance(self._seen, dict) else self._seen
+                goal = self._env.get_wrapper_attr("draw_goal")(*pixels.shape[:2])
+            return self._seen, {SLIP: replace(self._slip(info), goal=goal)}
         except Exception as error:
             return self._failed(error)
 

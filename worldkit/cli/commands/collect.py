@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
 from ..options import Commands, check_place, command, natural, positive
 from ..output import console, print_json, table_of
@@ -12,6 +14,8 @@ _COLLECT_HELP = """examples:
   worldkit collect CartPole-v1 --out cartpole --episodes 200 --num-envs 4
   worldkit collect ALE/Pong-v5 --out pong --episodes 20 --max-steps 500
   worldkit collect dmc/reacher-easy --out reacher --episodes 50 -o camera=1
+  worldkit collect games/catch --out better --episodes 100 --policy agents/cloning
+  worldkit collect world-model/lpwm-push-mini --out dreams --episodes 20 -o horizon=20
   worldkit train lpwm-mini --data catch -o conditioners.action=action
 
 OUT is a folder of episodes: pixels, actions, rewards, ends, states. Each is stored when it is over: an interruption
@@ -25,7 +29,8 @@ def add(commands: Commands) -> None:
     p.add_argument("env", help="environment, see worldkit envs")
     p.add_argument("--out", required=True, help="folder to write")
     p.add_argument("--episodes", type=positive(int), required=True, help="how many")
-    p.add_argument("--policy", default="random", help="random, or scripted where there is one (default: random)")
+    p.add_argument("--policy", default="random",
+                   help="random, scripted where there is one, or the folder of an agent (default: random)")
     p.add_argument("--backend", default="auto", help="package of the environment (default: by its name)")
     p.add_argument("--size", type=positive(int), default=64, metavar="PIXELS", help="height and width (default: 64)")
     p.add_argument("--max-steps", type=positive(int), help="cut episodes off (default: where they end)")
@@ -43,6 +48,17 @@ def add(commands: Commands) -> None:
     p.set_defaults(function=run_envs)
 
 
+def _policy(name: str) -> Any:
+    """A policy by its name, or the agent of a folder."""
+    if name in ("random", "scripted") or not ("/" in name or Path(name).exists()):
+        return name
+    from ...agents import Acting, load_agent
+    from ...collecting import PerEnvironment
+
+    agent = load_agent(name)
+    return PerEnvironment(lambda env: Acting(agent, env))
+
+
 def run_collect(options: Namespace) -> None:
     """``worldkit collect``."""
     from ...collecting import collect
@@ -50,9 +66,10 @@ def run_collect(options: Namespace) -> None:
     from ...envs import make_env
 
     out = check_place(options.out, "--out")
+    policy = _policy(options.policy)
     env = make_env(options.env, options.backend, size=options.size, **parse_assignments(options.override))
     try:
-        found = collect(env, out, policy=options.policy, episodes=options.episodes, seed=options.seed,
+        found = collect(env, out, policy=policy, episodes=options.episodes, seed=options.seed,
                         append=options.append, max_steps=options.max_steps, num_envs=options.num_envs,
                         enabled=not options.quiet)
     finally:
