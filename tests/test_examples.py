@@ -60,6 +60,14 @@ def test_other_actions(tmp_path):
     assert float(inside) > 70 and float(apart) > 40
 
 
+def test_plan(tmp_path):
+    """A few problems only; docs/planning.md has 40."""
+    out = run("06_plan.py", "--problems", "4", "--candidates", "60", cwd=tmp_path)
+    assert (tmp_path / "plan.png").exists()
+    ways = {name: float(far) for name, far in re.findall(r"^(.*): pusher (\S+) ±", out, re.MULTILINE)}
+    assert ways["the plan"] < 0.5 * min(ways["random actions"], ways["no action"]) and ways["as in the data"] < 1e-3
+
+
 def test_no_example_is_forgotten():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",

@@ -168,6 +168,19 @@ def test_rewards_end_with_the_episode():
     assert (CEM().solve(task, 3, generator=seeded()).actions[:, :2, 0] > 0.98).all()
 
 
+def test_the_heads_of_a_model_are_asked():
+    model = make(heads={"reward": {"name": "two-hot"}, "terminated": {"name": "bernoulli"}})
+    actions = torch.rand(3, 4, 3, 2, generator=seeded(2)) - 0.5
+    task = Shooting(model, frames(), PredictedReward(), space=BOX)
+    with torch.no_grad():
+        cost, said = task.score(actions).cost, task.imagine(actions).rollout.predictions
+        alive = torch.cat([torch.ones(12, 1), (1 - said["terminated"]).cumprod(1)[:, :-1]], 1)
+        torch.testing.assert_close(cost, -(alive * said["reward"]).sum(1).reshape(3, 4))
+        plain = make(heads={"reward": {"name": "gaussian", "mean": (0.0,), "std": (1.0,)}})
+        said = (task := Shooting(plain, frames(), PredictedReward(), space=BOX)).imagine(actions).rollout.predictions
+        torch.testing.assert_close(task.score(actions).cost, -said["reward"].sum(1).reshape(3, 4))
+
+
 @pytest.mark.parametrize("space, said", [
     (Continuous((-1,), (1,)), "told actions of 2 numbers, and the space has actions of 1 numbers"),
     (gymnasium.spaces.Box(-1, 1, (3,)), "of 3 numbers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -144,11 +145,12 @@ class SamplingPlanner(Planner):
         for number in range(self.iterations):
             actions = self.propose(state, objective, generator)
             score = check_score(objective.score(actions), actions)
-            now = pick(actions, score)
+            elites = Elites.of(actions, score, self.elites)
+            now = elites.best(score)
             best = better(best, now)
             history.append(now.cost)
             watch(Round(number, actions, score))
-            state = self.learn(state, actions, score)
+            state = self.learn(state, elites)
         assert best is not None
         if self.returns == "mean":
             mean = self.answer(state, objective)[:, None]
@@ -166,7 +168,7 @@ class SamplingPlanner(Planner):
         """Candidates ``[problems, candidates, horizon, *action]`` inside the space."""
 
     @abstractmethod
-    def learn(self, state: Any, actions: Tensor, score: Score) -> Any:
+    def learn(self, state: Any, elites: Elites) -> Any:
         """The next distribution."""
 
     @abstractmethod
@@ -185,20 +187,50 @@ def wrong_space(planner: str, space: Space) -> str:
 def rank_key(score: Score) -> Tensor:
     """``[problems, candidates]``, to sort by: candidates that violate least first, then by cost; inf if not finite."""
     cost = score.cost.float()
-    usable = torch.isfinite(cost)
-    if score.violation is not None:
-        usable &= torch.isfinite(score.violation)
-        worst = cost.where(usable, -torch.inf).amax(1, keepdim=True).clamp(min=0)
-        cost = torch.where(score.violation > 0, worst + worst.abs() + 1 + score.violation.float(), cost)
+    if score.violation is None:
+        return cost.nan_to_num(torch.inf, torch.inf, torch.inf)
+    usable = torch.isfinite(cost) & torch.isfinite(score.violation)
+    worst = cost.where(usable, -torch.inf).amax(1, keepdim=True).clamp(min=0)
+    cost = torch.where(score.violation > 0, 2 * worst + 1 + score.violation.float(), cost)
     return cost.where(usable, torch.inf)
 
 
-def pick(actions: Tensor, score: Score) -> Plan:
-    """The best candidate of every problem; where none has a finite cost, some one."""
-    key = rank_key(score)
-    rows, chosen = torch.arange(len(key), device=key.device), key.argmin(1)
-    return Plan(actions[rows, chosen].clone(), score.cost[rows, chosen],
-                None if score.violation is None else score.violation[rows, chosen])
+@dataclass(frozen=True)
+class Elites:
+    """The best candidates of every problem.
+
+    Attributes:
+        actions: ``[problems, elites, horizon, *action]``, best first.
+        keys: What they are sorted by, ``[problems, elites]``; infinite where a cost is not finite.
+        chosen: Which candidates they are, int64 ``[problems, elites]``.
+    """
+
+    actions: Tensor
+    keys: Tensor
+    chosen: Tensor
+
+    @classmethod
+    def of(cls, actions: Tensor, score: Score, count: int) -> Elites:
+        """So many of the candidates ``[problems, candidates, horizon, *action]``."""
+        keys, chosen = rank_key(score).topk(count, 1, largest=False)
+        rows = torch.arange(len(keys), device=keys.device)[:, None]
+        return cls(actions[rows, chosen], keys, chosen)
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """Bool ``[problems, elites]``: their costs are finite."""
+        return torch.isfinite(self.keys)
+
+    @cached_property
+    def all_usable(self) -> bool:
+        """Whether all are; the last one is the worst."""
+        return bool(torch.isfinite(self.keys[:, -1]).all())
+
+    def best(self, score: Score) -> Plan:
+        """The best candidate of every problem; where none has a finite cost, some one."""
+        first = self.chosen[:, :1]
+        return Plan(self.actions[:, 0], score.cost.gather(1, first)[:, 0],
+                    None if score.violation is None else score.violation.gather(1, first)[:, 0])
 
 
 def better(one: Plan | None, two: Plan) -> Plan:
@@ -250,14 +282,3 @@ def begin_mean(space: Continuous, problems: int, horizon: int, initial: Tensor |
     if initial is not None:
         mean[:, : initial.shape[1]] = initial
     return mean
-
-
-def elites_of(actions: Tensor, score: Score, count: int) -> tuple[Tensor, Tensor]:
-    """The best candidates of every problem and which of them are usable.
-
-    Returns:
-        ``[problems, count, horizon, *action]`` best first, and bool ``[problems, count]``: costs are finite.
-    """
-    keys, chosen = rank_key(score).topk(count, 1, largest=False)
-    rows = torch.arange(len(keys), device=keys.device)[:, None]
-    return actions[rows, chosen], torch.isfinite(keys)

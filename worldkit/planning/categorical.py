@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Generator, SamplingPlanner, draw, elites_of
-from .objective import Objective, Score
+from .base import Elites, Generator, SamplingPlanner, draw
+from .objective import Objective
 from .spaces import Discrete
 
 
@@ -50,13 +50,12 @@ class CategoricalCEM(SamplingPlanner):
         actions[:, 0] = state.argmax(-1)
         return actions
 
-    def learn(self, state: Tensor, actions: Tensor, score: Score) -> Tensor:
-        elites, usable = elites_of(actions, score, self.elites)
-        weight = usable[:, :, None, None].float()
-        share = (F.one_hot(elites, state.shape[-1]) * weight).sum(1) / weight.sum(1).clamp(min=1)
+    def learn(self, state: Tensor, elites: Elites) -> Tensor:
+        weight = elites.usable[:, :, None, None].float()
+        share = (F.one_hot(elites.actions, state.shape[-1]) * weight).sum(1) / weight.sum(1).clamp(min=1)
         share = (1 - self.smoothing) * share + self.smoothing / state.shape[-1]
         new = self.momentum * state + (1 - self.momentum) * share
-        return torch.where(usable.any(1)[:, None, None], new, state)
+        return torch.where(elites.usable.any(1)[:, None, None], new, state)
 
     def answer(self, state: Tensor, objective: Objective) -> Tensor:
         return state.argmax(-1)

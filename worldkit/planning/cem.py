@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Generator, Returns, SamplingPlanner, begin_mean, draw, elites_of
-from .objective import Objective, Score
+from .base import Elites, Generator, Returns, SamplingPlanner, begin_mean, draw
+from .objective import Objective
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class CEM(SamplingPlanner):
     def propose(self, state: Gaussian, objective: Objective, generator: Generator) -> Tensor:
         problems, *rest = state.mean.shape
         noise = self.noise((problems, self.candidates, *rest), generator, state.mean.device)
-        actions = noise * state.std[:, None] + state.mean[:, None]
+        actions = noise.mul_(state.std[:, None]).add_(state.mean[:, None])
         actions[:, 0] = state.mean
         if state.kept is not None:
             actions[:, 1 : 1 + state.kept.shape[1]] = state.kept
         return objective.space.clip(actions)
 
-    def learn(self, state: Gaussian, actions: Tensor, score: Score) -> Gaussian:
-        return Gaussian(*moments(*elites_of(actions, score, self.elites), state))
+    def learn(self, state: Gaussian, elites: Elites) -> Gaussian:
+        return Gaussian(*moments(elites, state))
 
     def answer(self, state: Gaussian, objective: Objective) -> Tensor:
         return objective.space.clip(state.mean)
@@ -86,11 +86,9 @@ class ICEM(CEM):
     def noise(self, shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
         return colored(draw(torch.randn, shape, generator, device), self.beta)
 
-    def learn(self, state: Gaussian, actions: Tensor, score: Score) -> Gaussian:
-        elites, usable = elites_of(actions, score, self.elites)
-        mean, std = moments(elites, usable, state)
-        stay = self.momentum
-        kept = torch.where(usable[:, : self.keep, None, None], elites[:, : self.keep], mean[:, None])
+    def learn(self, state: Gaussian, elites: Elites) -> Gaussian:
+        (mean, std), stay = moments(elites, state), self.momentum
+        kept = torch.where(elites.usable[:, : self.keep, None, None], elites.actions[:, : self.keep], mean[:, None])
         return Gaussian(stay * state.mean + (1 - stay) * mean, stay * state.std + (1 - stay) * std, kept)
 
 
@@ -124,13 +122,13 @@ def colored(white: Tensor, beta: float) -> Tensor:
     return torch.fft.irfft(spectrum, n=horizon, dim=2)
 
 
-def moments(elites: Tensor, usable: Tensor, before: Gaussian) -> tuple[Tensor, Tensor]:
+def moments(elites: Elites, before: Gaussian) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the usable elites, ``[problems, horizon, dim]`` each; without any, as before."""
-    if usable.all():
-        return elites.mean(1), elites.std(1)
-    weight = usable[:, :, None, None].to(elites)
+    if elites.all_usable:
+        return elites.actions.mean(1), elites.actions.std(1)
+    weight = elites.usable[:, :, None, None].to(elites.actions)
     count = weight.sum(1)
-    mean = (weight * elites).sum(1) / count.clamp(min=1)
-    square = (weight * (elites - mean[:, None]).square()).sum(1)
+    mean = (weight * elites.actions).sum(1) / count.clamp(min=1)
+    square = (weight * (elites.actions - mean[:, None]).square()).sum(1)
     std = (square / (count - 1).clamp(min=1)).sqrt()
     return torch.where(count > 0, mean, before.mean), torch.where(count > 0, std, before.std)

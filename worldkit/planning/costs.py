@@ -167,7 +167,7 @@ class PredictedReward(Cost):
     needs_goal = False
 
     def check(self, model: WorldModel, goal: Goal) -> None:
-        heads = getattr(model.config, "heads", None) or {}
+        heads = model.config.heads
         if self.head not in heads:
             raise WorldkitError(
                 f"PredictedReward needs a model with a head '{self.head}', and this one has "

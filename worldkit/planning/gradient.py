@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WorldkitError
-from .base import Generator, Plan, Planner, Round, begin_mean, better, draw, pick
+from .base import Elites, Generator, Plan, Planner, Round, begin_mean, better, draw
 from .objective import Objective, Score, check_score
 
 
@@ -56,7 +56,7 @@ class GradientPlanner(Planner):
                 actions = middle + reach * unit
                 score = check_score(objective.score(actions), actions)
                 wanted = score.cost if score.violation is None else score.cost + multiplier * score.violation
-            now = pick(actions.detach(), _detached(score))
+            now = Elites.of(actions.detach(), _detached(score), 1).best(_detached(score))
             best = better(best, now)
             history.append(now.cost)
             watch(Round(number, actions.detach().clone(), _detached(score)))

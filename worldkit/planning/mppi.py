@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Generator, SamplingPlanner, elites_of, rank_key
+from .base import Elites, Generator, SamplingPlanner
 from .cem import CEM, Gaussian
-from .objective import Objective, Score
+from .objective import Objective
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,13 @@ class MPPI(CEM):
     min_std: float = 0.05
     max_std: float = 2.0
 
-    def learn(self, state: Gaussian, actions: Tensor, score: Score) -> Gaussian:
-        elites, usable = elites_of(actions, score, self.elites)
-        key = rank_key(score).topk(self.elites, 1, largest=False).values
-        excess = (key - key[:, :1]).where(usable, torch.inf)
+    def learn(self, state: Gaussian, elites: Elites) -> Gaussian:
+        excess = (elites.keys - elites.keys[:, :1]).where(elites.usable, torch.inf)
         excess[:, 0] = 0
         weight = torch.softmax(-excess / self.temperature, 1)[:, :, None, None]
-        mean = (weight * elites).sum(1)
-        std = (weight * (elites - mean[:, None]).square()).sum(1).sqrt()
-        some = usable.any(1)[:, None, None]
+        mean = (weight * elites.actions).sum(1)
+        std = (weight * (elites.actions - mean[:, None]).square()).sum(1).sqrt()
+        some = elites.usable.any(1)[:, None, None]
         return Gaussian(torch.where(some, mean, state.mean), torch.where(some, std, state.std))
 
     def propose(self, state: Gaussian, objective: Objective, generator: Generator) -> Tensor:

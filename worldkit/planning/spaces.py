@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,8 @@ class Continuous:
 
     def clip(self, actions: Tensor) -> Tensor:
         """Actions ``[..., dim]`` inside the bounds."""
+        if {*map(abs, self.low), *map(abs, self.high)} == {math.inf}:
+            return actions
         low, high = self.bounds(actions.device)
         return actions.clamp(low.to(actions), high.to(actions))
 
