@@ -17,7 +17,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import worldkit as wk
+from worldkit.data import collate
 from worldkit.errors import ConfigError, DataError, WorldkitError
 from worldkit.metrics import Protocol
 from worldkit.presets import packaged_file, preset_spec
@@ -25,6 +28,8 @@ from worldkit.presets.shipped import MAX_MB, facts_of, refuse_older
 from worldkit.storage.folders import WEIGHTS_FILE, digest, find_model, read_facts, read_json
 from worldkit.storage.hub import load_folder
 from worldkit.training import compare, evaluate, find_protocol
+from worldkit.training.generation import compare as compare_frames
+from worldkit.training.generation import look_at
 from worldkit.training.recipes import open_clips
 
 WEIGHTS = Path(wk.__file__).parent / "presets" / "weights"
@@ -32,6 +37,8 @@ FRAMES, CLIPS, LEAST, FEW = 5, 200, 100, 8
 """Predicted frames of the headline; clips it rests on at most; clips of any number at least; clips of the check."""
 LOG_LINES = 60
 OF_OBJECTS, SEEN = ("fg_ari", "miou"), "encoded"
+DRAWN, SAMPLED, STATIC = 128, 6, "the encoder's own prior"
+"""Videos drawn out of nothing, frames predicted behind the first ones, and a prior that they are held against."""
 
 
 # -- evaluating
@@ -92,7 +99,33 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def headline(found: Iterable[Mapping[str, Any]]) -> str:
+def drawn(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Videos that a model with a prior draws out of nothing, beside true ones and those of its encoder's own prior."""
+    frames, step = model.prior.config.frames + SAMPLED, 8
+    clips = open_clips(model, data, split="test", num_frames=frames, mode="first", **options)
+    chosen = torch.linspace(0, len(clips) - 1, min(2 * DRAWN, len(clips))).long().tolist()
+    seen = look_at(model, collate([clips[i] for i in chosen]).video)
+    true, other = seen.in_units_of(seen)[::2], seen.in_units_of(seen)[1::2]
+
+    def scores() -> dict[str, float]:
+        generator, videos = torch.Generator().manual_seed(0), []
+        with torch.no_grad():
+            for _ in range(0, DRAWN, step):
+                first = model.sample_first_frames(step, generator=generator)
+                rollout = model.rollout(first, frames - first.shape[1], generator=generator, deterministic=True)
+                videos.append(torch.cat([rollout.context_video, rollout.video], -4))
+        return rounded(compare_frames(true, look_at(model, torch.cat(videos)).in_units_of(seen)))
+
+    found, prior = scores(), model.prior
+    model.prior = None
+    static = scores()
+    model.prior = prior
+    return {"command": f"worldkit sample {name} --data {data} --n {DRAWN} --horizon {SAMPLED} --follow means",
+            "n": DRAWN, "frames": frames, "model": found, "other true videos": rounded(compare_frames(true, other)),
+            STATIC: static}
+
+
+def headline(found: Iterable[Mapping[str, Any]], samples: Mapping[str, Any] | None = None) -> str:
     """What a model reaches, in a line."""
     first, *others = found
     model, still, horizon = first["results"]["model"], first["results"]["copy last frame"], first["protocol"]["horizon"]
@@ -106,6 +139,11 @@ def headline(found: Iterable[Mapping[str, Any]]) -> str:
         if "med10" in table["model"]:
             parts.append(f"MED10 {table['model']['med10']['total']:.2f}, standing still "
                          f"{table['copy last frame']['med10']['total']:.2f}")
+    if samples:
+        fid = {whose: samples[whose]["fid"] for whose in ("model", "other true videos", STATIC)}
+        things, true = samples["model"]["things"], samples["model"]["things, true"]
+        parts.insert(0, f"draws {things:.1f} things a frame, true {true:.1f}; FID {fid['model']:.0f}, other true "
+                        f"videos {fid['other true videos']:.0f}, {STATIC} {fid[STATIC]:.0f}")
     return "; ".join(parts)
 
 
@@ -228,7 +266,9 @@ def judged(model: Any, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     lack = [f"{entry['n']} by {entry['command']}" for entry in found if entry["n"] < LEAST]
     if lack:
         raise SystemExit(f"error: numbers of fewer than {LEAST} clips do not ship: {'; '.join(lack)}")
-    facts |= {"headline": headline(found), "evaluation": found, "check": few_clips(model, name, data, options)}
+    samples = {} if model.prior is None else {"samples": drawn(model, name, data, options)}
+    facts |= {"headline": headline(found, samples.get("samples")), "evaluation": found, **samples,
+              "check": few_clips(model, name, data, options)}
     order = ["headline", *(key for key in facts if key not in ("headline", "log")), "log"]
     return {key: facts[key] for key in order}
 

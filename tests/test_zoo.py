@@ -240,3 +240,13 @@ def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo, monkeyp
     assert found[0]["driven by"] == "encoded" and found[0]["n"] == 3
     assert found[0]["command"].endswith("--metrics psnr,ssim,fg_ari,miou -o data.num_episodes=4 -o data.segments=true")
     assert re.match("frames drawn again at .* dB, the mean frame .*; FG-ARI 0", zoo.headline(found))
+
+
+def test_what_ddlp_draws_out_of_nothing_moves_and_is_nearer_to_the_data_than_its_own_prior():
+    samples = shipped.facts_of(preset_spec("diffuse-ddlp-balls-mini"))["samples"]
+    model, other, own = (samples[name] for name in ("model", "other true videos", "the encoder's own prior"))
+    assert other["fid"] <= model["fid"] < own["fid"] / 2 and model["histogram"] < own["histogram"]
+    first = wk.create_model("diffuse-ddlp-balls-mini", pretrained=True).sample_first_frames(
+        8, generator=torch.Generator().manual_seed(1))
+    moved = (first.position[:, 1:] - first.position[:, :-1]).norm(dim=-1)
+    assert 0.02 < moved.mean() < 0.15  # true balls move 0.08 a frame

@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 import worldkit as wk
 from worldkit.presets import preset_spec
 from worldkit.presets.shipped import facts_of, megabytes
@@ -15,6 +17,7 @@ from worldkit.presets.shipped import facts_of, megabytes
 HERE = Path(__file__).parent
 PAGE, CLIP = HERE.parent / "zoo.md", 0
 BASELINES = {"copy last frame": "over copying", "mean training frame": "over the mean frame"}
+STATIC, SHOWN = "the encoder's own prior", 6
 MORE = {"fg_ari": "FG-ARI", "miou": "mIoU", "ssim": "SSIM"}
 
 
@@ -42,6 +45,11 @@ def table(names):
         scored = (f"{given} frames given, {horizon} predicted" if first["driven by"] == "prior" else
                   f"{given + horizon} frames seen, the last {horizon} drawn again")
         more = [f"{title} {number(model[key])}" for key, title in MORE.items() if key in model]
+        if samples := facts.get("samples"):
+            other = samples["other true videos"]
+            more.append(f"drawn out of nothing: {samples['model']['things']:.2f} things a frame (true "
+                        f"{other['things, true']:.2f}), FID {samples['model']['fid']:.1f} (true videos "
+                        f"{other['fid']:.1f}, the encoder's own prior {samples[STATIC]['fid']:.0f})")
         for other in others:
             if "med10" in other["results"]["model"]:
                 still = other["results"]["copy last frame"]["med10"]["total"]
@@ -54,13 +62,15 @@ def table(names):
 def record(name):
     """The section of a model: picture, how it was made, how to score it."""
     facts = facts_of(preset_spec(name))
-    commands = list(dict.fromkeys([facts["command"], *(entry["command"] for entry in facts["evaluation"])]))
+    scored = [*facts["evaluation"], *([facts["samples"]] if "samples" in facts else [])]
+    commands = list(dict.fromkeys([facts["command"], *(entry["command"] for entry in scored)]))
     made = (f"Made by the first line: seed {facts['seed']}, {facts['steps']:,} steps, {facts['minutes']:g} minutes of "
             f"training, {facts['hardware']}; torch {facts['torch']}, {facts['date']}; {facts['note']}.")
     if facts.get("weights from"):
         made += f" It began with the weights of {facts['weights from']}."
     lines = "\n".join(f"    {command}" for command in commands)
-    return (f"### {name}\n\n![{name} on a test clip: the truth, the model, what it found](images/zoo-{name}.png)\n\n"
+    shown = "videos out of nothing" if "samples" in facts else "the truth, the model, what it found on a test clip"
+    return (f"### {name}\n\n![{name}: {shown}](images/zoo-{name}.png)\n\n"
             f"{facts['headline']}.\n\n{lines}\n\n{made} The other lines score it again.")
 
 
@@ -87,9 +97,14 @@ def draw(name):
     """A picture of a shipped model on a test clip."""
     from worldkit.data import collate
     from worldkit.training.recipes import open_clips
-    from worldkit.viz import save_png
+    from worldkit.viz import samples_strip, save_png
 
     model, facts = wk.create_model(name, pretrained=True), facts_of(preset_spec(name))
+    if model.prior is not None:
+        rollout = model.sample(SHOWN, horizon=6, generator=torch.Generator().manual_seed(0), deterministic=True)
+        videos = torch.cat([rollout.context_video, rollout.video], 1).clamp(0, 1)
+        save_png(samples_strip(videos, first_frames=rollout.context_video.shape[1]), HERE / f"zoo-{name}.png")
+        return
     protocol = facts["evaluation"][0]["protocol"]
     clips = open_clips(model, facts["data"], split="test", num_frames=protocol["context_frames"] + protocol["horizon"],
                        **facts.get("data options", {}))
