@@ -130,6 +130,13 @@ def test_who_cannot_act(make_dot):
         evaluate({"x": agent}, OWN, make_dot)
 
 
+def test_an_environment_without_pixels():
+    import worldkit as wk
+
+    with pytest.raises(ConfigError, match="gives no pixels, which agents act on"):
+        evaluate_control({"random": "random"}, OWN, make=lambda: wk.make_env("games/catch", observation="state"))
+
+
 @pytest.mark.parametrize("wrong, message", [
     ({"seeds": (1, 1)}, "seeds are different numbers"), ({"goals": "none"}, "goals"), ({"budgte": 3}, "budget"),
 ])
@@ -185,6 +192,27 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
         assert main([*wrong.split(), "--quiet"]) == 2
         assert message in capsys.readouterr().err.replace("\n", " "), wrong
     assert not (tmp_path / "other").exists() and not (tmp_path / "agents/x").exists()
+
+
+def test_the_command_plans(tmp_path, capsys, monkeypatch):
+    from worldkit.assembly import build
+    from worldkit.testing.examples import small_config
+
+    monkeypatch.chdir(tmp_path)
+    conditioners = {"action": {"name": "action", "num_actions": 3}}
+    build(small_config(conditioners=conditioners, latent_action=None)).save_pretrained("told")
+    run = ("control games/catch --plan p=told/. -o plan.horizon=2 -o plan.planner_options.candidates=4 -o plan.planner_"
+           "options.iterations=1 -o plan.planner_options.elites=2 --goals reach --goal-steps 2 --budget 2 --episodes 1 "
+           "--seeds 0 --quiet").split()
+    assert main(run) == 0
+    stored = json.loads((tmp_path / "control/control.json").read_text())
+    assert stored["policies"]["p"]["horizon"] == 2 and stored["policies"]["p"]["weights"]
+    assert stored["protocol"]["size"] == 32
+    capsys.readouterr()
+    assert main([*run, "--plan", "p=told/.", "--out", "other"]) == 2
+    assert "two policies are called 'p'" in capsys.readouterr().err
+    assert main([*run, "-o", "plan=5", "--out", "other"]) == 2
+    assert "an option has a name, -o plan.horizon=5" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_pusht_says_how_far_it_is():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..agents.acting import check_fits
+from ..agents.acting import check_fits, frame_shape_of
 from ..agents.actions import ActionSpec
 from ..agents.base import Policy
 from ..agents.simple import RandomPolicy, ScriptedPolicy
@@ -72,6 +72,7 @@ def evaluate_control(
     envs: list[Any] = []
     try:
         envs += [make() for _ in range(together)]
+        frame_shape_of(envs[0])  # everybody acts on pixels
         runs = {name: _runs(given, envs, protocol) for name, given in policies.items()}
         for each in runs.values():
             for policy in {id(p): p for p in each.values()}.values():
