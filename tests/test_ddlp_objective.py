@@ -118,6 +118,26 @@ def test_the_noisy_stage_is_told_to_encoder_and_decoder(monkeypatch):
     assert told == ["full", None]
 
 
+def test_frames_first_leaves_the_dynamics_alone_for_so_many_steps_of_a_training():
+    model = tracking_model(**{"objective.frames_first": 30, "objective.dynamics_turns": 1}).train()
+    video = torch.rand(1, model.clip_length, 3, 32, 32)
+
+    def reached(step):
+        model.zero_grad()
+        loss = model.loss(wk.Batch(video), step, sampler=MEANS)
+        loss.total.backward()
+        return {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}, loss.terms
+
+    for step in (0, 10, 29):
+        parts, terms = reached(step)
+        assert "dynamics" not in parts and "encoder" in parts and not any("dynamics" in term for term in terms)
+    model.objective.config = model.objective.config.model_copy(update={"frames_first": 0, "num_static_frames": 99})
+    torch.testing.assert_close(reached(29)[1]["kl"], terms["kl"])
+    model.objective.config = model.objective.config.model_copy(update={"frames_first": 30, "num_static_frames": 2})
+    assert "dynamics" in reached(30)[0] and "encoder" in reached(30)[0] and reached(31)[0] == {"dynamics"}
+    assert any("dynamics" in term for term in model.eval().loss(wk.Batch(video), 0, sampler=MEANS).terms)
+
+
 def test_the_dynamics_takes_turns_of_its_own():
     """In the full stage, so many after each step of all parts; their loss is the KL alone, and reaches it alone."""
     model = tracking_model(**{"objective.dynamics_turns": 2, "objective.weights.dynamics": 0.5}).train()

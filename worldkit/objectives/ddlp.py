@@ -87,6 +87,8 @@ class DDLPConfig(ComponentConfig):
         ramp_steps: Predicted frames join one after another, the last after ``max(1, warmup_epochs)`` times this many
             steps, or as many epochs if these are longer. 0: all count from the beginning.
         epoch_steps: What counts as an epoch here; None = an epoch of the training.
+        frames_first: In this many first steps of a training the dynamics rests and every frame counts as a static one. A
+            dynamics that learns while its latents still form ends as copying. Not upstream's.
         dynamics_turns: In the full stage, after every step that trains all parts, so many that train the dynamics (and
             latent actions) alone, on latents as they are: it learns slowest, and such steps are cheaper. Not
             upstream's.
@@ -104,6 +106,7 @@ class DDLPConfig(ComponentConfig):
     warmup_epochs: int = Field(default=1, ge=0)
     ramp_steps: int = Field(default=10_000, ge=0)
     epoch_steps: int | None = Field(default=None, gt=0)
+    frames_first: int = Field(default=0, ge=0)
     dynamics_turns: int = Field(default=0, ge=0)
     balance: float = Field(default=0.5, ge=0, le=1)
     background_kl: Literal["sum", "mean"] = "sum"
@@ -140,18 +143,23 @@ class DDLP(Objective):
         """Steps of an epoch; None if this is no training."""
         return (self.config.epoch_steps or self.steps_per_epoch) if self.training and self.steps_per_epoch else None
 
+    def in_frames_first(self, step: int) -> bool:
+        """Whether a training step learns the decomposition alone; outside a trainer, none does."""
+        return self._epoch() is not None and step < self.config.frames_first
+
     def is_dynamics_turn(self, step: int) -> bool:
         """Whether a step trains the dynamics alone; in the first two stages and outside a trainer, none does."""
         epoch = self._epoch()
-        after = -1 if epoch is None else step - (self.config.warmup_epochs + 1) * epoch
+        after = -1 if epoch is None else step - max((self.config.warmup_epochs + 1) * epoch, self.config.frames_first)
         return after >= 0 and after % (1 + self.config.dynamics_turns) > 0
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         stage, frames = self.stage(step) if isinstance(model.encoder, Staged) else "full", batch.video.shape[-4]
         options: dict[str, Any] = {"stage": stage} if isinstance(model.encoder, Staged) else {}
-        explicit = model.dynamics is not None and model.dynamics.explicit_prior
+        moving = model.dynamics is not None and not self.in_frames_first(step)
+        explicit = moving and model.dynamics.explicit_prior
         static = min(self.config.num_static_frames, frames) if explicit else frames
-        alone = model.dynamics is not None and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
+        alone = moving and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
         with torch.no_grad() if alone else nullcontext():
             encoding = model.encoder(batch.video, sampler=sampler, **options)
 
@@ -159,7 +167,7 @@ class DDLP(Objective):
         if not alone:
             per_frame, more = self._perception(model, batch, encoding, static, stage, sampler)
             looks |= more
-        more, cond = self._prediction(model, batch, encoding, static, sampler)
+        more, cond = self._prediction(model, batch, encoding, static, sampler) if moving else ({}, None)
         per_frame |= more
         heads, told = (0.0, {}) if cond is None else head_terms(model, batch, encoding.latent, cond)
         some = next(iter(per_frame.values()))
@@ -195,7 +203,7 @@ class DDLP(Objective):
     ) -> tuple[dict[str, Tensor], Condition | None]:
         """What trains the dynamics: terms ``[B, V, T]``, and the condition it was given."""
         frames, dynamic, action, cond, name = encoding.latent.shape[1], {}, None, None, "kl_dynamics"
-        if model.dynamics is not None and not model.dynamics.explicit_prior:
+        if not model.dynamics.explicit_prior:
             name = "dynamics"
             dynamic, action, cond = implicit_terms(model, batch, encoding.latent, sampler)
         elif static < frames:
