@@ -62,6 +62,24 @@ def test_a_given_latent_action_steers_one_step(model):
     assert not alike(changed, guessed.latent) and not alike(branch.step(), guessed.step())
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_an_edited_frame_is_gone_on_from(model, steps):
+    """Also the last frame of the context, before the first step."""
+    dream = Dream(model, VIDEO, sampler=MEANS)
+    for _ in range(steps):
+        dream.step()
+    other = dream.copy()
+    other.latent = dream.latent.edit(3, transparency=0.0)
+    assert alike(other.latent, dream.latent.edit(3, transparency=0.0))
+    assert not alike(other.step(), dream.step())
+    if steps == 0:
+        z = model.encode(VIDEO)
+        edited = Dream(model, z.edit(3, frames=-1, transparency=0.0), sampler=MEANS)
+        assert alike(edited.step(), other.latent)
+    with pytest.raises(ShapeError, match="must be alike"):
+        dream.latent = dream.latent[:1]
+
+
 def test_a_dream_told_everything_equals_the_rollout_told_everything(model):
     actions = model.rollout(VIDEO, 3, deterministic=True).latent_actions
     out = model.rollout(VIDEO, 3, latent_actions=actions, decode=False)

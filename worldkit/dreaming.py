@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from .batch import as_table, check_shape
 from .conditions import Condition
 from .distributions import MEANS, Sampler
-from .errors import ConditionError
+from .errors import ConditionError, ShapeError
 from .latents import Latent
 from .wiring import told_by
 
@@ -51,17 +51,19 @@ class Loop:
         latent_actions: Of the context, ``[B, C0 - 1, N or 1, A]``, once the first step is made; None without any.
         latent_action: Of the last step, ``[B, 1, N or 1, A]``; None without latent actions.
         predictions: What the model's heads say of the last step, by target, ``[B, 1]`` or ``[B, 1, S]``.
+        nbytes: What this copy holds of its own; 0 if it is none.
     """
 
     def __init__(self, model: ComposedWorldModel, z: Latent, past: Told | None, *, sampler: Sampler,
                  latent_actions: Tensor | None = None, window: Window = "exact"):
-        self._model, self._past, self._sampler, self._window = model, past, sampler, window
+        self._model, self._past, self.sampler, self._window = model, past, sampler, window
         self._context: Latent | None = z
         self._state: Any = None  # of the dynamics
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
         self.told = latent_actions is not None
         self.latent, self.latent_actions, self.latent_action = z[:, -1:], latent_actions, None
         self.predictions: dict[str, Tensor] = {}
+        self.nbytes = 0
 
     def step(self, now: Told, latent_action: Tensor | None = None) -> Latent:
         """The frame after the newest one, ``[B, 1]``.
@@ -79,12 +81,12 @@ class Loop:
             if self._carry is not None:
                 module.observe(self._carry, self.latent, now["latent_action"])
         if latent_action is None and self._carry is not None:
-            latent_action = module.next(self._carry).sample(self._sampler, "latent_action.prior")
+            latent_action = module.next(self._carry).sample(self.sampler, "latent_action.prior")
         cond = now["dynamics"]
         if latent_action is not None:
             cond = cond + told_by(module, dynamics, latent_action)
         left, self.latent_action = self.latent, latent_action
-        self.latent = dynamics.predict(self._state, cond, self._sampler, mean=module is not None)
+        self.latent = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
         if self._model.heads:
             features = dynamics.step_features(self._state, left, self.latent, cond)
             self.predictions = {name: head(features) for name, head in self._model.heads.items()}
@@ -103,22 +105,33 @@ class Loop:
             cond = cond + told_by(module, dynamics, self.latent_actions)
         self._state = dynamics.start(z, cond, window=self._window)
 
+    def replace(self, z: Latent) -> None:
+        """Take ``z`` ``[B, 1]`` for the newest frame."""
+        if self._context is not None:
+            self._context = type(z).cat([self._context[:, :-1], z])
+        self.latent = z
+
     def copy(self) -> Loop:
         """Another one that goes on from here; the two share the model, and nothing that a step writes into."""
         model = self._model
         shared = [model, *model.modules(), *model.parameters(), *model.buffers(), self.latent.spec]
-        with _Cloned():
-            return copy.deepcopy(self, {id(x): x for x in shared})
+        with _Cloned() as cloned:
+            twin = copy.deepcopy(self, {id(x): x for x in shared})
+        twin.nbytes = cloned.nbytes
+        return twin
 
 
 class _Cloned(TorchFunctionMode):
-    """Inside, deep copies clone tensors; torch itself refuses those that carry a graph."""
+    """Inside, deep copies clone tensors, and are counted; torch itself refuses those that carry a graph."""
+
+    nbytes = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.Tensor.__deepcopy__:
             return func(*args, **(kwargs or {}))
         x, memo = args
         memo[id(x)] = twin = x.clone()
+        self.nbytes += twin.nbytes
         return twin
 
 
@@ -137,6 +150,12 @@ class Dream:
         latent_actions: Inside the context, ``[B, C0 - 1, N or 1, A]``; then every step needs one, too. None: inferred.
         sampler: Source of randomness, as ``Sampler(generator=...)``; ``Sampler(deterministic=True)`` follows means.
         window: As for `worldkit.WorldModel.rollout`.
+
+    Attributes:
+        model, window: As given.
+        standing: Conditions without a time axis, as given.
+        steps: How many were made.
+
     Raises:
         WorldkitError: the model has no dynamics, or no latent actions and some are given.
         ConditionError: a condition is missing, unknown or too short.
@@ -172,12 +191,32 @@ class Dream:
             told = model._gather_conditions(conditions, masks, past, MEANS, strict=True) if past else None
             self._standing = {name: model._gather_conditions(conditions, masks, 1, MEANS, strict=True, only={name})
                               for name in model.conditioners if name not in self._moving}
+        self.window, self.standing = window, {name: x for name, x in conditions.items() if name not in self._moving}
         self._loop = Loop(model, z, told, latent_actions=latent_actions, sampler=sampler or Sampler(), window=window)
 
     @property
     def latent(self) -> Latent:
-        """The newest frame, ``[B, 1]``: the last one of the context, then what `step` gave."""
+        """The newest frame, ``[B, 1]``: the last one of the context, then what `step` gave.
+
+        Another one may be put in its place (an edited one, say); the next step goes on from that.
+        """
         return self._loop.latent
+
+    @latent.setter
+    def latent(self, z: Latent) -> None:
+        if not isinstance(z, Latent) or z.spec != self._loop.latent.spec or z.shape != self._loop.latent.shape:
+            raise ShapeError(f"the newest frame is {self._loop.latent}; what takes its place must be alike, got {z}")
+        self._loop.replace(z)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Its source of randomness; a copy has its own."""
+        return self._loop.sampler
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensors that a copied dream holds of its own; 0 if it is no copy."""
+        return self._loop.nbytes
 
     @property
     def latent_action(self) -> Tensor | None:

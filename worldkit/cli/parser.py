@@ -24,6 +24,7 @@ from .commands import (
     evaluate,
     models,
     plan,
+    play,
     rollout,
     sample,
     share,
@@ -33,7 +34,7 @@ from .commands import (
 from .near_misses import Parser
 from .spelling import as_typed
 
-COMMANDS = (models, collect, train, rollout, sample, whatif, plan, control, evaluate, ablate, data, share, demo)
+COMMANDS = (models, collect, train, rollout, sample, whatif, play, plan, control, evaluate, ablate, data, share, demo)
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
   worldkit demo                                              five minutes: train, evaluate, report.html
@@ -44,6 +45,7 @@ EXAMPLES = """examples:
   worldkit rollout runs/lpwm-mini --data my_video.mp4        predict, as GIF and latents
   worldkit sample runs/lpwm-mini                             videos out of nothing
   worldkit whatif lpwm-balls-mini --at 0.6 0 --remove        what if that ball were not there?
+  worldkit play lpwm-balls-mini --web                        step inside the dream, in a browser
   worldkit plan lpwm-push-mini                               which actions lead there?
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
