@@ -71,7 +71,7 @@ def test_plan(tmp_path):
 def test_no_example_is_forgotten():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",
-        "04_from_videos_to_a_shared_model.py", "05_other_actions.py",
+        "04_from_videos_to_a_shared_model.py", "05_other_actions.py", "06_plan.py", "07_other_moves.py",
     }
 
 
@@ -91,3 +91,13 @@ def test_the_benchmark_of_latent_actions_runs(tmp_path):
     why, before, after = map(json.loads, out.splitlines())
     assert why.keys() == {"prior", "inferred"}
     assert before.keys() == {"step", "prior", "inferred", "gap"} and after["kl"]["position"] > 0
+
+
+def test_other_moves(tmp_path):
+    """With a model that has learned nothing: docs/from_pixels.md has one that has."""
+    import worldkit as wk
+
+    wk.create_model("dvae-games-mini").save_pretrained(tmp_path / "model")
+    out = run("07_other_moves.py", "--model", "dir:model", "--clips", "4", cwd=tmp_path)
+    assert re.search(r"of what the move changes in the prediction, .* lies where the true futures differ \(\S+ of", out)
+    assert (tmp_path / "other_moves.png").exists()

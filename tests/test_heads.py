@@ -310,11 +310,15 @@ def test_clips_of_a_model_have_its_targets():
 def test_a_training_learns_rewards_and_finds_their_scale(tmp_path):
     from worldkit.collecting import collect
     from worldkit.envs import make_env
-    from worldkit.training.recipes import train
+    from worldkit.training.plan import plan
+    from worldkit.training.recipes import make_trainer, train
 
     collect(make_env("games/catch", size=32), tmp_path / "catch", episodes=4, max_steps=30)
     options = {"conditioners": {"action": "action"}, "latent_action": None, "heads": {
         "reward": "two-hot", "terminated": "bernoulli", "observation": {"name": "gaussian", "reached": True}}}
+    dry = make_trainer("lpwm-balls-mini", str(tmp_path / "catch"), run=tmp_path / "run", overrides=options,
+                       train_overrides={"batch_size": 2}, dry_run=True, show_progress=False)
+    assert plan(dry)["first batch: target observation"] == "torch.float32 [2, 6, 4]"
     model, _ = train("lpwm-balls-mini", str(tmp_path / "catch"), run=tmp_path / "run", overrides=options,
                      train_overrides={"steps": 2, "batch_size": 2}, show_progress=False)
     head = model.config.heads["observation"]

@@ -94,6 +94,7 @@ def _shapes(batch: Batch) -> dict[str, str]:
     shapes = {"video": describe(batch.video)}
     shapes |= {f"condition {k}": describe(v) for k, v in batch.conditions.items()}
     shapes |= {f"mask {k}": describe(v) for k, v in batch.masks.items()}
+    shapes |= {f"target {k}": describe(v) for k, v in batch.targets.items()}
     return shapes if batch.done_mask is None else shapes | {"done mask": describe(batch.done_mask)}
 
 
