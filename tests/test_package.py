@@ -31,10 +31,15 @@ def test_presets_and_weights_are_in_the_wheel(wheel, tmp_path):
     assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr
 
 
+def test_the_page_of_play_is_in_the_wheel(wheel):
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("worldkit/play/page/")}
+    assert {Path(n).name for n in names} == {"index.html", "play.js", "play.css"}
+
+
 def test_the_wheel_declares_the_command_and_the_extras(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     read = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if ".dist-info/" in n}
     assert "worldkit = worldkit.cli:main" in read["entry_points.txt"]
-    for extra in ("video", "train", "data", "language", "envs", "dev", "all"):
+    for extra in ("video", "play", "train", "data", "language", "envs", "dev", "all"):
         assert f"Provides-Extra: {extra}" in read["METADATA"]
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "examples/"))]

@@ -498,12 +498,15 @@ class ComposedWorldModel(WorldModel):
             return any(torch.is_tensor(t) and t.requires_grad for t in tensors)
 
         was_training = self.training
-        self.eval()
+        change = was_training or any(module.training for module in self.modules())
+        if change:  # setting the mode of every module costs as much as a step of a small model
+            self.eval()
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled() and any(map(wants, inputs))):
                 yield
         finally:
-            self.train(was_training)
+            if change:
+                self.train(was_training)
 
     def _gather_conditions(
         self, conditions: Mapping[str, Any], masks: Mapping[str, Tensor], frames: int, sampler: Sampler, *,

@@ -133,6 +133,20 @@ def test_dragging_a_thing_asks_what_if(balls):
     assert [f.t for f in session.frames()] == [3, 3]
 
 
+def test_what_is_picked_is_what_was_painted_there(balls):
+    """Where the box of another particle is nearer, too: every pixel of a ball gives the ball."""
+    model, clips = balls
+    session = Session(model, clips, context_frames=5)
+    for thing in things(session.futures[0].now.scene())[:3]:
+        (y, x), seen = thing.place, picture(session)
+        row, column = (int((p + 1) * 16) for p in (y, x))
+        for dy, dx in ((0, 0), (-2, 0), (2, 0), (0, 2), (0, -2)):
+            if not (0 <= row + dy < 32 and 0 <= column + dx < 32) or seen[row + dy, column + dx].max() < 200:
+                continue
+            found = session.pick(0, ((row + dy + 0.5) / 16 - 1, (column + dx + 0.5) / 16 - 1))
+            assert set(found) & set(thing.tokens)
+
+
 def test_removing_and_freezing(balls):
     model, clips = balls
     session = Session(model, clips, context_frames=5)

@@ -23,7 +23,7 @@ from ..scene import Scene
 
 KEEP = 1000
 """Moments of a future that can be looked back to, at most."""
-KEEP_BYTES = 200_000_000
+KEEP_BYTES = 100_000_000
 """What the dreams of these moments may hold, at most."""
 
 
