@@ -80,7 +80,7 @@ def plan_ours(shape: str, seed: int, sizes: dict) -> Callable[[], object]:
         if model is None:
             task = FunctionObjective(lambda a: (a - start[:, None, None]).square().sum((-1, -2)), PROBLEMS, space)
         else:
-            task = Shooting(model, start, last_latent, goal=goal, space=space, rows=300)
+            task = Shooting(model, start, last_latent, goal=goal, space=space)
         return CEM(**sizes).solve(task, HORIZON, generator=torch.Generator().manual_seed(seed)).actions
 
     return solve
@@ -156,7 +156,7 @@ def plan_theirs(shape: str, task: str, seed: int, sizes: dict, reference: str, *
     from worldkit.planning import SwmCost
 
     model, start, goal = make(shape, seed)
-    cost = Toy() if model is None else SwmCost(model, last_latent, rows=300) if task == "adapter" else Lewm(model)
+    cost = Toy() if model is None else SwmCost(model, last_latent) if task == "adapter" else Lewm(model)
     solver = solvers(reference).CEMSolver(
         cost, batch_size=PROBLEMS if together else 1, num_samples=sizes["candidates"], n_steps=sizes["iterations"],
         topk=sizes["elites"], seed=seed,
@@ -175,11 +175,12 @@ def plan_theirs(shape: str, task: str, seed: int, sizes: dict, reference: str, *
 
 
 def run_ours(shape: str, task: str, options: argparse.Namespace) -> Callable[[], object]:
-    return plan_ours(shape, options.seed, SIZES)
+    return plan_ours(shape, options.seed, SIZES | {"iterations": options.iterations})
 
 
 def run_reference(shape: str, task: str, options: argparse.Namespace) -> Callable[[], object]:
-    return plan_theirs(shape, task, options.seed, SIZES, options.reference, together=task == "lewm-batched")
+    sizes = SIZES | {"iterations": options.iterations}
+    return plan_theirs(shape, task, options.seed, sizes, options.reference, together=task == "lewm-batched")
 
 
 def check(shape: str, options: argparse.Namespace) -> dict:
@@ -196,4 +197,6 @@ def check(shape: str, options: argparse.Namespace) -> dict:
 BENCHMARK = Benchmark(__file__, __doc__, SHAPES, TASKS, run_ours, run_reference, check)
 
 if __name__ == "__main__":
-    run(BENCHMARK, parse(BENCHMARK))
+    more = argparse.ArgumentParser(add_help=False)
+    more.add_argument("--iterations", type=int, default=SIZES["iterations"], help="fewer take less long")
+    run(BENCHMARK, parse(BENCHMARK, more))

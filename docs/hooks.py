@@ -4,6 +4,7 @@ The README is its start page, pages that lie elsewhere in the repository join, a
 docstrings of the public names. Links stay those of the repository; here they become those of the site.
 """
 
+import importlib
 import inspect
 import json
 import logging
@@ -33,7 +34,7 @@ TOP = {  # the page worldkit: headings, and who belongs there
     "Names": r"list_(?!models|env).* register_.* plugin_errors",
     "Errors": ".*Error",
 }
-WINGS = ("data", "envs", "training", "metrics", "ablation", "viz", "convert", "testing")
+WINGS = ("data", "envs", "planning", "training", "metrics", "ablation", "viz", "convert", "testing")
 CONTRACTS = """
     encoders.Encoder encoders.Encoding decoders.Decoder dynamics.Dynamics conditioners.Conditioner
     latent_actions.LatentAction priors.Prior objectives.Objective component.Component config.ComponentConfig
@@ -89,7 +90,7 @@ def reference():
     assert not names, f"docs/hooks.py: say in TOP where these belong: {names}"
     yield "api/worldkit.md", "\n\n".join(text)
     for wing in WINGS:
-        module = getattr(wk, wing)
+        module = importlib.import_module(f"worldkit.{wing}")
         own = [entry(f"{wing}.{name}", getattr(module, name)) for name in module.__all__]
         yield f"api/{wing}.md", "\n\n".join([f"# worldkit.{wing}", module.__doc__ or "", *own])
     yield "api/contracts.md", "\n\n".join([

@@ -40,9 +40,13 @@ def shuffled(z, group, order):
     return Latent.build(z.spec, {key: x[:, :, order] if key[0] == group else x for key, x in z.values.items()})
 
 
+BOTH = ("one-to-one", "nearest")
+
+
+@pytest.mark.parametrize("pairing", BOTH)
 @pytest.mark.parametrize("make, group", [(slots, "slots"), (particles, "particles")])
-def test_the_order_of_things_does_not_matter(make, group):
-    one, two, distance = make(0), make(1), ObjectDistance()
+def test_the_order_of_things_does_not_matter(make, group, pairing):
+    one, two, distance = make(0), make(1), ObjectDistance(pairing=pairing)
     count = one.spec.group(group).size
     plain = distance.between(one, two)
     for seed in range(5):
@@ -61,8 +65,9 @@ def edited(z, name, change):
     return Latent.build(z.spec, values)
 
 
-def test_what_cannot_be_seen_costs_nothing():
-    distance = ObjectDistance(missing=1.0)
+@pytest.mark.parametrize("pairing", BOTH)
+def test_what_cannot_be_seen_costs_nothing(pairing):
+    distance = ObjectDistance(missing=1.0, pairing=pairing)
     hidden = edited(particles(0), "transparency", lambda x: x[:, :, :2].fill_(1) + x[:, :, 2:].zero_().sum())
     moved = edited(hidden, "position", lambda x: x[:, :, 2:].add_(0.7))
     assert distance.between(moved, hidden).abs().max() < 1e-6
@@ -101,10 +106,24 @@ def test_squared_distances(dim):
     torch.testing.assert_close(squared_distances(x, y), torch.cdist(x, y).square(), atol=1e-4, rtol=1e-4)
 
 
-def test_the_distance_of_objects_has_gradients():
+def test_things_that_several_particles_draw():
+    """One thing, drawn by two particles here and by three in the goal, another by two and one: no distance."""
+    def scene(owners):
+        z = edited(particles(0), "transparency", lambda x: x.fill_(1))
+        for name in ("position", "features"):
+            z = edited(z, name, lambda x: x.copy_(x[:, :, owners].clone()))
+        return z
+
+    one, two = scene([0, 0, 1, 1, 4]), scene([1, 0, 0, 0, 4])
+    assert ObjectDistance(pairing="nearest").between(one, two).abs().max() < 1e-5
+    assert ObjectDistance().between(one, two).min() > 0.05
+
+
+@pytest.mark.parametrize("pairing", BOTH)
+def test_the_distance_of_objects_has_gradients(pairing):
     one, two = slots(0), slots(1)
     moving = one.map(lambda x: x.clone().requires_grad_(True))
-    ObjectDistance().between(moving, two).sum().backward()
+    ObjectDistance(pairing=pairing).between(moving, two).sum().backward()
     gradient = moving.values["slots", "features"].grad
     assert torch.isfinite(gradient).all() and (gradient.abs().sum(-1) > 0).all()
 
@@ -185,7 +204,8 @@ def test_a_model_that_cannot_draw(frames):
         Shooting(blind, frames, PixelDistance(), goal=frames[:, 0], space=BOX)
 
 
-@pytest.mark.parametrize("make", [lambda: PixelDistance("first"), lambda: ObjectDistance(position=-1.0)])
+@pytest.mark.parametrize("make", [lambda: PixelDistance("first"), lambda: ObjectDistance(position=-1.0),
+                                  lambda: ObjectDistance(pairing="any")])
 def test_options_are_checked(make):
     with pytest.raises(ConfigError):
         make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .costs import _Distance
 from .shooting import Goal, Imagined
 
 _FEW = 4  # tokens up to which all pairings are tried: 24
+_FAINT = 1e-3  # visibility below which nothing is divided
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ class ObjectDistance(_Distance):
     how visible its two are; the sum over pairs is divided by how much the goal shows. The pairing (Hungarian) is found
     on exactly this, so tokens that show nothing cost nothing, and swapping tokens changes nothing.
 
+    Where several particles draw one thing, and another number of them draws it in the goal, some are left without a
+    partner. ``pairing="nearest"`` pairs every token with the nearest visible one of the other set, both ways.
+
     Attributes:
         frames: ``"last"`` predicted frame, or mean over ``"all"``.
         position: Weight of squared distances, the picture being 2 wide.
         features: Weight of the mean squared difference of features.
         missing: What an object costs that is there on one side only.
+        pairing: ``"one-to-one"`` or ``"nearest"``.
     Raises:
-        ConfigError: a negative weight.
+        ConfigError: a negative weight, or an unknown pairing.
     Example:
         >>> from worldkit.latents import Field, LatentSpec, TokenGroup
         >>> spec = LatentSpec((TokenGroup("slots", 3, (Field("features", 2),)),), "exchangeable", kind="slots")
@@ -77,11 +83,14 @@ class ObjectDistance(_Distance):
     position: float = 1.0
     features: float = 1.0
     missing: float = 0.1
+    pairing: Literal["one-to-one", "nearest"] = "one-to-one"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.position, self.features, self.missing) < 0:
             raise ConfigError(f"weights of ObjectDistance are not negative, got {self}")
+        if self.pairing not in ("one-to-one", "nearest"):
+            raise ConfigError(f"ObjectDistance: pairing must be 'one-to-one' or 'nearest', got {self.pairing!r}")
 
     def __call__(self, imagined: Imagined, goal: Goal) -> Tensor:
         wanted, now = Things.of(goal.latent), Things.of(imagined.latents[:, self.compared])
@@ -93,20 +102,28 @@ class ObjectDistance(_Distance):
 
     def distance(self, now: Things, goal: Things) -> Tensor:
         """``[..., N, .]`` and ``[..., M, .]`` (axes before may be 1) -> ``[...]``."""
-        pairs = self._pairs(now, goal)
-        chosen = assign(pairs.detach())
-        total = pairs.gather(-1, chosen[..., None])[..., 0].sum(-1)
-        return total / goal.visible.sum(-1).clamp(min=1e-3)
-
-    def _pairs(self, now: Things, goal: Things) -> Tensor:
-        """What every pairing costs, ``[..., N, N]``."""
         v, w = now.visible[..., :, None], goal.visible[..., None, :]
-        apart: Tensor | float = 0.0
+        apart = self._apart(now, goal)
+        if self.pairing == "nearest":
+            there = (apart + self.missing * (w - v).clamp(min=0)) / v.clamp(min=_FAINT)
+            back = (apart + self.missing * (v - w).clamp(min=0)) / w.clamp(min=_FAINT)
+            return (_weighted(there.amin(-2), goal.visible) + _weighted(back.amin(-1), now.visible)) / 2
+        pairs = torch.minimum(v, w) * apart + self.missing * (v - w).abs()
+        total = pairs.gather(-1, assign(pairs.detach())[..., None])[..., 0].sum(-1)
+        return total / goal.visible.sum(-1).clamp(min=_FAINT)
+
+    def _apart(self, now: Things, goal: Things) -> Tensor:
+        """How far apart the two of every pair are, ``[..., N, M]``."""
+        apart = torch.zeros((), device=now.visible.device)
         if now.position is not None and self.position:
             apart = apart + self.position * squared_distances(now.position, goal.position)
         if now.features is not None and self.features:
             apart = apart + self.features * squared_distances(now.features, goal.features) / now.features.shape[-1]
-        return torch.minimum(v, w) * apart + self.missing * (v - w).abs()
+        return apart
+
+
+def _weighted(x: Tensor, weight: Tensor) -> Tensor:
+    return (x * weight).sum(-1) / weight.sum(-1).clamp(min=_FAINT)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from ..errors import ConfigError, UnknownComponentError
@@ -20,9 +22,9 @@ PLANNERS: dict[str, type[Planner]] = {
     "predictive-sampling": PredictiveSampling,
 }
 
-COSTS: dict[str, type[Cost]] = {
-    "pixels": PixelDistance, "objects": ObjectDistance, "latent": LatentDistance, "reward": PredictedReward,
-    "effort": ActionEffort,
+COSTS: dict[str, Callable[[], Cost]] = {
+    "pixels": PixelDistance, "objects": ObjectDistance, "nearest-objects": partial(ObjectDistance, pairing="nearest"),
+    "latent": LatentDistance, "reward": PredictedReward, "effort": ActionEffort,
 }
 
 

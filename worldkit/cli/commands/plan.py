@@ -23,8 +23,8 @@ from ..output import console, print_json, table_of
 _HELP = """The model is asked for actions after which it predicts the goal: a later frame of the clip, or a picture.
 Writes plan.png and plan.gif (what it imagines, beside the goal) and considered.png (candidates, best to worst).
 
-costs: pixels, objects (paired with those of the goal), latent, reward (of a model with that head), effort; a weighted
-sum: --cost objects,effort=0.01
+costs: pixels, objects (each paired with one of the goal), nearest-objects (where several particles draw one thing),
+latent, reward (of a model with that head), effort; a weighted sum: --cost objects,effort=0.01
 
 examples:
   worldkit plan lpwm-push-mini                                       get where the clip is 10 frames later
