@@ -90,7 +90,7 @@ def test_several_give_the_same_episodes(tmp_path, policy):
     for episode in arrays(tmp_path / "several").values():
         frames = len(episode["video"])
         np.testing.assert_array_equal(episode["video"][:, 0, 0, 0] // 20, np.arange(frames))
-        np.testing.assert_array_equal(episode["state.masks"][:, 0, 0], np.arange(frames))
+        np.testing.assert_array_equal(episode["state.segmentation"][:, 0, 0], np.arange(frames))
         np.testing.assert_array_equal(episode["state.reward"][:-1], episode["action"][:-1] + np.arange(1, frames))
 
 

@@ -43,7 +43,7 @@ def test_a_thrown_ball_moves_others():
         there = states[0, :, 0] == 1
         moved = np.linalg.norm(states[-1, :, 1:4] - states[0, :, 1:4], axis=-1)[there]
         assert moved[0] > 1 and (moved[1:] > 0.05).any() and 4 <= there.sum() <= 6
-        assert set(np.unique(episode["state"]["masks"])) <= set(range(there.sum() + 1))
+        assert set(np.unique(episode["state"]["segmentation"])) <= set(range(there.sum() + 1))
         assert len(env.reset(seed=0)[1]["objects"]) == there.sum()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..progress import Meter
 from .episode import check_env, play_episode
+from .export import EPISODES, Export
 from .folder import EpisodeFolder
 from .policies import PerEnvironment, Policy, make_policy, name_of
 from .pool import Pool, play_episodes
@@ -49,6 +50,7 @@ def collect(
     append: bool = False,
     max_steps: int | None = None,
     num_envs: int = 1,
+    to: str = EPISODES,
     enabled: bool = False,
 ) -> Collected:
     """Collect episodes; each is stored when it is over, so an interruption loses those at hand.
@@ -67,12 +69,14 @@ def collect(
         append: Add to the episodes that ``out`` holds; numbers that are missing come first.
         max_steps: Cut episodes off after so many steps; None: where the environment ends them.
         num_envs: How many environments play at once, each in a process of its own; ``env`` itself only if it is 1.
+        to: Format of ``out``, see `worldkit.data.list_writers`. In another one than ``"npz"`` it is written when all
+            episodes are there; they are in the folder ``OUT.episodes`` then.
         enabled: Show a progress bar.
     Raises:
         ConfigError: if the environment has no pixels, or actions that cannot be stored, or no scripted policy, or, for
             several, cannot be made again.
         EnvError: if one of several processes died; what an environment raises there is raised here, too.
-        DataError: if ``out`` holds something else, or episodes and not ``append``.
+        DataError: if ``out`` holds something else, or episodes and not ``append``, or if the format cannot hold them.
     Example:
         >>> import tempfile
         >>> from worldkit.envs import make_env
@@ -95,7 +99,8 @@ def collect(
         if min(num_envs, episodes) > 1:
             pool = stack.enter_context(
                 Pool(env, min(num_envs, episodes), max_steps=max_steps, scripted=policy == "scripted"))
-        folder = EpisodeFolder(out, about=about, append=append)
+        export = None if to == EPISODES else Export(out, to, fps=env.metadata.get("render_fps"), append=append)
+        folder = EpisodeFolder(out if export is None else export.episodes, about=about, append=append)
         jobs = islice(((number, episode_seed(seed, number)) for number in folder.free_numbers()), episodes)
         if pool is not None:
             played = play_episodes(pool, partial(make_policy, policy), jobs)
@@ -107,11 +112,15 @@ def collect(
         new: dict[int, tuple[int, float, bool]] = {}
         for number, episode in played:
             folder.add(episode, number)
+            if export is not None and not new:
+                export.rehearse()
             state = episode["state"]
             new[number] = len(episode["video"]), float(state["reward"].sum()), bool(state["terminated"][-1])
             lengths, returns, terminated = zip(*(new[number] for number in sorted(new)), strict=True)
             meter.update(len(new), terms=[f"return {np.mean(returns):.4g}", f"{sum(lengths)} frames"])
-    return Collected(folder.path, folder.found, lengths, returns, sum(terminated))
+    if export is not None:
+        export.write()
+    return Collected(Path(out).expanduser(), folder.found, lengths, returns, sum(terminated))
 
 
 def episode_seed(seed: int, number: int) -> int:

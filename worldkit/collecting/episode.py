@@ -66,7 +66,7 @@ class Recording:
         if self._states:
             state["observation"] = np.stack(self._states)
         if self._masks:
-            state["masks"] = np.stack(self._masks)
+            state["segmentation"] = np.stack(self._masks)
         video = np.ascontiguousarray(np.stack(self._frames).transpose(0, 3, 1, 2))
         return {"video": video, "action": np.stack([*self._actions, np.zeros_like(self._actions[0])]), "state": state}
 
@@ -85,8 +85,8 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
     Returns:
         ``"video"`` uint8 ``[T, 3, H, W]``; ``"action"`` float32 ``[T, A]``, or int64 ``[T]`` for discrete ones;
         ``"state"``: ``"reward"`` float32 ``[T]``, ``"terminated"`` and ``"truncated"`` bool ``[T]``, and
-        ``"observation"`` float32 ``[T, S]`` and ``"masks"`` uint8 ``[T, H, W]`` (which thing a pixel shows) where the
-        environment has them.
+        ``"observation"`` float32 ``[T, S]`` and ``"segmentation"`` uint8 ``[T, H, W]`` (masks: which thing a pixel
+        shows) where the environment has them.
     Example:
         >>> from worldkit.envs import make_env
         >>> from worldkit.collecting import make_policy, play_episode

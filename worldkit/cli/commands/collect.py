@@ -12,15 +12,14 @@ from ..output import console, print_json, table_of
 _COLLECT_HELP = """examples:
   worldkit collect games/catch --out catch --episodes 100 --policy scripted
   worldkit collect CartPole-v1 --out cartpole --episodes 200 --num-envs 4
-  worldkit collect ALE/Pong-v5 --out pong --episodes 20 --max-steps 500
+  worldkit collect ALE/Pong-v5 --out pong --episodes 20 --max-steps 500 --to lerobot
   worldkit collect dmc/reacher-easy --out reacher --episodes 50 -o camera=1
   worldkit collect games/catch --out better --episodes 100 --policy agents/cloning
   worldkit collect world-model/lpwm-push-mini --out dreams --episodes 20 -o horizon=20
   worldkit train lpwm-mini --data catch -o conditioners.action=action
 
 OUT is a folder of episodes: pixels, actions, rewards, ends, states. Each is stored when it is over: an interruption
-loses those at hand, and --append goes on. --num-envs changes the time, not the episodes. worldkit
-data convert OUT OTHER --to lerobot writes another format."""
+loses those at hand, and --append goes on. --num-envs changes the time, not the episodes."""
 
 
 def add(commands: Commands) -> None:
@@ -37,6 +36,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--num-envs", type=positive(int), default=1, metavar="N",
                    help="environments at once, each in a process of its own (default: 1)")
     p.add_argument("--seed", type=natural, default=0)
+    p.add_argument("--to", default="npz", metavar="FORMAT",
+                   help="npz, or lerobot, hdf5, columns, video, frames, beside OUT.episodes (default: npz)")
     p.add_argument("--append", action="store_true", help="add to the episodes that OUT holds")
     p.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE",
                    help="option of the environment, for example camera=1")
@@ -71,7 +72,7 @@ def run_collect(options: Namespace) -> None:
     try:
         found = collect(env, out, policy=policy, episodes=options.episodes, seed=options.seed,
                         append=options.append, max_steps=options.max_steps, num_envs=options.num_envs,
-                        enabled=not options.quiet)
+                        to=options.to, enabled=not options.quiet)
     finally:
         env.close()
     mean = sum(found.returns) / len(found.returns)
