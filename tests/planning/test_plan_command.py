@@ -103,3 +103,26 @@ def test_pictures_of_several_problems():
     with_goal, without = (plan_strip(frames[0, 0], future, goal) for goal in (goals[0], None))
     assert with_goal.shape[-1] > without.shape[-1]
     assert len(plan_film(frames[0], future, goals[0])) == 3
+
+
+def test_choices_and_rewards_of_a_game(tmp_path, capsys):
+    """A model that was never trained, of a game with three actions, and its reward head."""
+    from worldkit.collecting import collect
+
+    env = wk.make_env("games/catch", size=32)
+    collect(env, tmp_path / "catch", episodes=2, seed=0, enabled=False)
+    env.close()
+    model = wk.create_model("lpwm-balls-mini", latent_action=None, heads={"reward": {"name": "two-hot"}},
+                            conditioners={"action": {"name": "action", "num_actions": 3}})
+    model.save_pretrained(tmp_path / "model")
+    quick = ["plan", str(tmp_path / "model"), "--data", str(tmp_path / "catch"), "--split", "all", "--candidates", "4",
+             "--iterations", "1", "--horizon", "2", "--context", "2", "--out", str(tmp_path / "out"), "--json"]
+    for cost in ("pixels", "reward"):
+        assert main([*quick, "--cost", cost]) == 0
+        found = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+        assert len(found["actions"]) == 2 and all(step[0] in (0, 1, 2) for step in found["actions"])
+        assert ("as in the data" in found["costs"]) == (cost == "pixels") and "actions of 0" not in found["costs"]
+    assert main([*quick, "--planner", "icem"]) == 2
+    assert "these actions are 3 choices: take CategoricalCEM" in capsys.readouterr().err
+    assert main([*quick, "--low", "0"]) == 2
+    assert "--low and --high are bounds of numbers" in capsys.readouterr().err
