@@ -293,7 +293,8 @@ class Session:
         owners = None
         if self.show_owners and drawn.masks is not None and views == 1:
             share, owner = drawn.masks[0, 0, :, 0].max(0)
-            owners = torch.where(share > _PAINTED, owner, NOBODY).to(torch.uint8).cpu().numpy()
+            owner = owner if drawn.tokens is None else drawn.tokens[0, 0][owner]
+            owners = torch.where(share > _PAINTED, owner % NOBODY, NOBODY).to(torch.uint8).cpu().numpy()
         said = {name: float(x.flatten()[0]) for name, x in moment.dream.predictions.items() if x.numel() == 1}
         return Frame(moment.t, future.span, _picture(drawn.video[0, ..., 0, :, :, :]),
                      _boxes(z) if views == 1 else [], owners, bool(moment.held), said)
