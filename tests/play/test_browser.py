@@ -120,6 +120,10 @@ def test_load_step_drag_play_record(opened, tmp_path):
     assert (tmp_path / "dream.gif").read_bytes()[:3] == b"GIF"
     page.click("[data-overlay=masks]")
     page.wait_for_function("head.futures[0].mask && new Set(head.futures[0].mask).size > 1")
+    page.click("[data-overlay=difference]")
+    glow = "(() => { const c = shown[1].over, p = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; " \
+           "return p.filter((x, k) => k % 4 === 0 && x > 200).length / (p.length / 4) })()"
+    assert 0.01 < page.evaluate(glow) < 0.7
     page.locator("#time").fill("2")
     page.wait_for_function("head.futures[0].t === 2")
     page.click("#drop")

@@ -236,6 +236,31 @@ def test_masks_are_drawn_when_asked_for(session):
     assert session.frames()[0].owners.shape == (32, 32)
 
 
+@pytest.mark.parametrize("encoder", ["particle", "particle-tracking", "patch", "slot"])
+def test_every_kind_of_latent_can_be_played(encoder):
+    """What a latent does not have is refused in words; the game goes on."""
+    session = Session(made(encoder=encoder, latent_action=None), CLIPS, context_frames=3)
+    session.step()
+    for change in (lambda: session.move(0, (0.1, 0.1), (0.2, 0.2)), lambda: session.remove(0, (0.1, 0.1)),
+                   lambda: session.freeze(0, (0.1, 0.1))):
+        try:
+            change()
+        except WorldkitError as error:
+            assert "transparency" in str(error) or "position" in str(error) or "stand-in" in str(error), error
+        session.step()
+    assert session.frames()[0].t == 4
+
+
+def test_several_cameras_are_seen_side_by_side():
+    obs = {"height": 32, "width": 32, "views": 2}
+    video = RANDOM.integers(0, 255, (2, 8, 3, 32, 32), np.uint8)
+    session = Session(made(obs=obs), ClipDataset(ArraySource([{"video": video}]), num_frames=6), context_frames=3)
+    session.step()
+    assert picture(session).shape == (32, 64, 3) == session.truth().shape
+    with pytest.raises(ConfigError, match="pictures of one camera"):
+        session.pick(0, (0, 0))
+
+
 def test_what_cannot_be_played(model):
     with pytest.raises(WorldkitError, match="has no dynamics"):
         Session(made(dynamics=None, latent_action=None, objective="reconstruction"), CLIPS, context_frames=3)

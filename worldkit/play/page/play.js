@@ -114,6 +114,9 @@ function trace(i) {
     pen.drawImage(tinted(future.mask), 0, 0, width, height);
     pen.globalAlpha = 1;
   }
+  if (overlay === "difference" && i === 1) {
+    pen.imageSmoothingEnabled = false; pen.drawImage(differing(head.futures[0].rgb, future.rgb), 0, 0, width, height);
+  }
   if (picked && picked.future === i && picked.box) selection(pen, picked.box, x, y, scale, picked.by || [0, 0], i);
 }
 
@@ -124,6 +127,18 @@ function tinted(mask) {
     if (mask[k] === 255) continue;
     pen.fillStyle = hue(mask[k]); pen.fillRect(k % head.width, Math.floor(k / head.width), 1, 1);
   }
+  return small;
+}
+
+function differing(one, other) {
+  const small = document.createElement("canvas"); small.width = head.width; small.height = head.height;
+  const image = new ImageData(head.width, head.height), out = image.data;
+  for (let k = 0; k < one.length / 3; k++) {  // dim grey is the other future; what glows differs
+    const far = Math.max(...[0, 1, 2].map((c) => Math.abs(one[3 * k + c] - other[3 * k + c]))) / 255;
+    const grey = 0.25 * (other[3 * k] + other[3 * k + 1] + other[3 * k + 2]) / 3;
+    out.set([Math.max(grey, 255 * Math.min(1, 1.6 * far)), Math.max(grey, 210 * Math.max(0, 2 * far - .7)), grey, 255], 4 * k);
+  }
+  small.getContext("2d").putImageData(image, 0, 0);
   return small;
 }
 
