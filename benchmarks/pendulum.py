@@ -4,15 +4,15 @@
     worldkit train ...                                        # two commands: docs/from_pixels.md
     python benchmarks/pendulum.py plan runs/pendulum-0 runs/pendulum-1 runs/pendulum-2
 
-Gymnasium's Pendulum-v1, the middle of its picture, every torque for two steps. The model sees the newest four pictures and the torques between
-them, imagines what candidates lead to, and its head says what they earn; no state and no true reward is seen while
-acting. Beside it: random torques (what the model was trained on, as policy), and the same planner with the true dynamics
-and the true state in place of the model, which is as good as it could get. All play the same episodes, 100 torques of two
-steps each, from the same starts.
+Gymnasium's Pendulum-v1, the middle of its picture, every torque for two steps. The model sees the newest four pictures
+and the torques between them, imagines what candidates lead to, and its head says what they earn; no state and no true
+reward is seen while acting. Beside it: random torques, anew for every action, and the same planner with the true
+dynamics and the true state in place of the model, which is as good as it could get. All play the same episodes, 100
+torques of two steps each, from the same starts.
 
 Printed are interquartile means with 95 % bootstrap intervals: of each model over its episodes, of all models over all
-episodes within each model, and of the gains over random torques in the same episodes. Writes ``pendulum.png``, the first
-episode of each, and a JSON file with all returns.
+episodes within each model, and of the gains over random torques in the same episodes. Writes ``pendulum.png``, the
+first episode of each, and a JSON file with all returns.
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ def true_cost(states: Tensor, actions: Tensor) -> Tensor:
 
 
 def play(who: Any, episodes: int, seed: int, planner: ICEM, horizon: int) -> tuple[Tensor, Tensor]:
-    """Returns ``[E]`` and frames ``[STEPS + 1, 3, H, W]`` of the first episode; ``who``: a model, "truth" or "random"."""
+    """Returns ``[E]``, and frames ``[STEPS + 1, 3, H, W]`` of the first episode.
+
+    ``who``: a model, ``"truth"`` or ``"random"``.
+    """
     world, generator = Episodes(episodes, seed), torch.Generator().manual_seed(seed)
     frames, past, plan = [world.frames], [], None
     for _ in range(STEPS):
@@ -175,8 +178,8 @@ def main() -> None:
     p.add_argument("models", nargs="+", help="runs of worldkit train")
     p.add_argument("--episodes", type=int, default=10)
     p.add_argument("--seed", type=int, default=1000, help="of the starts and of the planner")
-    p.add_argument("--horizon", type=int, default=15)
-    p.add_argument("--candidates", type=int, default=128)
+    p.add_argument("--horizon", type=int, default=12)
+    p.add_argument("--candidates", type=int, default=64)
     p.add_argument("--iterations", type=int, default=3)
     p.add_argument("--picture", default="pendulum.png")
     p.set_defaults(run=act)

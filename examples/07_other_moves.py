@@ -77,8 +77,8 @@ def score(move, future):
 
 one, two = options.moves
 still = score_predictions(copy_last_frame(given / 255, PREDICTED), truth[one])["psnr"].mean(1)
-print(f"n = {options.clips}; action {one}: {confidence_interval(score(one, one))} dB over {PREDICTED} frames; copying the "
-      f"last frame {confidence_interval(still)}, margin {confidence_interval(score(one, one) - still)}")
+print(f"n = {options.clips}; action {one}: {confidence_interval(score(one, one))} dB over {PREDICTED} frames; copying "
+      f"the last frame {confidence_interval(still)}, margin {confidence_interval(score(one, one) - still)}")
 for move, other in ((one, two), (two, one)):
     gain = score(move, move) - score(move, other)
     print(f"action {move}: nearer to its own future than to the other by {confidence_interval(gain)} dB, in "
@@ -88,8 +88,8 @@ change = (predicted[one] - predicted[two]).square().sum(2)  # [n, frames, y, x]
 differs = (truth[one] - truth[two]).abs().amax(2) > 0.1
 shares = [(change * where).sum((1, 2, 3)) / change.sum((1, 2, 3)).clamp(min=1e-9)
           for where in (differs, differs.roll(1, 0))]
-print(f"of what the move changes in the prediction, {confidence_interval(100 * shares[0])} % lies where the true futures "
-      f"differ ({differs.double().mean():.1%} of the pixels); where those of another clip differ, "
+print(f"of what the move changes in the prediction, {confidence_interval(100 * shares[0])} % lies where the true "
+      f"futures differ ({differs.double().mean():.1%} of the pixels); where those of another clip differ, "
       f"{confidence_interval(100 * shares[1])} %; difference {confidence_interval(100 * (shares[0] - shares[1]))}")
 
 

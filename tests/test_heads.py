@@ -236,7 +236,7 @@ def test_models_pass_the_checks_and_keep_heads_in_files(tmp_path):
 def test_heads_need_a_dynamics_and_the_objective_of_heads_needs_heads():
     with pytest.raises(IncompatibleComponentsError, match="head 'reward' reads the transitions of a dynamics, but"):
         small(dynamics=None, conditioners=None, objective={"name": "elbo"})
-    with pytest.raises(IncompatibleComponentsError, match="objective 'heads' trains heads, but none is set; set heads="):
+    with pytest.raises(IncompatibleComponentsError, match="objective 'heads' trains heads, but none is set; set"):
         small(heads={}, objective="heads")
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from .errors import ShapeError
 
-
 _EXAMPLES = {"targets": "reward"}
 
 
@@ -118,7 +117,8 @@ def as_table(x: Any, name: str) -> Mapping[str, Any]:
         ShapeError: for anything else.
     """
     if x is not None and not isinstance(x, Mapping):
-        raise ShapeError(f'{name} must be a table, {name}={{"{_EXAMPLES.get(name, "action")}": ...}}, got {type(x).__name__}')
+        example = _EXAMPLES.get(name, "action")
+        raise ShapeError(f'{name} must be a table, {name}={{"{example}": ...}}, got {type(x).__name__}')
     return {} if x is None else x
 
 

@@ -197,8 +197,9 @@ class WorldModelConfig(Config):
     @classmethod
     def _check_names(cls, data: Any) -> Any:
         kinds = {"conditioners": "a condition", "heads": "a head"} if isinstance(data, Mapping) else {}
-        for kind, name, value in ((kind, *entry) for kind in kinds if isinstance(data.get(kind), Mapping)
-                                  for entry in data[kind].items()):
+        given = [(kind, *entry) for kind in kinds if isinstance(data.get(kind), Mapping)
+                 for entry in data[kind].items()]
+        for kind, name, value in given:
             if kind == "conditioners" and name in NOT_CONDITIONS:
                 raise ValueError(
                     f"a condition cannot be called '{name}': clips have something else under this name. Call it "

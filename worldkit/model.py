@@ -48,8 +48,8 @@ class Rollout:
         context_video: Reconstruction of the context, likewise.
         latent_actions: ``[B, C0 + horizon - 1, N or 1, A]``: inferred inside the context, then given or sampled. Can be
             edited and passed to `WorldModel.rollout` again.
-        predictions: What the model's heads say, by target, ``[B, horizon]`` (of vectors ``[B, horizon, S]``): index k is
-            about the transition that leads to predicted frame k, of k = 0 from the last frame of the context.
+        predictions: What the model's heads say, by target, ``[B, horizon]`` (of vectors ``[B, horizon, S]``): index k
+            is about the transition that leads to predicted frame k, of k = 0 from the last frame of the context.
     """
 
     latents: Latent
@@ -299,7 +299,8 @@ class ComposedWorldModel(WorldModel):
                 has = ", ".join(batch.targets) or "none"
                 raise ShapeError(
                     f"this model has a head for the target '{name}', which the batch lacks (its targets: {has}): pass "
-                    f'Batch(video, targets={{"{name}": ...}}), or clips of ClipDataset(..., targets=model.config.targets)'
+                    f'Batch(video, targets={{"{name}": ...}}), or clips of ClipDataset(..., '
+                    "targets=model.config.targets)"
                 )
             loss, wanted = head.loss(features, batch.targets[name][:, :-1]), (z.shape[0], z.shape[1] - 1)
             if tuple(loss.shape) != wanted:

@@ -51,6 +51,12 @@ def test_a_number_per_row_may_have_an_axis_of_one():
     assert clips(values=np.ones((9, 1)))[0]["targets"]["reward"].shape == (3,)
 
 
+@pytest.mark.parametrize("skip", [1, 2])
+@pytest.mark.parametrize("asked", [None, {"reward": TargetColumn()}])
+def test_single_images_have_targets_that_lead_nowhere(asked, skip):
+    assert clips(num_frames=1, targets=asked, frame_skip=skip)[3]["targets"]["reward"].shape == (1,)
+
+
 @pytest.mark.parametrize("name", ["rewards", "next.reward"])
 def test_names_of_other_packages_are_known(name):
     assert "reward" in clips(column=name)[0]["targets"]

@@ -71,17 +71,20 @@ class Targets:
         if column.reached:
             rows = torch.cat([rows[1:], rows[-1:]])
         flag = rows.dtype == torch.bool or name in _FLAGS
-        bad = [] if flag or not self._asked else (~torch.isfinite(rows[:-1].float()).reshape(len(rows) - 1, -1).all(1)).nonzero()
-        if len(bad):
+        finite = torch.isfinite(rows.float()).reshape(len(rows), -1).all(1)[:-1]
+        if self._asked and not flag and not finite.all():
             raise DataError(
                 f"{self._where}: column '{column.column}', which is the target '{name}', is not finite at frame "
-                f"{int(bad[0])} of a clip; `worldkit data validate` tells where. If its row t tells of the frame that "
-                f"was reached: heads.{name}.reached=true"
+                f"{int((~finite).nonzero()[0])} of a clip; `worldkit data validate` tells where. If its row t tells of "
+                f"the frame that was reached: heads.{name}.reached=true"
             )
-        rows = (rows == rows) & (rows != 0) if flag else torch.cat([rows[:-1].float(), rows[-1:].float().nan_to_num(0, 0, 0)])
+        if flag:
+            rows = (rows == rows) & (rows != 0)
+        else:
+            rows = torch.cat([rows[:-1].float(), rows[-1:].float().nan_to_num(0, 0, 0)])
         if skip == 1:
             return rows
-        steps, last = rows[:-1].reshape(-1, skip, *rows.shape[1:]), rows[-1:]
+        steps, last = rows[:-1].reshape((len(rows) - 1) // skip, skip, *rows.shape[1:]), rows[-1:]
         joined = steps.any(1) if flag else steps.sum(1) if name == _SUMS else steps[:, -1]
         return torch.cat([joined, last])
 

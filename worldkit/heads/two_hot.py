@@ -1,7 +1,7 @@
 """Numbers of any size, as a choice among bins: rewards that are mostly 0, and sometimes large.
 
-The bins lie closely around 0 and widely far off: symexp of evenly spaced numbers, where symexp(x) = sign(x) (e^|x| - 1).
-A target is shared out between the two bins around it, so that the expected value of that target is the target itself;
+The bins lie closely around 0 and widely far off: symexp of evenly spaced numbers, symexp(x) = sign(x) (e^|x| - 1). A
+target is shared out between the two bins around it, so that the expected value of that target is the target itself;
 the loss is a cross-entropy and does not grow with the size of the numbers.
 
 Source: DreamerV3 (arXiv:2301.04104), written from its description.

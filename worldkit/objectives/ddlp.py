@@ -87,8 +87,8 @@ class DDLPConfig(ComponentConfig):
         ramp_steps: Predicted frames join one after another, the last after ``max(1, warmup_epochs)`` times this many
             steps, or as many epochs if these are longer. 0: all count from the beginning.
         epoch_steps: What counts as an epoch here; None = an epoch of the training.
-        frames_first: In this many first steps of a training the dynamics rests and every frame counts as a static one. A
-            dynamics that learns while its latents still form ends as copying. Not upstream's.
+        frames_first: In this many first steps of a training the dynamics rests and every frame counts as a static one.
+            A dynamics that learns while its latents still form ends as copying. Not upstream's.
         dynamics_turns: In the full stage, after every step that trains all parts, so many that train the dynamics (and
             latent actions) alone, on latents as they are: it learns slowest, and such steps are cheaper. Not
             upstream's.

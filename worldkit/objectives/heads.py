@@ -29,8 +29,8 @@ class HeadsConfig(ComponentConfig):
 
     Attributes:
         num_frames: Frames of a training clip; None = one more than the dynamics' window.
-        remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where clips
-            come again soon: with ``train.clips=tile``.
+        remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where
+            clips come again soon: with ``train.clips=tile``.
     """
 
     name: str = "heads"

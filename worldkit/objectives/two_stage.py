@@ -52,8 +52,8 @@ class TwoStageConfig(ComponentConfig):
         image_weight: Of the decoded images' mean squared error; 0 saves the decoder's work.
         kl_weight: Of the latent actions' KL, nats per token and transition. The default is about LPWM's balance: 0.1
             on a sum over tokens beside a sum over pixels.
-        remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where clips
-            come again soon: with ``train.clips=tile``.
+        remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where
+            clips come again soon: with ``train.clips=tile``.
         decay: Factor on the latents' loss from one predicted frame to the next; weights average 1 (as upstream).
     """
 

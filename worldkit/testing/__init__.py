@@ -27,6 +27,6 @@ from .model import check_model, check_objective
 
 __all__ = [
     "check_conditioner", "check_decoder", "check_distribution", "check_dynamics", "check_encoder",
-    "check_head", "check_latent_action", "check_model", "check_objective", "check_prior", "example_batch", "example_condition",
-    "example_latent", "example_spec", "example_video",
+    "check_head", "check_latent_action", "check_model", "check_objective", "check_prior", "example_batch",
+    "example_condition", "example_latent", "example_spec", "example_video",
 ]

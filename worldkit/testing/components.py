@@ -348,8 +348,8 @@ def check_head(head: str | type, *, target: Tensor | None = None, **options: Any
         for a, b in zip(run(module, changed(features, SECOND)), base, strict=True):
             report.independent(a, b, "the head's answer")
         for a, b in zip(run(module, changed(features, (slice(None), slice(-1, None)))), base, strict=True):
-            report.equal(a[:, :-1], b[:, :-1], "transitions by themselves", "an earlier answer, when the last transition "
-                         "changes,")
+            report.equal(a[:, :-1], b[:, :-1], "transitions by themselves",
+                         "an earlier answer, when the last transition changes,")
         for a, b in zip(run(module, features.flip(2)), base, strict=True):
             report.equal(a, b, "tokens have no order", "the answer, when tokens are turned round,")
         fewer, more = module(features[:, :, :1]), module(torch.cat([features] * 2, 2))
