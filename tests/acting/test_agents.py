@@ -335,3 +335,15 @@ def test_acting_without_a_goal():
     with pytest.raises(ConfigError, match="has no picture of its goal.*goal=PICTURE"):
         Acting(agent, env)
     Acting(agent, env, goal=torch.zeros(3, 32, 32, dtype=torch.uint8))
+
+
+def test_the_mapper_knows_which_patch_it_reads():
+    """Of a grid, the place of a token is told by nothing but its number."""
+    from worldkit.testing.examples import example_latent, example_spec
+
+    torch.manual_seed(0)
+    spec = example_spec(kind="patches")
+    mapper, z = ActionMapper(3, 2, dim=8, num_layers=1, num_heads=2, spec=spec), example_latent(spec, 1, 2)
+    actions, order = torch.randn(1, 2, 16, 3), torch.randperm(16)
+    moved = mapper(actions[:, :, order], z.map(lambda x: x[:, :, order]))
+    assert not torch.allclose(mapper(actions, z), moved)

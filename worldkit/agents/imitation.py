@@ -40,8 +40,9 @@ class ImitationConfig(ComponentConfig):
 
     Attributes:
         dim, num_layers, num_heads: The mapping network.
-        state: It sees the latent that an action starts from, too, and not latent actions alone: needed where actions
-            are not changes, such as places on a board, which no latent action can tell alone.
+        state: It sees the latent that an action starts from, too, and, of tracked tokens, which one it is; not latent
+            actions alone. Needed where actions are not changes, such as places on a board, and where tokens do not say
+            where they are, such as patches.
         infer: Infer the latent actions of a dream from its frames; False: take those of the latent policy.
         steps: Steps that are imagined at once and acted out before it looks again.
     """
@@ -67,7 +68,8 @@ class ActionMapper(nn.Module):
     def __init__(self, latent_dim: int, width: int, *, dim: int, num_layers: int, num_heads: int, spec: Any = None):
         super().__init__()
         self.embed = nn.Linear(latent_dim, dim)
-        self.embed_state = None if spec is None else LatentEmbed(spec, dim)
+        told = spec is not None and spec.identity == "tracked"  # of a grid, where a token lies is all that tells it
+        self.embed_state = None if spec is None else LatentEmbed(spec, dim, token_embedding=told)
         self.query = nn.Parameter(0.02 * torch.randn(dim))
         self.blocks = nn.Sequential(*(Block(dim, num_heads) for _ in range(num_layers)))
         self.read = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))

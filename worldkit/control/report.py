@@ -82,9 +82,9 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 def html(results: ControlResults) -> HtmlReport:
     """The whole as one page, with the animations that lie in the folder."""
     page = HtmlReport(f"Control: {results.protocol.env}").points(lines_of(results))
-    page.table(*main_table(results)).text(NOTE)
+    page.table(*_unbroken(main_table(results))).text(NOTE)
     if (differences := difference_table(results)) is not None:
-        page.heading("Beside one another").table(*differences).text(DIFFERENCES)
+        page.heading("Beside one another").table(*_unbroken(differences)).text(DIFFERENCES)
     films = {} if results.folder is None else {
         name: path for name in results.names if (path := Path(results.folder) / f"{name}.gif").is_file()}
     if films:
@@ -94,6 +94,12 @@ def html(results: ControlResults) -> HtmlReport:
             page.gif(path.read_bytes(), caption=name)
     page.heading("Who they are").points([f"{name}: {_told(results.policies[name])}" for name in results.names])
     return page
+
+
+def _unbroken(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[list[str]]]:
+    """The same table; intervals are not broken at their commas."""
+    header, rows = table
+    return header, [[cell.replace(", ", ",\u00a0") for cell in row] for row in rows]
 
 
 def _told(what: Any) -> str:
