@@ -22,12 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+FIRST = {"num_static_frames": 7, "weights": {"features": 0.05}}
 ALONE = {"epoch_steps": 1, "ramp_steps": 1, "dynamics_turns": 10**6}
-FRESH = {"eps": 1e-8, "init_parts": ["encoder", "decoder"]}
-DDLP = ((0.4, {"num_static_frames": 7}, {}), (0.4, ALONE, FRESH), (0.2, ALONE, {"eps": 1e-8, "lr": 2e-4}))
+FAST = {"batch_size": 16, "lr": 2e-3, "eps": 1e-8, "init_parts": ["encoder", "decoder"]}
+DDLP = ((0.4, FIRST, {}), (0.4, ALONE, FAST), (0.2, ALONE, {"batch_size": 16, "lr": 4e-4, "eps": 1e-8}))
 """Stages: share of the time, and what the objective and the training have else than the preset. Perception alone (every
-frame of a clip counts as given); the dynamics alone (learning while its latents form, it stays at copying); the same at
-a low rate."""
+frame of a clip counts as given, and looks are held to their prior, or no dynamics could predict them so sharply); then
+the dynamics alone, as one that learns while its latents form stays at copying; the same at a low rate."""
 LPWM = ((0.8, {}, {}), (0.2, {"frames_first": 0}, {"lr": 2e-4, "early_steps": 0}))
 MODELS: dict[str, tuple[str, str, dict[str, Any], tuple[tuple[float, dict, dict], ...]]] = {
     "ddlp": ("DDLP", "ddlp-balls-mini", {}, DDLP),
