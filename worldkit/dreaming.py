@@ -61,7 +61,8 @@ class Loop:
         self._state: Any = None  # of the dynamics
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
         self.told = latent_actions is not None
-        self.latent, self.latent_actions, self.latent_action = z[:, -1:], latent_actions, None
+        self.latent, self.latent_actions = z[:, -1:], latent_actions
+        self.latent_action: Tensor | None = None
         self.predictions: dict[str, Tensor] = {}
         self.nbytes = 0
 
@@ -72,7 +73,8 @@ class Loop:
             now: Conditions of the transition that leads to it, one entry each.
             latent_action: ``[B, 1, N or 1, A]``; None: drawn from the policy, where the model has latent actions.
         """
-        dynamics, module = self._model.dynamics, self._model.latent_action
+        dynamics: Any = self._model.dynamics
+        module: Any = self._model.latent_action
         if self._context is not None:
             self._begin(self._context, now)
             self._context = self._past = None
@@ -94,7 +96,8 @@ class Loop:
 
     def _begin(self, z: Latent, now: Told) -> None:
         """Start what steps go on from; the newest frame of the context waits for what leaves it, so not earlier."""
-        dynamics, module = self._model.dynamics, self._model.latent_action
+        dynamics: Any = self._model.dynamics
+        module: Any = self._model.latent_action
         past = self._past or {receiver: cond.at(slice(0, 0)) for receiver, cond in now.items()}
         cond = past["dynamics"]
         if module is not None and self.latent_actions is None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,9 +141,9 @@ class Scene:
 
         Two slots may hold the same thing; without one of them the other still draws it.
         """
-        count, found = len(self.shares or ()), {}
+        count, found = len(self.shares or ()), dict[tuple[int, ...], Any]()
         for held in [(k,) for k in range(count)] + list(combinations(range(count), 2)) if count > 2 else []:
-            spot = self.spot(held, self.frame)
+            spot: Any = self.spot(held, self.frame)
             for part in held if len(held) > 1 else ():
                 spot = spot & ~found[part,]
             found[held] = spot

@@ -69,12 +69,13 @@ def _space(name: str, config: Any, given: spaces.Space | None) -> spaces.Space:
     """The space of a condition's actions, checked against the one that is given."""
     if config.num_actions is not None:
         own: spaces.Space = spaces.Discrete(config.num_actions)
-        fits = isinstance(given, spaces.Discrete) and given.n == own.n
+        fits = isinstance(given, spaces.Discrete) and int(given.n) == config.num_actions
     else:
         own = spaces.Box(-1.0, 1.0, (config.dim,), np.float32)
         fits = isinstance(given, spaces.Box) and int(np.prod(given.shape)) == config.dim
     if given is None or fits:
-        return given if fits else own
-    wants = f"{own.n} discrete actions" if isinstance(own, spaces.Discrete) else f"vectors of {config.dim} numbers"
+        return own if given is None else given
+    discrete = config.num_actions is not None
+    wants = f"{config.num_actions} discrete actions" if discrete else f"vectors of {config.dim} numbers"
     raise ConfigError(f"action_space is {given}, but this model was trained on {wants} ('{name}'): give the space of "
                       "the environment that its data come from")

@@ -107,9 +107,10 @@ class Moment:
     def _edited(self, z: Latent) -> Moment:
         """The same moment with other recent frames; particles that keep to places are seen anew (as `what_if`)."""
         model, sampler = self.dream.model, self.dream.copy().sampler
+        conditioners: Any = model.conditioners
         if "position" in model.encoder.anchors():
             z = model.encode(drawn(model, z))
-        told = {name: torch.cat([t[name] for t in self.told], model.conditioners[name].time_axis)
+        told = {name: torch.cat([t[name] for t in self.told], conditioners[name].time_axis)
                 for name in (self.told[0] if self.told else ())}
         dream = Dream(model, z, conditions={**self.dream.standing, **told}, sampler=sampler, window=self.dream.window)
         return replace(self, dream=dream, recent=z)

@@ -248,7 +248,8 @@ class Session:
 
     def _action(self) -> dict[str, Tensor]:
         steering, told = self.steering, {}
-        for name, conditioner in self.model.conditioners.items():
+        conditioners: Any = self.model.conditioners
+        for name, conditioner in conditioners.items():
             if not conditioner.per_frame:
                 continue
             value = self._told[name].narrow(conditioner.time_axis, 0, 1)
@@ -331,7 +332,8 @@ class Session:
 
 
 def _steering(model: ComposedWorldModel) -> Steering:
-    for name, conditioner in model.conditioners.items():
+    conditioners: Any = model.conditioners
+    for name, conditioner in conditioners.items():
         config = conditioner.config
         if config.name == "action":
             return Steering(name, config.dim, config.num_actions)
