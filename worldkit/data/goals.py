@@ -25,6 +25,7 @@ class GoalSource(EpisodeSource):
     Raises:
         DataError: for a reach below 1.
     Example:
+        >>> import numpy as np
         >>> from worldkit.data import ArraySource
         >>> plain = ArraySource([{"video": np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)}])
         >>> GoalSource(plain, reach=2).read(0, 0, 3)["goal_image"].item() in (3, 4)

@@ -60,7 +60,7 @@ def bootstrap_interval(
         The statistic as ``mean``, its interval, and the number of scores; without an interval where no stratum has two.
     Example:
         >>> found = bootstrap_interval([np.arange(8.0), np.arange(8.0)])
-        >>> found.mean, 2 < found.low < found.mean < found.high < 5
+        >>> found.mean, 1 < found.low < found.mean < found.high < 6
         (3.5, True)
     """
     strata = [np.asarray(scores, float).ravel() for scores in strata]
