@@ -14,6 +14,7 @@ import gymnasium
 from ...errors import ConfigError, MissingExtraError, install_hint, require_extra
 from ..registry import backend_of, unknown_env
 
+_OTHERS = ("ale_py.", "gymnasium_robotics.")  # whose old ids nobody claims
 _NO_PICTURES = ("tabular/", "phys2d/", "GymV21", "GymV26", "toy_text")
 
 
@@ -21,7 +22,9 @@ def ids() -> list[str]:
     """Gymnasium's own environments, the newest version of each, and others' that no backend claims."""
     newest: dict[str, Any] = {}
     for spec in gymnasium.registry.values():
-        if not spec.id.startswith(_NO_PICTURES) and spec.entry_point and backend_of(spec.id).name == "gymnasium":
+        if not spec.entry_point or spec.id.startswith(_NO_PICTURES) or str(spec.entry_point).startswith(_OTHERS):
+            continue
+        if backend_of(spec.id).name == "gymnasium":
             name = f"{spec.namespace or ''}/{spec.name}"
             if name not in newest or (spec.version or 0) > (newest[name].version or 0):
                 newest[name] = spec
