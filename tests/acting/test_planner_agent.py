@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldkit.agents import Acting, ActionSpec, create_agent, load_agent, save_agent
+from worldkit.agents import Acting, ActionSpec, create_agent, load_agent, save_agent, train_agent
 from worldkit.assembly import build
 from worldkit.collecting import play_episode
 from worldkit.control import ControlProtocol, evaluate_control
@@ -146,8 +146,8 @@ def test_models_that_cannot_plan(told, dot_model):
         create_agent("planner", action=BOX, model=dot_model)
     with pytest.raises(ConfigError, match="this model is told actions of 2 numbers, and the space has actions of 3"):
         create_agent("planner", action=ActionSpec(low=(-1,) * 3, high=(1,) * 3), model=told)
-    with pytest.raises(ConfigError, match="no weights"):
-        make(told).loss(None)
+    with pytest.raises(ConfigError, match="no weights of its own to train.*--plan MODEL"):
+        train_agent(make(told), "data")
 
 
 def test_it_plans_in_an_environment(told, make_dot):

@@ -110,7 +110,8 @@ def train_agent(
     """
     config = config or AgentTraining()
     if not agent.trains:
-        raise ConfigError(f"agent '{agent.config.name}' has no weights of its own to train")
+        raise ConfigError(f"agent '{agent.config.name}' has no weights of its own to train: it acts as it is, worldkit "
+                          "control ENV --plan MODEL")
     options = dict(data_options or {})
     generator = torch.Generator().manual_seed(config.seed)
     train = _batches(open_agent_clips(agent, data, config, "train", options), config.batch_size, generator)
