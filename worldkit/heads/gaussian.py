@@ -66,6 +66,8 @@ class GaussianHead(Head):
 
     Config = GaussianHeadConfig
     config: GaussianHeadConfig
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: GaussianHeadConfig, *, feature_dim: int):
         super().__init__(config, feature_dim=feature_dim)

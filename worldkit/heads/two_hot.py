@@ -53,6 +53,7 @@ class TwoHotHead(Head):
 
     Config = TwoHotHeadConfig
     config: TwoHotHeadConfig
+    bins: Tensor
 
     def __init__(self, config: TwoHotHeadConfig, *, feature_dim: int):
         super().__init__(config, feature_dim=feature_dim)

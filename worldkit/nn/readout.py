@@ -33,12 +33,11 @@ class TokenReadout(nn.Module):
             RMSNorm(hidden_dim), nn.SiLU(),
         )
         self.scores = nn.Linear(hidden_dim, _QUERIES)
-        self.out = nn.Sequential(
-            nn.Linear((1 + _QUERIES) * hidden_dim, hidden_dim), RMSNorm(hidden_dim), nn.SiLU(),
-            nn.Linear(hidden_dim, outputs),
-        )
-        nn.init.zeros_(self.out[-1].weight)
-        nn.init.zeros_(self.out[-1].bias)
+        last = nn.Linear(hidden_dim, outputs)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        joined = nn.Linear((1 + _QUERIES) * hidden_dim, hidden_dim)
+        self.out = nn.Sequential(joined, RMSNorm(hidden_dim), nn.SiLU(), last)
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = self.tokens(tokens)
