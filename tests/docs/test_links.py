@@ -44,6 +44,13 @@ def test_links_lead_somewhere(page):
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tables_are_whole(page):
+    """An empty line within a table makes what follows it a paragraph of bars."""
+    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+    assert [token.content for token in tokens if token.type == "inline" and token.content.startswith("|")] == []
+
+
 def test_every_page_can_be_found():
     """From the README, along links."""
     seen, todo = set(), [ROOT / "README.md"]

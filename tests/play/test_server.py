@@ -12,7 +12,7 @@ import torch
 from worldkit.assembly import build
 from worldkit.data import ArraySource, ClipDataset
 from worldkit.errors import ConfigError
-from worldkit.play.session import Session
+from worldkit.play.session import Session, Steering
 from worldkit.testing.examples import small_config
 from worldkit.testing.report import shake
 
@@ -185,6 +185,22 @@ def test_a_browser_that_disconnects_loses_nothing(model):
         await again.until(lambda: again.t > reached + 2)
 
     playing(model, test, fps=0)
+
+
+def test_a_browser_that_disconnects_lets_go_of_its_keys(model):
+    async def test(server, client):
+        server.session.steering = Steering("action", 2)
+        staying, going = await Browser.open(server, client), await Browser.open(server, client)
+        await going.say(do="steer", action=[0, 1])
+        await staying.until(lambda: server.session.action)
+        going.socket._response.connection.transport.abort()
+        await asyncio.sleep(0.2)
+        assert server.session.action == [0, 1]  # of a game that another one looks at, too
+        staying.socket._response.connection.transport.abort()
+        await asyncio.sleep(0.2)
+        assert server.session.action is None
+
+    playing(model, test)
 
 
 def test_a_slow_browser_gets_fewer_frames_and_the_newest_in_the_end(model):

@@ -234,6 +234,8 @@ class Server:
         finally:
             self._viewers.pop(viewer, None)
             self._behind.discard(viewer)
+            if not self._viewers:
+                self.session.steer(None)  # nobody is there to let go of a key
         return viewer
 
     async def _hear(self, viewer: Any, text: str) -> None:
