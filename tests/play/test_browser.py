@@ -126,6 +126,8 @@ def test_load_step_drag_play_record(opened, tmp_path):
     assert 0.01 < page.evaluate(glow) < 0.7
     page.locator("#time").fill("2")
     page.wait_for_function("head.futures[0].t === 2")
+    page.keyboard.press(".")  # the line has the focus
+    page.wait_for_function("head.futures[0].t === 3")
     page.click("#drop")
     page.wait_for_function("head.futures.length === 1")
 

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     p = command(commands, "play", "Step inside a model's dream: in the terminal, or in a browser.", _HELP)
     p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
     p.add_argument("--web", action="store_true", help="in a browser; needs the extra 'play'")
-    p.add_argument("--port", type=natural, default=8080, help="of --web; 0: any free one (default: 8080)")
+    p.add_argument("--port", type=natural, help="of --web; 0: any free one (default: 8080)")
     p.add_argument("--open", action="store_true", help="of --web: open the browser, too")
     p.add_argument("--fps", type=float, default=10.0, help="steps per second; 0: as fast as it goes (default: 10)")
     data_argument(p)
@@ -55,8 +55,11 @@ def run_play(options: Namespace) -> None:
     check_device(options.device)
     if not 0 <= options.fps <= 100:
         raise ConfigError(f"--fps runs from 0 (as fast as it goes) to 100, got {options.fps:g}")
-    if options.port > 65535:
-        raise ConfigError(f"--port runs from 0 to 65535, got {options.port}")
+    if not options.web and (options.open or options.port is not None):
+        raise ConfigError(f"{'--open' if options.open else '--port'} is of --web: worldkit play {options.model} --web")
+    port = 8080 if options.port is None else options.port
+    if port > 65535:
+        raise ConfigError(f"--port runs from 0 to 65535, got {port}")
     if options.web:
         from ...errors import require_extra
 
@@ -65,7 +68,7 @@ def run_play(options: Namespace) -> None:
     if options.web:
         from ...play.server import serve
 
-        serve(session, about, port=options.port, fps=options.fps, ready=lambda address: _ready(address, options.open))
+        serve(session, about, port=port, fps=options.fps, ready=lambda address: _ready(address, options.open))
         return
     from ...play.terminal import play
 

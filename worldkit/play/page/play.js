@@ -310,8 +310,9 @@ function bind() {
   const map = { " ": toggle, ".": step, ",": back, b: () => act("branch"), n: $("begin").onclick, r: record,
     x: $("remove").onclick, Delete: $("remove").onclick, f: $("freeze").onclick, Escape: () => pick(null) };
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.type === "range") return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (event.target.type === "range" && key.startsWith("Arrow")) return;  // they move the slider
     if (isSteering(key)) { event.preventDefault(); if (!held.has(key)) { held.add(key); keys(); } return; }
     if (state.steering && state.steering.choices && /^[0-9]$/.test(key) && +key < state.steering.choices) { choose(+key); return; }
     if (key === "ArrowRight") { step(); return; }
