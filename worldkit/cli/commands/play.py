@@ -55,11 +55,11 @@ def run_play(options: Namespace) -> None:
     check_device(options.device)
     if not 0 <= options.fps <= 100:
         raise ConfigError(f"--fps runs from 0 (as fast as it goes) to 100, got {options.fps:g}")
-    if not options.web and (options.open or options.port is not None):
-        raise ConfigError(f"{'--open' if options.open else '--port'} is of --web: worldkit play {options.model} --web")
     port = 8080 if options.port is None else options.port
     if port > 65535:
         raise ConfigError(f"--port runs from 0 to 65535, got {port}")
+    if not options.web and (options.open or options.port is not None):
+        raise ConfigError(f"{'--open' if options.open else '--port'} is of --web: worldkit play {options.model} --web")
     if options.web:
         from ...errors import require_extra
 
