@@ -191,7 +191,7 @@ class KeepsGraph(ELBO):
 
 class ForgetsDynamics(ELBO):
     def _dynamic_kl(self, *args):
-        return {}, None
+        return {}, None, None
 
 
 @pytest.mark.parametrize(("fault", "message"), [

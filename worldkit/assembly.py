@@ -110,7 +110,7 @@ def _feature_dim(head: str, dynamics: Any) -> int:
             f"head '{head}' reads the transitions of a dynamics, but this model has none; set dynamics, or drop the "
             "head (-o heads=none)"
         )
-    return dynamics.feature_dim
+    return dynamics.feature_dim()
 
 
 def _component(registry: registries.Registry, options: Any) -> Any:

@@ -115,7 +115,6 @@ class Dynamics(Component, ABC):
         """Tell the rollout which frame ``[B, 1]`` came next (what `predict` answered)."""
         carry.history = type(z).cat([carry.history, z])
 
-    @property
     def feature_dim(self) -> int:
         """Width of the tokens of `features`."""
         return token_dim(self.spec, getattr(self, "cond_dim", 0))
