@@ -130,6 +130,16 @@ def test_who_cannot_act(make_dot):
         evaluate({"x": agent}, OWN, make_dot)
 
 
+def test_goals_are_looked_for_before_anybody_acts(tmp_path):
+    import worldkit as wk
+
+    env = ControlProtocol(env="games/catch", size=16, episodes=1, seeds=(0,))
+    policy = create_agent("cloning", env=wk.make_env("games/catch", size=16), channels=[4])
+    with pytest.raises(ConfigError, match="no picture of its goal"):
+        evaluate_control({"random": "random", "cloning": policy}, env, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_environment_without_pixels():
     import worldkit as wk
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..agents.acting import check_fits, frame_shape_of
+from ..agents.acting import check_fits, frame_shape_of, require_goal_picture
 from ..agents.actions import ActionSpec
 from ..agents.base import Policy
 from ..agents.simple import RandomPolicy, ScriptedPolicy
@@ -77,6 +77,8 @@ def evaluate_control(
         for each in runs.values():
             for policy in {id(p): p for p in each.values()}.values():
                 check_fits(policy, envs[0])
+                if protocol.goals == "own" and policy.wants_goal:
+                    require_goal_picture(envs[0])
         results = ControlResults(out, protocol, {name: (about or {}).get(name, name) for name in policies})
         total = len(policies) * len(protocol.seeds) * protocol.episodes
         with Meter(f"acting in {protocol.env}", total=total, noun="episode", enabled=show_progress) as meter:
