@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -109,8 +110,9 @@ def main() -> None:
         for number in range(options.pairs):
             for side in ("ours", "default") if number % 2 == 0 else ("default", "ours"):
                 frames = options.frames if side == "ours" else max(5, options.frames // 5)
-                command = [sys.executable, __file__, "--envs", env_id, "--frames", str(frames), "--side", side]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                command = [sys.executable, os.path.abspath(__file__), "--envs", env_id, "--frames", str(frames), "--side", side]
+                with tempfile.TemporaryDirectory() as folder:  # MuJoCo logs where the process is
+                    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
                 found[side].append(float(done.stdout.split()[-1]))
         ratios = [a / b for a, b in zip(found["ours"], found["default"], strict=True)]
         row = {f"{side}, frames per CPU s": round(statistics.median(rates), 1) for side, rates in found.items()}
