@@ -110,7 +110,8 @@ def main() -> None:
         for number in range(options.pairs):
             for side in ("ours", "default") if number % 2 == 0 else ("default", "ours"):
                 frames = options.frames if side == "ours" else max(5, options.frames // 5)
-                command = [sys.executable, os.path.abspath(__file__), "--envs", env_id, "--frames", str(frames), "--side", side]
+                script = os.path.abspath(__file__)
+                command = [sys.executable, script, "--envs", env_id, "--frames", str(frames), "--side", side]
                 with tempfile.TemporaryDirectory() as folder:  # MuJoCo logs where the process is
                     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
                 found[side].append(float(done.stdout.split()[-1]))
