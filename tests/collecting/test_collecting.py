@@ -143,3 +143,9 @@ def test_collect_is_the_function_whatever_was_asked_for_first():
     code = "from worldkit.collecting import Collected, collect; print(callable(collect))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.split() == ["True"]
+
+
+def test_the_name_of_an_environment_is_not_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"worldkit.make_env\('games/catch'\)"):
+        collect("games/catch", tmp_path / "data", episodes=1)
+    assert not (tmp_path / "data").exists()

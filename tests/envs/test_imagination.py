@@ -168,6 +168,18 @@ def test_the_space_of_the_real_environment(model):
         made(DISCRETE).as_env(numbered(), action_space=spaces.Discrete(6))
 
 
+@pytest.mark.parametrize("wrong", [5, "left", [0.0, 0.0], [float("nan"), 0, 0], [float("inf"), 0, 0]])
+def test_actions_that_are_none_are_refused(model, wrong):
+    env = model.as_env(DATA)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="action"):
+        env.step(wrong)
+    with pytest.raises(ConfigError, match="action"):
+        choices = made(DISCRETE).as_env(numbered())
+        choices.reset(seed=0)
+        choices.step(4)
+
+
 def test_what_cannot_be_is_refused(model, latent):
     with pytest.raises(ConfigError, match="can be steered by 'none', 'action'"):
         model.as_env(DATA, actions="latent")

@@ -93,7 +93,8 @@ def test_without_a_terminal(capsys):
     (["savi-balls-mini"], "has no dynamics"),
     (["lpwm-balls-mini", "--clip", "99999"], "clip 99999 is out of range"),
     (["lpwm-balls-mini"], "this is no terminal"),
-    (["lpwm-balls-mini", "--port", "8081"], "--port is of --web"), (["lpwm-balls-mini", "--open"], "--open is of --web"),
+    (["lpwm-balls-mini", "--port", "8081"], "--port is of --web"),
+    (["lpwm-balls-mini", "--open"], "--open is of --web"),
 ])
 def test_what_cannot_be_is_said(typed, says, capsys):
     assert main(["play", *typed]) == 2

@@ -18,6 +18,8 @@ def check_env(env: Any) -> None:
     Raises:
         ConfigError: saying what it has instead.
     """
+    if isinstance(env, str):
+        raise ConfigError(f"an environment is wanted, not the name of one: worldkit.make_env({env!r})")
     space = env.observation_space
     pixels = space.spaces.get("pixels") if isinstance(space, spaces.Dict) else space
     if not (isinstance(pixels, spaces.Box) and pixels.dtype == np.uint8 and len(pixels.shape) == 3):

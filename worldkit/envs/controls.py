@@ -28,7 +28,12 @@ class Controls:
     latent: bool = False
 
     def tell(self, actions: np.ndarray, device: torch.device) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Actions ``[B, ...]`` -> (conditions of one transition, latent actions ``[B, 1, N or 1, A]`` or None)."""
+        """Actions ``[B, ...]`` -> (conditions of one transition, latent actions ``[B, 1, N or 1, A]`` or None).
+
+        Raises:
+            ConfigError: they are no actions of the space's shape, not finite, or not one of its choices.
+        """
+        self._check(actions)
         if self.latent:
             return {}, torch.as_tensor(np.asarray(actions, np.float32), device=device)[:, None]
         if self.field is None:
@@ -38,6 +43,19 @@ class Controls:
             return {self.field: torch.as_tensor(numbers, device=device)[:, None]}, None
         vectors = np.asarray(actions, np.float32).reshape(len(actions), 1, -1)
         return {self.field: torch.as_tensor(vectors, device=device)}, None
+
+    def _check(self, actions: np.ndarray) -> None:
+        try:
+            numbers = np.asarray(actions, np.float64)
+        except (TypeError, ValueError):
+            numbers = np.zeros((1, 0))
+        if numbers.shape[1:] != (self.space.shape or ()):
+            raise ConfigError(f"an action of this environment is one of {self.space}, got {np.asarray(actions)[0]!r}")
+        if not np.isfinite(numbers).all():
+            raise ConfigError(f"an action must be finite, got {numbers.tolist()}")
+        if isinstance(self.space, spaces.Discrete):
+            if (numbers < self.space.start).any() or (numbers >= self.space.start + self.space.n).any():
+                raise ConfigError(f"an action of this environment is one of {self.space}, got {numbers.tolist()}")
 
 
 def controls_of(model: Any, actions: str, space: spaces.Space | None) -> Controls:
