@@ -22,6 +22,7 @@ from worldkit.ablation.grid import expand, flatten, parse_axes
 from worldkit.ablation.study import Budget
 from worldkit.cli import main, make_parser
 from worldkit.config import parse_assignments
+from worldkit.data.decided import CLIPS
 from worldkit.data.registry import _formats
 from worldkit.training import TrainConfig
 
@@ -220,7 +221,7 @@ def check_values(options):
     """What stands behind -o, --swap, --set and --budget: parts, options of the model, training and data exist."""
     overrides = parse_assignments(options.override)
     data = overrides.pop("data", {})
-    known = {name for one in _formats.values() for name in one.options()} | {"format"}
+    known = {name for one in _formats.values() for name in one.options()} | {"format", *CLIPS}
     assert set(data) <= known, f"no option of the data: {set(data) - known}"
     if options.command == "train":
         TrainConfig(**overrides.pop("train", {}))
