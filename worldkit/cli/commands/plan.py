@@ -68,6 +68,7 @@ def run_plan(options: Namespace) -> int | None:
     import torch
 
     from ...planning import Round, considered_picture
+    from ...progress import Meter
     from ...viz import save_animation, save_png
     from ..plan.answer import answer_of
     from ..plan.ask import ask
@@ -78,7 +79,14 @@ def run_plan(options: Namespace) -> int | None:
     loaded = load(options.model)
     asked, rounds = ask(loaded, data_of(options, loaded), options, given), list[Round]()
     generator = torch.Generator(options.device).manual_seed(options.seed)
-    plan = asked.planner.solve(asked.task, asked.horizon, generator=generator, watch=rounds.append)
+    total = asked.planner.iterations
+    with Meter("planning", total=total, noun="round", enabled=not options.json, keep=False) as meter:
+
+        def watch(considered: Round) -> None:
+            rounds.append(considered)
+            meter.update(min(len(rounds), total))
+
+        plan = asked.planner.solve(asked.task, asked.horizon, generator=generator, watch=watch)
     answer = answer_of(asked, plan, rounds)
     out.mkdir(parents=True, exist_ok=True)
     save_png(answer.strip, out / "plan.png")
