@@ -155,7 +155,7 @@ def test_a_worker_ends_by_its_parent_only():
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert len(list(loader)) == batches and worker.is_alive()
     worker.terminate()
-    worker.join(timeout=10)
+    worker.join(timeout=60)
     assert worker.exitcode == 0
 
 
