@@ -223,11 +223,31 @@ def test_what_is_not_understood_is_said_and_does_no_harm(model):
         browser = await Browser.open(server, client)
         for text in ("no json", "[]", "{}", '{"do": "explode"}', '{"do": "look"}', '{"do": "move", "future": 0}',
                      '{"do": "remove", "future": 5, "at": [0, 0]}', '{"do": "begin", "clip": 99}',
-                     '{"do": "steer", "action": [1, 2]}', '{"do": "mode", "mode": "magic"}'):
+                     '{"do": "steer", "action": [1, 2]}', '{"do": "mode", "mode": "magic"}',
+                     '{"do": "fps", "fps": NaN}'):
             count = len(browser.errors)
             await browser.socket.send_str(text)
             await browser.until(lambda count=count: len(browser.errors) > count)
         assert "unknown command 'explode'" in browser.errors[3] and "clips" in browser.errors[7]
+        await browser.say(do="step")
+        await browser.until(lambda: browser.t == 1)
+
+    playing(model, test)
+
+
+def test_a_step_that_fails_is_said_and_the_game_waits(model):
+    async def test(server, client):
+        browser = await Browser.open(server, client)
+        step = server.session.step
+
+        def out_of_memory():
+            raise RuntimeError("not enough memory")
+
+        server.session.step = out_of_memory
+        await browser.say(do="play", on=True)
+        await browser.until(lambda: browser.errors)
+        assert browser.errors == ["not enough memory"] and not server.playing
+        server.session.step = step
         await browser.say(do="step")
         await browser.until(lambda: browser.t == 1)
 

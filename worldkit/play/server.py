@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import math
 import secrets
 import struct
 import time
@@ -160,7 +161,7 @@ class Server:
             started = time.perf_counter()
             try:
                 await self._do(self.session.step)
-            except WorldkitError as error:
+            except (WorldkitError, RuntimeError) as error:  # memory that is out, for one: the game waits as it was
                 self.playing = False
                 await self._tell({"error": str(error)})
             await self._show()
@@ -264,7 +265,10 @@ class Server:
         if name == "play":
             self.playing = bool(said["on"])
         elif name == "fps":
-            self.fps = min(max(float(said["fps"]), 0.0), 100.0)
+            fps = float(said["fps"])
+            if not math.isfinite(fps):
+                raise ValueError("fps is no number")
+            self.fps = min(max(fps, 0.0), 100.0)
         elif name == "outline":
             box = await self._do(partial(self.session.outline, int(said["future"]), said["at"]))
             return {"outline": box, "future": said["future"], "at": said["at"], "serial": said.get("serial")}
