@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-FIRST = {"num_static_frames": 7, "weights": {"features": 0.05}}
+FIRST = {"frames_first": 10**6, "weights": {"features": 0.05}}
 ALONE = {"epoch_steps": 1, "ramp_steps": 1, "dynamics_turns": 10**6}
 FAST = {"batch_size": 16, "lr": 2e-3, "eps": 1e-8, "init_parts": ["encoder", "decoder"]}
 DDLP = ((0.4, FIRST, {}), (0.4, ALONE, FAST), (0.2, ALONE, {"batch_size": 16, "lr": 4e-4, "eps": 1e-8}))
