@@ -66,7 +66,7 @@ LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storag
 TYPES = {"objectives": {"model"} | COMPONENTS, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
          "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
-TOP = {"ablation", "agents", "cli", "control", "play", "testing", "__main__"}
+TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

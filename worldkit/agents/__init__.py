@@ -11,6 +11,7 @@ from typing import Any
 from ..lazy import lazy_exports
 
 _EXPORTS = {
+    "learner": ("Learner", "ModelLearner"),
     "base": ("Agent", "Policy", "list_agents", "register_agent"),
     "actions": ("ActionSpec",),
     "simple": ("RandomPolicy", "ScriptedPolicy"),

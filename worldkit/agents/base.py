@@ -10,7 +10,7 @@ What a policy remembers between frames is its carry. The caller keeps it, so one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,10 @@ from ..model import WorldModel
 from ..registry import Registry
 from .actions import ActionSpec
 
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
+    from .learner import Learner
+
 
 class Policy(ABC):
     """Frames in, actions out, for ``B`` environments at once.
@@ -28,10 +32,16 @@ class Policy(ABC):
     Attributes:
         wants_goal: It acts towards a picture, which `start` must be given.
         action: What its actions are.
+        eval_by_mode: It is scored without randomness (``Sampler(deterministic=True)``), as its paper does.
     """
 
     wants_goal: bool = False
+    eval_by_mode: bool = False
     action: ActionSpec
+
+    def explorer(self) -> Policy:
+        """Who acts while experience is collected; by default it itself."""
+        return self
 
     @abstractmethod
     def start(self, batch_size: int, *, goal: Tensor | None = None) -> Any:
@@ -59,8 +69,8 @@ class Policy(ABC):
 class Agent(Policy, nn.Module):
     """A policy with a configuration; `worldkit.agents.save_agent` writes it as a folder, `load_agent` reads it.
 
-    Its own weights are those of its submodules. The world model it acts through, if any, is not one of them: it comes
-    trained, stays frozen, and has a folder of its own.
+    Its own weights are those of its submodules. The world model it acts through, if any, is not one of them: it
+    has a folder of its own, comes trained and stays frozen, unless both are trained together (`trains_model`).
 
     Args:
         config: Options.
@@ -72,11 +82,13 @@ class Agent(Policy, nn.Module):
         Config: Its options' class.
         needs_model: Whether it acts through a world model.
         trains: Whether it has weights of its own.
+        trains_model: Whether it and its model are trained together, by acting: the model is not frozen then.
     """
 
     Config: ClassVar[type[ComponentConfig]]
     needs_model: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    trains_model: ClassVar[bool] = False
 
     def __init__(self, config: ComponentConfig, *, action: ActionSpec, frame_shape: tuple[int, int, int],
                  model: WorldModel | None = None, environment: str | None = None):
@@ -86,7 +98,9 @@ class Agent(Policy, nn.Module):
                               f"{'a' if self.needs_model else 'no'} world model: "
                               + ("give model=..." if self.needs_model else "leave model= out"))
         self.config, self.action, self.frame_shape, self.environment = config, action, tuple(frame_shape), environment
-        self._model = [] if model is None else [model.requires_grad_(False).eval()]  # in a list: no submodule
+        if model is not None and not self.trains_model:
+            model.requires_grad_(False)
+        self._model = [] if model is None else [model.eval()]  # in a list: no submodule
 
     @property
     def model(self) -> Any:
@@ -96,6 +110,22 @@ class Agent(Policy, nn.Module):
     def loss(self, batch: Any) -> Tensor:
         """What training minimises, of a `worldkit.Batch` with ``"action"`` and ``"goal_image"``; one number."""
         raise ConfigError(f"agent '{self.config.name}' has no weights that could be trained")
+
+    def learner(self, config: TrainConfig) -> Learner:
+        """Who trains it, and its world model, on what it collects; by default the model alone, for one that plans.
+
+        Args:
+            config: Learning rate and the like; agents that say in their own options how they are optimised ignore that.
+        Raises:
+            ConfigError: there is no model.
+        """
+        from .learner import ModelLearner
+
+        if not self.needs_model:
+            raise ConfigError(f"agent '{self.config.name}' has no world model that could be trained by acting: "
+                              "worldkit imitate trains it on recorded episodes")
+        self.model.requires_grad_(True).freeze()
+        return ModelLearner(self.model, config)
 
     def clip_length(self) -> int:
         """Frames of a training clip."""
