@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import distributions as td
 
-from worldkit.distributions import MEANS, Beta, Delta, Normal, Sampler
+from worldkit.distributions import MEANS, Beta, Categorical, Delta, Normal, Sampler
+from worldkit.errors import ConfigError
+from worldkit.testing import check_distribution
 
 torch_double = {"dtype": torch.float64}
 
@@ -149,3 +151,73 @@ def test_a_beta_of_two_numbers_by_exponentials():
     assert torch.isfinite(beta.sample(params, Sampler(), "x")).all()
     assert torch.equal(beta.kl(params, params), torch.zeros(2, dtype=torch.float64))
     assert torch.equal(beta.kl(params, params.flip(0)), Beta(tied=False).kl(params, params.flip(0)))
+
+
+# -- links and classes
+
+
+@pytest.mark.parametrize("link, std", [
+    ("softplus", lambda x: math.log1p(math.exp(x)) + 0.1), ("sigmoid", lambda x: 2 / (1 + math.exp(-x / 2)) + 0.1),
+])
+def test_deviations_by_link(link, std):
+    dist, raw = Normal(link=link, floor=0.1), torch.tensor([0.3, -0.7], **torch_double)
+    mean, logvar = Normal.split(dist.from_raw(raw))
+    assert mean.item() == 0.3 and (0.5 * logvar).exp().item() == pytest.approx(std(-0.7), rel=1e-12)
+    for variance in (0.04, 1.0):
+        found = dist.from_raw(dist.raw_at(torch.tensor([0.5], **torch_double), variance))
+        assert found.tolist() == pytest.approx([0.5, math.log(variance)], abs=1e-6)
+    check_distribution(dist)
+
+
+@pytest.mark.parametrize("dist", [Normal(), Categorical(4), Categorical(4, unimix=0.2)], ids=str)
+def test_draws_from_noise_are_samples(dist):
+    """Noise is drawn before the parameters are known; the value is what `sample` gives with the same noise."""
+    params, like = rand(50, dist.param_dim(8), seed=1, low=-2, high=2), torch.zeros(50, 8, **torch_double)
+    seeded = [Sampler(generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    drawn = dist.draw(params, dist.noise(like, seeded[0], "x"))
+    assert torch.allclose(drawn, dist.sample(params, seeded[1], "x"), rtol=1e-12)
+    assert torch.allclose(dist.draw(params, dist.noise(like, MEANS, "x")), dist.mode(params), rtol=1e-12)
+
+
+def test_classes_against_torch():
+    dist, logits, other = Categorical(5), rand(7, 10, seed=0, low=-3, high=3), rand(7, 10, seed=1, low=-3, high=3)
+    ours, theirs = (td.Categorical(logits=dist.choices(x)) for x in (logits, other))
+    assert torch.allclose(dist.kl(logits, other), td.kl_divergence(ours, theirs).sum(-1), rtol=1e-10)
+    assert torch.allclose(dist.entropy(logits), ours.entropy().sum(-1), rtol=1e-10)
+    value = dist.sample(logits, Sampler(generator=torch.Generator().manual_seed(0)), "x")
+    chosen = dist.choices(value).argmax(-1)
+    assert torch.allclose(dist.nll(logits, value), -ours.log_prob(chosen).sum(-1), rtol=1e-10)
+    numbers = Categorical(5, index=True)
+    assert torch.equal(numbers.nll(logits, chosen), dist.nll(logits, value))
+    assert torch.equal(numbers.sample(logits, Sampler(generator=torch.Generator().manual_seed(0)), "x"), chosen)
+    assert (numbers.param_dim(2), dist.param_dim(10), numbers.support, dist.support) == (10, 10, (0, 4), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("unimix", [0.0, 0.1])
+def test_straight_through(unimix):
+    """The gradient of one_hot + probability - probability without gradient."""
+    dist, logits = Categorical(4, unimix=unimix), rand(6, 8, seed=0, low=-2, high=2).requires_grad_()
+    weight = rand(6, 8, seed=4)
+    sample = dist.sample(logits, Sampler(generator=torch.Generator().manual_seed(0)), "x")
+    assert set(sample.unique().tolist()) == {0.0, 1.0} and (dist.choices(sample).sum(-1) == 1).all()
+    (ours,) = torch.autograd.grad((sample * weight).sum(), logits)
+    probs = (1 - unimix) * dist.choices(logits).softmax(-1) + unimix / 4
+    (wanted,) = torch.autograd.grad((probs.flatten(-2) * weight).sum(), logits)
+    assert torch.allclose(ours, wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_unimix_is_in_samples_and_divergences():
+    dist, sure = Categorical(2, unimix=0.2), torch.tensor([50.0, -50.0])
+    draws = dist.sample(sure.expand(20_000, 2), Sampler(generator=torch.Generator().manual_seed(0)), "x")
+    assert draws.mean(0).tolist() == pytest.approx([0.9, 0.1], abs=0.01)
+    assert dist.kl(sure, -sure).item() == pytest.approx(0.8 * math.log(9), rel=1e-5)
+    assert dist.nll(sure, torch.tensor([0.0, 1.0])).item() == pytest.approx(-math.log(0.1), rel=1e-5)
+    check_distribution(Categorical(3))
+    check_distribution(Categorical(3, unimix=0.1), dim=6)
+
+
+def test_classes_are_checked():
+    with pytest.raises(ConfigError, match=r"at least 2 classes and an unimix in \[0, 1\), got 1 and 0.0"):
+        Categorical(1)
+    with pytest.raises(ConfigError, match="one-hot choices among 3 classes cannot be 4 wide"):
+        Categorical(3).param_dim(4)

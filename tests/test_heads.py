@@ -19,6 +19,7 @@ from worldkit.heads import Head, HeadConfig, list_heads, register_head
 from worldkit.heads.bernoulli import BernoulliHead, BernoulliHeadConfig
 from worldkit.heads.gaussian import GaussianHead, GaussianHeadConfig
 from worldkit.heads.two_hot import TwoHotHead, TwoHotHeadConfig
+from worldkit.nn.readout import MLPReadout, MLPReadoutConfig
 from worldkit.registry import heads as registry
 from worldkit.testing import check_head, check_model, example_batch, example_latent, example_spec
 from worldkit.testing.examples import small_config
@@ -99,6 +100,27 @@ def test_a_target_of_another_shape_is_told(name):
         head.loss(torch.zeros(2, 3, 4, 2), torch.zeros(2, 3, 1))
 
 
+@pytest.mark.parametrize("name", ["gaussian", "bernoulli", "two-hot"])
+def test_an_mlp_may_read_the_features(name):
+    """As Dreamer's heads do; of one token it is a plain MLP, and an outscale of 0 begins at 0."""
+    check_head(name, readout={"layers": 2, "units": 12})
+    readout = MLPReadout(MLPReadoutConfig(layers=1, units=8, outscale=0.0), 5, 3)
+    x = torch.randn(2, 1, 5)
+    assert torch.equal(readout(x), torch.zeros(2, 3))
+    torch.nn.init.normal_(readout.out.weight)
+    torch.testing.assert_close(readout(x.expand(2, 4, 5)), readout(x))
+
+
+def test_an_end_may_be_discounted():
+    head = BernoulliHead(BernoulliHeadConfig(discount=0.9, readout={"units": 8, "outscale": 0.0}), feature_dim=3)
+    x, ends = torch.randn(1, 2, 4, 3), torch.tensor([[False, True]])
+    with torch.no_grad():
+        head.readout.out.bias.fill_(-2.0)
+        goes_on = torch.sigmoid(torch.tensor(2.0))
+        wanted = [-(0.9 * goes_on.log() + 0.1 * (1 - goes_on).log()), -(1 - goes_on).log()]
+        torch.testing.assert_close(head.loss(x, ends)[0], torch.stack(wanted))
+
+
 @pytest.mark.parametrize("options, message", [
     ({"num_bins": 4}, "num_bins must be odd, so that one bin is 0; got 4"),
 ])
@@ -155,7 +177,8 @@ def test_models_predict_what_they_would_be_told_of_their_own_latents(dynamics):
         features = model.dynamics.features(z, cond)
         assert list(out.predictions) == ["reward", "terminated"]
         for name, head in model.heads.items():
-            torch.testing.assert_close(out.predictions[name], head(features)[:, 1:])
+            # bins a million wide multiply what float32 rounds in the logits
+            torch.testing.assert_close(out.predictions[name], head(features)[:, 1:], rtol=1e-5, atol=1e-5)
         other = {"action": batch.conditions["action"] + torch.tensor([1.0, 0.0])}
         steered = model.rollout(batch.video[:, :2], 3, conditions=other, deterministic=True)
     assert (steered.predictions["reward"][:, 0] != out.predictions["reward"][:, 0]).all()

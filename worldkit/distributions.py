@@ -8,156 +8,22 @@ generation and the replay of recorded noise in parity tests.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .errors import ShapeError
+from .errors import ConfigError
+from .samplers import MEANS, ClipSampler, Sampler, full_precision
 
-
-class Sampler:
-    """Where every random draw of a model comes from.
-
-    A component that draws asks the sampler it was given, never ``torch.rand``: then seeds, deterministic evaluation
-    and training that does not depend on the number of processes work for it, too.
-
-    Args:
-        deterministic: Return means instead of samples (Gaussian mean, Beta mean ``a / (a + b)``, the likeliest class).
-        generator: Source of randomness; the global one if absent.
-
-    Subclass it to replay recorded noise: ``name`` says which draw is asked for
-    (``"position"``, ``"scale"``, ``"transparency"``, ``"latent_action.posterior"``, ...).
-
-    Example:
-        >>> logits = torch.tensor([[0.1, 0.7, 0.2]]).log().expand(100_000, 3)
-        >>> classes = Sampler(generator=torch.Generator().manual_seed(0)).categorical("kind", logits)
-        >>> round((classes == 1).float().mean().item(), 2)
-        0.7
-        >>> Sampler(deterministic=True).categorical("kind", logits)[:2]
-        tensor([1, 1])
-    """
-
-    def __init__(self, *, deterministic: bool = False, generator: torch.Generator | None = None):
-        self.deterministic = deterministic
-        self.generator = generator
-
-    def normal(self, name: str, mean: Tensor, logvar: Tensor) -> Tensor:
-        """Reparameterised draw ``mean + eps * exp(logvar / 2)``; any shape."""
-        if self.deterministic:
-            return mean
-        return mean + self._draw(torch.randn, mean) * torch.exp(0.5 * logvar)
-
-    def beta(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        """Reparameterised draw from Beta(a, b); any shape."""
-        if self.deterministic:
-            return a / (a + b)
-        return self._dirichlet(torch.stack([a, b], -1))[..., 0]
-
-    def uniform(self, name: str, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) of the shape of ``like``; 0.5 if deterministic."""
-        return torch.full_like(like, 0.5) if self.deterministic else self._draw(torch.rand, like)
-
-    def gumbel(self, name: str, like: Tensor) -> Tensor:
-        """Standard Gumbel noise of the shape of ``like``; zeros if deterministic.
-
-        The largest entry of ``logits + noise`` is a draw from ``softmax(logits)``; its softmax is a relaxed one.
-        """
-        return torch.zeros_like(like) if self.deterministic else self._draw(_gumbel, like)
-
-    def categorical(self, name: str, logits: Tensor) -> Tensor:
-        """Class drawn from ``softmax(logits)``, or the likeliest if deterministic: ``[..., classes]`` -> ``[...]``.
-
-        Whole numbers (int64) without gradient; `Distribution.sample` of a field of classes makes of them what the
-        field holds.
-        """
-        logits = full_precision(logits.detach())
-        return (logits + self.gumbel(name, logits)).argmax(-1)
-
-    def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
-        return kind(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
-
-    def _dirichlet(self, concentration: Tensor) -> Tensor:
-        return _DirichletSample.apply(concentration, self.generator)
-
-
-def _gumbel(shape: torch.Size, **options: Any) -> Tensor:
-    generator = options.pop("generator")
-    return -torch.empty(shape, **options).exponential_(generator=generator).log()
-
-
-class ClipSampler(Sampler):
-    """Noise that every clip of a batch draws from a generator of its own, seeded by (seed, step, number of the clip).
-
-    A training step then does not depend on how its clips are spread over processes and micro-batches. The first axis
-    of everything drawn must be the batch, or start with it: ``[B, ...]`` or ``[(B T), ...]``.
-
-    Args:
-        seed: Of the run.
-        step: Training step.
-        clips: Numbers of the clips within the step.
-        device: Where the noise is drawn.
-    Example:
-        >>> one = ClipSampler(0, 7, [0, 1]).normal("x", torch.zeros(2, 3), torch.zeros(2, 3))
-        >>> two = ClipSampler(0, 7, [1]).normal("x", torch.zeros(1, 3), torch.zeros(1, 3))
-        >>> torch.equal(one[1:], two)
-        True
-    """
-
-    def __init__(self, seed: int, step: int, clips: Sequence[int], device: torch.device | str = "cpu"):
-        super().__init__()
-        self.generators = []
-        for clip in clips:
-            digest = hashlib.sha256(f"{seed}:{step}:{clip}".encode()).digest()
-            self.generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big")))
-
-    def _per_clip(self, x: Tensor, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
-        rows, rest = divmod(x.shape[0], len(self.generators))
-        if rest:
-            raise ShapeError(
-                f"the first axis of a draw must start with the batch: {x.shape[0]} rows for "
-                f"{len(self.generators)} clips"
-            )
-        return torch.cat([draw(part, g) for part, g in zip(x.split(rows), self.generators, strict=True)])
-
-    def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
-        return self._per_clip(like, lambda x, g: kind(x.shape, generator=g, device=x.device, dtype=x.dtype))
-
-    def _dirichlet(self, concentration: Tensor) -> Tensor:
-        return self._per_clip(concentration, _DirichletSample.apply)
-
-
-MEANS = Sampler(deterministic=True)
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """float16 and bfloat16 (what autocast leaves behind) -> float32; others as they are.
-
-    Parameters of distributions go through this: samples and KLs in half precision would be noise.
-    """
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-class _DirichletSample(torch.autograd.Function):
-    """`torch.distributions.Dirichlet.rsample` with a generator."""
-
-    @staticmethod
-    def forward(ctx, concentration: Tensor, generator: torch.Generator | None) -> Tensor:
-        sample = torch._sample_dirichlet(concentration, generator=generator)
-        ctx.save_for_backward(sample, concentration)
-        return sample
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        sample, concentration = ctx.saved_tensors
-        total = concentration.sum(-1, keepdim=True).expand_as(concentration)
-        inner = torch._dirichlet_grad(sample, concentration, total)
-        return inner * (grad - (sample * grad).sum(-1, keepdim=True)), None
+__all__ = [
+    "MEANS", "Beta", "Categorical", "ClipSampler", "Delta", "Distribution", "Normal", "Sampler", "full_precision",
+]
 
 
 class Distribution(ABC):
@@ -170,7 +36,7 @@ class Distribution(ABC):
         support: Values lie between these two numbers.
         point: A value without a spread: no density, `kl` and `nll` are half squared distances.
         properties: What a dynamics may require of all fields: ``"normal"``, parameters are ``[mean, logvar]``;
-            ``"beta"``, they are ``[a, b]``.
+            ``"beta"``, they are ``[a, b]``; ``"categorical"``, they are logits.
     """
 
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
@@ -234,9 +100,21 @@ class Distribution(ABC):
 
 @dataclass(frozen=True)
 class Normal(Distribution):
-    """Diagonal Gaussian; parameters ``[mean, logvar]``."""
+    """Diagonal Gaussian; parameters ``[mean, logvar]``.
+
+    Attributes:
+        link: What makes standard deviations of a network's output: ``"exp"`` (the output is the log-variance),
+            ``"softplus"`` (PlaNet, Dreamer v1), ``"sigmoid"``, that is ``2 sigmoid(x / 2)`` (Dreamer v2).
+        floor: Added to the deviation, unless the link is ``"exp"``.
+    Example:
+        >>> Normal(link="sigmoid", floor=0.1).from_raw(torch.zeros(2))[1].exp().sqrt()
+        tensor(1.1000)
+    """
 
     properties = frozenset({"normal"})
+
+    link: Literal["exp", "softplus", "sigmoid"] = "exp"
+    floor: float = 0.0
 
     def param_dim(self, dim: int) -> int:
         return 2 * dim
@@ -251,13 +129,20 @@ class Normal(Distribution):
         return mean, logvar
 
     def from_raw(self, raw: Tensor, anchor: Tensor | None = None) -> Tensor:
-        if anchor is None:
+        if anchor is None and self.link == "exp":
             return raw
         mean, logvar = self.split(raw)
-        return self.pack(anchor + torch.tanh(mean), logvar)
+        if self.link != "exp":
+            std = F.softplus(logvar) if self.link == "softplus" else 2 * torch.sigmoid(logvar / 2)
+            logvar = 2 * (std + self.floor).log()
+        return self.pack(mean if anchor is None else anchor + torch.tanh(mean), logvar)
 
     def raw_at(self, mean: Tensor, variance: float) -> Tensor:
-        return self.pack(mean, torch.full_like(mean, math.log(variance)))
+        if self.link == "exp":
+            return self.pack(mean, torch.full_like(mean, math.log(variance)))
+        std = max(math.sqrt(variance) - self.floor, 1e-3)
+        raw = math.log(math.expm1(std)) if self.link == "softplus" else 2 * math.log(std / (2 - min(std, 1.999)))
+        return self.pack(mean, torch.full_like(mean, raw))
 
     def shift(self, params: Tensor, change: Tensor) -> Tensor:
         mean, logvar = self.split(params)
@@ -265,6 +150,16 @@ class Normal(Distribution):
 
     def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
         return sampler.normal(name, *self.split(params))
+
+    def noise(self, like: Tensor, sampler: Sampler, name: str) -> Tensor:
+        """What is random in values of the shape of ``like``, for `draw`: for many steps at once, before parameters."""
+        zeros = torch.zeros_like(like)
+        return sampler.normal(name, zeros, zeros)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The value that parameters and `noise` make."""
+        mean, logvar = self.split(params)
+        return torch.addcmul(mean, noise, torch.exp(0.5 * logvar))
 
     def kl(self, params: Tensor, prior: Tensor) -> Tensor:
         r"""Closed form: :math:`-\tfrac12 \sum (1 + l_1 - l_2 - e^{l_1 - l_2} - (\mu_1 - \mu_2)^2 e^{-l_2})`."""
@@ -376,3 +271,109 @@ class Delta(Distribution):
         return 0.5 * ((params - prior) ** 2).sum(-1)
 
     nll = kl
+
+
+@dataclass(frozen=True)
+class Categorical(Distribution):
+    """Choices among classes, several of them side by side in one field; parameters are logits, as a network gives them.
+
+    A field of width ``dim`` holds ``dim / classes`` choices as one-hot numbers, or, with ``index``, ``dim`` choices by
+    their numbers (int64). One-hot samples let gradients through to the probabilities (straight-through).
+
+    Attributes:
+        classes: How many.
+        unimix: Share of the uniform distribution in every probability, samples, `kl` and `nll` alike.
+        index: Values are numbers of classes.
+    Raises:
+        ConfigError: fewer than two classes, or an ``unimix`` outside of [0, 1).
+    Example:
+        >>> two = Categorical(classes=3)
+        >>> two.sample(torch.tensor([0.0, 9.0, 0.0, 0.0, 0.0, 9.0]), MEANS, "")
+        tensor([0., 1., 0., 0., 0., 1.])
+        >>> two.param_dim(6), Categorical(classes=3, index=True).param_dim(2)
+        (6, 6)
+    """
+
+    properties = frozenset({"categorical"})
+
+    classes: int
+    unimix: float = 0.0
+    index: bool = False
+
+    def __post_init__(self) -> None:
+        if self.classes < 2 or not 0 <= self.unimix < 1:
+            raise ConfigError(
+                f"a choice needs at least 2 classes and an unimix in [0, 1), got {self.classes} and {self.unimix}"
+            )
+
+    @property
+    def support(self) -> tuple[float, float]:  # type: ignore[override]
+        return (0, self.classes - 1) if self.index else (0.0, 1.0)
+
+    def param_dim(self, dim: int) -> int:
+        if not self.index and dim % self.classes:
+            raise ConfigError(f"a field of one-hot choices among {self.classes} classes cannot be {dim} wide")
+        return dim * self.classes if self.index else dim
+
+    def choices(self, x: Tensor) -> Tensor:
+        """Every choice in a row of its own: ``[..., choices * classes]`` -> ``[..., choices, classes]``."""
+        return x.unflatten(-1, (-1, self.classes))
+
+    def log_probs(self, params: Tensor) -> Tensor:
+        """Logarithms of the probabilities, ``[..., choices, classes]``."""
+        logits = self.choices(full_precision(params))
+        if not self.unimix:
+            return logits.log_softmax(-1)
+        return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()
+
+    def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
+        chosen = sampler.categorical(name, self.log_probs(params.detach()))
+        return chosen if self.index else self._one_hot(params, chosen)
+
+    def noise(self, like: Tensor, sampler: Sampler, name: str) -> Tensor:
+        """What is random in one-hot values of the shape of ``like``, for `draw`."""
+        return sampler.gumbel(name, full_precision(like)).exp_()
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The one-hot value that parameters and `noise` make: the class of the largest product of the two."""
+        with torch.no_grad():
+            shares = self.choices(full_precision(params)).softmax(-1)
+            if self.unimix:
+                shares += self.unimix / self.classes / (1 - self.unimix)
+            chosen = shares.mul_(self.choices(noise)).argmax(-1)
+        return self._one_hot(params, chosen)
+
+    def _one_hot(self, params: Tensor, chosen: Tensor) -> Tensor:
+        return _StraightThrough.apply(self.choices(full_precision(params)), chosen, 1 - self.unimix).flatten(-2)
+
+    def kl(self, params: Tensor, prior: Tensor) -> Tensor:
+        log_p, log_q = self.log_probs(params), self.log_probs(prior)
+        return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
+
+    def nll(self, params: Tensor, value: Tensor) -> Tensor:
+        log_p = self.log_probs(params)
+        if self.index:
+            return -log_p.gather(-1, value[..., None])[..., 0].sum(-1)
+        return -(log_p * self.choices(value)).sum((-2, -1))
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """In nats, summed over the field: ``[...]``."""
+        log_p = self.log_probs(params)
+        return -(log_p.exp() * log_p).sum((-2, -1))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """One-hot of ``chosen``; backward, the gradient of ``share * softmax(logits)``."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, chosen: Tensor, share: float) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.share = share
+        return torch.zeros_like(logits).scatter_(-1, chosen[..., None], 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        probs = ctx.saved_tensors[0].softmax(-1)
+        inner = probs * grad
+        return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..component import Component
 from ..config import ComponentConfig
+from ..nn.readout import MLPReadoutConfig
 
 
 class HeadConfig(ComponentConfig):
@@ -28,11 +29,13 @@ class HeadConfig(ComponentConfig):
         reached: Row t of the column tells of frame t, which a transition reached, as Dreamer's replays and any state of
             things do, not of the transition that leaves frame t. None: so if the first row of an episode is NaN.
         weight: Factor of its loss.
+        readout: Read the features by an MLP, as Dreamer does. None: by a readout that looks for the tokens that count.
     """
 
     column: str | None = Field(default=None, alias="from", min_length=1)
     reached: bool | None = None
     weight: float = Field(default=1.0, ge=0)
+    readout: MLPReadoutConfig | None = None
 
     def complete(self, episodes: Iterable[np.ndarray]) -> HeadConfig:
         """The config with what the training data tell, where it was not given; training calls it before it builds.

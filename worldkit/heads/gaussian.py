@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..batch import check_shape
-from ..nn.readout import TokenReadout
+from ..nn.readout import make_readout
 from .base import Head, HeadConfig
 
 
@@ -23,7 +23,7 @@ class GaussianHeadConfig(HeadConfig):
             its data.
         mean, std: Of the targets: what the network gives is scaled by them, and ``std`` is the width of the
             distribution. One number, or one per dimension. Training finds them in its data; otherwise 0 and 1.
-        hidden_dim: Width of the readout.
+        hidden_dim: Width of the readout, unless ``readout`` says otherwise.
     """
 
     name: str = "gaussian"
@@ -71,7 +71,7 @@ class GaussianHead(Head):
 
     def __init__(self, config: GaussianHeadConfig, *, feature_dim: int):
         super().__init__(config, feature_dim=feature_dim)
-        self.readout = TokenReadout(feature_dim, config.hidden_dim, config.dim or 1)
+        self.readout = make_readout(config.readout, config.hidden_dim, feature_dim, config.dim or 1)
         self.register_buffer("mean", torch.tensor(config.mean or (0.0,)), persistent=False)
         self.register_buffer("std", torch.tensor(config.std or (1.0,)), persistent=False)
 
@@ -83,5 +83,5 @@ class GaussianHead(Head):
         axes, sizes = ("b t", {}) if self.config.dim is None else ("b t s", {"s": self.config.dim})
         check_shape(target, axes, name="target of head 'gaussian'", **sizes)
         target = target[..., None] if self.config.dim is None else target
-        squared = ((target.float() - self.mean) / self.std - self.readout(features)).square()
+        squared = ((target.to(self.mean.dtype) - self.mean) / self.std - self.readout(features)).square()
         return 0.5 * (squared + math.log(2 * math.pi)).sum(-1)

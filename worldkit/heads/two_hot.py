@@ -14,7 +14,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..batch import check_shape
-from ..nn.readout import TokenReadout
+from ..distributions import full_precision
+from ..nn.readout import make_readout
+from ..nn.two_hot import expected, symexp_bins, two_hot, two_hot_loss
 from .base import Head, HeadConfig
 
 
@@ -24,7 +26,7 @@ class TwoHotHeadConfig(HeadConfig):
     Attributes:
         num_bins: Odd, so that one of them is 0.
         limit: The outermost bins are at symexp(limit) and its negative; targets beyond count as these.
-        hidden_dim: Width of the readout.
+        hidden_dim: Width of the readout, unless ``readout`` says otherwise.
     """
 
     name: str = "two-hot"
@@ -57,27 +59,28 @@ class TwoHotHead(Head):
 
     def __init__(self, config: TwoHotHeadConfig, *, feature_dim: int):
         super().__init__(config, feature_dim=feature_dim)
-        self.readout = TokenReadout(feature_dim, config.hidden_dim, config.num_bins)
-        half = torch.linspace(0, config.limit, config.num_bins // 2 + 1, dtype=torch.float64).expm1()
-        self.register_buffer("bins", torch.cat([-half[1:].flip(0), half]).float(), persistent=False)
+        self.readout = make_readout(config.readout, config.hidden_dim, feature_dim, config.num_bins)
+        self.register_buffer("bins", symexp_bins(config.num_bins, config.limit), persistent=False)
+
+    def _bins(self, like: Tensor) -> Tensor:
+        if like.dtype != torch.float64:
+            return self.bins
+        return symexp_bins(self.config.num_bins, self.config.limit, dtype=like.dtype).to(like.device)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.expected(self.readout(features))
 
     def expected(self, logits: Tensor) -> Tensor:
         """Expected value ``[...]`` of logits ``[..., num_bins]``; bins of one size and two signs cancel exactly."""
-        parts, middle = logits.float().softmax(-1) * self.bins, self.config.num_bins // 2
-        return (parts[..., middle + 1:] + parts[..., :middle].flip(-1)).sum(-1)
+        logits = full_precision(logits)
+        return expected(logits, self._bins(logits))
 
     def two_hot(self, target: Tensor) -> Tensor:
         """Shares of the two bins around a target, ``[..., num_bins]``."""
-        target = target.float().clamp(self.bins[0], self.bins[-1])
-        above = torch.searchsorted(self.bins, target.contiguous()).clamp(1, len(self.bins) - 1)
-        low, high = self.bins[above - 1], self.bins[above]
-        share = ((target - low) / (high - low))[..., None]
-        out = torch.zeros(*target.shape, len(self.bins), device=target.device)
-        return out.scatter(-1, above[..., None] - 1, 1 - share).scatter(-1, above[..., None], share)
+        target = full_precision(target)
+        return two_hot(target, self._bins(target))
 
     def loss(self, features: Tensor, target: Tensor) -> Tensor:
         check_shape(target, "b t", name="target of head 'two-hot'")
-        return -(self.two_hot(target) * self.readout(features).float().log_softmax(-1)).sum(-1)
+        logits = full_precision(self.readout(features))
+        return two_hot_loss(logits, target.to(logits.dtype), self._bins(logits))
