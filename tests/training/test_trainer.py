@@ -239,7 +239,7 @@ def test_other_data_are_refused_wherever_they_lie(tiny_model, balls, tmp_path):
 
 @pytest.mark.parametrize("option, values", [
     ("seed", (0, 1)), ("select_by", ("prior", "loss")), ("ema", (0.9, 0.99)), ("init_from", (None, "other")),
-    ("clips", ("all", "tile")), ("ema_every", (1, 2))])
+    ("clips", ("all", "tile")), ("ema_every", (1, 2)), ("optimizer", ("adam", "laprop"))])
 def test_options_that_a_run_keeps_for_life(option, values, tiny_model, balls, tmp_path):
     run(tiny_model(), balls, tmp_path, steps=1, **{option: values[0]})
     with pytest.raises(TrainingError, match=rf"another train.{option} {values[0]} -> {values[1]}: leave it as"):

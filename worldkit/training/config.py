@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..config import Config
+from .optimizers import OptimizerName
 
 
 class TrainConfig(Config):
@@ -18,13 +19,17 @@ class TrainConfig(Config):
         seconds: Stop after this much training time instead (whatever comes first).
         batch_size: Clips per step and process.
         gradient_accumulation: Batches per step and process; the effective batch is batch_size x this x processes.
-        lr: Learning rate of Adam.
+        optimizer: ``"adam"``, ``"adamw"``, ``"adam-tf"`` (eps as in TensorFlow) or ``"laprop"``; see
+            `worldkit.training.optimizers`.
+        lr: Learning rate.
         schedule: ``"constant"``; ``"cosine"``, down to ``final_lr`` at the last step (of ``steps`` or ``num_epochs``,
             not of ``seconds``); ``"step"``: times ``decay_factor`` every ``decay_every`` steps (0 = once per epoch).
         warmup_steps: Steps over which the learning rate rises linearly, before the schedule.
+        warmup_from_zero: The first of them has learning rate 0, as in DreamerV3; otherwise ``lr / warmup_steps``.
         early_steps, early_factor: The first ``early_steps`` steps take ``early_factor`` times that learning rate.
         final_lr, decay_every, decay_factor: Of the schedules.
-        betas, eps, weight_decay: Of Adam.
+        betas, eps, weight_decay: Of the optimiser.
+        agc: No tensor's gradient is longer than this fraction of the tensor itself (adaptive clipping); None: no limit.
         max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
         clips: ``"all"``: every window of an episode is a training clip; ``"tile"``: windows that do not overlap;
             ``"first"``: its first one alone.
@@ -61,9 +66,11 @@ class TrainConfig(Config):
     seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=5, gt=0)
     gradient_accumulation: int = Field(default=1, gt=0)
+    optimizer: OptimizerName = "adam"
     lr: float = Field(default=8e-5, gt=0)
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
+    warmup_from_zero: bool = False
     early_steps: int = Field(default=0, ge=0)
     early_factor: float = Field(default=1.0, gt=0)
     final_lr: float = Field(default=0.0, ge=0)
@@ -72,6 +79,7 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    agc: float | None = Field(default=None, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
     clips: Literal["all", "tile", "first"] = "all"
     ema: float | None = Field(default=None, gt=0, lt=1)

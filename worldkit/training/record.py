@@ -30,8 +30,10 @@ from .config import TrainConfig
 RECORD_FILE, DATA = "run.json", "data fingerprint"
 RESIZE = "data.resize"
 """Entry of a run's facts; those of runs that began before there was a choice to record lack it."""
-KEPT = ("seed", "init_from", "init_parts", "select_by", "clips", "ema", "ema_every", "ema_after", "ema_warmup")
-"""Training options that stay for the life of a run: its order of clips, noise, average and ``best/`` rest on them."""
+KEPT = ("seed", "init_from", "init_parts", "optimizer", "select_by", "clips", "ema", "ema_every", "ema_after",
+        "ema_warmup")
+"""Training options that stay for the life of a run: its order of clips, noise, what its optimiser remembers, its
+average and ``best/`` rest on them."""
 AT_THE_START = ("train.init_from", "train.init_parts")
 """Options that say how to begin: a run that goes on may leave them out."""
 

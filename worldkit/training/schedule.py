@@ -13,8 +13,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) ->
     A function of the step alone, so that nothing has to be saved and a resumed run goes on exactly.
 
     Args:
-        config: ``lr``, ``schedule``, ``warmup_steps``, ``early_steps``, ``early_factor``, ``final_lr``,
-            ``decay_every``, ``decay_factor``.
+        config: ``lr``, ``schedule``, ``warmup_steps``, ``warmup_from_zero``, ``early_steps``, ``early_factor``,
+            ``final_lr``, ``decay_every``, ``decay_factor``.
         step: From 0.
         steps: Length of the whole run; the cosine reaches ``final_lr`` at the last of them.
         epoch: Steps of an epoch, which is what ``decay_every = 0`` means.
@@ -25,7 +25,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int, epoch: int = 1) ->
     """
     early = config.early_factor if step < config.early_steps else 1.0
     if step < config.warmup_steps:
-        return early * config.lr * (step + 1) / config.warmup_steps
+        return early * config.lr * (step + (not config.warmup_from_zero)) / config.warmup_steps
     if config.schedule == "cosine":
         done = min(1.0, (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps))
         return early * (config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -52,6 +52,7 @@ from .evaluation import evaluate, mean_image, validation_loss
 from .figures import film, panel, samples
 from .lock import locked
 from .loggers import open_loggers
+from .optimizers import make_optimizer
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
 from .record import fingerprint, in_words, surroundings, where_to_begin, write_record
@@ -160,9 +161,13 @@ class Trainer:
         if config.select_by == "inferred" and model.latent_action is None:
             raise TrainingError("select_by='inferred' needs a model with latent actions; use 'prior' or 'loss'")
         self.strategy = STRATEGIES[config.strategy](self.accelerator, model)
-        self.optimizer = torch.optim.Adam(
-            [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas, eps=config.eps,
-            weight_decay=config.weight_decay, fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
+        if config.strategy == "fsdp" and (config.optimizer not in ("adam", "adamw") or config.agc is not None):
+            raise TrainingError("strategy 'fsdp' shards tensors, and this optimiser asks for the norm of whole ones: "
+                                "take train.optimizer 'adam' or 'adamw' without train.agc, or strategy 'ddp'")
+        self.optimizer = make_optimizer(
+            config.optimizer, [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
+            eps=config.eps, weight_decay=config.weight_decay, agc=config.agc,
+            fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
         )
         self.ema = None if config.ema is None else EMA(
             model, config.ema, every=config.ema_every, after=config.ema_after, warmup=config.ema_warmup)
