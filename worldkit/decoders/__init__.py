@@ -7,6 +7,8 @@ A module loads when its component is used. Your own may register with a decorato
 from ..lazy import lazy_exports
 from ..registry import register_decoder
 
+register_decoder("conv", "worldkit.decoders.conv:ConvDecoder")
+register_decoder("conv-transposed", "worldkit.decoders.conv:TransposedDecoder")
 register_decoder("particle", "worldkit.decoders.particle:ParticleDecoder", aliases=("dlp", "dlpv3"))
 register_decoder("particle-tracking", "worldkit.decoders.particle_tracking:ParticleTrackingDecoder",
                  aliases=("dlpv2", "ddlp"))

@@ -7,6 +7,7 @@ A module loads when its component is used. Your own may register with a decorato
 from ..lazy import lazy_exports
 from ..registry import register_encoder
 
+register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
 register_encoder("particle", "worldkit.encoders.particle:ParticleEncoder", aliases=("dlp", "dlpv3"))
 register_encoder("particle-tracking", "worldkit.encoders.particle_tracking:ParticleTrackingEncoder",
                  aliases=("dlpv2", "ddlp"))

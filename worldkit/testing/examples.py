@@ -22,7 +22,7 @@ LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
 _CNN = {"base_channels": 8, "channel_multipliers": (1, 2), "latent_channels": 8}
 _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
-    "encoder": {"particle": {
+    "encoder": {"conv": {"depth": 2, "multipliers": (2, 3, 4)}, "particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
         "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2},
         "particle-tracking": {
@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "slot": {"num_slots": 3, "slot_dim": 16, "hidden_dim": 16, "channels": (8, 8), "max_map": 8, "num_heads": 2,
                  "dropout": 0.0}},
     "decoder": {
+        "conv": {"depth": 2, "multipliers": (2, 3, 4), "units": 8}, "conv-transposed": {"depth": 2},
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
