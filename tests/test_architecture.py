@@ -37,9 +37,11 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "objectives": BASICS | {"lazy", "nn"},
     "wiring": BASICS | {"dynamics"},
     "contract": BASICS | COMPONENTS | {"objectives"},
-    "assembly": {"contract", "wiring", "config", "registry", "errors"},
-    "dreaming": BASICS | {"wiring"},
-    "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "dreaming"},
+    "conditioning": BASICS | {"conditioners", "wiring"},
+    "perception": BASICS | {"conditioners", "encoders", "dynamics", "conditioning"},
+    "assembly": {"contract", "wiring", "perception", "config", "registry", "errors"},
+    "dreaming": BASICS | {"wiring", "perception"},
+    "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "conditioning", "perception", "dreaming"},
     "counterfactual": BASICS | {"model"},
     "scene": BASICS | {"counterfactual", "model", "viz"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
@@ -64,7 +66,8 @@ FILES = {
 }
 LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
-TYPES = {"objectives": {"model"} | COMPONENTS, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
+TYPES = {"objectives": {"model"} | COMPONENTS, "dynamics": {"encoders"}, "conditioning": {"model"},
+         "perception": {"model"}, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
          "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
 TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}

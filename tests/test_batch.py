@@ -67,3 +67,19 @@ def test_batches_move_whole():
     assert all(t.device.type == "meta" for t in tensors) and moved.video.dtype == torch.uint8
     assert moved.conditions["language"] == ["push", "pull"] and moved.batch_size == 2
     assert Batch(batch.video).to("meta").done_mask is None
+
+
+def test_first_and_vectors_are_checked_and_travel():
+    video = torch.zeros(2, 5, 3, 8, 8)
+    first, vectors = torch.zeros(2, 5, dtype=torch.bool), {"proprio": torch.zeros(2, 5, 4)}
+    batch = Batch(video, first=first, vectors=vectors).to("meta")
+    assert batch.first.device.type == batch.vectors["proprio"].device.type == "meta"
+    for bad, message in (
+        ({"first": first.float()}, "first must be bool"),
+        ({"first": first[:, :4]}, r"first must be \[b=2 t=5"),
+        ({"vectors": {"proprio": torch.zeros(2, 4, 4)}}, r"vector 'proprio' must be \[b=2 t=5"),
+        ({"vectors": {"proprio": torch.zeros(2, 5)}}, "vector 'proprio' must be float"),
+        ({"vectors": torch.zeros(2, 5, 4)}, "vectors must be a table"),
+    ):
+        with pytest.raises(ShapeError, match=message):
+            Batch(video, **bad)

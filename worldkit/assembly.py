@@ -1,6 +1,7 @@
 """From a configuration to a model: finding the parts, checking that they fit, giving them their wiring.
 
-Build order: encoder -> its spec -> decoder, dynamics, latent action -> conditioners -> objective.
+Build order: encoder -> its spec -> dynamics -> the model's spec -> decoder, latent action -> conditioners -> objective.
+The model's spec is the encoder's, or that of the dynamics' states if it filters.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from . import contract, wiring
 from . import registry as registries
 from .config import WorldModelConfig
 from .errors import IncompatibleComponentsError
+from .perception import check_filtering
 
 if TYPE_CHECKING:
     from .model import WorldModel
@@ -64,7 +66,6 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     decoder = dynamics = latent_action = None
     if config.decoder is not None:
         _check_decoder(component("decoder"), config, spec)
-        decoder = make("decoder", component("decoder"), config.decoder, spec=spec, obs=config.obs)
     receivers = {name: wiring.receiver_of(name, c, config) for name, c in config.conditioners.items()}
     memory = wiring.memory_lengths(config, receivers)
     if config.dynamics is not None:
@@ -72,6 +73,11 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
         contract.check_predicts(config.dynamics.name, component("dynamics"))
         dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
                         memory_length=memory["dynamics"])
+        if dynamics.filtering:
+            check_filtering(config, spec, dynamics)
+            spec = dynamics.spec
+    if config.decoder is not None:
+        decoder = make("decoder", component("decoder"), config.decoder, spec=spec, obs=config.obs)
     if config.latent_action is not None:
         if dynamics is None:
             raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .errors import ShapeError
 
-_EXAMPLES = {"targets": "reward"}
+_EXAMPLES = {"targets": "reward", "vectors": "proprio"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,12 @@ class Batch:
         targets: What is known about transitions and may be learned, by name: ``"reward"`` ``[B, T]`` float,
             ``"terminated"`` ``[B, T]`` bool, ``"position"`` ``[B, T, S]``, ... Index t concerns the transition from
             frame t to frame t + 1, as actions do; the last one leads nowhere.
+        first: bool ``[B, T]``, True where a frame begins an episode inside a clip: nothing before it says anything
+            about it, and the transition that leads to it is none. ``None``: no frame but the first one, if that.
+        vectors: What is observed beside the video, by name: ``"proprio"`` ``[B, T, S]`` float, index t at frame t.
     Raises:
-        ShapeError: something that is no tensor where one is needed, or conditions, masks or targets that are no table,
-            or targets without one entry per clip and frame.
+        ShapeError: something that is no tensor where one is needed, or conditions, masks, targets or vectors that are
+            no table, or targets, vectors or marks without one entry per clip and frame.
     Example:
         >>> Batch(video=torch.zeros(2, 5, 3, 32, 32, dtype=torch.uint8)).batch_size
         2
@@ -50,6 +53,8 @@ class Batch:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     done_mask: Tensor | None = None
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    first: Tensor | None = None
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_tensor(self.video, "video", "b t c h w")
@@ -59,14 +64,26 @@ class Batch:
             require_tensor(self.done_mask, "done_mask", "b t")
         object.__setattr__(self, "targets", as_table(self.targets, "targets"))
         for name, value in self.targets.items():
-            require_tensor(value, f"target '{name}'", "b t")
-            clips = (self.video.shape[0], self.video.shape[-4]) if self.video.ndim >= 5 else tuple(value.shape[:2])
-            if tuple(value.shape[:2]) != clips:
-                raise ShapeError(
-                    f"target '{name}' must be [b={clips[0]} t={clips[1]} ...], one entry per clip and frame (index t "
-                    f"concerns the transition from frame t to t + 1, the last one leads nowhere), got "
-                    f"{list(value.shape)}"
-                )
+            self._check_entries(value, f"target '{name}'", "b t", "index t concerns the transition from frame t to "
+                                "t + 1, the last one leads nowhere")
+        object.__setattr__(self, "vectors", as_table(self.vectors, "vectors"))
+        for name, value in self.vectors.items():
+            self._check_entries(value, f"vector '{name}'", "b t s", "what is observed at frame t")
+            if value.ndim != 3 or not value.is_floating_point():
+                raise ShapeError(f"vector '{name}' must be float [b, t, s], got {value.dtype} {list(value.shape)}")
+        if self.first is not None:
+            self._check_entries(self.first, "first", "b t", "True where a frame begins an episode")
+            if self.first.ndim != 2 or self.first.dtype != torch.bool:
+                raise ShapeError(f"first must be bool [b, t], True where a frame begins an episode, got "
+                                 f"{self.first.dtype} {list(self.first.shape)}")
+
+    def _check_entries(self, value: Any, name: str, axes: str, what: str) -> None:
+        """Refuse what is no tensor with one entry per clip and frame."""
+        require_tensor(value, name, axes)
+        clips = (self.video.shape[0], self.video.shape[-4]) if self.video.ndim >= 5 else tuple(value.shape[:2])
+        if tuple(value.shape[:2]) != clips:
+            raise ShapeError(f"{name} must be [b={clips[0]} t={clips[1]} ...], one entry per clip and frame ({what}), "
+                             f"got {list(value.shape)}")
 
     @property
     def batch_size(self) -> int:
@@ -90,7 +107,7 @@ class Batch:
             return {name: one(value) for name, value in values.items()}
 
         return Batch(one(self.video), table(self.conditions), table(self.masks), one(self.done_mask),
-                     table(self.targets))
+                     table(self.targets), one(self.first), table(self.vectors))
 
 
 def require_tensor(x: Any, name: str, axes: str) -> None:

@@ -55,6 +55,14 @@ class Condition:
 
         return Condition(join(self.frame, new.frame), join(self.token, new.token), new.memory)
 
+    def where(self, given: Tensor) -> Condition:
+        """Zeros where ``given``, bool ``[B, T]``, is False; the memory stays as it is."""
+        return replace(
+            self,
+            frame=None if self.frame is None else self.frame.masked_fill(~given[..., None], 0),
+            token=None if self.token is None else self.token.masked_fill(~given[..., None, None], 0),
+        )
+
     def detach(self) -> Condition:
         """The same condition without a graph."""
         return Condition(**{form: getattr(self, form).detach() for form in self.forms})

@@ -63,6 +63,11 @@ def check_predicts(name: str, cls: type[Dynamics]) -> None:
 
     groups = (("prior",),) if cls.explicit_prior else (("loss",), ("predict", "step", "prior"))
     lacks = [methods[0] for methods in groups if not has(*methods)]
+    if cls.filtering and not has("filter"):
+        raise IncompatibleComponentsError(
+            f"dynamics '{name}' ({cls.__name__}) has filtering = True, but does not implement filter(seen, cond, "
+            "sampler, *, first, last=None) -> Filtered"
+        )
     if lacks:
         raise IncompatibleComponentsError(
             f"dynamics '{name}' ({cls.__name__}) has explicit_prior = {cls.explicit_prior}, but does not implement "

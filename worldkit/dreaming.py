@@ -23,6 +23,7 @@ from .conditions import Condition
 from .distributions import MEANS, Sampler
 from .errors import ConditionError, ShapeError
 from .latents import Latent
+from .perception import look
 from .wiring import told_by
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Dream:
         self.model, self.steps = model, 0
         self._moving = {name for name, conditioner in model.conditioners.items() if conditioner.per_frame}
         with model._evaluating(context, latent_actions, *conditions.values()):
-            z = context if isinstance(context, Latent) else model.perceive(context).latent
+            z = look(model, context, conditions, masks)
             past = z.shape[1] - 1
             if latent_actions is not None:
                 model.require_latent_action("latent_actions=...")

@@ -19,8 +19,8 @@ Key = tuple[str, str]
 _WIDTHS = {"position": 2, "transparency": 1}
 _KINDS = {
     "particles": {"particles": ("position", "scale", "depth", "transparency", "features"), "background": ("features",)},
-    "patches": {"patches": ("features",)},
-    "slots": {"slots": ("features",)},
+    "patches": {"patches": ()},
+    "slots": {"slots": ()},
 }
 """Kind of latent -> what pictures, decoders and the attributes of its class find in it: group -> fields."""
 _MEANINGS = {"position": "(y, x) in the image", "transparency": "how much of the token is there"}
@@ -114,10 +114,11 @@ class LatentSpec:
         for name, fields in _KINDS.get(self.kind, {}).items():
             group = next((g for g in self.groups if g.name == name), None)
             lacking = [f for f in fields if group is None or group.field(f) is None]
-            if lacking:
+            if group is None or lacking:
+                told = f" with {', '.join(fields)}; it lacks {', '.join(lacking)}" if fields else ""
                 raise ConfigError(
-                    f"a latent of kind '{self.kind}' needs a group '{name}' with {', '.join(fields)}; it lacks "
-                    f"{', '.join(lacking)}. Leave kind out, or give your own word, if it is something else"
+                    f"a latent of kind '{self.kind}' needs a group '{name}'{told}. Leave kind out, or give your own "
+                    "word, if it is something else"
                 )
         first, grid = self.groups[0], self.grid
         if grid is not None and grid[0] * grid[1] * self.views != first.size:
@@ -131,6 +132,10 @@ class LatentSpec:
     @property
     def packed_dim(self) -> int:
         return max(sum(f.dim for f in group.fields) for group in self.groups)
+
+    def flat_dim(self, group: str) -> int:
+        """Numbers of a token of a group, over all its fields: the width of `Latent.flat`."""
+        return sum(f.dim for f in self.group(group).fields)
 
     def keys(self) -> list[Key]:
         return [(g.name, f.name) for g in self.groups for f in g.fields]

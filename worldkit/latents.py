@@ -126,6 +126,17 @@ class Latent(_Fields, Editing):
         values = {key: x.clamp(bounds[key][0] + edge, bounds[key][1] - edge) for key, x in self._tensors.items()}
         return Latent.build(self.spec, values, score=self.score)
 
+    def flat(self, group: str) -> Tensor:
+        """All fields of a group side by side, ``[B, T, N_group, flat_dim]``; of a single field the very tensor.
+
+        Example:
+            >>> from worldkit.testing import example_latent, example_spec
+            >>> example_latent(example_spec(kind="slots"), batch=2, time=3).flat("slots").shape
+            torch.Size([2, 3, 4, 3])
+        """
+        fields = [self._tensors[group, f.name] for f in self.spec.group(group).fields]
+        return fields[0] if len(fields) == 1 else torch.cat(fields, -1)
+
     def pack(self) -> Tensor:
         """All tokens in one tensor ``[B, T, N, packed_dim]``, zero-padded; `unpack` is its exact inverse."""
         width, rows = self.spec.packed_dim, []
@@ -193,27 +204,27 @@ class Particles(Latent, kind="particles"):
 
 
 class PatchTokens(Latent, kind="patches"):
-    """Tokens on a grid: one group "patches" with one field "features".
+    """Tokens on a grid: one group "patches", of encoders with one field "features".
 
     Attributes:
-        features: ``[B, T, height * width, D]``, row by row; ``spec.grid`` is (height, width).
+        features: ``[B, T, height * width, D]``, all fields, row by row; ``spec.grid`` is (height, width).
     """
 
     @property
     def features(self) -> Tensor:
-        return self._tensors["patches", "features"]
+        return self.flat("patches")
 
 
 class Slots(Latent, kind="slots"):
-    """Object slots: one group "slots" with one field "features".
+    """Object slots: one group "slots", of encoders with one field "features".
 
     Attributes:
-        features: ``[B, T, N, D]``.
+        features: ``[B, T, N, D]``, all fields.
     """
 
     @property
     def features(self) -> Tensor:
-        return self._tensors["slots", "features"]
+        return self.flat("slots")
 
 
 class LatentDist(_Fields):

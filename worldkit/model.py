@@ -19,22 +19,24 @@ from torch import Tensor, nn
 from .assembly import assemble
 from .batch import Batch, as_table, check_shape, to_float_video
 from .component import Component, NamedModules
-from .conditioners.base import Conditioner, ModelView
-from .conditions import EMPTY, Condition
+from .conditioners.base import Conditioner
+from .conditioning import gather, leading, refuse_unknown
+from .conditions import Condition
 from .config import WorldModelConfig
 from .decoders.base import Decoded, Decoder
 from .distributions import MEANS, Sampler
 from .dreaming import Loop
 from .dynamics.base import Dynamics, Window
-from .encoders.base import Encoder, Encoding
-from .errors import ConditionError, NoDecoderError, ShapeError, WorldkitError
+from .encoders.base import Encoder
+from .errors import NoDecoderError, ShapeError, WorldkitError
 from .heads.base import Head
 from .latent_actions.base import ActionDist, LatentAction
-from .latents import Latent, LatentDist
+from .latents import Latent, LatentDist, LatentSpec
 from .objectives.base import Loss, Objective
+from .perception import Seen, begins, look, perceive, refuse_borders
 from .priors.base import Prior
 from .registry import register_model
-from .wiring import check_condition, refuse_unread, told_by
+from .wiring import told_by
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,16 @@ class WorldModel(Component, ABC):
     config: WorldModelConfig
 
     @abstractmethod
-    def encode(self, video: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Latent:
-        """Video ``[B, T, C, H, W]`` (uint8, or float in [0, 1]) -> latents; means unless ``sample``."""
+    def encode(
+        self, video: Tensor | Batch, *, conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None, first: Tensor | None = None, sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Latent:
+        """Video ``[B, T, C, H, W]`` (uint8, or float in [0, 1]) -> latents; means unless ``sample``.
+
+        A model whose dynamics filters asks for the conditions between the frames, as `Batch` has them, and heeds
+        ``first``, bool ``[B, T]``, the frames that begin an episode. Others need neither.
+        """
 
     @abstractmethod
     def decode(self, latent: Latent, *, masks: bool = False) -> Decoded:
@@ -204,12 +214,43 @@ class ComposedWorldModel(WorldModel):
 
     # -- perception
 
-    def encode(self, video: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Latent:
-        return self.perceive(video, Sampler(deterministic=not sample, generator=generator)).latent
+    @property
+    def spec(self) -> LatentSpec:
+        """Description of the model's latents: of the dynamics' states if it filters, else of the encoder's latents."""
+        return self.dynamics.spec if self.dynamics is not None and self.dynamics.filtering else self.encoder.spec
 
-    def perceive(self, video: Tensor, sampler: Sampler = MEANS) -> Encoding:
-        """Everything the encoder found: posterior, latent and by-products."""
-        return self.encoder(to_float_video(video), sampler=sampler)
+    def encode(
+        self, video: Tensor | Batch, *, conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None, first: Tensor | None = None, sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Latent:
+        sampler = Sampler(deterministic=not sample, generator=generator)
+        return self.perceive(video, sampler, conditions=conditions, masks=masks, first=first).latent
+
+    def perceive(
+        self, video: Tensor | Batch, sampler: Sampler = MEANS, *, conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None, first: Tensor | None = None, last: Latent | None = None,
+        last_action: Mapping[str, Any] | None = None,
+    ) -> Seen:
+        """Everything found in a clip: latents, their posterior, the encoder's by-products; of states their prior.
+
+        Args:
+            video: ``[B, T, C, H, W]`` (``[B, V, T, ...]``), uint8 or float in [0, 1]; or a batch, whose conditions,
+                masks and ``first`` are then used where they are not given here.
+            sampler: Source of randomness.
+            conditions: Condition name -> value, as in a batch (index t leads from frame t to t + 1). Only a dynamics
+                that filters asks for them, the T - 1 between the frames.
+            masks: Condition name -> where it is given.
+            first: bool ``[B, T]``: frames that begin an episode.
+            last: State ``[B, 1]`` of the frame before these, of a dynamics that filters; frame 0 then begins no
+                episode, unless ``first`` says so.
+            last_action: With ``last``: condition name -> value ``[B, 1, ...]`` that led from there to frame 0.
+        Raises:
+            ConditionError: a condition is missing, unknown or too short.
+            ShapeError: something has another shape, or episodes begin where a part cannot let go of what was before.
+        """
+        return perceive(self, video, sampler, conditions=conditions, masks=masks, first=first, last=last,
+                        last_action=last_action)
 
     def decode(self, latent: Latent, *, masks: bool = False) -> Decoded:
         if self.decoder is None:
@@ -234,8 +275,9 @@ class ComposedWorldModel(WorldModel):
     ) -> Loss:
         if not isinstance(batch, Batch):
             raise ShapeError(f"loss takes a batch, worldkit.Batch(video, conditions=...), got {type(batch).__name__}")
-        self._refuse_unknown(batch.conditions, "condition")
-        self._refuse_unknown(batch.masks, "mask")
+        refuse_unknown(self, batch.conditions, batch.masks)
+        if batch.first is not None:
+            refuse_borders(self, batch.first)
         batch = replace(batch, video=to_float_video(batch.video))
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
@@ -249,6 +291,9 @@ class ComposedWorldModel(WorldModel):
             the latent actions (None, None without them).
         """
         frames = z.shape[1]
+        if self.dynamics is not None and self.dynamics.filtering:
+            led = leading(self, batch.conditions, batch.masks, begins(batch.first, z), sampler)
+            return led.at(slice(1, None)), None, None
         given = self._gather_conditions(batch.conditions, batch.masks, frames, sampler)
         to_dynamics = given["dynamics"].at(slice(0, frames - 1))
         posterior = prior = None
@@ -341,7 +386,7 @@ class ComposedWorldModel(WorldModel):
         module = self.require_latent_action("infer_latent_actions")
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         with self._evaluating(video):
-            z = video if isinstance(video, Latent) else self.perceive(video).latent
+            z = look(self, video, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1], MEANS, strict=True)
             return module.start(z, given["latent_action"])[0].sample(MEANS, "latent_action.posterior")
 
@@ -386,7 +431,7 @@ class ComposedWorldModel(WorldModel):
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         sampler = Sampler(deterministic=deterministic, generator=generator)
         with self._evaluating(context, latent_actions, *conditions.values()):
-            z = context if isinstance(context, Latent) else self.perceive(context).latent
+            z = look(self, context, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1] + horizon, sampler, strict=True)
             latents, actions, told = self._predict(z, horizon, given, latent_actions, sampler, window)
             return Rollout(
@@ -495,7 +540,7 @@ class ComposedWorldModel(WorldModel):
     def _evaluating(self, *inputs: Any) -> Iterator[None]:
         """Evaluation mode; no graph unless an input asks for gradients."""
         def wants(x: Any) -> bool:
-            tensors = x.values.values() if isinstance(x, Latent) else [x]
+            tensors = x.values.values() if isinstance(x, Latent) else [x.video if isinstance(x, Batch) else x]
             return any(torch.is_tensor(t) and t.requires_grad for t in tensors)
 
         was_training = self.training
@@ -513,72 +558,4 @@ class ComposedWorldModel(WorldModel):
         self, conditions: Mapping[str, Any], masks: Mapping[str, Tensor], frames: int, sampler: Sampler, *,
         strict: bool = False, only: Collection[str] | None = None,
     ) -> dict[str, Condition]:
-        """Receiver -> condition with one entry per frame; ``strict`` refuses conditions the model does not take.
-
-        ``only``: of these conditions alone.
-        """
-        if strict:
-            self._refuse_unknown(conditions, "condition")
-            self._refuse_unknown(masks, "mask")
-        total = {"latent_action": EMPTY, "dynamics": EMPTY}
-        for name, conditioner in self.conditioners.items():
-            if only is not None and name not in only:
-                continue
-            raw, mask = self._raw_condition(name, conditioner, conditions, masks, frames)
-            mask = conditioner.hide_clips(raw, mask, sampler, name=name)
-            target = self.receivers[name]
-            for receiver in total if target == "both" else [target]:
-                module = getattr(self, receiver)
-                view = ModelView(
-                    encode=lambda video: self.encoder.encode_goal(to_float_video(video), sampler=sampler),
-                    embed=module.embed,
-                    spread=self.encoder.spec.spread_views,
-                )
-                cond = conditioner(raw, mask, view=view)
-                refuse_unread(module, cond, f"condition '{name}'")
-                shape = (len(raw), frames, self.encoder.spec.num_tokens)
-                check_condition(conditioner, cond, f"condition '{name}'", shape, dim=conditioner.dim,
-                                memory=conditioner.memory_tokens(conditioner.config))
-                if cond.token is not None and cond.token.shape[1] != frames:
-                    cond = Condition(cond.frame, cond.token.expand(-1, frames, -1, -1), cond.memory)
-                total[receiver] = total[receiver] + cond
-        return total
-
-    def _refuse_unknown(self, given: Mapping[str, Any], what: str) -> None:
-        for name in given:
-            if name not in self.conditioners:
-                takes = ", ".join(self.conditioners) or "none"
-                raise ConditionError(
-                    f"this model takes no {what} '{name}'; it takes: {takes}. Add one when creating it: "
-                    f'create_model(..., conditioners={{"{name}": ...}}); or leave it out of the batch, as '
-                    "ClipDataset(..., conditions=model.config.columns) does"
-                )
-
-    def _raw_condition(
-        self, name: str, conditioner: Conditioner, conditions: Mapping[str, Any], masks: Mapping[str, Tensor],
-        frames: int,
-    ) -> tuple[Any, Tensor | None]:
-        raw, mask = conditions.get(name), masks.get(name)
-        if raw is None:
-            raise ConditionError(
-                f"this model needs the condition '{name}' ({conditioner.config.name}): pass "
-                f'Batch(video, conditions={{"{name}": ...}}) or rollout(..., conditions={{"{name}": ...}})'
-            )
-        conditioner.check(raw, name=name)
-        if mask is not None and not conditioner.takes_mask:
-            raise ConditionError(
-                f"condition '{name}' was given a mask, but its conditioner has no stand-in for absent values; create "
-                f'the model with conditioners={{"{name}": {{"null_embedding": True}}}}'
-            )
-        if conditioner.per_frame:
-            covered = raw.shape[conditioner.time_axis]
-            if covered < frames:
-                raise ConditionError(
-                    f"condition '{name}' covers {covered} frames, but {frames} are needed (context and horizon)"
-                )
-            raw = raw.narrow(conditioner.time_axis, 0, frames)
-            if torch.is_tensor(mask) and mask.ndim > 1:
-                mask = mask[..., :frames]
-        if mask is not None:
-            conditioner.check_mask(mask, raw, name=name)
-        return raw, mask
+        return gather(self, conditions, masks, frames, sampler, strict=strict, only=only)

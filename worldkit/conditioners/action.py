@@ -117,6 +117,11 @@ class ActionConditioner(Conditioner):
                 "them with .float(), or create the model with num_actions=... instead of dim for discrete actions"
             )
 
+    def absent(self, batch: int, device: torch.device) -> Tensor:
+        if self.discrete:
+            return torch.zeros(batch, 1, dtype=torch.long, device=device)
+        return torch.zeros(batch, 1, self.config.dim, device=device)
+
     def forward(self, raw: Tensor, mask: Tensor | None, *, view: ModelView) -> Condition:
         if self.discrete:
             out = self.project[1:](stand_in(self.project[0](raw.long()), mask, self.null))

@@ -16,7 +16,7 @@ from ..component import Component
 from ..conditions import FORMS, Condition
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import Sampler
-from ..errors import ShapeError
+from ..errors import IncompatibleComponentsError, ShapeError
 from ..latents import Latent
 
 
@@ -116,6 +116,13 @@ class Conditioner(Component, ABC):
         if tuple(mask.shape) not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise ShapeError(f"the mask of condition '{name}' must be {wanted}, got {list(mask.shape)}")
+
+    def absent(self, batch: int, device: torch.device) -> Tensor:
+        """A raw value with one entry, ``[batch, 1, ...]``, for a transition that is not there; a mask hides it.
+
+        Only asked of conditioners with a time axis, by dynamics that filter.
+        """
+        raise IncompatibleComponentsError(f"{type(self).__name__} has no value for a transition that is not there")
 
     def hide_clips(self, raw: Any, mask: Tensor | None, sampler: Sampler, *, name: str) -> Tensor | None:
         """The mask with whole clips hidden as ``config.dropout`` asks; unchanged outside training."""

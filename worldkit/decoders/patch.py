@@ -58,7 +58,7 @@ class PatchDecoder(Decoder):
             ups += 1
         self.cells = side // 2**ups  # a token is cells x cells places of the map
         self.project = nn.Sequential(
-            nn.Linear(spec.field(("patches", "features")).dim, config.hidden_dim), nn.GELU(),
+            nn.Linear(spec.flat_dim("patches"), config.hidden_dim), nn.GELU(),
             nn.Linear(config.hidden_dim, cnn.latent_channels * self.cells**2),
         )
         self.cnn = ConvDecoder(cnn, inputs=cnn.latent_channels, outputs=obs.channels, ups=ups)

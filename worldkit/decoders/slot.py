@@ -112,7 +112,7 @@ class SlotDecoder(Decoder):
         super().__init__(config, spec=spec, obs=obs)
         group = spec.group("slots")
         self.painter = SlotPainter(
-            config, dim=spec.field(("slots", "features")).dim, num_slots=group.size, obs=obs
+            config, dim=spec.flat_dim("slots"), num_slots=group.size, obs=obs
         )
 
     def forward(self, z: Latent, *, masks: bool = False) -> Decoded:

@@ -14,5 +14,6 @@ register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliase
 register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
 
 _BASE = ("Dynamics", "Window")
-__getattr__ = lazy_exports(__name__, {"base": _BASE})
-__all__ = [*_BASE]
+_FILTERING = ("Filtered", "FilteringDynamics")
+__getattr__ = lazy_exports(__name__, {"base": _BASE, "filtering": _FILTERING})
+__all__ = [*_BASE, *_FILTERING]

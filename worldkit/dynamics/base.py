@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -15,6 +15,10 @@ from ..distributions import Sampler
 from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, LatentSpec
 from .features import token_dim, transition_tokens
+
+if TYPE_CHECKING:
+    from ..encoders.base import Encoding
+    from .filtering import Filtered
 
 Window = Literal["exact", "streaming"]
 """What happens when a rollout outgrows the window. ``exact``: slide by one frame and recompute, as in training.
@@ -51,6 +55,9 @@ class Dynamics(Component, ABC):
     Attributes:
         Config: The component's config class.
         explicit_prior: True if `prior` is implemented.
+        filtering: True if its latents are states, which depend on the frames and actions before: then ``spec``
+            describes the state, and `filter` is implemented (see `worldkit.dynamics.filtering`).
+        borders: True if nothing is carried over frames that begin an episode inside a clip (``Batch.first``).
         requires: Properties of the latent it cannot do without: ``"grid"``, ``"tracked"``, ``"normal"``.
         takes: Forms of conditions it reads: ``"frame"`` (actions), ``"token"`` (latent actions, goals), ``"memory"``
             (language). A model that would give it another is refused. None: a dynamics that does not say so is tried
@@ -62,6 +69,8 @@ class Dynamics(Component, ABC):
     WORDS = {"requires": ("grid", "tracked", "normal"), "takes": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
     explicit_prior: ClassVar[bool] = True
+    filtering: ClassVar[bool] = False
+    borders: ClassVar[bool] = False
     requires: ClassVar[frozenset[str]] = frozenset()
     takes: frozenset[str] | None = None
     config: ComponentConfig
@@ -90,6 +99,22 @@ class Dynamics(Component, ABC):
             sampler: Source of randomness. If it is deterministic, draw the same noise every time.
         """
         raise NotImplementedError(f"{type(self).__name__} trains by its prior")
+
+    def filter(
+        self, seen: Encoding, cond: Condition, sampler: Sampler, *, first: Tensor, last: Latent | None = None
+    ) -> Filtered:
+        """States of the frames of a clip, of a dynamics that filters.
+
+        Args:
+            seen: What the encoder found in T frames, each by itself.
+            cond: Of T transitions: index t is the one that LEADS TO frame t. Where ``first``, what the conditioners
+                give for an action that was not given.
+            sampler: Source of randomness.
+            first: bool ``[B, T]``: where the state before the frame is reset, to zeros. All of ``first[:, 0]`` without
+                ``last``.
+            last: State ``[B, 1]`` of the frame before these; frame by frame gives what the whole clip gives.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not filter")
 
     def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> Any:
         """Begin a rollout after the frames of ``z``; ``cond`` covers the transitions between them (one fewer)."""

@@ -40,6 +40,8 @@ class Encoder(Component, ABC):
         spec: Description of the latent, available right after ``__init__``.
         every_token_draws: Whether a token that never draws a pixel is a fault, which training then reports. (Particles
             may rightly be idle: their transparency says so.)
+        borders: Whether every frame is encoded by itself, so that nothing is carried over the borders of episodes
+            (``Batch.first``).
     """
 
     RETURNS = Encoding
@@ -49,6 +51,7 @@ class Encoder(Component, ABC):
     obs: ObsSpec
     spec: LatentSpec
     every_token_draws: ClassVar[bool] = False
+    borders: ClassVar[bool] = True
 
     def __init__(self, config: ComponentConfig, *, obs: ObsSpec):
         super().__init__()

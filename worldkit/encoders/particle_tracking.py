@@ -103,6 +103,7 @@ class ParticleTrackingEncoder(Encoder, Staged):
 
     Config = ParticleTrackingEncoderConfig
     default_decoder = "particle-tracking"
+    borders = False
 
     def __init__(self, config: ParticleTrackingEncoderConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)

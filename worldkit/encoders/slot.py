@@ -143,6 +143,7 @@ class SlotEncoder(Encoder):
             )
         dim = config.slot_dim
         group = TokenGroup("slots", config.num_slots, (LatentField("features", dim, Delta(), "appearance and place"),))
+        self.borders = not config.recurrent
         self.spec = LatentSpec((group,), identity="tracked" if config.recurrent else "exchangeable", kind="slots")
         self.features = PixelFeatures(config, obs)
         self.attention = SlotAttention(dim, hidden_dim=config.hidden_dim, num_iterations=config.num_iterations)
