@@ -41,7 +41,9 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "perception": BASICS | {"conditioners", "encoders", "dynamics", "conditioning"},
     "assembly": {"contract", "wiring", "perception", "config", "registry", "errors"},
     "dreaming": BASICS | {"wiring", "perception"},
-    "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "conditioning", "perception", "dreaming"},
+    "imagining": BASICS | {"conditioning", "dreaming", "dynamics"},
+    "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "conditioning", "perception", "dreaming",
+                                    "imagining"},
     "counterfactual": BASICS | {"model"},
     "scene": BASICS | {"counterfactual", "model", "viz"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
@@ -67,7 +69,7 @@ FILES = {
 LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
 TYPES = {"objectives": {"model"} | COMPONENTS, "dynamics": {"encoders"}, "conditioning": {"model"},
-         "perception": {"model"}, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
+         "perception": {"model"}, "imagining": {"model"}, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
          "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
 TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}

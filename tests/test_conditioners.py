@@ -124,6 +124,8 @@ def test_choices_per_view():
     (torch.tensor([[-1, 2]]), "must hold action numbers from 0 to 3, got -1 to 2"),
     (torch.zeros(2, 5, 1, dtype=torch.long), "must have 2 axes [b t], got 3"),
     ([[0, 1]], "must be a tensor [b t], got list"),
+    (torch.full((2, 5, 4), 0.5), "one-hot floats [B, T, 4]: shares of the choices, which add up to 1; got"),
+    (torch.zeros(2, 5, 3), "must be [b t a=4]"),
 ])
 def test_wrong_choices(raw, message):
     refuse(ShapeError, message, lambda: make(DISCRETE).check(raw, name="action"))

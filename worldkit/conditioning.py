@@ -131,7 +131,7 @@ def _shifted(
     before: Mapping[str, Any] | None,
 ) -> tuple[Tensor, Tensor]:
     """Raw values of the transitions that lead to frames, and where they are given."""
-    axis, (batch, frames) = conditioner.time_axis, first.shape
+    batch, frames = first.shape
     if before is not None:
         start, _ = _raw(name, conditioner, before, {}, 1, "last_action")
     elif frames == 1:
@@ -140,9 +140,10 @@ def _shifted(
         start = None
     mask = None
     if frames == 1:
-        raw = start
+        raw, axis = start, conditioner.axis(start)
     else:
         inside, mask = _raw(name, conditioner, conditions, masks, frames - 1, "inside")
+        axis = conditioner.axis(inside)
         start = torch.zeros_like(inside.narrow(axis, 0, 1)) if start is None else start.to(inside.device)
         raw = torch.cat([start, inside], axis)
     shape = raw.shape[: raw.ndim + axis + 1]  # [B, (V,) T]
@@ -178,13 +179,14 @@ def _raw(
             f'the model with conditioners={{"{name}": {{"null_embedding": True}}}}'
         )
     if conditioner.per_frame:
-        covered = raw.shape[conditioner.time_axis]
+        axis = conditioner.axis(raw)
+        covered = raw.shape[axis]
         if covered < frames:
             needed = "between the frames that are seen" if why else "(context and horizon)"
             raise ConditionError(
                 f"condition '{name}' covers {covered} frames, but {frames} are needed {needed}"
             )
-        raw = raw.narrow(conditioner.time_axis, 0, frames)
+        raw = raw.narrow(axis, 0, frames)
         if torch.is_tensor(mask) and mask.ndim > 1:
             mask = mask[..., :frames]
     if mask is not None:

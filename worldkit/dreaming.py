@@ -1,6 +1,7 @@
 """The prediction loop, one transition at a time: `Loop` runs a model's parts, `Dream` is what users step.
 
-There is no other loop: `ComposedWorldModel.rollout` takes the steps of a `Loop` one after the other. A dream keeps the
+There is no other loop: `ComposedWorldModel.rollout` takes the steps of a `Loop` one after the other, and so does
+`worldkit.imagining.imagine`, which asks a policy what to do at each. A dream keeps the
 caches of the dynamics, so a step costs one frame, and is copied to branch off another future::
 
     dream = Dream(model, video[:, :5])
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .batch import as_table, check_shape
-from .conditions import Condition
+from .conditions import EMPTY, Condition
 from .distributions import MEANS, Sampler
 from .errors import ConditionError, ShapeError
 from .latents import Latent
@@ -45,25 +46,29 @@ class Loop:
             too. None: inferred.
         sampler: Source of randomness.
         window: As for `worldkit.WorldModel.rollout`.
+        heads: Ask the model's heads after every step.
 
     Attributes:
         latent: The newest frame, ``[B, 1]``: the last one of the context, then what was predicted.
         told: Whether the latent actions of the context were given.
         latent_actions: Of the context, ``[B, C0 - 1, N or 1, A]``, once the first step is made; None without any.
         latent_action: Of the last step, ``[B, 1, N or 1, A]``; None without latent actions.
+        cond: What the dynamics was told about the last step.
         predictions: What the model's heads say of the last step, by target, ``[B, 1]`` or ``[B, 1, S]``.
         nbytes: What this copy holds of its own; 0 if it is none.
     """
 
     def __init__(self, model: ComposedWorldModel, z: Latent, past: Told | None, *, sampler: Sampler,
-                 latent_actions: Tensor | None = None, window: Window = "exact"):
+                 latent_actions: Tensor | None = None, window: Window = "exact", heads: bool = True):
         self._model, self._past, self.sampler, self._window = model, past, sampler, window
+        self._heads = dict(model.heads.items()) if heads else {}
         self._context: Latent | None = z
         self._state: Any = None  # of the dynamics
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
         self.told = latent_actions is not None
         self.latent, self.latent_actions = z[:, -1:], latent_actions
         self.latent_action: Tensor | None = None
+        self.cond = EMPTY
         self.predictions: dict[str, Tensor] = {}
         self.nbytes = 0
 
@@ -88,11 +93,11 @@ class Loop:
         cond = now["dynamics"]
         if latent_action is not None:
             cond = cond + told_by(module, dynamics, latent_action)
-        left, self.latent_action = self.latent, latent_action
+        left, self.latent_action, self.cond = self.latent, latent_action, cond
         self.latent = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
-        if self._model.heads:
+        if self._heads:
             features = dynamics.step_features(self._state, left, self.latent, cond)
-            self.predictions = {name: head(features) for name, head in self._model.heads.items()}
+            self.predictions = {name: head(features) for name, head in self._heads.items()}
         return self.latent
 
     def _begin(self, z: Latent, now: Told) -> None:

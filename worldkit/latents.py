@@ -49,6 +49,10 @@ class _Fields:
     def __getitem__(self: _Self, index: Any) -> _Self:
         return self.map(lambda x: x[index])
 
+    def singles(self: _Self) -> _Self:
+        """Every frame as a clip of its own, ``[B * T, 1]``: where imagination starts from."""
+        return self.map(lambda x: x.flatten(0, 1).unsqueeze(1))
+
     def detach(self: _Self) -> _Self:
         return self.map(Tensor.detach)
 

@@ -30,6 +30,7 @@ from .dynamics.base import Dynamics, Window
 from .encoders.base import Encoder
 from .errors import NoDecoderError, ShapeError, WorldkitError
 from .heads.base import Head
+from .imagining import Imagined, Policy, imagine
 from .latent_actions.base import ActionDist, LatentAction
 from .latents import Latent, LatentDist, LatentSpec
 from .objectives.base import Loss, Objective
@@ -467,6 +468,14 @@ class ComposedWorldModel(WorldModel):
         said = {name: torch.cat([step[name] for step in told], 1) for name in self.heads}
         return type(z).cat(predicted), latent_actions, said
 
+    def imagine(
+        self, start: Latent, policy: Policy, horizon: int, *, conditions: Mapping[str, Any] | None = None,
+        sampler: Sampler | None = None, action: str = "action", grad: bool = False, decode: bool = False,
+    ) -> Imagined:
+        """What follows when a policy acts in the model; see `worldkit.imagining.imagine`."""
+        return imagine(self, start, policy, horizon, conditions=conditions, sampler=sampler, action=action, grad=grad,
+                       decode=decode)
+
     def as_env(self, data: Any, **options: Any) -> Any:
         """This model as a `gymnasium.Env`, or a batch of them; see `worldkit.envs.imagination.as_env`."""
         from .envs.imagination import as_env
@@ -537,8 +546,8 @@ class ComposedWorldModel(WorldModel):
         return self.latent_action
 
     @contextlib.contextmanager
-    def _evaluating(self, *inputs: Any) -> Iterator[None]:
-        """Evaluation mode; no graph unless an input asks for gradients."""
+    def _evaluating(self, *inputs: Any, grad: bool | None = None) -> Iterator[None]:
+        """Evaluation mode; no graph unless an input asks for gradients, or as ``grad`` says."""
         def wants(x: Any) -> bool:
             tensors = x.values.values() if isinstance(x, Latent) else [x.video if isinstance(x, Batch) else x]
             return any(torch.is_tensor(t) and t.requires_grad for t in tensors)
@@ -548,7 +557,8 @@ class ComposedWorldModel(WorldModel):
         if change:  # setting the mode of every module costs as much as a step of a small model
             self.eval()
         try:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and any(map(wants, inputs))):
+            graph = any(map(wants, inputs)) if grad is None else grad
+            with torch.set_grad_enabled(torch.is_grad_enabled() and graph):
                 yield
         finally:
             if change:

@@ -66,8 +66,9 @@ _EITHER = (
 class ActionConditioner(Conditioner):
     """Actions -> one vector per transition: Linear (continuous) or a table (discrete), then RMSNorm, GELU.
 
-    Continuous actions are float ``[B, T, A]``, discrete ones whole numbers ``[B, T]``. With several views, actions may
-    also be given per view, ``[B, V, T, A]`` or ``[B, V, T]``; then the condition is one vector per token of that view.
+    Continuous actions are float ``[B, T, A]``, discrete ones whole numbers ``[B, T]``, or one-hot float
+    ``[B, T, num_actions]``, as policies give them, so that gradients reach what chose them. With several views, actions
+    may also be given per view, ``[B, V, T, A]`` or ``[B, V, T]``; then the condition is one vector per token of it.
     A mask is ``[B]`` or has one entry per action.
     """
 
@@ -91,12 +92,20 @@ class ActionConditioner(Conditioner):
         what = f"condition '{name}'"
         if torch.is_tensor(raw):
             self._check_dtype(raw, what)
-        axes = "b t" if self.discrete else "b t a"
-        sizes = {} if self.discrete else {"a": self.config.dim}
+        vectors = torch.is_tensor(raw) and raw.is_floating_point()
+        axes = "b t a" if vectors or not self.discrete else "b t"
+        sizes = {"a": self.config.num_actions if self.discrete else self.config.dim} if axes == "b t a" else {}
         if self.obs.views > 1 and torch.is_tensor(raw) and raw.ndim == len(axes.split()) + 1:
             axes, sizes = axes.replace("b", "b v"), sizes | {"v": self.obs.views}
         check_shape(raw, axes, name=what, **sizes)
-        if self.discrete and raw.numel():
+        if self.discrete and vectors and raw.numel():
+            low, high = (float(x) for x in torch.aminmax(torch.cat([raw.detach(), raw.detach().sum(-1, True)], -1)))
+            if not (low >= -1e-3 and high <= 1 + 1e-3):
+                raise ShapeError(
+                    f"{what} must hold action numbers, or one-hot floats [B, T, {self.config.num_actions}]: shares of "
+                    f"the choices, which add up to 1; got numbers or sums from {low:.3g} to {high:.3g}"
+                )
+        if self.discrete and not vectors and raw.numel():
             low, high = (int(x) for x in torch.aminmax(raw))
             if low < 0 or high >= self.config.num_actions:
                 raise ShapeError(
@@ -106,7 +115,7 @@ class ActionConditioner(Conditioner):
 
     def _check_dtype(self, raw: Tensor, what: str) -> None:
         whole = not raw.is_floating_point() and not raw.is_complex() and raw.dtype != torch.bool
-        if self.discrete and not whole:
+        if self.discrete and not whole and not (raw.is_floating_point() and raw.ndim > 2):
             raise ShapeError(
                 f"{what} must hold action numbers [B, T] of dtype int64, got {raw.dtype} {list(raw.shape)}; convert "
                 "them with .long(), or create the model with dim=... instead of num_actions for continuous actions"
@@ -117,6 +126,9 @@ class ActionConditioner(Conditioner):
                 "them with .float(), or create the model with num_actions=... instead of dim for discrete actions"
             )
 
+    def axis(self, raw: Tensor) -> int:
+        return -2 if raw.is_floating_point() else self.time_axis
+
     def absent(self, batch: int, device: torch.device) -> Tensor:
         if self.discrete:
             return torch.zeros(batch, 1, dtype=torch.long, device=device)
@@ -124,7 +136,9 @@ class ActionConditioner(Conditioner):
 
     def forward(self, raw: Tensor, mask: Tensor | None, *, view: ModelView) -> Condition:
         if self.discrete:
-            out = self.project[1:](stand_in(self.project[0](raw.long()), mask, self.null))
+            table = self.project[0]
+            rows = raw.to(table.weight.dtype) @ table.weight if raw.is_floating_point() else table(raw.long())
+            out = self.project[1:](stand_in(rows, mask, self.null))
         else:
             out = self.project(stand_in(raw, mask, self.null))
         return Condition(frame=out) if out.ndim == 3 else Condition(token=view.spread(out))

@@ -105,7 +105,11 @@ class Conditioner(Component, ABC):
     def mask_shapes(self, raw: Any) -> list[tuple[int, ...]]:
         """Shapes a mask may have: one entry per clip, or, with a time axis, one per vector."""
         shapes: list[tuple[int, ...]] = [(len(raw),)]
-        return shapes + [tuple(raw.shape[: raw.ndim + self.time_axis + 1])] if self.per_frame else shapes
+        return shapes + [tuple(raw.shape[: raw.ndim + self.axis(raw) + 1])] if self.per_frame else shapes
+
+    def axis(self, raw: Tensor) -> int:
+        """The time axis of a raw value, counted from the end: `time_axis`, unless values come in several forms."""
+        return self.time_axis
 
     def check_mask(self, mask: Tensor, raw: Any, *, name: str) -> None:
         """Raise `ShapeError` if a mask is not bool or does not fit the raw value."""
