@@ -13,7 +13,7 @@ ROOT = Path(worldkit.__file__).parent
 PARTS = {path.stem for path in ROOT.iterdir() if path.name != "__init__.py"}
 
 BASICS = {"component", "errors", "registry", "config", "batch", "distributions", "latents", "conditions"}
-COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions", "priors", "heads"}
+COMPONENTS = {"encoders", "decoders", "dynamics", "conditioners", "latent_actions", "priors", "heads", "cells"}
 ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "errors": set(),
     "lazy": set(),

@@ -188,3 +188,12 @@ def test_mode_is_the_mean_and_samples_follow_the_generator():
     draws = [p.sample(Sampler(generator=torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert equal(draws[0], draws[1]) and not torch.equal(draws[0].position, draws[2].position)
     assert ((draws[0].transparency >= 0) & (draws[0].transparency <= 1)).all()
+
+
+def test_hidden_fields_are_for_the_dynamics_alone():
+    fields = (Field("deterministic", 2, Delta()), Field("stochastic", 3), Field("memory", 4, Delta(), hidden=True))
+    spec = LatentSpec((TokenGroup("state", 2, fields),))
+    z = latent(spec)
+    assert spec.flat_dim("state") == 5 and z.flat("state").shape == (2, 3, 2, 5)
+    again = Latent.unpack(spec, z.pack())
+    assert equal(again, z) and spec.packed_dim == 9

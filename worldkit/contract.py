@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from .cells.base import Cell, CellConfig
 from .component import unset
 from .conditioners.base import Conditioner, ConditionerConfig
 from .config import ComponentConfig
@@ -24,9 +25,13 @@ from .priors.base import Prior, PriorConfig
 
 CONTRACTS: dict[str, type] = {
     "encoder": Encoder, "decoder": Decoder, "dynamics": Dynamics, "latent action": LatentAction,
-    "conditioner": Conditioner, "prior": Prior, "head": Head, "objective": Objective,
+    "conditioner": Conditioner, "prior": Prior, "head": Head, "objective": Objective, "cell": Cell,
 }
 """Kind of component -> its base class."""
+_CONFIGS: dict[str, type[ComponentConfig]] = {
+    "conditioner": ConditionerConfig, "prior": PriorConfig, "head": HeadConfig, "cell": CellConfig,
+}
+"""Kind of component -> base of its options, where all of a kind have some."""
 
 
 def check_class(kind: str, name: str, cls: Any) -> None:
@@ -77,7 +82,7 @@ def check_predicts(name: str, cls: type[Dynamics]) -> None:
 
 def check_config(kind: str, name: str, config: Any) -> None:
     """Refuse a conditioner, prior or head whose options lack those that all of its kind have."""
-    wanted = {"conditioner": ConditionerConfig, "prior": PriorConfig, "head": HeadConfig}.get(kind, ComponentConfig)
+    wanted = _CONFIGS.get(kind, ComponentConfig)
     if not isinstance(config, wanted):
         raise IncompatibleComponentsError(
             f"Config of {kind} '{name}' must derive from {wanted.__module__}.{wanted.__name__}"

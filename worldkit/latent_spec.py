@@ -38,6 +38,9 @@ class Field:
     Any name will do, but two mean something to pictures, metrics and networks: ``"position"`` is (y, x) in the image,
     ``"transparency"`` says how much of the token is there.
 
+    A ``hidden`` field is for the dynamics alone, as the cell state of an LSTM: part of the latent, but `Latent.flat`,
+    what decoders and heads read, leaves it out.
+
     Raises:
         ConfigError: the name holds a dot, or the width does not fit.
     """
@@ -46,6 +49,7 @@ class Field:
     dim: int
     dist: Distribution = Normal()
     unit: str = ""
+    hidden: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "a field of a latent")
@@ -134,8 +138,8 @@ class LatentSpec:
         return max(sum(f.dim for f in group.fields) for group in self.groups)
 
     def flat_dim(self, group: str) -> int:
-        """Numbers of a token of a group, over all its fields: the width of `Latent.flat`."""
-        return sum(f.dim for f in self.group(group).fields)
+        """Numbers of a token of a group, over all its fields but hidden ones: the width of `Latent.flat`."""
+        return sum(f.dim for f in self.group(group).fields if not f.hidden)
 
     def keys(self) -> list[Key]:
         return [(g.name, f.name) for g in self.groups for f in g.fields]

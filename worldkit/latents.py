@@ -131,14 +131,14 @@ class Latent(_Fields, Editing):
         return Latent.build(self.spec, values, score=self.score)
 
     def flat(self, group: str) -> Tensor:
-        """All fields of a group side by side, ``[B, T, N_group, flat_dim]``; of a single field the very tensor.
+        """All fields of a group but hidden ones side by side, ``[B, T, N_group, flat_dim]``; of one field the very tensor.
 
         Example:
             >>> from worldkit.testing import example_latent, example_spec
             >>> example_latent(example_spec(kind="slots"), batch=2, time=3).flat("slots").shape
             torch.Size([2, 3, 4, 3])
         """
-        fields = [self._tensors[group, f.name] for f in self.spec.group(group).fields]
+        fields = [self._tensors[group, f.name] for f in self.spec.group(group).fields if not f.hidden]
         return fields[0] if len(fields) == 1 else torch.cat(fields, -1)
 
     def pack(self) -> Tensor:

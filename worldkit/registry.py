@@ -270,6 +270,7 @@ conditioners: Registry = Registry("conditioner", builtins="worldkit.conditioners
 latent_actions: Registry = Registry("latent action", builtins="worldkit.latent_actions")
 priors: Registry = Registry("prior", builtins="worldkit.priors")
 heads: Registry = Registry("head", builtins="worldkit.heads")
+cells: Registry = Registry("cell", builtins="worldkit.cells")
 objectives: Registry = Registry("objective", builtins="worldkit.objectives")
 models: Registry = Registry("model family", builtins="worldkit.model", plural="model families")
 
@@ -280,6 +281,7 @@ register_conditioner = conditioners.register
 register_latent_action = latent_actions.register
 register_prior = priors.register
 register_head = heads.register
+register_cell = cells.register
 register_objective = objectives.register
 register_model = models.register
 
@@ -317,6 +319,11 @@ def list_priors(pattern: str = "*") -> list[str]:
 def list_heads(pattern: str = "*") -> list[str]:
     """Registered heads: what is known about a transition besides its latents, such as its reward."""
     return heads.names(pattern)
+
+
+def list_cells(pattern: str = "*") -> list[str]:
+    """Registered cells: what a recurrent state-space model remembers."""
+    return cells.names(pattern)
 
 
 def list_objectives(pattern: str = "*") -> list[str]:

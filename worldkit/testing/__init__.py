@@ -12,6 +12,7 @@ Example:
     >>> check_dynamics("pint", dim=16, num_heads=2, num_layers=1)
 """
 
+from .cells import check_cell
 from .components import (
     check_conditioner,
     check_decoder,
@@ -26,7 +27,7 @@ from .examples import example_batch, example_condition, example_latent, example_
 from .model import check_model, check_objective
 
 __all__ = [
-    "check_conditioner", "check_decoder", "check_distribution", "check_dynamics", "check_encoder",
+    "check_cell", "check_conditioner", "check_decoder", "check_distribution", "check_dynamics", "check_encoder",
     "check_head", "check_latent_action", "check_model", "check_objective", "check_prior", "example_batch",
     "example_condition", "example_latent", "example_spec", "example_video",
 ]

@@ -29,6 +29,7 @@ def add(commands: Commands) -> None:
 def run_list(options: Namespace) -> None:
     """``worldkit list``."""
     import worldkit as wk
+    from worldkit.cells import list_cells
     from worldkit.heads import list_heads
 
     if options.pretrained:
@@ -42,7 +43,8 @@ def run_list(options: Namespace) -> None:
         console.print(table)
     kinds = {"encoders": wk.list_encoders, "decoders": wk.list_decoders, "dynamics": wk.list_dynamics,
              "conditioners": wk.list_conditioners, "latent actions": wk.list_latent_actions, "priors": wk.list_priors,
-             "heads": list_heads, "objectives": wk.list_objectives, "evaluation protocols": wk.training.list_protocols}
+             "heads": list_heads, "cells": list_cells, "objectives": wk.list_objectives,
+             "evaluation protocols": wk.training.list_protocols}
     matching = {kind: found for kind, names in kinds.items() if (found := names(options.pattern))}
     for kind, found in matching.items():
         console.print(Text.assemble((kind, "bold"), f": {', '.join(found)}"))

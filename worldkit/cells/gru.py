@@ -1,0 +1,144 @@
+"""Three gated recurrent units that differ in small things which checkpoints depend on.
+
+| | reset gate acts | norm | update |
+| --- | --- | --- | --- |
+| `PlaNetGRU` | on the state, before its product | none | share of the old state |
+| `GRU` (v1) | on the state's product, which has a bias of its own | none | share of the old state |
+| `LayerNormGRU` (v2) | on the candidate | one over all gates | share of the candidate, less 1 before its sigmoid |
+
+Source: google-research/planet @ c04226b (TF1's GRUBlockCell), danijar/dreamer @ 56d4d44 (Keras' GRUCell),
+danijar/dreamerv2 @ 07d906e, written from their description.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..nn.dense import Activation, Init, Norm, init_weight_, linear
+from .base import Cell, CellConfig, InputLayer, Step
+
+
+class PlaNetGRUConfig(CellConfig):
+    """Options of PlaNet's cell.
+
+    Attributes:
+        gate_bias: Initial bias of both gates.
+    """
+
+    name: str = "planet-gru"
+    hidden: int = Field(default=200, gt=0)
+    norm: Norm = "none"
+    activation: Activation = "relu"
+    init: Init = "glorot"
+    gate_bias: float = 1.0
+
+
+class PlaNetGRU(Cell):
+    """Rows of ``gates``: reset, update.
+
+    Example:
+        >>> cell = PlaNetGRU(PlaNetGRUConfig(hidden=8), dim=6, drawn=4)
+        >>> step = cell.begin()
+        >>> step(torch.zeros(2, 6), torch.zeros(2, 0), torch.randn(2, 4), torch.randn(2, 8))[0].shape
+        torch.Size([2, 6])
+    """
+
+    Config = PlaNetGRUConfig
+
+    def __init__(self, config: PlaNetGRUConfig, *, dim: int, drawn: int):
+        super().__init__(config, dim=dim, drawn=drawn)
+        self.inputs = InputLayer(config, drawn)
+        self.gates = linear(config.hidden + dim, 2 * dim, init=config.init)
+        nn.init.constant_(self.gates.bias, config.gate_bias)
+        self.candidate = linear(config.hidden + dim, dim, init=config.init)
+
+    def begin(self) -> Step:
+        def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.inputs(drawn, told)
+            reset, update = torch.sigmoid(self.gates(torch.cat([x, deter], -1))).chunk(2, -1)
+            candidate = torch.tanh(self.candidate(torch.cat([x, reset * deter], -1)))
+            return torch.lerp(candidate, deter, update), memory
+
+        return step
+
+
+class GRUConfig(CellConfig):
+    """Options of the usual cell, as Dreamer v1 has it."""
+
+    name: str = "gru"
+    hidden: int = Field(default=200, gt=0)
+    norm: Norm = "none"
+    activation: Activation = "elu"
+    init: Init = "glorot"
+
+
+class GRU(Cell):
+    """Rows of both products: reset, update, candidate, as in `torch.nn.GRUCell`."""
+
+    Config = GRUConfig
+
+    def __init__(self, config: GRUConfig, *, dim: int, drawn: int):
+        super().__init__(config, dim=dim, drawn=drawn)
+        self.inputs = InputLayer(config, drawn)
+        self.from_input = linear(config.hidden, 3 * dim, init=config.init)
+        self.from_state = linear(dim, 3 * dim, init=config.init)
+
+    def begin(self) -> Step:
+        def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+            dim = deter.shape[-1]
+            given = self.from_input(self.inputs(drawn, told)).split([2 * dim, dim], -1)
+            kept = self.from_state(deter).split([2 * dim, dim], -1)
+            reset, update = torch.sigmoid(given[0] + kept[0]).chunk(2, -1)
+            candidate = torch.tanh(torch.addcmul(given[1], reset, kept[1]))
+            return torch.lerp(candidate, deter, update), memory
+
+        return step
+
+
+class LayerNormGRUConfig(CellConfig):
+    """Options of Dreamer v2's cell, whose ``norm`` is that of the layer before it: the gates' own is always there.
+
+    Attributes:
+        gate_norm_eps: Of the norm over the gates.
+        gate_bias: Whether the product under that norm has a bias.
+    """
+
+    name: str = "layernorm-gru"
+    hidden: int = Field(default=1024, gt=0)
+    norm: Norm = "none"
+    norm_eps: float = Field(default=1e-3, gt=0)
+    activation: Activation = "elu"
+    init: Init = "glorot"
+    gate_norm_eps: float = Field(default=1e-3, gt=0)
+    gate_bias: bool = True
+
+
+class LayerNormGRU(Cell):
+    """Rows of ``gates``: reset, candidate, update."""
+
+    Config = LayerNormGRUConfig
+
+    def __init__(self, config: LayerNormGRUConfig, *, dim: int, drawn: int):
+        super().__init__(config, dim=dim, drawn=drawn)
+        self.inputs = InputLayer(config, drawn)
+        self.gates = nn.Linear(config.hidden + dim, 3 * dim, bias=config.gate_bias)
+        init_weight_(self.gates.weight, config.init, fan_in=config.hidden + dim, fan_out=3 * dim)
+        if config.gate_bias:
+            nn.init.zeros_(self.gates.bias)
+        self.gate_norm = nn.LayerNorm(3 * dim, eps=config.gate_norm_eps)
+
+    def begin(self) -> Step:
+        def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.inputs(drawn, told)
+            reset, candidate, update = self.gate_norm(self.gates(torch.cat([x, deter], -1))).chunk(3, -1)
+            return gated(deter, reset, candidate, update), memory
+
+        return step
+
+
+def gated(state: Tensor, reset: Tensor, candidate: Tensor, update: Tensor) -> Tensor:
+    """``u tanh(sigmoid(reset) candidate) + (1 - u) state`` with ``u = sigmoid(update - 1)``: of Dreamer v2 and v3."""
+    return torch.lerp(state, torch.tanh(F.sigmoid(reset) * candidate), F.sigmoid(update - 1))
