@@ -131,7 +131,7 @@ class Latent(_Fields, Editing):
         return Latent.build(self.spec, values, score=self.score)
 
     def flat(self, group: str) -> Tensor:
-        """All fields of a group but hidden ones side by side, ``[B, T, N_group, flat_dim]``; of one field the very tensor.
+        """All fields of a group but hidden ones side by side, ``[B, T, N_group, flat_dim]``; one alone as it is.
 
         Example:
             >>> from worldkit.testing import example_latent, example_spec
