@@ -7,6 +7,7 @@ import torch
 from worldkit import registry
 from worldkit.assembly import build
 from worldkit.conditioners import ModelView
+from worldkit.conditioners.transition_action import TransitionActionConditioner, TransitionActionConfig
 from worldkit.config import ObsSpec
 from worldkit.distributions import MEANS, Sampler
 from worldkit.errors import ConditionError, ConfigError, ShapeError
@@ -288,3 +289,43 @@ def test_dropout_in_a_model():
     assert 0 < kept.sum() < 8 and torch.allclose(dropped[~kept], null.expand_as(dropped[~kept]), atol=1e-6)
     rolls = [model.rollout(batch.video[:, :2], 2, conditions=batch.conditions, deterministic=True) for _ in range(2)]
     assert torch.equal(rolls[0].video, rolls[1].video)  # a prediction hides nothing, also of a model in training mode
+
+
+# -- actions as Dreamer tells them
+
+
+def transition(**options):
+    torch.manual_seed(0)
+    config = TransitionActionConfig(**options)
+    return TransitionActionConditioner(config, dim=5, obs=ObsSpec(height=8, width=8))
+
+
+def test_an_absent_transition_is_an_action_of_zeros():
+    """Also of choices, whose first one is something else; nothing hidden gets through."""
+    for options, raw in ({"num_actions": 4}, torch.tensor([[0, 2]])), ({"dim": 2}, torch.full((1, 2, 2), torch.nan)):
+        told = transition(**options)
+        torch.nn.init.normal_(told.linear.bias)
+        hidden = told(raw, torch.tensor([[False, False]]), view=None).frame
+        wanted = told.activation(told.norm(told.linear.bias))
+        torch.testing.assert_close(hidden, wanted.expand(1, 2, 5))
+    assert not torch.allclose(told(torch.zeros(1, 1, 2), None, view=None).frame,
+                              told(torch.ones(1, 1, 2), None, view=None).frame)
+
+
+def test_actions_beyond_one_are_brought_back_without_gradient():
+    told = transition(dim=2, norm="none", activation="none", bias=False)
+    x = torch.tensor([[[3.0, -0.5]]], requires_grad=True)
+    out = told(x, None, view=None).frame
+    torch.testing.assert_close(out, told(torch.tensor([[[1.0, -0.5]]]), None, view=None).frame)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(grad[0, 0], told.linear.weight.sum(0) / torch.tensor([3.0, 1.0]))
+    free = transition(dim=2, norm="none", activation="none", bias=False, bound=False)
+    torch.testing.assert_close(free(2 * x, None, view=None).frame, 2 * free(x, None, view=None).frame)
+
+
+def test_choices_may_come_as_numbers_with_gradients():
+    told = transition(num_actions=3)
+    soft = torch.nn.functional.one_hot(torch.tensor([[2, 0]]), 3).float().requires_grad_()
+    out = told(soft, None, view=None).frame
+    torch.testing.assert_close(out, told(torch.tensor([[2, 0]]), None, view=None).frame)
+    assert torch.autograd.grad(out.square().sum(), soft)[0].abs().sum() > 0

@@ -43,7 +43,7 @@ class ActionConfig(ConditionerConfig):
     @model_validator(mode="after")
     def _continuous_or_discrete(self) -> ActionConfig:
         if self.dim is not None and self.num_actions is not None:
-            raise ValueError(f"{_EITHER}; both were, {self.dim} and {self.num_actions}")
+            raise ValueError(f"{EITHER}; both were, {self.dim} and {self.num_actions}")
         return self
 
     def complete(self, episodes: Iterable[np.ndarray]) -> ActionConfig:
@@ -57,10 +57,11 @@ class ActionConfig(ConditionerConfig):
         return type(self).parse(self.to_dict() | {"dim": first.shape[-1]})
 
 
-_EITHER = (
+EITHER = (
     "give either dim (numbers per continuous action) or num_actions (choices of discrete actions) and leave the other "
     "out"
 )
+"""What to do about options of an action conditioner that leave out both, or give both."""
 
 
 class ActionConditioner(Conditioner):
@@ -79,7 +80,7 @@ class ActionConditioner(Conditioner):
     def __init__(self, config: ActionConfig, *, dim: int, obs: ObsSpec):
         super().__init__(config, dim=dim, obs=obs)
         if config.dim is None and config.num_actions is None:
-            raise ConfigError(f"conditioner 'action': {_EITHER}; neither was given (training finds it in its data)")
+            raise ConfigError(f"conditioner 'action': {EITHER}; neither was given (training finds it in its data)")
         self.discrete = config.num_actions is not None
         self.time_axis = -1 if self.discrete else -2
         first = nn.Embedding(config.num_actions, dim) if self.discrete else nn.Linear(config.dim, dim)

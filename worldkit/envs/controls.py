@@ -68,7 +68,7 @@ def controls_of(model: Any, actions: str, space: spaces.Space | None) -> Control
     Raises:
         ConfigError: the model has nothing of the kind, or its actions are not those of the space.
     """
-    steering = {name: c.config for name, c in model.conditioners.items() if c.config.name == "action"}
+    steering = {name: c.config for name, c in model.conditioners.items() if hasattr(c.config, "num_actions")}
     if actions == "auto":
         actions = next(iter(steering), "latent" if model.latent_action is not None else "none")
     if actions in steering:

@@ -335,7 +335,7 @@ def _steering(model: ComposedWorldModel) -> Steering:
     conditioners: Any = model.conditioners
     for name, conditioner in conditioners.items():
         config = conditioner.config
-        if config.name == "action":
+        if hasattr(config, "num_actions"):
             return Steering(name, config.dim, config.num_actions)
     return Steering()
 

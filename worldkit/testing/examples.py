@@ -46,7 +46,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
              "transformer": {"hidden": 6, "window": 3, "num_heads": 2}},
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8}},
-    "conditioner": {"action": {"dim": 3}, "language": {"embed_dim": 5, "max_length": 2}},
+    "conditioner": {"action": {"dim": 3}, "transition-action": {"dim": 3},
+                    "language": {"embed_dim": 5, "max_length": 2}},
     "objective": {"two-stage": {"burn_in": 2}},
 }
 """Options that make our own components small; options given to a check come on top."""
@@ -91,9 +92,9 @@ def example_video(obs: ObsSpec, frames: int, batch: int = BATCH, *, seed: int = 
 def example_condition(config: Any, obs: ObsSpec, frames: int, batch: int = BATCH) -> Tensor:
     """Random raw value for one of our own conditioners."""
     generator = torch.Generator().manual_seed(1)
-    if config.name == "action" and config.num_actions is not None:
+    if hasattr(config, "num_actions") and config.num_actions is not None:
         return torch.randint(config.num_actions, (batch, frames), generator=generator)
-    if config.name == "action":
+    if hasattr(config, "num_actions"):
         return torch.randn(batch, frames, config.dim, generator=generator)
     if config.name == "language":
         return torch.randn(batch, config.max_length, config.embed_dim, generator=generator)
@@ -104,7 +105,7 @@ def example_condition(config: Any, obs: ObsSpec, frames: int, batch: int = BATCH
 
 def example_mask(config: Any, frames: int, batch: int = BATCH) -> Tensor:
     """A mask that hides some of the value of one of our own conditioners, in its finest form."""
-    if config.name == "action":
+    if hasattr(config, "num_actions"):
         return alternating((batch, frames))
     return alternating((batch, config.max_length) if config.name == "language" else (batch,))
 

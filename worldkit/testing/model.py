@@ -203,7 +203,8 @@ def _check_dream(report: Reporter, model: ComposedWorldModel, start: Tensor, who
 
 def _known(model: WorldModel) -> bool:
     """Whether we can make up conditions of any length for this model."""
-    return all(c.name in ("action", "language", "goal-image") for c in model.config.conditioners.values())
+    return all(hasattr(c, "num_actions") or c.name in ("language", "goal-image")
+               for c in model.config.conditioners.values())
 
 
 def _check_saving(report: Reporter, model: WorldModel, batch: Batch) -> None:

@@ -165,7 +165,7 @@ def resize_note(name: str, facts: Mapping[str, Any], clips: ClipDataset) -> str 
 def _action_facts(model: ComposedWorldModel, clips: ClipDataset) -> dict[str, Any]:
     """Statistics of the actions a model was trained on; they are saved with it, so that users know its units."""
     columns = {name: model.config.columns[name] for name, c in model.config.conditioners.items()
-               if getattr(c, "dim", None) and c.name == "action"}
+               if getattr(c, "dim", None) and hasattr(c, "num_actions")}
     return {f"statistics of {name}": action_statistics(clips.source, c).to_dict() for name, c in columns.items()}
 
 
