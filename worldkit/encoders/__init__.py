@@ -14,6 +14,7 @@ register_encoder("particle-tracking", "worldkit.encoders.particle_tracking:Parti
 register_encoder("patch", "worldkit.encoders.patch:PatchEncoder", aliases=("dvae",))
 register_encoder("pretrained", "worldkit.encoders.pretrained:PretrainedEncoder", extra="vision")
 register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))
+register_encoder("vit", "worldkit.encoders.vit:ViTEncoder")
 
 _BASE = ("Encoder", "Encoding")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

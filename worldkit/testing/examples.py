@@ -30,7 +30,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
             "glimpse_channels": (8, 8), "background_channels": (8, 8)},
         "patch": {"patch_size": 8, "feature_dim": 3, "hidden_dim": 16, "cnn": _CNN},
         "slot": {"num_slots": 3, "slot_dim": 16, "hidden_dim": 16, "channels": (8, 8), "max_map": 8, "num_heads": 2,
-                 "dropout": 0.0}},
+                 "dropout": 0.0},
+        "vit": {"dim": 12, "num_heads": 2, "num_layers": 1}},
     "decoder": {
         "conv": {"depth": 2, "multipliers": (2, 3, 4), "units": 8}, "conv-transposed": {"depth": 2},
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
