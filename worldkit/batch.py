@@ -39,7 +39,9 @@ class Batch:
             frame t to frame t + 1, as actions do; the last one leads nowhere.
         first: bool ``[B, T]``, True where a frame begins an episode inside a clip: nothing before it says anything
             about it, and the transition that leads to it is none. ``None``: no frame but the first one, if that.
-        vectors: What is observed beside the video, by name: ``"proprio"`` ``[B, T, S]`` float, index t at frame t.
+        vectors: What is observed beside the video, by name, index t at frame t: ``"proprio"`` ``[B, T, S]`` float; of
+            single whole numbers (a class) int64 ``[B, T]``. Of models that see vectors alone the video is empty,
+            ``[B, T, C, 0, 0]``.
     Raises:
         ShapeError: something that is no tensor where one is needed, or conditions, masks, targets or vectors that are
             no table, or targets, vectors or marks without one entry per clip and frame.
@@ -69,8 +71,10 @@ class Batch:
         object.__setattr__(self, "vectors", as_table(self.vectors, "vectors"))
         for name, value in self.vectors.items():
             self._check_entries(value, f"vector '{name}'", "b t s", "what is observed at frame t")
-            if value.ndim != 3 or not value.is_floating_point():
-                raise ShapeError(f"vector '{name}' must be float [b, t, s], got {value.dtype} {list(value.shape)}")
+            discrete = value.ndim == 2 and value.dtype == torch.int64
+            if not discrete and (value.ndim != 3 or not value.is_floating_point()):
+                raise ShapeError(f"vector '{name}' must be float [b, t, s], or int64 [b, t] of classes, got "
+                                 f"{value.dtype} {list(value.shape)}")
         if self.first is not None:
             self._check_entries(self.first, "first", "b t", "True where a frame begins an episode")
             if self.first.ndim != 2 or self.first.dtype != torch.bool:
@@ -85,9 +89,33 @@ class Batch:
             raise ShapeError(f"{name} must be [b={clips[0]} t={clips[1]} ...], one entry per clip and frame ({what}), "
                              f"got {list(value.shape)}")
 
+    @classmethod
+    def of_vectors(cls, vectors: Mapping[str, Tensor], *, channels: int = 3, **others: Any) -> Batch:
+        """A batch without pictures: empty video for these vectors.
+
+        Args:
+            vectors: See above; at least one.
+            channels: Of the empty video, as the model's ``obs`` has it.
+            **others: Conditions, targets, ...
+        Example:
+            >>> Batch.of_vectors({"position": torch.zeros(2, 5, 3)}).video.shape
+            torch.Size([2, 5, 3, 0, 0])
+        """
+        some = next(iter(as_table(vectors, "vectors").values()), None)
+        if some is None:
+            raise ShapeError('of_vectors needs a vector: Batch.of_vectors({"proprio": ...})')
+        require_tensor(some, "vectors", "b t s")
+        return cls(some.new_zeros(*some.shape[:2], channels, 0, 0, dtype=torch.uint8), vectors=vectors, **others)
+
     @property
     def batch_size(self) -> int:
         return self.video.shape[0]
+
+    def context(self, frames: int) -> Batch:
+        """What is seen in the first ``frames`` frames, without conditions and targets: the context of a rollout."""
+        first = None if self.first is None else self.first[:, :frames]
+        return Batch(self.video[..., :frames, :, :, :], first=first,
+                     vectors={name: value[:, :frames] for name, value in self.vectors.items()})
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device. Values that are not tensors (strings) stay as they are."""
@@ -178,6 +206,8 @@ def to_float_video(video: Tensor, *, name: str = "video") -> Tensor:
         return video.float() / 255
     if not video.is_floating_point():
         raise ShapeError(f"{name} must be uint8 in [0, 255] or float in [0, 1], got {video.dtype}")
+    if not video.numel():  # of models that see vectors alone
+        return video
     low, high = torch.aminmax(video.detach())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too
         raise ShapeError(

@@ -145,18 +145,58 @@ def Choice(registry: Registry) -> Any:  # noqa: N802 - reads as a type
 
 
 class ObsSpec(Config):
-    """What a model sees.
+    """What a model sees: a picture, vectors beside it (proprioception), or vectors alone.
+
+    Without a picture height and width are 0, and video is empty: ``[B, T, C, 0, 0]``.
 
     Attributes:
-        height, width: Pixels.
+        height, width: Pixels; 0: no picture.
         channels: Colour channels.
         views: Camera views per time step.
+        vectors: Name -> width of what is observed beside the video, ``Batch.vectors[name]`` float ``[B, T, width]``.
+        discrete: Name -> number of classes of single whole numbers beside the video, int64 ``[B, T]``; -1: missing.
+        columns: Vector -> column of the data that it is fed from, where that has another name.
+    Example:
+        >>> ObsSpec(vectors={"position": 3, "velocity": 2}, discrete={"door": 2}).widths
+        {'door': 2, 'position': 3, 'velocity': 2}
     """
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: int = Field(default=0, ge=0)
+    width: int = Field(default=0, ge=0)
     channels: int = Field(default=3, gt=0)
     views: int = Field(default=1, gt=0)
+    vectors: dict[str, Annotated[int, Field(gt=0)]] = {}
+    discrete: dict[str, Annotated[int, Field(gt=1)]] = {}
+    columns: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> ObsSpec:
+        if bool(self.height) != bool(self.width):
+            raise ValueError(f"height {self.height} and width {self.width} must both be pixels, or both 0 (no picture)")
+        if not self.height and not self.widths:
+            raise ValueError("nothing is observed: give height and width of a picture, or vectors "
+                             "(obs.vectors.NAME=WIDTH)")
+        for name in [*self.vectors, *self.discrete]:
+            check_name(name, "a vector")
+            if name in ("image", "video"):
+                raise ValueError(f"a vector cannot be called '{name}', which is the picture; obs.columns.NAME={name} "
+                                 "feeds one from the column of this name")
+        for name in self.columns:
+            if name not in self.widths:
+                raise ValueError(f"columns.{name} names no vector; there are: {', '.join(self.widths) or 'none'}")
+        if twice := self.vectors.keys() & self.discrete.keys():
+            raise ValueError(f"'{min(twice)}' is among vectors and among discrete; it can only be one of them")
+        return self
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Numbers that a network sees of every vector (of discrete ones their classes), in order of their names."""
+        return dict(sorted({**self.vectors, **self.discrete}.items()))
+
+    @property
+    def fed_from(self) -> dict[str, str]:
+        """Vector -> column of the data."""
+        return {name: self.columns.get(name, name) for name in self.widths}
 
 
 class WorldModelConfig(Config):
@@ -164,7 +204,7 @@ class WorldModelConfig(Config):
 
     Attributes:
         format_version: Version of this schema, stored with checkpoints.
-        obs: Image size, channels and views.
+        obs: Image size, channels and views, and vectors beside the image.
         timestep_horizon: Frames the dynamics sees at most; see `clip_length`. 1 without a dynamics: single images.
         encoder, decoder, dynamics, latent_action, prior, objective: Components, by registered name.
         conditioners: Batch field -> conditioner: ``{"action": {"name": "action", "dim": 7}}``.
@@ -240,7 +280,7 @@ def option_paths(config: Config) -> list[str]:
 
     Example:
         >>> option_paths(ObsSpec(height=64, width=64))
-        ['height', 'width', 'channels', 'views']
+        ['height', 'width', 'channels', 'views', 'vectors', 'discrete', 'columns']
     """
     found: list[str] = []
     for name in type(config).model_fields:

@@ -53,6 +53,9 @@ class Rollout:
             edited and passed to `WorldModel.rollout` again.
         predictions: What the model's heads say, by target, ``[B, horizon]`` (of vectors ``[B, horizon, S]``): index k
             is about the transition that leads to predicted frame k, of k = 0 from the last frame of the context.
+        vectors: Predicted vectors beside the video, by name, ``[B, horizon, S]`` (of discrete ones the probabilities
+            of their classes), of models whose decoder tells them and if decoded.
+        context_vectors: Those of the context, likewise.
     """
 
     latents: Latent
@@ -61,6 +64,8 @@ class Rollout:
     context_video: Tensor | None = None
     latent_actions: Tensor | None = None
     predictions: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    context_vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         (clips, given), predicted = self.context_latents.shape, self.latents.shape[1]
@@ -68,12 +73,13 @@ class Rollout:
         shapes = {"video": self.video, "context_video": self.context_video, "latent_actions": self.latent_actions}
         known = [f"{name} {list(x.shape)}" for name, x in shapes.items() if x is not None]
         missing = [name for name, x in shapes.items() if x is None]
-        told = [f"  predictions: {', '.join(f'{name} {list(x.shape)}' for name, x in self.predictions.items())}"]
+        told = [f"  {what}: {', '.join(f'{name} {list(x.shape)}' for name, x in found.items())}"
+                for what, found in (("predictions", self.predictions), ("vectors", self.vectors)) if found]
         return "\n".join([
             f"Rollout of {clips} clip(s): {given} frames given, {predicted} predicted",
             f"  latents, context_latents: {kind}, {tokens} tokens a frame",
             f"  {', '.join(known + [f'no {name}' for name in missing])}",
-            *(told if self.predictions else []),
+            *told,
         ])
 
 
@@ -107,7 +113,7 @@ class WorldModel(Component, ABC):
     @abstractmethod
     def rollout(
         self,
-        context: Tensor | Latent,
+        context: Tensor | Latent | Batch,
         horizon: int,
         *,
         conditions: Mapping[str, Any] | None = None,
@@ -393,7 +399,7 @@ class ComposedWorldModel(WorldModel):
 
     def rollout(
         self,
-        context: Tensor | Latent,
+        context: Tensor | Latent | Batch,
         horizon: int,
         *,
         conditions: Mapping[str, Any] | None = None,
@@ -412,7 +418,8 @@ class ComposedWorldModel(WorldModel):
         unless ``deterministic``. Gradients flow if an input requires them; dropout is off.
 
         Args:
-            context: ``[B, C0, C, H, W]`` (``[B, V, C0, ...]``), uint8 or float in [0, 1], or a latent ``[B, C0]``.
+            context: ``[B, C0, C, H, W]`` (``[B, V, C0, ...]``), uint8 or float in [0, 1], or a latent ``[B, C0]``;
+                of models that read vectors a batch with them, `Batch.context`.
             horizon: Frames to predict.
             conditions: Batch field -> value; values with a time axis cover ``C0 + horizon`` frames.
             masks: Batch field -> where the condition is given.
@@ -435,13 +442,16 @@ class ComposedWorldModel(WorldModel):
             z = look(self, context, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1] + horizon, sampler, strict=True)
             latents, actions, told = self._predict(z, horizon, given, latent_actions, sampler, window)
+            drawn, given_back = (self.decode(x) if decode else None for x in (latents, z))
             return Rollout(
                 latents=latents,
                 context_latents=z,
-                video=self.decode(latents).video if decode else None,
-                context_video=self.decode(z).video if decode else None,
+                video=None if drawn is None else drawn.video,
+                context_video=None if given_back is None else given_back.video,
                 latent_actions=actions,
                 predictions=told,
+                vectors={} if drawn is None else drawn.vectors,
+                context_vectors={} if given_back is None else given_back.vectors,
             )
 
     def _predict(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,7 +85,7 @@ def perceive(
 
 def encoded(model: ComposedWorldModel, batch: Batch, sampler: Sampler) -> Encoding:
     """What the encoder finds in the clips of a batch, in every frame by itself."""
-    return model.encoder(to_float_video(batch.video), sampler=sampler)
+    return model.encoder.see(replace(batch, video=to_float_video(batch.video)), sampler=sampler)
 
 
 def look(

@@ -8,6 +8,8 @@ from ..lazy import lazy_exports
 from ..registry import register_encoder
 
 register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
+register_encoder("mlp", "worldkit.encoders.mlp:MLPEncoder")
+register_encoder("multi", "worldkit.encoders.multi:MultiEncoder")
 register_encoder("particle", "worldkit.encoders.particle:ParticleEncoder", aliases=("dlp", "dlpv3"))
 register_encoder("particle-tracking", "worldkit.encoders.particle_tracking:ParticleTrackingEncoder",
                  aliases=("dlpv2", "ddlp"))

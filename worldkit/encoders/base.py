@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..batch import check_shape
+from ..batch import Batch, check_shape
 from ..component import Component
 from ..config import ComponentConfig, ObsSpec
 from ..distributions import MEANS, Sampler
+from ..errors import ShapeError
 from ..latents import Latent, LatentDist, LatentSpec
 
 
@@ -40,6 +42,7 @@ class Encoder(Component, ABC):
         spec: Description of the latent, available right after ``__init__``.
         every_token_draws: Whether a token that never draws a pixel is a fault, which training then reports. (Particles
             may rightly be idle: their transparency says so.)
+        reads_vectors: Whether `forward` takes ``vectors`` as well: ``Batch.vectors``, checked to be those of ``obs``.
         borders: Whether every frame is encoded by itself, so that nothing is carried over the borders of episodes
             (``Batch.first``).
     """
@@ -51,6 +54,7 @@ class Encoder(Component, ABC):
     obs: ObsSpec
     spec: LatentSpec
     every_token_draws: ClassVar[bool] = False
+    reads_vectors: ClassVar[bool] = False
     borders: ClassVar[bool] = True
 
     def __init__(self, config: ComponentConfig, *, obs: ObsSpec):
@@ -65,6 +69,16 @@ class Encoder(Component, ABC):
             video: Float in [0, 1], ``[B, T, C, H, W]``, or ``[B, V, T, C, H, W]`` if ``obs.views > 1``.
             sampler: Source of all randomness.
         """
+
+    def see(self, batch: Batch, *, sampler: Sampler, **options: Any) -> Encoding:
+        """`forward` of a batch whose video is float in [0, 1], with its vectors if this encoder reads them.
+
+        Raises:
+            ShapeError: a vector is missing (those that are there are named), has another shape or is not finite.
+        """
+        if self.reads_vectors:
+            options["vectors"] = checked_vectors(batch, self.obs)
+        return self(batch.video, sampler=sampler, **options)
 
     def encode_goal(self, video: Tensor, *, sampler: Sampler) -> Latent:
         """Latent of goal images, ``video`` as in `forward`; means, unless an encoder says otherwise."""
@@ -101,3 +115,39 @@ class Encoder(Component, ABC):
             return rearrange(video, "b t c h w -> (b t) c h w")
         check_shape(video, "b v t c h w", name="video", v=obs.views, c=obs.channels, h=obs.height, w=obs.width)
         return rearrange(video, "b v t c h w -> (b v t) c h w")
+
+
+def checked_vectors(batch: Batch, obs: ObsSpec) -> dict[str, Tensor]:
+    """Those vectors of a batch that ``obs`` names, in order of their names.
+
+    Raises:
+        ShapeError: one is missing (those that are there are named), has another shape, or holds what is no number
+            (-inf says that a value is missing, and is one).
+    """
+    clips, frames = batch.video.shape[0], batch.video.shape[-4]
+    found = {}
+    for name, width in obs.widths.items():
+        if name not in batch.vectors:
+            has = ", ".join(sorted(batch.vectors)) or "none"
+            raise ShapeError(
+                f"this model reads the vector '{name}', which the observations lack (their vectors: {has}): pass "
+                f'Batch(video, vectors={{"{name}": ...}}), or clips of ClipDataset(..., '
+                f"vectors=model.config.obs.fed_from); obs.columns.{name}=COLUMN feeds it from another column"
+            )
+        value = batch.vectors[name]
+        if name in obs.discrete:
+            check_shape(value, "b t", name=f"vector '{name}'", b=clips, t=frames)
+            if value.dtype != torch.int64:
+                raise ShapeError(f"vector '{name}' is a class of {width}: int64 [b, t], got {value.dtype}")
+            if value.numel() and (value.min() < -1 or value.max() >= width):
+                raise ShapeError(f"vector '{name}' must be a class from 0 to {width - 1} (-1: missing), got "
+                                 f"{int(value.min())} to {int(value.max())}")
+        else:
+            check_shape(value, "b t s", name=f"vector '{name}'", b=clips, t=frames, s=width)
+            bad = ~(value < torch.inf)  # NaN compares with nothing
+            if bad.any():
+                clip, frame = bad.any(-1).nonzero()[0].tolist()
+                raise ShapeError(f"vector '{name}' is not finite in clip {clip}, frame {frame}: "
+                                 f"{value[clip, frame].tolist()[:8]}; a value that is missing is -inf")
+        found[name] = value
+    return found

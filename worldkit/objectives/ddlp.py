@@ -45,6 +45,7 @@ from .terms import (
     place,
     presence,
     summary,
+    vector_errors,
 )
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class DDLP(Objective):
         static = min(self.config.num_static_frames, frames) if explicit else frames
         alone = moving and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
         with torch.no_grad() if alone else nullcontext():
-            encoding = model.encoder(batch.video, sampler=sampler, **options)
+            encoding = model.encoder.see(batch, sampler=sampler, **options)
 
         per_frame, looks = {}, summary(encoding.posterior)
         if not alone:
@@ -189,10 +190,12 @@ class DDLP(Objective):
         error = self._glimpses(model, encoding, drawn) if stage == "warmup" else self._images(model, batch, drawn)
         predicted = error.new_ones(z.shape[1])
         predicted[static:] = self.config.weights.dynamics_reconstruction
+        told, looks = vector_errors(model, drawn, batch.vectors)
+        if looks:
+            error = error + told[:, None] / error.shape[1]
         per_frame = {"reconstruction": error * predicted}
         per_frame |= {f"kl/{k}": place(v, 0, z.shape[1]) for k, v in self._static_kl(model, encoding, static).items()}
-        looks = {}
-        if stage != "warmup":
+        if stage != "warmup" and batch.video.numel():
             looks["psnr"] = -10 * torch.log10((batch.video - drawn.video.detach()).square().mean())
         if z.spec.find("transparency") is not None:
             looks["visible_particles"] = z.spec.sum_views(presence(z)).mean().detach()

@@ -48,6 +48,7 @@ from .terms import (
     place,
     presence,
     summary,
+    vector_errors,
 )
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class ELBO(Objective):
         static = max(1, min(static, frames))
         alone = moving and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
         with torch.no_grad() if alone else nullcontext():
-            encoding = model.encoder(batch.video, sampler=sampler)
+            encoding = model.encoder.see(batch, sampler=sampler)
 
         per_frame, details, terms, heads = {}, {}, {}, 0.0
         if not alone:
@@ -165,8 +166,10 @@ class ELBO(Objective):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """What trains encoder and decoder: (terms ``[B, V, T]``, parts of the static KL likewise, numbers for logs)."""
         weights, z = self.config.weights, encoding.latent
-        rec = self._reconstruction(batch.video, z, model)
-        rec_terms, frames = rec["per_frame"], z.shape[1]
+        drawn = model.decode(z)
+        told, logged = vector_errors(model, drawn, batch.vectors)
+        rec = self._reconstruction(batch.video, drawn.video, model)
+        rec_terms, frames = rec["per_frame"] + (told[:, None] / rec["per_frame"].shape[1] if logged else 0), z.shape[1]
         if static < frames:
             factor = rec_terms.new_ones(frames)
             factor[static:] = weights.dynamics_reconstruction
@@ -176,7 +179,7 @@ class ELBO(Objective):
         per_frame = {"reconstruction": rec_terms, "transparency": place(present[:, :, :static].square(), 0, frames)}
         if parts:
             per_frame["kl"] = sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items())
-        terms = {"psnr": -10 * torch.log10(rec["mse"].mean())}
+        terms = logged | ({"psnr": -10 * torch.log10(rec["mse"].mean())} if batch.video.numel() else {})
         if z.spec.find("transparency") is not None:
             terms["visible_particles"] = present.mean()
         return per_frame, {f"kl/{k}": v for k, v in parts.items()}, terms
@@ -197,14 +200,13 @@ class ELBO(Objective):
             per_frame["kl_latent_action"] = place(action, start, frames)
         return per_frame, {f"{name}/{k}": v for k, v in dynamic.items()}, cond
 
-    def _reconstruction(self, video: Tensor, z: Latent, model: ComposedWorldModel) -> dict[str, Tensor]:
+    def _reconstruction(self, video: Tensor, predicted: Tensor, model: ComposedWorldModel) -> dict[str, Tensor]:
         """Per frame ``[B, V, T]``: the reconstruction loss, and the mean squared error."""
-        predicted = model.decode(z).video
         if predicted.ndim == 5:
             predicted, video = predicted[:, None], video[:, None]
         squared = (video - predicted).square()
         mse = reduce(squared, "b v t c h w -> b v t", "mean")
-        if self.config.reconstruction == "mse":
+        if self.config.reconstruction == "mse" or not video.numel():
             return {"per_frame": reduce(squared, "b v t c h w -> b v t", "sum"), "mse": mse.detach()}
         pixels = squared[0, 0, 0].numel()
         lpips = model.perceptual()(*(rearrange(x, "b v t c h w -> (b v t) c h w") for x in (video, predicted)))

@@ -10,11 +10,11 @@ option ``clips = "first"``. Every window of an episode (``"all"``) gives more da
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import Batch, to_float_video
 from ..config import ComponentConfig
@@ -67,20 +67,20 @@ class FirstFrames(Objective):
                 pass
 
     def _encoded(self, model: ComposedWorldModel, batch: Batch) -> Latent:
-        known = self._remembered.find(model.encoder, batch.video)
-        return self._encode(model, batch.video) if known is None else known
+        known = self._remembered.find(model.encoder, batch)
+        return self._encode(model, batch) if known is None else known
 
     def _all(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> Iterator[Latent]:
         """Latents of all clips that do not leave their episode; on the way they are remembered."""
         for batch in batches:
-            video = to_float_video(batch.video)
-            z = self._encode(model, video)
-            self._remembered.add(model.encoder, video, z)
+            batch = replace(batch, video=to_float_video(batch.video))
+            z = self._encode(model, batch)
+            self._remembered.add(model.encoder, batch, z)
             yield z[_whole(batch).bool()]
 
     @torch.no_grad()
-    def _encode(self, model: ComposedWorldModel, video: Tensor) -> Latent:
-        encoding = model.encoder(video, sampler=MEANS)
+    def _encode(self, model: ComposedWorldModel, batch: Batch) -> Latent:
+        encoding = model.encoder.see(batch, sampler=MEANS)
         if self.config.background == "encoder":
             return encoding.latent
         again = getattr(model.encoder, "encode_background", None)
@@ -90,7 +90,7 @@ class FirstFrames(Objective):
                 "objective.background='decoder' asks for an encoder with encode_background, as 'particle-tracking', "
                 "and a decoder that tells the background's share; this model has not both: take 'encoder'"
             )
-        return again(encoding, video, mask).latent
+        return again(encoding, batch.video, mask).latent
 
 
 def _whole(batch: Batch) -> torch.Tensor:

@@ -53,7 +53,7 @@ class Heads(Objective):
         self._remembered.fill(model.encoder, batches)
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        z = self._remembered.means(model.encoder, batch.video)
+        z = self._remembered.means(model.encoder, batch)
         with torch.no_grad():
             cond, _, _ = model.condition(z, batch, sampler=sampler)
         total, terms = head_terms(model, batch, z, cond)

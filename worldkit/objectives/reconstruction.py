@@ -21,6 +21,7 @@ from ..batch import Batch
 from ..config import ComponentConfig
 from ..distributions import Sampler
 from .base import Loss, Objective
+from .terms import vector_errors
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel
@@ -44,14 +45,18 @@ class Reconstruction(Objective):
     requires = frozenset({"decoder", "no-dynamics"})
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        encoding = model.encoder(batch.video, sampler=sampler)
-        squared = (model.decode(encoding.latent).video - batch.video).square()
-        error = _mean(reduce(squared, "b ... t c h w -> b t", "mean"), batch.done_mask)
+        encoding = model.encoder.see(batch, sampler=sampler)
+        drawn = model.decode(encoding.latent)
+        told, logged = vector_errors(model, drawn, batch.vectors)
+        squared, seen = (drawn.video - batch.video).square(), batch.video.numel() > 0
+        error = _mean(reduce(squared, "b ... t c h w -> b t", "mean" if seen else "sum"), batch.done_mask)
         extra = model.encoder.regularizers(encoding)
         regularizers = {name: _mean(value, batch.done_mask) for name, value in extra.items()}
         reconstruction = 4 * error
         total = reconstruction + self.config.regularizer_weight * sum(regularizers.values())
-        terms = {"reconstruction": reconstruction, "psnr": -10 * torch.log10(error)}
+        if logged:
+            total = total + _mean(told, batch.done_mask)
+        terms = {"reconstruction": reconstruction, **logged} | ({"psnr": -10 * torch.log10(error)} if seen else {})
         terms |= {f"regularizer/{name}": value for name, value in regularizers.items()}
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 

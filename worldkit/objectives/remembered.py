@@ -1,15 +1,17 @@
 """Latents of a frozen encoder, encoded once and remembered.
 
 A frozen encoder gives a clip the same latent every time, and is most of the work where little else is trained. Clips
-are known by their pixels. What is remembered comes from one pass over the training clips before the first step, in
-their order, and from nothing else: so a run that was interrupted goes on with the same latents to the last bit, which
-encoding a clip beside others would not give.
+are known by their pixels and vectors. What is remembered comes from one pass over the training clips before the first
+step, in their order, and from nothing else: so a run that was interrupted goes on with the same latents to the last
+bit, which encoding a clip beside others would not give.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 from ..batch import Batch, to_float_video
 from ..distributions import MEANS
 from ..latents import Latent, LatentSpec
+
+if TYPE_CHECKING:
+    from ..encoders.base import Encoder
 
 
 class Remembered:
@@ -33,44 +38,49 @@ class Remembered:
         self._weights: tuple[int, ...] = ()
 
     @torch.no_grad()
-    def fill(self, encoder: nn.Module, batches: Iterable[Batch]) -> None:
+    def fill(self, encoder: Encoder, batches: Iterable[Batch]) -> None:
         """Encode training clips and remember the means of their latents, as far as there is room."""
         for batch in batches if self.most else ():
             if len(self._known) >= self.most and _state(encoder) == self._weights:
                 return
-            video = to_float_video(batch.video)
-            self.add(encoder, video, encoder(video, sampler=MEANS).latent)
+            batch = replace(batch, video=to_float_video(batch.video))
+            self.add(encoder, batch, encoder.see(batch, sampler=MEANS).latent)
 
-    def means(self, encoder: nn.Module, video: Tensor) -> Latent:
-        """Means of the latents of clips, remembered or encoded."""
-        known = self.find(encoder, video) if self.most else None
+    def means(self, encoder: Encoder, batch: Batch) -> Latent:
+        """Means of the latents of clips (video in [0, 1]), remembered or encoded."""
+        known = self.find(encoder, batch) if self.most else None
         if known is not None:
             return known
         with torch.no_grad():
-            return encoder(video, sampler=MEANS).latent
+            return encoder.see(batch, sampler=MEANS).latent
 
-    def add(self, encoder: nn.Module, video: Tensor, z: Latent) -> None:
+    def add(self, encoder: Encoder, batch: Batch, z: Latent) -> None:
         """Remember the latents of clips ``[B, ...]``, as far as there is room."""
         if (weights := _state(encoder)) != self._weights:
             self._known, self._weights = {}, weights
         self._spec = z.spec
-        for clip, packed in zip(video, z.pack().cpu(), strict=True):
+        for key, packed in zip(_keys(batch), z.pack().cpu(), strict=True):
             if len(self._known) >= self.most:
                 return
-            self._known[_key(clip)] = packed
+            self._known[key] = packed
 
     @torch.compiler.disable
-    def find(self, encoder: nn.Module, video: Tensor) -> Latent | None:
+    def find(self, encoder: Encoder, batch: Batch) -> Latent | None:
         """Latents of clips; None if one of them is not known, or the encoder's weights have changed."""
-        if self._spec is None or type(video) is not Tensor or _state(encoder) != self._weights:
+        if self._spec is None or type(batch.video) is not Tensor or _state(encoder) != self._weights:
             return None  # a dry run has no pixels
-        found = [self._known.get(_key(clip)) for clip in video]
+        found = [self._known.get(key) for key in _keys(batch)]
         known = [packed for packed in found if packed is not None]
-        return Latent.unpack(self._spec, torch.stack(known).to(video.device)) if len(known) == len(found) else None
+        if len(known) < len(found):
+            return None
+        return Latent.unpack(self._spec, torch.stack(known).to(batch.video.device))
 
 
-def _key(clip: Tensor) -> bytes:
-    return hashlib.blake2b(clip.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+def _keys(batch: Batch) -> list[bytes]:
+    """What every clip of a batch is known by: its pixels, and its vectors."""
+    seen = [batch.video, *(batch.vectors[name] for name in sorted(batch.vectors))]
+    return [hashlib.blake2b(b"".join(x.cpu().contiguous().numpy().tobytes() for x in clip), digest_size=16).digest()
+            for clip in zip(*seen, strict=True)]
 
 
 def _state(encoder: nn.Module) -> tuple[int, ...]:

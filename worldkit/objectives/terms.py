@@ -5,6 +5,7 @@ Terms are ``[B, V, T]``, per clip, view and frame.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from ..distributions import Sampler
 from ..latents import Key, Latent, LatentDist, LatentSpec
 
 if TYPE_CHECKING:
+    from ..decoders.base import Decoded
     from ..latent_actions import ActionDist
     from ..model import ComposedWorldModel
 
@@ -86,6 +88,15 @@ def head_terms(
              for name, x in losses.items()}
     total = torch.stack([model.config.heads[name].weight * x for name, x in means.items()]).sum()
     return total, {f"head/{name}": x.detach() for name, x in means.items()}
+
+
+def vector_errors(
+    model: ComposedWorldModel, drawn: Decoded, vectors: Mapping[str, Tensor]
+) -> tuple[Tensor | float, dict[str, Tensor]]:
+    """Of models that predict vectors beside the video: losses added up ``[B, T]``, and the mean of each for logs."""
+    losses = model.decoder.vector_losses(drawn, vectors)
+    total = torch.stack(list(losses.values())).sum(0) if losses else 0.0
+    return total, {f"vector/{name}": loss.mean().detach() for name, loss in losses.items()}
 
 
 def place(value: Tensor, start: int, frames: int) -> Tensor:

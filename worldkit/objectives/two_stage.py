@@ -33,7 +33,7 @@ from ..errors import ShapeError
 from ..latents import Latent, LatentDist
 from .base import Loss, Objective
 from .remembered import Remembered
-from .terms import head_terms
+from .terms import head_terms, vector_errors
 
 if TYPE_CHECKING:
     from ..dynamics import Dynamics
@@ -88,11 +88,11 @@ class TwoStage(Objective):
         self._remembered.fill(model.encoder, batches)
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        z = self._remembered.means(model.encoder, batch.video)
+        z = self._remembered.means(model.encoder, batch)
         cond, posterior, prior = model.condition(z, batch, sampler=sampler)
         valid = _valid(batch.done_mask)
         if model.dynamics.explicit_prior:
-            total, terms = self._rollout_loss(model, z, cond, batch.video, valid)
+            total, terms = self._rollout_loss(model, z, cond, batch, valid)
         else:
             losses = {k: _mean(v, valid, 1) for k, v in model.dynamics.loss(z, cond, sampler).items()}
             dynamics = sum(losses.values())
@@ -106,7 +106,7 @@ class TwoStage(Objective):
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
     def _rollout_loss(
-        self, model: ComposedWorldModel, z: Latent, cond: Condition, video: Tensor, valid: Tensor | None
+        self, model: ComposedWorldModel, z: Latent, cond: Condition, batch: Batch, valid: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of an explicit dynamics' own rollout, and its terms."""
         start = self._burn_in(z.shape[1])
@@ -116,10 +116,16 @@ class TwoStage(Objective):
         terms = {"latent": _mean(per_frame * (weights / weights.mean()), valid, start)}
         total = self.config.latent_weight * terms["latent"]
         if self.config.image_weight:
-            difference = model.decode(predicted.mode()).video - video[..., start:, :, :, :]
-            squared = _mean(reduce(difference.square(), "b ... t c h w -> b t", "mean"), valid, start)
-            terms |= {"image": 4 * squared, "psnr": -10 * torch.log10(squared)}  # [-1, 1] is twice as wide as [0, 1]
-            total = total + self.config.image_weight * terms["image"]
+            drawn, video = model.decode(predicted.mode()), batch.video[..., start:, :, :, :]
+            told, logged = vector_errors(model, drawn, {k: v[:, start:] for k, v in batch.vectors.items()})
+            if logged:
+                terms |= logged
+                total = total + self.config.image_weight * _mean(told, valid, start)
+            if video.numel():
+                squares = reduce((drawn.video - video).square(), "b ... t c h w -> b t", "mean")
+                squared = _mean(squares, valid, start)  # [-1, 1] is twice as wide as [0, 1]
+                terms |= {"image": 4 * squared, "psnr": -10 * torch.log10(squared)}
+                total = total + self.config.image_weight * terms["image"]
         return total, terms
 
     def _burn_in(self, frames: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import registry as registries
+from ..batch import Batch
 from ..conditioners.base import ModelView
 from ..conditions import Condition
 from ..config import ObsSpec
@@ -19,6 +20,7 @@ from ..nn.stages import STAGES, Staged
 from .examples import (
     BATCH,
     LAST,
+    OBSERVED,
     SECOND,
     SIDE,
     WINDOW,
@@ -30,6 +32,7 @@ from .examples import (
     example_latent,
     example_spec,
     example_target,
+    example_vectors,
     example_video,
     last_time,
 )
@@ -44,32 +47,30 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
         >>> check_encoder("particle")
     """
     cls, config, report = prepare(registries.encoders, encoder, options)
-    obs = obs or ObsSpec(height=SIDE, width=SIDE)
+    obs = obs or ObsSpec(**{"height": SIDE, "width": SIDE, **OBSERVED.get(config.name, {})})
 
     def make() -> nn.Module:
         return cls(config, obs=obs)
 
-    def run(module: nn.Module, video: Tensor, sampler: Sampler = MEANS) -> list[Tensor]:
-        encoding = module(video, sampler=sampler)
+    def run(module: nn.Module, batch: Batch, sampler: Sampler = MEANS) -> list[Tensor]:
+        encoding = module.see(batch, sampler=sampler)
         return tensors(encoding.latent) + tensors(encoding.posterior)
 
-    module, video, time = shake(make()), example_video(obs, 3), -4
-    encoding = module(video, sampler=Sampler(generator=torch.Generator().manual_seed(0)))
+    module, batch = shake(make()), Batch(example_video(obs, 3), vectors=example_vectors(obs, 3))
+    encoding = module.see(batch, sampler=Sampler(generator=torch.Generator().manual_seed(0)))
     report.fields(encoding.latent, module.spec, BATCH, 3, "latent")
     report.fields(encoding.posterior, module.spec, BATCH, 3, "posterior")
     report.gradients(module, score(tensors(encoding.latent) + tensors(encoding.posterior)))
     with torch.no_grad():
-        base = run(module, video)
-        last = (..., slice(-1, None), slice(None), slice(None), slice(None))
-        assert video[last].shape[time] == 1
-        for a, b in zip(run(module, changed(video, last)), base, strict=True):
+        base = run(module, batch)
+        for a, b in zip(run(module, changed(batch, LAST)), base, strict=True):
             report.equal(a[:, :-1], b[:, :-1], "causality", "the latent of earlier frames, when the last one changes,")
-        for a, b in zip(run(module, changed(video, SECOND)), base, strict=True):
+        for a, b in zip(run(module, changed(batch, SECOND)), base, strict=True):
             report.independent(a, b, "the latent")
-        seeded = [run(module, video, Sampler(generator=torch.Generator().manual_seed(3))) for _ in range(2)]
+        seeded = [run(module, batch, Sampler(generator=torch.Generator().manual_seed(3))) for _ in range(2)]
         for a, b in zip(*seeded, strict=True):
             report.equal(a, b, "determinism under a generator", "the second encoding", 0.0)
-        report.reload(module, make, lambda m: run(m, video))
+        report.reload(module, make, lambda m: run(m, batch))
         for name, prior in (("static_prior", module.static_prior(encoding)), ("first_frame_prior",
                                                                               module.first_frame_prior(BATCH))):
             if prior is not None:
@@ -77,14 +78,14 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
         for name, value in module.regularizers(encoding).items():
             report.shape(value, (BATCH, 3), f"regularizer {name}")
         for stage in STAGES if isinstance(module, Staged) else ():
-            early = module(video, sampler=Sampler(generator=torch.Generator().manual_seed(0)), stage=stage)
+            early = module.see(batch, sampler=Sampler(generator=torch.Generator().manual_seed(0)), stage=stage)
             report.fields(early.latent, module.spec, BATCH, 3, f"latent in stage {stage}")
             report.fields(early.posterior, module.spec, BATCH, 3, f"posterior in stage {stage}")
             if stage == "full":
                 for a, b in zip(tensors(early.latent), tensors(encoding.latent), strict=True):
                     report.equal(a, b, "stages", "what the stage 'full' gives, beside the call without one,")
     with report.refusing("wrong rank", "a video without batch axis"):
-        module(video[0], sampler=MEANS)
+        module.see(replace(batch, video=batch.video[0]), sampler=MEANS)
 
 
 def check_decoder(
@@ -96,24 +97,34 @@ def check_decoder(
         >>> check_decoder("particle")
     """
     cls, config, report = prepare(registries.decoders, decoder, options)
-    obs = obs or ObsSpec(height=SIDE, width=SIDE)
+    obs = obs or ObsSpec(**{"height": SIDE, "width": SIDE, **OBSERVED.get(config.name, {})})
     spec = spec or example_spec(obs.views, min(cls.kinds or {"particles"}))
 
     def make() -> nn.Module:
         return cls(config, spec=spec, obs=obs)
 
     module, z = shake(make()), example_latent(spec, time=3)
-    video = module(z).video
-    report.shape(video, example_video(obs, 3).shape, "video")
-    report.gradients(module, score([video]))
+    drawn, axis = module(z), -4
+    report.shape(drawn.video, example_video(obs, 3).shape, "video")
+    for name, value in drawn.vectors.items():
+        report.shape(value, (BATCH, 3, obs.widths.get(name, -1)), f"vector {name}")
+    report.gradients(module, score([drawn.video] * bool(obs.height) + list(drawn.raw.values())))
     with torch.no_grad():
-        base, axis = module(z).video, -4
-        last = module(changed(z, LAST)).video
-        report.equal(last.narrow(axis, 0, 2), base.narrow(axis, 0, 2), "causality",
-                     "the picture of earlier frames, when the last latent changes,")
-        report.independent(module(changed(z, SECOND)).video, base, "the picture")
-        report.equal(module(z).video, base, "determinism", "the second picture", 0.0)
-        report.reload(module, make, lambda m: [m(z).video])
+        base, last, other, again = module(z), module(changed(z, LAST)), module(changed(z, SECOND)), module(z)
+        if obs.height:
+            report.equal(last.video.narrow(axis, 0, 2), base.video.narrow(axis, 0, 2), "causality",
+                         "the picture of earlier frames, when the last latent changes,")
+            report.independent(other.video, base.video, "the picture")
+            report.equal(again.video, base.video, "determinism", "the second picture", 0.0)
+        for name, value in base.vectors.items():
+            report.equal(last.vectors[name][:, :2], value[:, :2], "causality",
+                         f"the vector {name} of earlier frames, when the last latent changes,")
+            report.independent(other.vectors[name], value, f"the vector {name}")
+            report.equal(again.vectors[name], value, "determinism", f"the second {name}", 0.0)
+        report.reload(module, make, lambda m: [m(z).video] * bool(obs.height) + list(m(z).vectors.values()))
+        for name, loss in module.vector_losses(base, example_vectors(obs, 3)).items():
+            report.shape(loss, (BATCH, 3), f"loss of vector {name}")
+        base = base.video
         for stage in STAGES if isinstance(module, Staged) else ():
             early = module(z, stage=stage, sampler=Sampler(generator=torch.Generator().manual_seed(0))).video
             report.shape(early, base.shape, f"video in stage {stage}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,8 +22,12 @@ LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
 
 _CNN = {"base_channels": 8, "channel_multipliers": (1, 2), "latent_channels": 8}
 _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
+_CONV, _MLP = {"depth": 2, "multipliers": (2, 3, 4)}, {"units": 8, "layers": 2}
+_VECTORS = {"vectors": {"speed": 1, "joints": 3}, "discrete": {"door": 3}}
+OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS}
+"""What small models with these encoders observe besides, or in place of, a picture."""
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
-    "encoder": {"conv": {"depth": 2, "multipliers": (2, 3, 4)}, "particle": {
+    "encoder": {"conv": _CONV, "mlp": _MLP, "multi": {"image": _CONV, "vectors": _MLP}, "particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
         "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2},
         "particle-tracking": {
@@ -33,7 +38,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
                  "dropout": 0.0},
         "vit": {"dim": 12, "num_heads": 2, "num_layers": 1}},
     "decoder": {
-        "conv": {"depth": 2, "multipliers": (2, 3, 4), "units": 8}, "conv-transposed": {"depth": 2},
+        "conv": {**_CONV, "units": 8}, "conv-transposed": {"depth": 2}, "mlp": _MLP,
+        "multi": {"image": {**_CONV, "units": 8}, "vectors": _MLP},
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
@@ -90,6 +96,18 @@ def example_video(obs: ObsSpec, frames: int, batch: int = BATCH, *, seed: int = 
     return torch.rand(batch, *views, frames, obs.channels, obs.height, obs.width, generator=generator)
 
 
+def example_vectors(obs: ObsSpec, frames: int, batch: int = BATCH, *, seed: int = 4) -> dict[str, Tensor]:
+    """Random vectors beside the video, as ``obs`` names them."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, Tensor] = {}
+    for name, width in obs.widths.items():
+        if name in obs.discrete:
+            drawn[name] = torch.randint(width, (batch, frames), generator=generator)
+        else:
+            drawn[name] = torch.randn(batch, frames, width, generator=generator)
+    return drawn
+
+
 def example_condition(config: Any, obs: ObsSpec, frames: int, batch: int = BATCH) -> Tensor:
     """Random raw value for one of our own conditioners."""
     generator = torch.Generator().manual_seed(1)
@@ -141,13 +159,23 @@ def last_time(axis: int) -> tuple[Any, ...]:
 
 
 def changed(x: Any, index: Any) -> Any:
-    """A copy with other values at an index; fields stay in their bounds, video in (0, 1), whole numbers in range."""
+    """A copy with other values at an index; fields stay in their bounds, video in (0, 1), whole numbers in range.
+
+    Of a batch what is seen changes, video and vectors, at an index of clips and frames.
+    """
+    if isinstance(x, Batch):
+        return replace(x, video=changed(x.video, index if x.video.ndim == 5 else _with_views(index)),
+                       vectors={name: changed(value, index) for name, value in x.vectors.items()})
     if isinstance(x, Latent):
         values = {key: _changed(t, index, *x.spec.field(key).dist.support) for key, t in x.values.items()}
         return Latent.build(x.spec, values, score=None if x.score is None else changed(x.score, index))
     part = x[index]
     inside = x.is_floating_point() and part.numel() and part.min() >= 0 and part.max() <= 1
     return _changed(x, index, *((0.0, 1.0) if inside else (-math.inf, math.inf)))
+
+
+def _with_views(index: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*index[:1], slice(None), *index[1:])
 
 
 def _changed(x: Tensor, index: Any, low: float, high: float) -> Tensor:
@@ -176,6 +204,7 @@ def small_config(**overrides: Any) -> WorldModelConfig:
         "latent_action": {"name": "gaussian", **SMALL["latent action"]["gaussian"]},
     }
     changes = {kind: _shrunk(kind, value) for kind, value in nest(overrides).items()}
+    base["obs"] = {**base["obs"], **OBSERVED.get(changes.get("encoder", {}).get("name", ""), {})}
     if changes.get("encoder", {}).get("name", "particle") != "particle" and "decoder" not in changes:
         decoder = registries.encoders.get(changes["encoder"]["name"]).default_decoder
         changes["decoder"] = _shrunk("decoder", decoder)
@@ -209,7 +238,8 @@ def example_batch(config: WorldModelConfig, frames: int | None = None, *, batch:
         for name, c in config.conditioners.items() if getattr(c, "null_embedding", False)
     }
     targets = {name: example_target(h, (batch, frames)) for name, h in config.heads.items()}
-    return Batch(example_video(config.obs, frames, batch), conditions, masks, targets=targets)
+    return Batch(example_video(config.obs, frames, batch), conditions, masks, targets=targets,
+                 vectors=example_vectors(config.obs, frames, batch))
 
 
 def example_target(config: Any, shape: tuple[int, int], *, seed: int = 3) -> Tensor:

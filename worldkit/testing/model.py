@@ -19,7 +19,7 @@ from ..distributions import MEANS
 from ..dreaming import Dream
 from ..factory import create_config
 from ..model import ComposedWorldModel, Rollout, WorldModel
-from .examples import BATCH, SECOND, changed, example_batch, last_time, small_config
+from .examples import BATCH, LAST, SECOND, changed, example_batch, last_time, small_config
 from .report import Reporter, prepare, shake, tensors
 
 
@@ -101,20 +101,23 @@ def _check_loss(report: Reporter, model: Any, batch: Batch, ignore: tuple[str, .
 
 
 def _check_perception(report: Reporter, model: Any, batch: Batch) -> None:
-    z = model.encode(batch.video)
+    z = model.encode(batch)
     frames = batch.video.shape[-4]
     report.require(tuple(z.shape) == (BATCH, frames), "shapes", f"encode() gave {tuple(z.shape)} instead of (B, T)")
-    report.shape(model.decode(z).video, batch.video.shape, "decoded video")
-    for a, b in zip(tensors(model.encode(changed(batch.video, SECOND))), tensors(z), strict=True):
+    drawn = model.decode(z)
+    report.shape(drawn.video, batch.video.shape, "decoded video")
+    for name, value in drawn.vectors.items():
+        report.shape(value, (BATCH, frames, model.config.obs.widths[name]), f"decoded vector {name}")
+    for a, b in zip(tensors(model.encode(changed(batch, SECOND))), tensors(z), strict=True):
         report.independent(a, b, "the latent")
-    first, second = (model.encode(batch.video, sample=True, generator=_seeded(1)) for _ in range(2))
+    first, second = (model.encode(batch, sample=True, generator=_seeded(1)) for _ in range(2))
     for a, b in zip(tensors(first), tensors(second), strict=True):
         report.equal(a, b, "determinism under a generator", "the sampled latent", 0.0)
 
 
 def _priors(model: Any, batch: Batch) -> list[Tensor]:
     """Predictions at every transition; of an implicit dynamics its losses there."""
-    z = model.encode(batch.video)
+    z = model.encode(batch)
     cond, _, action_prior = model.condition(z, batch, sampler=MEANS)
     if model.dynamics.explicit_prior:
         predictions = tensors(model.predict_next(z, cond))
@@ -127,8 +130,7 @@ def _check_priors(report: Reporter, model: Any, batch: Batch) -> None:
     """The last frame may move the latent action that explains it, and so the last prior, but none before."""
     plain = replace(batch, masks={name: torch.ones_like(mask) for name, mask in batch.masks.items()})
     base = _priors(model, plain)
-    frame = (..., slice(-1, None), slice(None), slice(None), slice(None))
-    changes = {"frame": replace(plain, video=changed(batch.video, frame))}
+    changes = {"frame": changed(plain, LAST)}
     for name, conditioner in getattr(model, "conditioners", {}).items():
         if conditioner.per_frame:
             value = changed(batch.conditions[name], last_time(conditioner.time_axis))
@@ -137,7 +139,7 @@ def _check_priors(report: Reporter, model: Any, batch: Batch) -> None:
         for a, b in zip(_priors(model, other), base, strict=True):
             report.equal(a[:, :-1], b[:, :-1], "causality", f"an earlier prior, when the last {what} changes,")
     conditions = {k: changed(v, SECOND) if torch.is_tensor(v) else v for k, v in batch.conditions.items()}
-    for a, b in zip(_priors(model, replace(plain, video=changed(batch.video, SECOND), conditions=conditions)), base,
+    for a, b in zip(_priors(model, replace(changed(plain, SECOND), conditions=conditions)), base,
                     strict=True):
         report.independent(a, b, "the prior")
 
@@ -146,9 +148,9 @@ def _check_rollout(report: Reporter, model: WorldModel, batch: Batch, context: i
     window = model.config.timestep_horizon
     horizon = window - context + 3  # leaves the window
     whole = example_batch(model.config, context + horizon) if _known(model) else batch
-    start = batch.video[..., :context, :, :, :]
+    start = batch.context(context)
 
-    def roll(video: Tensor, steps: int, **options: Any) -> Rollout:
+    def roll(video: Batch, steps: int, **options: Any) -> Rollout:
         return model.rollout(video, steps, conditions=whole.conditions, masks=whole.masks, **options)
 
     steps = horizon if _known(model) else batch.video.shape[-4] - context
@@ -157,7 +159,7 @@ def _check_rollout(report: Reporter, model: WorldModel, batch: Batch, context: i
                    f"latents are {tuple(out.latents.shape)}, expected {(BATCH, steps)}")
     shape = (*batch.video.shape[:-4], steps, *batch.video.shape[-3:])
     report.shape(out.video, shape, "predicted video")
-    report.shape(out.context_video, start.shape, "reconstructed context")
+    report.shape(out.context_video, start.video.shape, "reconstructed context")
     if out.latent_actions is not None:
         report.require(out.latent_actions.shape[1] == context + steps - 1, "rollout shapes",
                        f"{out.latent_actions.shape[1]} latent actions for {context + steps - 1} transitions")
@@ -177,10 +179,10 @@ def _check_rollout(report: Reporter, model: WorldModel, batch: Batch, context: i
         report.equal(a[:, :inside], b[:, :inside], "streaming equals exact inside the window", "the prediction")
 
 
-def _check_dream(report: Reporter, model: ComposedWorldModel, start: Tensor, whole: Batch, out: Rollout) -> None:
+def _check_dream(report: Reporter, model: ComposedWorldModel, start: Batch, whole: Batch, out: Rollout) -> None:
     """Step by step as at once; also of a branch, and of the dream that it was taken from."""
     moving = {name: c.time_axis for name, c in model.conditioners.items() if c.per_frame}
-    first, steps = start.shape[-4] - 1, out.latents.shape[1]
+    first, steps = start.video.shape[-4] - 1, out.latents.shape[1]
 
     def advance(dream: Dream, k: int, what: str) -> None:
         now = {name: whole.conditions[name].narrow(axis, first + k, 1) for name, axis in moving.items()}

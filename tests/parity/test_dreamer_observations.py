@@ -1,12 +1,19 @@
 """Encoders and decoders of Dreamer v1, v2 and v3 against the official code's numbers. Skipped without the files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from worldkit.batch import Batch
 from worldkit.config import ObsSpec
-from worldkit.decoders.conv import ConvDecoder, TransposedDecoder
+from worldkit.decoders.conv import TransposedDecoder
+from worldkit.decoders.mlp import MLPDecoder
+from worldkit.decoders.multi import MultiDecoder
 from worldkit.distributions import MEANS, Delta
 from worldkit.encoders.conv import ConvEncoder, embedding_spec
+from worldkit.encoders.mlp import MLPEncoder
+from worldkit.encoders.multi import MultiEncoder
 from worldkit.latents import Field, Latent, LatentSpec, TokenGroup
 
 from .dreamer_weights import (
@@ -33,11 +40,6 @@ V3 = folders("config.json", "weights.npz", "inputs.npz", "tensors.npz")
 def frames(image):
     """``[B, T, H, W, C]`` uint8 -> ``[B, T, C, H, W]`` in [0, 1]."""
     return image.movedim(-1, -3).to(D) / 255
-
-
-def picture_of(config):
-    height, width, channels = config["image"]
-    return ObsSpec(height=height, width=width, channels=channels)
 
 
 @pytest.mark.parametrize("file", V12, ids=name_of)
@@ -78,21 +80,48 @@ def state_of(config, out):
     return Latent.build(spec, {key: value[:, :, None] for key, value in values.items()})
 
 
-@pytest.mark.parametrize("folder", [f for f in V3 if config_of(f)["image"]], ids=name_of)
-def test_pictures_of_v3(folder):
-    config, out = config_of(folder), arrays(folder / "tensors.npz")
-    weights, video = Weights(arrays(folder / "weights.npz")), frames(arrays(folder / "inputs.npz")["obs/image"])
-    obs = picture_of(config)
-    encoder = ConvEncoder(ConvEncoder.Config(depth=config["depth"], multipliers=config["mults"]), obs=obs)
-    load_encoder_v3(weights, encoder)
-    found = encoder.to(D)(video, sampler=MEANS).latent.values["state", "embedding"][:, :, 0]
-    close(found, out["tokens"][..., -found.shape[-1]:], "tokens")
+def vectors_of(config, inputs):
+    """What was observed beside the picture: names and widths, and values."""
+    widths = {name: max(1, int(torch.tensor(shape).prod())) for name, shape in config["vec"].items()}
+    values = {name: inputs[f"obs/{name}"].reshape(*inputs["obs/reward"].shape, width)
+              for name, width in widths.items()}
+    discrete = {"flag": config["flag"]} if config["flag"] else {}
+    return widths, discrete, values | {name: inputs[f"obs/{name}"].long() for name in discrete}
 
+
+@pytest.mark.parametrize("folder", V3, ids=name_of)
+def test_observations_of_v3(folder):
+    config, out, inputs = config_of(folder), arrays(folder / "tensors.npz"), arrays(folder / "inputs.npz")
+    weights, (widths, discrete, values) = Weights(arrays(folder / "weights.npz")), vectors_of(config, inputs)
+    picture = dict(zip(("height", "width", "channels"), config["image"] or (0, 0, 3), strict=True))
+    obs = ObsSpec(**picture, vectors=widths, discrete=discrete)
+    batch = Batch.of_vectors(values)
+    layers = {part: {"units": config["units"], "layers": config["layers"][part]} for part in ("enc", "dec")}
     z = state_of(config, out)
-    decoder = ConvDecoder(ConvDecoder.Config(
-        depth=config["depth"], multipliers=config["mults"], units=config["units"], blocks=config["bspace"],
-    ), spec=z.spec, obs=obs)
+    if config["image"]:
+        batch = replace(batch, video=frames(inputs["obs/image"]))
+        common = {"depth": config["depth"], "multipliers": config["mults"]}
+        encoder = MultiEncoder(MultiEncoder.Config(image=common, vectors=layers["enc"]), obs=obs)
+        common |= {"units": config["units"], "blocks": config["bspace"]}
+        decoder = MultiDecoder(MultiDecoder.Config(image=common, vectors=layers["dec"]), spec=z.spec, obs=obs)
+    else:
+        encoder = MLPEncoder(MLPEncoder.Config(**layers["enc"]), obs=obs)
+        decoder = MLPDecoder(MLPDecoder.Config(**layers["dec"]), spec=z.spec, obs=obs)
+    load_encoder_v3(weights, encoder)
     load_decoder_v3(weights, decoder)
-    drawn = decoder.to(D)(z).video
-    close(drawn.movedim(-3, -1), out["dec_pred/image"], "image")
-    close((drawn - video).square().sum((-1, -2, -3)), out["loss/image"], "loss")
+    assert not {key for key in weights.left if key.startswith(("enc/", "dec/"))}
+
+    tokens = encoder.to(D).see(batch, sampler=MEANS).latent.values["state", "embedding"]
+    close(tokens[:, :, 0], out["tokens"], "tokens")
+    drawn = decoder.to(D)(z)
+    losses = decoder.vector_losses(drawn, batch.vectors)
+    if config["image"]:
+        losses["image"] = (drawn.video - batch.video).square().sum((-1, -2, -3))
+        close(drawn.video.movedim(-3, -1), out["dec_pred/image"], "image")
+    for name in widths:
+        close(drawn.raw[name].view(out[f"dec_pred/{name}"].shape), out[f"dec_pred/{name}"], name)
+    for name in discrete:
+        assert drawn.vectors[name].argmax(-1).equal(out[f"dec_pred/{name}"])
+    assert losses.keys() == {key.removeprefix("loss/") for key in out if key.startswith("loss/")}
+    for name, loss in losses.items():
+        close(loss, out[f"loss/{name}"], f"loss of {name}")
