@@ -5,3 +5,4 @@ from .base import agents
 agents.register("cloning", "worldkit.agents.cloning:Cloning", aliases=("gcbc", "bc"))
 agents.register("planner", "worldkit.agents.planner:PlannerAgent")
 agents.register("imitation", "worldkit.agents.imitation:Imitation")
+agents.register("actor-critic", "worldkit.agents.actor_critic.agent:ActorCriticAgent", aliases=("dreamer",))

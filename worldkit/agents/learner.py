@@ -15,6 +15,7 @@ from ..errors import TrainingError
 from ..latents import Latent
 from ..model import ComposedWorldModel
 from ..training.config import TrainConfig
+from ..training.optimizers import make_optimizer
 
 
 class Learner(ABC):
@@ -61,8 +62,8 @@ class ModelLearner(Learner):
     def __init__(self, model: ComposedWorldModel, config: TrainConfig):
         self.model, self.config, self.steps = model, config, 0
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self._trained, lr=config.lr, betas=config.betas, eps=config.eps,
-                                          weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(config.optimizer, self._trained, lr=config.lr, betas=config.betas,
+                                        eps=config.eps, weight_decay=config.weight_decay, agc=config.agc)
 
     def update(self, batch: Batch, sampler: Sampler, *, carry: Latent | None = None) -> dict[str, Tensor]:
         self.model.train()

@@ -16,6 +16,10 @@ _EXPORTS = {
     "networks": ("Actor", "ActorConfig", "Critic", "CriticConfig"),
     "returns": ("lambda_returns",),
     "normalizer": ("Normalizer", "NormalizerConfig"),
+    "config": ("ActorCriticConfig",),
+    "behavior": ("ActorCritic",),
+    "agent": ("ActorCriticAgent",),
+    "learner": ("ActorCriticLearner",),
 }
 _find = lazy_exports(__name__, _EXPORTS)
 
