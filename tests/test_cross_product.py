@@ -53,13 +53,15 @@ def compose(encoder, dynamics, conditions, options, latent_action=None):
                         latent_action=latent_action)
 
 
+ALL = [name for name in wk.list_dynamics() if not wk.registry.dynamics.get(name).filtering]
+"""Dynamics; those that filter, which go with fewer parts: tests/test_rssm.py and tests/filtering."""
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",)}
 """Encoders that give one token for a whole frame: for other parts they are alike, so part of the product will do."""
 
 
 def some_of_the_whole():
     """Encoder, dynamics and condition."""
-    return [(encoder, dynamics, condition) for encoder in wk.list_encoders() for dynamics in wk.list_dynamics()
+    return [(encoder, dynamics, condition) for encoder in wk.list_encoders() for dynamics in ALL
             for condition in WHOLE.get(encoder, CONDITIONS) if encoder not in ("multi", "mlp") or dynamics == "gru"]
 
 
@@ -68,14 +70,14 @@ def test_composition(encoder, dynamics, condition, encoder_options):
     check_model(compose(encoder, dynamics, CONDITIONS[condition], encoder_options))
 
 
-@pytest.mark.parametrize("dynamics", wk.list_dynamics())
+@pytest.mark.parametrize("dynamics", ALL)
 @pytest.mark.parametrize("encoder", [e for e in wk.list_encoders() if e not in ("multi", "mlp")])
 @pytest.mark.parametrize("latent_action", wk.list_latent_actions())
 def test_latent_actions_work_with_every_encoder(latent_action, encoder, dynamics, encoder_options):
     check_model(compose(encoder, dynamics, {}, encoder_options, latent_action))
 
 
-@pytest.mark.parametrize("dynamics", wk.list_dynamics())
+@pytest.mark.parametrize("dynamics", ALL)
 def test_slots_without_identity(dynamics, encoder_options):
     config = small_config(encoder={"name": "slot", "recurrent": False}, dynamics=dynamics, latent_action=None)
     if "tracked" not in wk.registry.dynamics.get(dynamics).requires:
@@ -102,7 +104,7 @@ def test_configs_survive_json(encoder, dynamics, encoder_options):
     assert WorldModelConfig.parse(json.loads(config.to_json())) == config
 
 
-@pytest.mark.parametrize("dynamics", [d for d in wk.list_dynamics() if d != "pint"])
+@pytest.mark.parametrize("dynamics", [d for d in ALL if d != "pint"])
 def test_swapping_the_dynamics_leaves_every_other_part_alone(dynamics):
     torch.manual_seed(0)
     base = wk.create_model("lpwm-balls-mini")

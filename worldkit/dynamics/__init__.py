@@ -11,6 +11,7 @@ register_dynamics("diffusion", "worldkit.dynamics.diffusion:Diffusion", aliases=
 register_dynamics("gru", "worldkit.dynamics.gru:GRU", aliases=("recurrent",))
 register_dynamics("pint", "worldkit.dynamics.pint:PINT", aliases=("particle-transformer",))
 register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliases=("ddlp-pint",))
+register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")
 register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
 
 _BASE = ("Dynamics", "Window")

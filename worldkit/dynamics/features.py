@@ -1,8 +1,9 @@
-"""`transition_tokens`: what heads read of a transition, of any latent."""
+"""What heads read: `transition_tokens` of a transition, of any latent; `state_tokens` of the state that it reached."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor
 
@@ -33,14 +34,40 @@ def transition_tokens(left: Latent, reached: Latent, cond: Condition, cond_dim: 
     """
     parts = [left.pack(), reached.pack()]
     b, t, n, _ = parts[0].shape
-    groups = left.spec.groups
-    if len(groups) > 1:
-        numbers = torch.arange(len(groups), device=parts[0].device)
-        kinds = torch.repeat_interleave(numbers, torch.tensor([g.size for g in groups], device=numbers.device))
-        one_hot = (kinds[:, None] == numbers).to(parts[0].dtype)
-        parts.append(repeat(one_hot, "n g -> b t n g", b=b, t=t))
+    if len(left.spec.groups) > 1:
+        parts.append(_kinds(left.spec, parts[0]))
     told = parts[0].new_zeros(b, t, n, cond_dim)
     for part in (None if cond.frame is None else cond.frame[:, :, None], cond.token,
                  None if cond.memory is None else cond.memory.mean(1)[:, None, None]):
         told = told if part is None else told + part
     return torch.cat([*parts, told], -1)
+
+
+def state_dim(spec: LatentSpec) -> int:
+    """Width of the tokens of `state_tokens`."""
+    widths = [spec.flat_dim(group.name) for group in spec.groups]
+    return widths[0] if len(widths) == 1 else max(widths) + len(widths)
+
+
+def state_tokens(z: Latent) -> Tensor:
+    """Every token of states by itself, ``[B, T, N, D]``: fields but hidden ones, and its group where there are more.
+
+    Example:
+        >>> from worldkit.testing import example_latent, example_spec
+        >>> z = example_latent(example_spec(), batch=2, time=3)
+        >>> state_tokens(z).shape[-1] == state_dim(z.spec)
+        True
+    """
+    parts = [z.flat(group.name) for group in z.spec.groups]
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.shape[-1] for part in parts)
+    tokens = torch.cat([F.pad(part, (0, width - part.shape[-1])) for part in parts], 2)
+    return torch.cat([tokens, _kinds(z.spec, tokens)], -1)
+
+
+def _kinds(spec: LatentSpec, like: Tensor) -> Tensor:
+    """The group of every token as a one-hot vector, ``[B, T, N, groups]``."""
+    numbers = torch.arange(len(spec.groups), device=like.device)
+    kinds = torch.repeat_interleave(numbers, torch.tensor([g.size for g in spec.groups], device=like.device))
+    return repeat((kinds[:, None] == numbers).to(like.dtype), "n g -> b t n g", b=like.shape[0], t=like.shape[1])

@@ -22,6 +22,7 @@ from ..conditions import Condition
 from ..distributions import Sampler
 from ..latents import Latent, LatentDist
 from .base import Dynamics, Window
+from .features import state_dim, state_tokens
 
 if TYPE_CHECKING:
     from ..encoders.base import Encoding
@@ -75,6 +76,17 @@ class FilteringDynamics(Dynamics):
 
     def observe(self, carry: State, z: Latent) -> None:
         carry.latent = z
+
+    def feature_dim(self) -> int:
+        return state_dim(self.spec)
+
+    def features(self, z: Latent, cond: Condition) -> Tensor:
+        """Of every transition the state reached, ``[B, T - 1, N, D]``, which knows the action that led to it."""
+        return self.state_features(z[:, 1:])
+
+    def state_features(self, z: Latent) -> Tensor:
+        """What heads, actors and critics read of states, ``[B, T, N, D]``."""
+        return state_tokens(z)
 
 
 def stacked(parts: Sequence[Any]) -> Any:

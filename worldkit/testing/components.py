@@ -29,6 +29,7 @@ from .examples import (
     example_anchors,
     example_condition,
     example_conditioning,
+    example_encoding,
     example_latent,
     example_spec,
     example_target,
@@ -36,6 +37,7 @@ from .examples import (
     example_video,
     last_time,
 )
+from .filtering import check_filter
 from .forms import check_forms
 from .report import Reporter, prepare, score, shake, tensors
 
@@ -146,25 +148,31 @@ def check_dynamics(
 ) -> None:
     """Check a dynamics on random latents of ``spec`` (default: `example_spec`) with a window of 4 frames.
 
-    A rollout's cached steps must agree with `Dynamics.prior` over the whole history.
+    A rollout's cached steps must agree with `Dynamics.prior` over the whole history. If it filters, ``spec`` is the
+    encoder's, and what it filters must agree with what it predicts.
 
     Example:
         >>> check_dynamics("pint", memory_length=2)
     """
     cls, config, report = prepare(registries.dynamics, dynamics, options)
-    spec = spec or example_spec()
+    seen = spec or example_spec()
 
     def make(memory_length: int = memory_length) -> nn.Module:
-        return cls(config, spec=spec, anchors=example_anchors(spec), window=WINDOW, memory_length=memory_length)
+        return cls(config, spec=seen, anchors=example_anchors(seen), window=WINDOW, memory_length=memory_length)
 
-    module, z = shake(make()), example_latent(spec)
+    module = shake(make())
+    spec = module.spec
+    z = example_latent(spec)
     taken = check_forms(report, module, partial(make, memory_length or 2))
     cond = example_conditioning(module.cond_dim, spec, WINDOW, memory_length).only(taken)
+    if module.filtering:
+        check_filter(report, module, make, example_encoding(seen), cond)
     if not module.explicit_prior:
         _check_implicit(report, module, make, z, cond.at(slice(0, WINDOW - 1)))
         return
     report.fields(module.prior(z, cond), spec, BATCH, WINDOW, "prior")
-    report.gradients(module, score(tensors(module.prior(z, cond))))
+    if not module.filtering:  # a posterior has parameters that the prior has not
+        report.gradients(module, score(tensors(module.prior(z, cond))))
     with torch.no_grad():
         base = tensors(module.prior(z, cond))
         for what, other in (("latent", (changed(z, LAST), cond)), ("condition", (z, _map_cond(cond, LAST)))):

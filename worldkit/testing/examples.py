@@ -14,7 +14,8 @@ from .. import registry as registries
 from ..batch import Batch
 from ..conditions import Condition
 from ..config import ObsSpec, WorldModelConfig, merge, nest
-from ..latents import Field, Latent, LatentSpec, TokenGroup, particle_spec
+from ..encoders.base import Encoding
+from ..latents import Field, Latent, LatentDist, LatentSpec, TokenGroup, particle_spec
 
 BATCH, WINDOW, SIDE = 2, 4, 32
 LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
@@ -47,6 +48,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "dynamics": {
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
         "gru": {"dim": 16, "num_heads": 2},
+        "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
+                 "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
         "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2}},
     "cell": {**{name: {"hidden": 6} for name in ("planet-gru", "gru", "layernorm-gru", "lstm")},
              "block-gru": {"hidden": 6, "blocks": 2},
@@ -78,6 +81,17 @@ def example_latent(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, 
             shape = (batch, time, group.size, f.dim)
             values[group.name, f.name] = _between(*f.dist.support, shape, generator)
     return Latent.build(spec, values)
+
+
+def example_encoding(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, seed: int = 4) -> Encoding:
+    """What an encoder of this spec might have found: a random posterior, and its means."""
+    generator, params = torch.Generator().manual_seed(seed), {}
+    for key in spec.keys():
+        f = spec.field(key)
+        raw = torch.randn(batch, time, spec.group(key[0]).size, f.dist.raw_dim(f.dim), generator=generator)
+        params[key] = f.dist.from_raw(0.5 * raw)
+    posterior = LatentDist(spec, params)
+    return Encoding(posterior, posterior.mode())
 
 
 def _between(low: float, high: float, shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -1,0 +1,100 @@
+"""Checks of a dynamics that filters: it agrees with what it predicts, in any pieces, whatever comes later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..conditions import Condition
+from ..distributions import MEANS, Sampler
+from ..dynamics.filtering import Filtered
+from ..encoders.base import Encoding
+from ..latents import Latent
+from .examples import BATCH, LAST, SECOND, WINDOW, changed
+from .report import Reporter, score, tensors
+
+
+def check_filter(
+    report: Reporter, module: Any, make: Callable[[], nn.Module], encoding: Encoding, cond: Condition
+) -> None:
+    """Check `Dynamics.filter`.
+
+    Args:
+        report: Where failures go.
+        module: The dynamics, shaken.
+        make: Makes another one.
+        encoding: What an encoder found in ``WINDOW`` frames of ``BATCH`` clips.
+        cond: Of the transitions that lead to them.
+    """
+    start = torch.zeros(BATCH, WINDOW, dtype=torch.bool)
+    start[:, 0] = True
+
+    def run(seen: Encoding, told: Condition, first: Tensor = start, last: Latent | None = None, seed: int | None = None,
+            filters: Any = module) -> Filtered:
+        sampler = MEANS if seed is None else Sampler(generator=torch.Generator().manual_seed(seed))
+        return filters.filter(seen, told, sampler, first=first, last=last)
+
+    found = run(encoding, cond, seed=0)
+    for what in ("latent", "posterior", "prior"):
+        report.fields(getattr(found, what), module.spec, BATCH, WINDOW, what)
+    report.gradients(module, score(_all(found)))
+    with torch.no_grad():
+        predicted = module.prior(found.latent[:, :-1], cond.at(slice(1, None)))
+        for a, b in zip(tensors(predicted), tensors(found.prior), strict=True):
+            report.equal(a, b[:, 1:], "the prior is the prediction from the state before", "prior()")
+        for a, b in zip(_all(run(encoding, cond, seed=0)), _all(found), strict=True):
+            report.equal(a, b, "determinism under a generator", "the second clip", 0.0)
+        base = run(encoding, cond)
+        _check_independence(report, run, encoding, cond, base)
+        _check_pieces(report, run, encoding, cond, base, start)
+        report.reload(module, make, lambda m: _all(run(encoding, cond, filters=m)))
+
+
+def _check_independence(report: Reporter, run: Any, encoding: Encoding, cond: Condition, base: Filtered) -> None:
+    """Of later frames, of their actions, and of other clips; and dependence on the frame."""
+    late = run(_changed(encoding, LAST), cond)
+    for a, b in zip(_all(late), _all(base), strict=True):
+        report.equal(a[:, :-1], b[:, :-1], "causality", "a state of earlier frames, when the last one changes,")
+    for a, b in zip(tensors(late.prior), tensors(base.prior), strict=True):
+        report.equal(a, b, "causality", "a prior, when its own frame changes,")
+    report.require(any(not torch.equal(a, b) for a, b in zip(tensors(late.posterior), tensors(base.posterior),
+                                                             strict=True)),
+                   "it looks", "the posterior does not depend on the frame")
+    for a, b in zip(_all(run(_changed(encoding, SECOND), cond)), _all(base), strict=True):
+        report.independent(a, b, "the state")
+
+
+def _check_pieces(
+    report: Reporter, run: Any, encoding: Encoding, cond: Condition, base: Filtered, start: Tensor
+) -> None:
+    """Frame by frame as at once; and what begins in the middle as alone."""
+    last = None
+    for t in range(WINDOW):
+        now = slice(t, t + 1)
+        piece = run(_at(encoding, now), cond.at(now), start[:, now], last)
+        last = piece.latent
+        for a, b in zip(_all(piece), _all(base), strict=True):
+            report.equal(a, b[:, now], "frame by frame equals the whole clip", f"frame {t}")
+    begins = start.clone()
+    begins[0, WINDOW // 2] = True
+    inside, rest = run(encoding, cond, begins), slice(WINDOW // 2, None)
+    alone = run(_at(encoding, rest), cond.at(rest), start[:, : WINDOW - WINDOW // 2])
+    for a, b, c in zip(_all(inside), _all(alone), _all(base), strict=True):
+        report.equal(a[:1, rest], b[:1], "nothing is carried over a border", "what follows it")
+        report.equal(a[1:], c[1:], "borders concern their own clip", "another clip")
+
+
+def _all(found: Filtered) -> list[Tensor]:
+    return [x for part in (found.latent, found.posterior, found.prior) for x in tensors(part)]
+
+
+def _at(encoding: Encoding, time: slice) -> Encoding:
+    return Encoding(encoding.posterior[:, time], encoding.latent[:, time])
+
+
+def _changed(encoding: Encoding, index: Any) -> Encoding:
+    latent = changed(encoding.latent, index)
+    return Encoding(encoding.posterior, latent)
