@@ -22,6 +22,7 @@ from ..storage.hub import load_folder, locate, save_pretrained
 from ..storage.weights import put, read_weights, write_weights
 from .actions import ActionSpec
 from .base import Agent, agents
+from .presets import agent_of_preset, is_preset
 
 AGENT_FILE, MODEL_FOLDER = "agent.safetensors", "model"
 _OWN = {CONFIG_FILE, AGENT_FILE, MODEL_FOLDER}
@@ -41,13 +42,14 @@ def create_agent(
     """An agent that has not learned yet.
 
     Args:
-        name: See `list_agents`.
+        name: See `list_agents`; or a preset that acts, ``"dreamer-v3-mini"``: its model is made, too.
         env: Environment of `worldkit.make_env`, which says what actions and frames are.
         action, frame_shape: The same without an environment.
         model: The world model, for those that act through one; it is frozen.
         environment: Where it will act; default: the name of ``env``.
         seed: Of its first weights.
-        **options: Of the agent's configuration.
+        **options: Of the agent's configuration; of a preset those of its model, as `worldkit.create_model` takes them,
+            and ``agent__OPTION``.
     Raises:
         UnknownComponentError: for an unknown name.
         ConfigError: for unknown options, or if something is missing.
@@ -62,6 +64,13 @@ def create_agent(
         action = action or ActionSpec.of_space(env.action_space)
         frame_shape = frame_shape or frame_shape_of(env)
         environment = environment or name_of(env)
+    if not isinstance(name, str):
+        raise ConfigError(f"an agent is named by a text, for example 'cloning', not by {type(name).__name__}")
+    if name not in agents and is_preset(name):
+        if model is not None:
+            raise ConfigError(f"preset '{name}' brings its own model: leave model= out, or name the agent by itself")
+        return agent_of_preset(name, action=action, frame_shape=frame_shape, environment=environment, seed=seed,
+                               options=options)
     if frame_shape is None and model is not None:
         obs = model.config.obs
         frame_shape = (obs.channels, obs.height, obs.width)

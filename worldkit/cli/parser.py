@@ -23,6 +23,7 @@ from .commands import (
     demo,
     evaluate,
     models,
+    online,
     plan,
     play,
     rollout,
@@ -34,7 +35,9 @@ from .commands import (
 from .near_misses import Parser
 from .spelling import as_typed
 
-COMMANDS = (models, collect, train, rollout, sample, whatif, play, plan, control, evaluate, ablate, data, share, demo)
+COMMANDS = (
+    models, collect, train, rollout, sample, whatif, play, plan, control, online, evaluate, ablate, data, share, demo,
+)
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
   worldkit demo                                              five minutes: train, evaluate, report.html
@@ -51,6 +54,7 @@ EXAMPLES = """examples:
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
   worldkit control pusht --agent agents/cloning --goals reach    agents act, baselines beside them
+  worldkit train-agent dreamer-v3-mini --env games/catch     learn to act, by acting
   worldkit data validate recordings/                         what is wrong with my data
   worldkit convert lpwm best.pth --hparams hparams.json --out my-model
 """

@@ -60,17 +60,39 @@ class Recording:
         self._ends.append(ends)
         self._look(observation, masks)
 
-    def entries(self) -> dict[str, Any]:
-        """The episode, as `play_episode` gives it; one that did not end was cut off."""
+    @property
+    def last_reward(self) -> float:
+        """Of the newest step."""
+        return self._rewards[-1]
+
+    @property
+    def total(self) -> float:
+        """Sum of the rewards so far."""
+        return float(np.sum(self._rewards))
+
+    @property
+    def actions(self) -> np.ndarray:
+        """What was done, ``[T, A]`` or ``[T]``."""
+        return np.stack(self._actions)
+
+    @property
+    def newest(self) -> np.ndarray:
+        """The frame that is seen now, ``[H, W, C]``."""
+        return self._frames[-1]
+
+    def entries(self, start: int = 0) -> dict[str, Any]:
+        """The episode, as `play_episode` gives it, from frame ``start`` on; one that did not end was cut off."""
         ends = self._ends if any(self._ends[-1]) else [*self._ends[:-1], (False, True)]
-        terminated, truncated = np.array([*ends, ends[-1]], bool).T
-        state = {"reward": np.array([*self._rewards, 0], np.float32), "terminated": terminated, "truncated": truncated}
+        terminated, truncated = np.array([*ends[start:], ends[-1]], bool).T
+        state = {"reward": np.array([*self._rewards[start:], 0], np.float32), "terminated": terminated,
+                 "truncated": truncated}
         if self._states:
-            state["observation"] = np.stack(self._states)
+            state["observation"] = np.stack(self._states[start:])
         if self._masks:
-            state["segmentation"] = np.stack(self._masks)
-        video = np.ascontiguousarray(np.stack(self._frames).transpose(0, 3, 1, 2))
-        return {"video": video, "action": np.stack([*self._actions, np.zeros_like(self._actions[0])]), "state": state}
+            state["segmentation"] = np.stack(self._masks[start:])
+        video = np.ascontiguousarray(np.stack(self._frames[start:]).transpose(0, 3, 1, 2))
+        actions = np.stack([*self._actions[start:], np.zeros_like(self._actions[0])])
+        return {"video": video, "action": actions, "state": state}
 
 
 def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps: int | None = None) -> dict[str, Any]:

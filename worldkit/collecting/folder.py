@@ -64,12 +64,13 @@ class EpisodeFolder:
         """Numbers that no episode has, from 0 on: gaps come first, which a killed collection of several leaves."""
         return (number for number in itertools.count() if number not in self._held)
 
-    def add(self, episode: Mapping[str, Any], number: int | None = None) -> Path:
+    def add(self, episode: Mapping[str, Any], number: int | None = None, *, replace: bool = False) -> Path:
         """Store an episode; entries as `worldkit.collecting.play_episode` gives them.
 
         Args:
             episode: The entries.
             number: Its number, if that is free still (another process may have taken it), else the first free one.
+            replace: Put it in the place of an episode of that number.
         Raises:
             OSError: if it cannot be written; nothing of it is left then.
         """
@@ -78,9 +79,12 @@ class EpisodeFolder:
             with open(partial, "wb") as file:
                 save_entries(file, episode, video=np.asarray(episode["video"]))
             open_to_others(partial)
+            if replace and number is not None:
+                self._held.add(number)
+                return partial.replace(self._place(number))
             for free in itertools.chain([] if number is None else [number], self.free_numbers()):
                 self._held.add(free)
-                target = self.path / f"episode_{free:06d}.npz"
+                target = self._place(free)
                 try:
                     os.link(partial, target)  # unlike a renaming, never in the place of another process's episode
                     return target
@@ -92,3 +96,6 @@ class EpisodeFolder:
             raise AssertionError("numbers do not end")
         finally:
             partial.unlink(missing_ok=True)
+
+    def _place(self, number: int) -> Path:
+        return self.path / f"episode_{number:06d}.npz"

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from ..errors import ConfigError
+from .pace import unpack_reset, unpack_step
 from .resize import resize
 
 OBSERVATIONS = ("dict", "pixels", "state")
@@ -86,13 +87,13 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; the same seed begins the same one."""
-        native, info = self.env.reset(seed=seed, options=options)
+        native, info = unpack_reset(self.env, self.env.reset(seed=seed, options=options))
         self._rendered = None
         return self._observe(native), self._told(native, info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Observation, reward, terminated, truncated and info; plain floats and bools."""
-        native, reward, terminated, truncated, info = self.env.step(action)
+        native, reward, terminated, truncated, info = unpack_step(self.env, self.env.step(action))
         self._rendered = None
         return self._observe(native), float(reward), bool(terminated), bool(truncated), self._told(native, info)
 

@@ -2,10 +2,12 @@
 
 A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
 sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data``
-is what ``worldkit ablate`` takes without ``--data``, its ``protocols`` are what shipped weights are scored by as well)
-and ``alternatives``: sizes of parts one may swap in (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is
-far from the parts' own defaults. ``"none"`` leaves out what would be inherited, as on the command line
-(``latent_action = "none"`` in ``config``, ``ema = "none"`` in ``train``).
+is what ``worldkit ablate`` takes without ``--data``, its ``protocols`` are what shipped weights are scored by as well),
+``agent`` (name and options of the agent that acts through the model, see `worldkit.agents`), ``online`` (how it learns
+by acting, an `worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
+(``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far from the parts' own defaults. ``"none"`` leaves
+out what would be inherited, as on the command line (``latent_action = "none"`` in ``config``, ``ema = "none"`` in
+``train``).
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class ModelSpec:
         config: Nested dict of a `WorldModelConfig`.
         train: Training defaults (batch size, learning rate, epochs, ...).
         eval: Evaluation protocol (conditioning frames, horizon).
+        agent: Name and options of the agent that acts through the model; empty: none does.
+        online: How much it acts and learns.
         weights: File with weights inside the package (or ``"hub:org/name"``), if there are any.
         alternatives: Kind -> name -> options: sizes at this preset's scale of parts that one may swap in.
         extends: The preset this one starts from.
@@ -47,6 +51,8 @@ class ModelSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     eval: Mapping[str, Any] = field(default_factory=dict)
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    online: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     alternatives: Mapping[str, Any] = field(default_factory=dict)
     extends: str | None = None
@@ -113,7 +119,7 @@ def resolve_preset(name: str) -> str:
     return key
 
 
-_TABLES = ("config", "train", "eval", "alternatives")
+_TABLES = ("config", "train", "eval", "agent", "online", "alternatives")
 
 
 @cache

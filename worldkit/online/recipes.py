@@ -1,0 +1,73 @@
+"""From a preset and an environment to a trained agent: what ``worldkit train-agent`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..agents import create_agent
+from ..agents.base import Agent
+from ..agents.presets import require_agent
+from ..envs import make_env
+from ..errors import ConfigError
+from ..factory import get_model_spec
+from ..presets import resolve_preset
+from ..training.config import TrainConfig
+from .config import OnlineConfig
+from .trainer import OnlineResult, OnlineTrainer
+
+SCALED = {"actions": "scaled"}
+"""Environments that an agent learns in: vectors of actions run from -1 to 1."""
+
+
+def train_online(preset: str, env: str, *, run: str | Path, overrides: Mapping[str, Any] | None = None,
+                 show_progress: bool = True) -> tuple[Agent, OnlineResult]:
+    """Train a preset's agent by acting, or go on with an interrupted run.
+
+    Args:
+        preset: Name of a preset with an agent.
+        env: Environment of `worldkit.make_env`.
+        run: Run folder.
+        overrides: Options of the model, and tables ``"agent"``, ``"online"``, ``"train"`` and ``"env"``.
+        show_progress: Show a progress bar.
+    Returns:
+        The trained agent and where the run ended.
+    """
+    trainer = make_online_trainer(preset, env, run=run, overrides=overrides, show_progress=show_progress)
+    result = trainer.fit()
+    return trainer.agent.eval(), result
+
+
+def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Mapping[str, Any] | None = None,
+                        facts: Mapping[str, Any] | None = None, show_progress: bool = True) -> OnlineTrainer:
+    """What `train_online` trains with; arguments as there. Nothing is written before ``fit()``.
+
+    Raises:
+        ConfigError: a preset that does not act, an unknown option, or an environment that does not fit.
+    """
+    spec = require_agent(get_model_spec(preset))
+    tables = dict(overrides or {})
+    own = {name: _table(tables, name) for name in ("agent", "online", "train", "env")}
+    config = OnlineConfig.parse({**spec.online, **own["online"]})
+    train = TrainConfig.parse({**spec.train, **own["train"]})
+    config = config.replace("env_options", {**config.env_options, **own["env"]}) if own["env"] else config
+    obs = {**spec.config["obs"], **_table(dict(tables), "obs")}
+    make = partial(make_env, env, size=(obs["height"], obs["width"]), **{**SCALED, **config.env_options})
+    with make() as one:
+        agent = create_agent(preset, env=one, seed=train.seed, agent=own["agent"], **tables)
+    known = {"preset": resolve_preset(preset), "env": env, **(facts or {})}
+    return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress)
+
+
+def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    """Take a table out of the overrides.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = tables.pop(name, {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{name}={found!r} says nothing: an option has a name, -o {name}.OPTION=VALUE")
+    return dict(found)
