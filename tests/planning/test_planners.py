@@ -15,6 +15,7 @@ from worldkit.planning import (
     Discrete,
     FunctionObjective,
     GradientPlanner,
+    PlaNetCEM,
     PredictiveSampling,
     list_planners,
     make_planner,
@@ -250,7 +251,7 @@ def test_one_generator_per_problem():
 
 def test_planners_by_name():
     assert {type(make_planner(name)) for name in list_planners()} == {
-        CEM, ICEM, MPPI, GradientPlanner, CategoricalCEM, PredictiveSampling}
+        CEM, ICEM, MPPI, GradientPlanner, CategoricalCEM, PlaNetCEM, PredictiveSampling}
     assert make_planner("cem", candidates=7, elites=3) == CEM(candidates=7, elites=3)
 
 

@@ -21,7 +21,7 @@ _EXPORTS = {
     "planners": ("PLANNERS", "list_planners", "make_planner", "COSTS", "make_cost"),
     "pictures": ("considered_picture", "plan_film", "plan_strip"),
     "base": ("Planner", "Plan", "Round"),
-    "cem": ("CEM", "ICEM", "PredictiveSampling"),
+    "cem": ("CEM", "ICEM", "PlaNetCEM", "PredictiveSampling"),
     "mppi": ("MPPI",),
     "gradient": ("GradientPlanner",),
     "categorical": ("CategoricalCEM",),

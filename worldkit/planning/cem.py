@@ -1,6 +1,7 @@
 """The cross-entropy method, with white noise and with coloured noise.
 
-CEM: Rubinstein and Kroese (2004); iCEM: Pinneri et al. (2020, arXiv:2008.06389), written from its description.
+CEM: Rubinstein and Kroese (2004), and as PlaNet has it (arXiv:1811.04551); iCEM: Pinneri et al. (2020,
+arXiv:2008.06389), written from its description.
 """
 
 from __future__ import annotations
@@ -90,6 +91,28 @@ class ICEM(CEM):
         (mean, std), stay = moments(elites, state), self.momentum
         kept = torch.where(elites.usable[:, : self.keep, None, None], elites.actions[:, : self.keep], mean[:, None])
         return Gaussian(stay * state.mean + (1 - stay) * mean, stay * state.std + (1 - stay) * std, kept)
+
+
+@dataclass(frozen=True)
+class PlaNetCEM(CEM):
+    """CEM as PlaNet has it: the mean is no candidate, and deviations are those of the elites alone (not a sample's).
+
+    Source: google-research/planet @ c04226b, written from its description.
+    """
+
+    candidates: int = 1000
+    iterations: int = 10
+    elites: int = 100
+
+    def propose(self, state: Gaussian, objective: Objective, generator: Generator) -> Tensor:
+        problems, *rest = state.mean.shape
+        noise = self.noise((problems, self.candidates, *rest), generator, state.mean.device)
+        return objective.space.clip(noise.mul_(state.std[:, None]).add_(state.mean[:, None]))
+
+    def learn(self, state: Gaussian, elites: Elites) -> Gaussian:
+        mean, std = moments(elites, state)
+        count = elites.usable.sum(1)[:, None, None].clamp(min=2).to(std)
+        return Gaussian(mean, (std.square() * (count - 1) / count + 1e-6).sqrt())
 
 
 @dataclass(frozen=True)

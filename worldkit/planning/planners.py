@@ -11,7 +11,7 @@ from ..errors import ConfigError, UnknownComponentError
 from ..registry import canonical, suggestion
 from .base import Planner
 from .categorical import CategoricalCEM
-from .cem import CEM, ICEM, PredictiveSampling
+from .cem import CEM, ICEM, PlaNetCEM, PredictiveSampling
 from .costs import ActionEffort, Cost, LatentDistance, PixelDistance, PredictedReward, Weighted
 from .gradient import GradientPlanner
 from .mppi import MPPI
@@ -19,7 +19,7 @@ from .objects import ObjectDistance
 
 PLANNERS: dict[str, type[Planner]] = {
     "cem": CEM, "icem": ICEM, "mppi": MPPI, "gradient": GradientPlanner, "categorical-cem": CategoricalCEM,
-    "predictive-sampling": PredictiveSampling,
+    "predictive-sampling": PredictiveSampling, "planet-cem": PlaNetCEM,
 }
 
 COSTS: dict[str, Callable[[], Cost]] = {
@@ -33,7 +33,7 @@ def list_planners() -> list[str]:
 
     Example:
         >>> list_planners()
-        ['categorical-cem', 'cem', 'gradient', 'icem', 'mppi', 'predictive-sampling']
+        ['categorical-cem', 'cem', 'gradient', 'icem', 'mppi', 'planet-cem', 'predictive-sampling']
     """
     return sorted(PLANNERS)
 

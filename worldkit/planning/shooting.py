@@ -94,7 +94,7 @@ class Shooting(Objective):
     """Candidates cost what a model predicts of them.
 
     The frames seen so far are encoded once, when this is made; problems and candidates are rolled out together. The
-    rollouts follow means.
+    rollouts follow means, unless they are to be drawn.
 
     Args:
         model: A world model whose condition ``action`` is to be planned.
@@ -108,6 +108,8 @@ class Shooting(Objective):
         conditions: Other conditions of the model, ``[problems, ...]``.
         constraints: ``g(imagined, goal) -> [problems, candidates]``; each holds where it is at most 0.
         rows: Candidates of all problems that are imagined at once, at most. Fewer take less memory.
+        sample: Draw what candidates lead to, as PlaNet does, instead of following means.
+        generator: Source of that randomness.
     Raises:
         ConfigError: the model takes no such actions, or others than the space has; or the space is not known.
         ShapeError, ConditionError: context, goal, past or conditions do not fit.
@@ -126,22 +128,36 @@ class Shooting(Objective):
         self, model: WorldModel, context: Tensor | Latent, cost: Callable[[Imagined, Goal], Tensor], *,
         goal: Tensor | Latent | None = None, space: Any = None, action: str = "action", past: Tensor | None = None,
         conditions: Mapping[str, Any] | None = None, constraints: Sequence[Constraint] = (), rows: int = 512,
+        sample: bool = False, generator: torch.Generator | None = None,
     ):
         self.model, self.cost, self.action, self.constraints = model, cost, action, tuple(constraints)
         self.space = space_of(model, space, action)
         if rows < 1:
             raise ConfigError(f"rows must be at least 1, got {rows}")
-        self.rows = rows
-        with torch.no_grad():
-            self.start = context if isinstance(context, Latent) else model.encode(context)
+        self.rows, self.sample, self.generator = rows, sample, generator
+        self.conditions = dict(as_table(conditions, "conditions"))
+        if action in self.conditions:
+            raise ConditionError(f"'{action}' is what is planned: give the actions between the frames as past=")
+        self.start = self._look(context, past)
         self.problems, self.frames = self.start.shape
         self.device = next(iter(self.start.values.values())).device
         self.goal = Goal(model, self._one_each(goal, "goal"))
         self.past = self._check_past(past)
-        self.conditions = dict(as_table(conditions, "conditions"))
-        if action in self.conditions:
-            raise ConditionError(f"'{action}' is what is planned: give the actions between the frames as past=")
         getattr(cost, "check", lambda model, goal: None)(model, self.goal)
+
+    @torch.no_grad()
+    def _look(self, context: Tensor | Latent, past: Tensor | None) -> Latent:
+        """What is seen in the context; a model that filters is told the actions inside it."""
+        if isinstance(context, Latent):
+            return context
+        dynamics = getattr(self.model, "dynamics", None)
+        if dynamics is None or not dynamics.filtering or not torch.is_tensor(context) or context.ndim < 5:
+            return self.model.encode(context)
+        self.problems, self.frames, self.device = context.shape[0], context.shape[-4], context.device
+        done = self._check_past(past)
+        if done is None:
+            return self.model.encode(context)
+        return self.model.encode(context, conditions={**self.conditions, self.action: done})
 
     def _one_each(self, goal: Tensor | Latent | None, name: str) -> Tensor | Latent | None:
         if goal is None:
@@ -191,7 +207,8 @@ class Shooting(Objective):
         told = {name: self._spread(value, count) for name, value in self.conditions.items()}
         told[self.action] = self._told(actions)
         start = self.start.map(lambda x: repeat(x, "p ... -> (p s) ...", s=count))
-        rollout = self.model.rollout(start, horizon, conditions=told, deterministic=True, decode=False)
+        rollout = self.model.rollout(start, horizon, conditions=told, deterministic=not self.sample,
+                                     generator=self.generator, decode=False)
         return Imagined(rollout, actions, self.model)
 
     def _told(self, actions: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...batch import Batch
@@ -16,6 +15,7 @@ from ...errors import ConfigError
 from ...latents import Latent
 from ..actions import ActionSpec
 from ..base import Agent, Policy
+from ..exploring import Explorer, noisy
 from .behavior import ActorCritic
 from .config import ActorCriticConfig
 from .features import state_tokens
@@ -61,7 +61,7 @@ class ActorCriticAgent(Agent):
         return self.config.eval_by_mode
 
     def explorer(self) -> Policy:
-        return _Explorer(self) if self.config.noise else self
+        return Explorer(self, self.config.noise) if self.config.noise else self
 
     def learner(self, config: TrainConfig) -> ActorCriticLearner:
         from .learner import ActorCriticLearner
@@ -82,10 +82,10 @@ class ActorCriticAgent(Agent):
         self.check_frame(frame)
         state = self.look(frame, carry, first=first, sampler=sampler, vectors=vectors)
         chosen = self.behavior.actor(state_tokens(state)).sample(sampler)
-        if noise:
-            chosen = noisy(chosen, noise, sampler, discrete=self.action.discrete)
         # what is done is what the model is told was done: the environment's bounds hold for both
         done = chosen.argmax(-1) if self.action.discrete else self.action.unscaled(chosen)
+        if noise:
+            done = noisy(done, self.action, noise, sampler)
         return done[:, 0].cpu(), Filtering(state, done)
 
     @torch.no_grad()
@@ -99,37 +99,6 @@ class ActorCriticAgent(Agent):
             return model.perceive(batch, sampler).latent
         return model.perceive(batch, sampler, first=first[:, None].to(device), last=carry.state,
                               last_action={"action": carry.action}).latent
-
-
-class _Explorer(Policy):
-    """The agent, with noise on what it does; what it remembers is what was really done."""
-
-    def __init__(self, agent: ActorCriticAgent):
-        self.agent, self.action = agent, agent.action
-
-    def start(self, batch_size: int, *, goal: Tensor | None = None) -> Filtering:
-        return self.agent.start(batch_size, goal=goal)
-
-    def act(self, frame: Tensor, carry: Any, *, first: Tensor, sampler: Sampler,
-            vectors: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Any]:
-        return self.agent.decide(frame, carry, first=first, sampler=sampler, vectors=vectors,
-                                 noise=self.agent.config.noise)
-
-
-def noisy(action: Tensor, amount: float, sampler: Sampler, *, discrete: bool) -> Tensor:
-    """Actions with exploration noise: vectors in units of their bounds plus Gaussian noise, or any choice at times.
-
-    Args:
-        action: ``[B, 1, A]``; choices one-hot.
-        amount: Deviation of the noise; of choices, how often any other is taken.
-        sampler: Source of randomness.
-        discrete: Whether these are choices.
-    """
-    if not discrete:
-        return (action + amount * sampler.normal("explore", torch.zeros_like(action), torch.zeros_like(action))
-                ).clamp(-1, 1)
-    other = F.one_hot(sampler.categorical("explore", torch.zeros_like(action)), action.shape[-1]).to(action.dtype)
-    return torch.where(sampler.uniform("explore", action[..., :1]) < amount, other, action)
 
 
 def check_model(model: Any, action: ActionSpec, frame_shape: tuple[int, int, int]) -> None:

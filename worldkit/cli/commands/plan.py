@@ -48,8 +48,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--goal", metavar="N or FILE", help="frame N after the last given one, or a picture (default: the "
                                                        "frame that the horizon ends at)")
     p.add_argument("--cost", default="pixels", help="default: pixels")
-    p.add_argument("--planner", help="cem, icem, mppi, gradient, predictive-sampling; for choices categorical-cem "
-                                     "(default: the CEM of the actions)")
+    p.add_argument("--planner", help="cem, icem, mppi, gradient, planet-cem, predictive-sampling; for choices "
+                                     "categorical-cem (default: the CEM of the actions)")
     p.add_argument("--candidates", type=positive(int), help="plans tried in every round (default: 200)")
     p.add_argument("--iterations", type=positive(int), help="rounds (default: 10)")
     for bound in ("low", "high"):
