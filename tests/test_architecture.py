@@ -57,7 +57,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "collecting": {"envs", "data", "registry", "errors", "files", "progress", "lazy"},
     "planning": BASICS | {"lazy", "viz"},  # models reach it as arguments: encode, rollout, decode
     "viz": {"batch", "latents", "errors", "compat", "files", "gif"},
-    "training": BASICS | {"", "data", "metrics", "viz", "model", "storage", "factory", "presets", "nn",
+    "training": BASICS | {"", "data", "metrics", "viz", "model", "perception", "storage", "factory", "presets", "nn",
                          "files", "progress", "lazy"},
 }
 FILES = {
@@ -68,7 +68,7 @@ FILES = {
 }
 LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
-TYPES = {"objectives": {"model"} | COMPONENTS, "dynamics": {"encoders"}, "conditioning": {"model"},
+TYPES = {"objectives": {"model", "perception"} | COMPONENTS, "dynamics": {"encoders"}, "conditioning": {"model"},
          "perception": {"model"}, "imagining": {"model"}, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
          "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""

@@ -174,6 +174,8 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
             f"objective '{config.objective.name}' would leave prior '{config.prior.name}' untrained; set prior=None, "
             f"and train one when everything else is trained, with objective='{trains[0]}'"
         )
+    if dynamics is not None:
+        _check_filters(objective, config, dynamics)
     most, runs = config.timestep_horizon + 1, dynamics is not None and "prior" not in objective.requires
     if runs and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
         raise IncompatibleComponentsError(
@@ -186,3 +188,17 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
             f"objective '{config.objective.name}' trains encoder and decoder only and would leave dynamics "
             f"'{config.dynamics.name}' untrained; set dynamics=None, or objective='elbo'"
         )
+
+
+def _check_filters(objective: Any, config: WorldModelConfig, dynamics: Any) -> None:
+    """Refuse an objective that is not made for a dynamics that filters, or for one that does not."""
+    unfit = "no-filtering" if dynamics.filtering else "filtering"
+    if unfit not in objective.requires:
+        return
+    fits = [n for n in registries.list_objectives()
+            if not {unfit, "no-dynamics", "prior"} & registries.objectives.get(n).requires]
+    kinds = ("does not filter", "filters") if dynamics.filtering else ("filters", "does not")
+    raise IncompatibleComponentsError(
+        f"objective '{config.objective.name}' trains a dynamics that {kinds[0]}, and '{config.dynamics.name}' "
+        f"{kinds[1]} (filters: its latents depend on the frames before); objectives that fit: {', '.join(fits)}"
+    )

@@ -11,7 +11,7 @@ conditions at index ``t`` concern that same transition. Positions are ``(y, x)``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class Batch:
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     first: Tensor | None = None
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    _unit: Tensor | None = field(default=None, repr=False, compare=False)  # the video, once it was found in [0, 1]
 
     def __post_init__(self) -> None:
         require_tensor(self.video, "video", "b t c h w")
@@ -116,6 +117,13 @@ class Batch:
         first = None if self.first is None else self.first[:, :frames]
         return Batch(self.video[..., :frames, :, :, :], first=first,
                      vectors={name: value[:, :frames] for name, value in self.vectors.items()})
+
+    def as_float(self) -> Batch:
+        """The same batch with its video as float in [0, 1], which is checked once (`to_float_video`)."""
+        if self._unit is not None and self._unit is self.video:
+            return self
+        video = to_float_video(self.video)
+        return replace(self, video=video, _unit=video)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device. Values that are not tensors (strings) stay as they are."""

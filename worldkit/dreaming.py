@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .batch import as_table, check_shape
+from .batch import Batch, as_table, check_shape
 from .conditions import EMPTY, Condition
 from .distributions import MEANS, Sampler
 from .errors import ConditionError, ShapeError
@@ -152,7 +152,7 @@ class Dream:
 
     Args:
         model: A model with a dynamics.
-        context: ``[B, C0, C, H, W]`` (``[B, V, C0, ...]``), uint8 or float in [0, 1], or a latent ``[B, C0]``.
+        context: As for `worldkit.WorldModel.rollout`.
         conditions: Batch field -> value. With a time axis (actions): of the transitions inside the context, ``C0 - 1``
             entries or more; not needed for one frame. Others (language, goals) hold for all steps.
         masks: Batch field -> where the condition is given.
@@ -179,7 +179,7 @@ class Dream:
     def __init__(
         self,
         model: ComposedWorldModel,
-        context: Tensor | Latent,
+        context: Tensor | Latent | Batch,
         *,
         conditions: Mapping[str, Any] | None = None,
         masks: Mapping[str, Tensor] | None = None,

@@ -53,7 +53,8 @@ class Editing(Picking):
             delta_position: Shift of the position, (y, x).
             scale: New box side over image side in (0, 1), one number or (height, width).
             transparency: New transparency in [0, 1]; 0 removes the token.
-            features_from: Token whose features (look) in the same frame the edited tokens take over.
+            features_from: Token whose features (look) in the same frame the edited tokens take over; of tokens without
+                a field of that name (states of slots) everything.
         Raises:
             WorldkitError: if the latent has no such field, naming the fields it has.
             ShapeError: tokens, frames or values out of range.
@@ -78,7 +79,8 @@ class Editing(Picking):
             self._put(values, "position", parts, lambda old, _: old + _fit(delta_position, old, "delta_position"))
         if features_from is not None:
             (source,) = indices([features_from], "features_from")
-            self._put(values, "features", parts, lambda old, look: look.expand_as(old), source=source)
+            for field in self._look():
+                self._put(values, field, parts, lambda old, look: look.expand_as(old), source=source)
         return self._like(values, self.score)  # type: ignore[attr-defined]
 
     def swap_look(self: _Z, one: Picked, other: Picked) -> _Z:
@@ -127,6 +129,11 @@ class Editing(Picking):
         if frames is None or isinstance(frames, slice):
             return list(range(self.shape[1]))[frames or slice(None)]
         return [self._frame(t) for t in indices(frames, "frames")]
+
+    def _look(self) -> list[str]:
+        """Fields that say what a token looks like."""
+        whole = self.spec.kind == "slots" and self.spec.find("features") is None
+        return [f.name for f in self.spec.groups[0].fields] if whole else ["features"]
 
     def _key(self, field: str) -> tuple[str, str]:
         """Where a field is, if the latent has it."""

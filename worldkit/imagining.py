@@ -53,7 +53,7 @@ class Imagined:
 def imagine(
     model: ComposedWorldModel, start: Latent, policy: Policy, horizon: int, *,
     conditions: Mapping[str, Any] | None = None, sampler: Sampler | None = None, action: str = "action",
-    grad: bool = False, decode: bool = False,
+    grad: bool = False, decode: bool = False, predictions: bool = True,
 ) -> Imagined:
     """What follows when a policy acts in a model.
 
@@ -70,6 +70,7 @@ def imagine(
         grad: Keep the graph, so that gradients flow through dynamics and heads to policy and start. Without it nothing
             has one. (The model's weights get gradients as well: hand an optimiser the policy's alone.)
         decode: Draw all latents.
+        predictions: Ask the model's heads.
     Raises:
         ConditionError: the model is told no such actions, or another condition is missing.
         ShapeError: the start, or what the policy gives, has another shape.
@@ -97,8 +98,9 @@ def imagine(
     at_once = type(dynamics).step_features is Dynamics.step_features
     with model._evaluating(grad=grad):
         given = gather(model, as_table(conditions, "conditions"), {}, horizon, sampler, strict=True, only=others)
-        loop = Loop(model, start, None, sampler=sampler, heads=not at_once)
-        latents, actions, logs, conds, predictions = [start], [], [], [], []
+        heads = dict(model.heads.items()) if predictions else {}
+        loop = Loop(model, start, None, sampler=sampler, heads=predictions and not at_once)
+        latents, actions, logs, conds, told_so = [start], [], [], [], []
         for t in range(horizon):
             chosen, log = _asked(policy, loop.latent, sampler, check=t == 0)
             now = _now(model, action, chosen, sampler, check=t == 0)
@@ -108,13 +110,13 @@ def imagine(
             actions.append(chosen)
             logs.append(log)
             conds.append(loop.cond)
-            predictions.append(loop.predictions)
+            told_so.append(loop.predictions)
         z = type(start).cat(latents)
-        if model.heads and at_once:
+        if heads and at_once:
             features = dynamics.features(z, _joined(conds))
-            said = {name: head(features) for name, head in model.heads.items()}
+            said = {name: head(features) for name, head in heads.items()}
         else:
-            said = {name: torch.cat([step[name] for step in predictions], 1) for name in model.heads}
+            said = {name: torch.cat([step[name] for step in told_so], 1) for name in heads}
         return Imagined(z, torch.cat(actions, 1), {name: torch.cat([log[name] for log in logs], 1) for name in logs[0]},
                         said, model.decode(z).video if decode else None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .assembly import assemble
-from .batch import Batch, as_table, check_shape, to_float_video
+from .batch import Batch, as_table, check_shape
 from .component import Component, NamedModules
 from .conditioners.base import Conditioner
 from .conditioning import gather, leading, refuse_unknown
@@ -285,7 +285,7 @@ class ComposedWorldModel(WorldModel):
         refuse_unknown(self, batch.conditions, batch.masks)
         if batch.first is not None:
             refuse_borders(self, batch.first)
-        batch = replace(batch, video=to_float_video(batch.video))
+        batch = batch.as_float()
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
     def condition(
@@ -481,10 +481,11 @@ class ComposedWorldModel(WorldModel):
     def imagine(
         self, start: Latent, policy: Policy, horizon: int, *, conditions: Mapping[str, Any] | None = None,
         sampler: Sampler | None = None, action: str = "action", grad: bool = False, decode: bool = False,
+        predictions: bool = True,
     ) -> Imagined:
         """What follows when a policy acts in the model; see `worldkit.imagining.imagine`."""
         return imagine(self, start, policy, horizon, conditions=conditions, sampler=sampler, action=action, grad=grad,
-                       decode=decode)
+                       decode=decode, predictions=predictions)
 
     def as_env(self, data: Any, **options: Any) -> Any:
         """This model as a `gymnasium.Env`, or a batch of them; see `worldkit.envs.imagination.as_env`."""

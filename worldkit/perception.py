@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .batch import Batch, as_table, check_shape, to_float_video
+from .batch import Batch, as_table, check_shape
 from .conditioners.base import Conditioner
 from .conditioning import leading
 from .conditions import Condition
@@ -71,8 +71,8 @@ def perceive(
         if last is not None:
             raise ShapeError("last= goes on from a state, and this model has none: its dynamics does not filter")
         return Seen(encoding, encoding.latent, encoding.posterior)
-    conditions = batch.conditions if conditions is None else as_table(conditions, "conditions")
-    masks = batch.masks if masks is None else as_table(masks, "masks")
+    conditions = _known(model, batch.conditions) if conditions is None else as_table(conditions, "conditions")
+    masks = _known(model, batch.masks) if masks is None else as_table(masks, "masks")
     if last is not None:
         _check_last(model, last, shape[0])
     start = begins(first, encoding.latent, goes_on=last is not None)
@@ -85,7 +85,7 @@ def perceive(
 
 def encoded(model: ComposedWorldModel, batch: Batch, sampler: Sampler) -> Encoding:
     """What the encoder finds in the clips of a batch, in every frame by itself."""
-    return model.encoder.see(replace(batch, video=to_float_video(batch.video)), sampler=sampler)
+    return model.encoder.see(batch.as_float(), sampler=sampler)
 
 
 def look(
@@ -166,6 +166,11 @@ def begins(first: Tensor | None, z: Latent, *, goes_on: bool = False) -> Tensor:
     if not goes_on:
         begins[:, 0] = True
     return begins.to(z.presence.device)
+
+
+def _known(model: ComposedWorldModel, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model takes of what a batch holds."""
+    return {name: value for name, value in values.items() if name in model.conditioners}
 
 
 def _check_last(model: ComposedWorldModel, last: Latent, clips: int) -> None:

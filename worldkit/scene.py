@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batch import Batch
 from .counterfactual import VISIBLE, drawn
 from .errors import WorldkitError
 from .latents import Latent
@@ -42,8 +43,8 @@ class Scene:
     shares: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, model: ComposedWorldModel, video: Tensor, frame: int) -> Scene:
-        """Of given frames ``[1, T, C, H, W]``."""
+    def of(cls, model: ComposedWorldModel, video: Tensor | Batch, frame: int) -> Scene:
+        """Of given frames ``[1, T, C, H, W]``, in a batch with their conditions if the model's dynamics filters."""
         with torch.no_grad():
             z = model.encode(video)
             masks = None

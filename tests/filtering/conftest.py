@@ -41,7 +41,9 @@ class Tiny(FilteringDynamics):
         self.spec = replace(spec, groups=tuple(groups))
         self.look, self.state = LatentEmbed(spec, width), LatentEmbed(self.spec, width)
         self.cell = nn.GRUCell(width, width)
-        self.before, self.after = LatentHead(drawn_spec, width), LatentHead(drawn_spec, width)
+        self.before = LatentHead(drawn_spec, width)
+        self.after = LatentHead(replace(spec, kind="latent", groups=tuple(replace(g, fields=(own[1],)) for g in drawn)),
+                                width)
 
     def deter(self, z):
         return torch.cat([z.values[g.name, "deterministic"] for g in self.spec.groups], 2)
@@ -75,7 +77,7 @@ class Tiny(FilteringDynamics):
             prior = self.prior(state, cond.at(slice(t, t + 1)))
             deter = torch.cat([prior.params[g.name, "deterministic"] for g in self.spec.groups], 2)
             found = dict(self.after(deter + looked[:, t : t + 1]).params)
-            found |= {key: x[:, t : t + 1] for key, x in seen.posterior.params.items() if key in found}
+            found |= {key: x[:, t : t + 1] for key, x in seen.posterior.params.items() if key in prior.params}
             posterior = self.whole(deter, LatentDist(self.before.spec, found))
             state = posterior.sample(sampler)
             state = wk.latents.Latent.build(self.spec, {

@@ -121,7 +121,7 @@ class Imitation(Agent):
         self.wants_goal = "goal_image" in model.conditioners
         self.mapper = ActionMapper(
             latent_action.config.action_dim, self.action.width, dim=config.dim, num_layers=config.num_layers,
-            num_heads=config.num_heads, spec=model.encoder.spec if config.state else None)
+            num_heads=config.num_heads, spec=model.spec if config.state else None)
 
     def clip_length(self) -> int:
         return self.model.config.timestep_horizon + 1
@@ -134,7 +134,7 @@ class Imitation(Agent):
         and the latents they start from."""
         goal = batch.conditions["goal_image"] if self.wants_goal else None
         with torch.no_grad():
-            z = self.model.encode(batch.video)
+            z = self.model.encode(batch)
             return self.model.infer_latent_actions(z, conditions=self._told(goal)), z[:, :-1]
 
     def loss(self, batch: Batch) -> Tensor:

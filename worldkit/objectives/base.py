@@ -52,8 +52,8 @@ class Objective(Component, ABC):
     """Says which terms are summed. A module, because teachers and discriminators live here and are saved.
 
     Attributes:
-        requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``; ``"prior"`` or ``"heads"``, of objectives that
-            train these alone.
+        requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``; a dynamics that filters, ``"filtering"``, or one
+            that does not, ``"no-filtering"``; ``"prior"`` or ``"heads"``, of objectives that train these alone.
         frozen: Parts of the model that this objective does not train; they must come trained. They get no gradients and
             stay in evaluation mode.
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
@@ -61,7 +61,7 @@ class Objective(Component, ABC):
 
     RETURNS = Loss
     WORDS = {
-        "requires": frozenset({"decoder", "dynamics", "no-dynamics", "prior", "heads"}),
+        "requires": frozenset({"decoder", "dynamics", "no-dynamics", "filtering", "no-filtering", "prior", "heads"}),
         "frozen": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners", "heads"}),
     }
     Config: ClassVar[type[ComponentConfig]]

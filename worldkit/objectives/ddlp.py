@@ -118,7 +118,7 @@ class DDLP(Objective):
     """Reconstruction and KL terms; see the module's docstring."""
 
     Config = DDLPConfig
-    requires = frozenset({"decoder"})
+    requires = frozenset({"decoder", "no-filtering"})
 
     def stage(self, step: int) -> Stage:
         """Stage of a training step; ``"full"`` outside of a training."""

@@ -4,11 +4,14 @@ Reconstruction of every frame, plus KL divergences: static frames against the en
 against the prior that the dynamics predicts from the frames before, latent actions against their policy. KLs of a token
 count as much as the token is present: its sampled transparency is a differentiable weight.
 
-Two kinds of parts have no such KL, and the objective says so (`ELBO.notes`):
+Some parts have no such KL, and the objective says so (`ELBO.notes`):
 
 - An implicit dynamics (diffusion) has no prior to hold the posterior against. All frames are then static, and the
   dynamics learns from detached latents by its own loss, logged as ``dynamics/...``: a denoising loss that reached the
   encoder would be minimised by shrinking the latents.
+- A dynamics that filters predicts every frame, the first one from the state of which nothing is known: posterior and
+  prior of all states are held against each other, and the encoder has no KL of its own. It does not wait for
+  ``frames_first`` or ``warmup_epochs``, and takes no turns alone: there is no decomposition without it.
 - A point-mass latent (slots) has no density. Its term is half the squared distance of the prediction to the latent,
   both of them DETACHED from the encoder, which reconstruction alone trains: an encoder that the term reached could make
   itself predictable by collapsing, and no entropy would hold against it.
@@ -52,8 +55,8 @@ from .terms import (
 )
 
 if TYPE_CHECKING:
-    from ..encoders import Encoding
     from ..model import ComposedWorldModel
+    from ..perception import Seen
 
 
 _APPEARANCE = ("features", "background")
@@ -131,24 +134,25 @@ class ELBO(Objective):
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         weights, frames = self.config.weights, batch.video.shape[-4]
-        moving = model.dynamics is not None and not self.in_frames_first(step)
-        warmup = moving and self.in_warmup(step)
+        filters = model.dynamics is not None and model.dynamics.filtering
+        moving = model.dynamics is not None and (filters or not self.in_frames_first(step))
+        warmup = moving and not filters and self.in_warmup(step)
         explicit = moving and model.dynamics.explicit_prior
         static = frames if not explicit else frames - 2 if warmup else self.config.num_static_frames
         static = max(1, min(static, frames))
-        alone = moving and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
+        alone = moving and not filters and self.is_dynamics_turn(step) and (static if explicit else 1) < frames
         with torch.no_grad() if alone else nullcontext():
-            encoding = model.encoder.see(batch, sampler=sampler)
+            seen = model.perceive(batch, sampler)
 
         per_frame, details, terms, heads = {}, {}, {}, 0.0
         if not alone:
-            per_frame, details, terms = self._perception(model, batch, encoding, static)
+            per_frame, details, terms = self._perception(model, batch, seen, static)
         if moving:
-            more, dynamic, cond = self._prediction(model, batch, encoding, static, sampler)
+            more, dynamic, cond = self._prediction(model, batch, seen, static, sampler)
             per_frame |= more
             terms |= {name: v.sum(2).mean() for name, v in dynamic.items()}
             if cond is not None:
-                heads, told = head_terms(model, batch, encoding.latent, cond)
+                heads, told = head_terms(model, batch, seen.latent, cond)
                 terms |= told
         done = None if warmup else batch.done_mask
         share = frame_weights(done, next(iter(per_frame.values())))
@@ -158,14 +162,14 @@ class ELBO(Objective):
         total = sum(totals[k] * factor for k, factor in factors.items() if k in totals)
         terms = totals | {k: (v * share).sum(2).mean() for k, v in details.items()} | terms
         norm = self.scale if done is not None else self.scale / frames
-        terms = {k: v.detach() for k, v in terms.items()} | summary(encoding.posterior)
+        terms = {k: v.detach() for k, v in terms.items()} | summary(seen.posterior)
         return Loss(norm * total + heads, terms, partial=alone)
 
     def _perception(
-        self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int
+        self, model: ComposedWorldModel, batch: Batch, seen: Seen, static: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """What trains encoder and decoder: (terms ``[B, V, T]``, parts of the static KL likewise, numbers for logs)."""
-        weights, z = self.config.weights, encoding.latent
+        weights, z = self.config.weights, seen.latent
         drawn = model.decode(z)
         told, logged = vector_errors(model, drawn, batch.vectors)
         rec = self._reconstruction(batch.video, drawn.video, model)
@@ -174,7 +178,7 @@ class ELBO(Objective):
             factor = rec_terms.new_ones(frames)
             factor[static:] = weights.dynamics_reconstruction
             rec_terms = rec_terms * factor
-        parts = {k: place(v, 0, frames) for k, v in self._static_kl(model, encoding, static).items()}
+        parts = {k: place(v, 0, frames) for k, v in self._static_kl(model, seen, static).items()}
         present = z.spec.sum_views(presence(z))
         per_frame = {"reconstruction": rec_terms, "transparency": place(present[:, :, :static].square(), 0, frames)}
         if parts:
@@ -185,13 +189,17 @@ class ELBO(Objective):
         return per_frame, {f"kl/{k}": v for k, v in parts.items()}, terms
 
     def _prediction(
-        self, model: ComposedWorldModel, batch: Batch, encoding: Encoding, static: int, sampler: Sampler
+        self, model: ComposedWorldModel, batch: Batch, seen: Seen, static: int, sampler: Sampler
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Condition | None]:
         """What trains the dynamics: (terms ``[B, V, T]``, the dynamics' by field ``[B, V, frames that count]``, the
         condition it was given)."""
-        z, frames = encoding.latent, encoding.latent.shape[1]
+        z, frames = seen.latent, seen.latent.shape[1]
+        if seen.prior is not None:
+            dynamic = by_field(detach_points(seen.posterior).kl(seen.prior), z.spec, z)
+            return ({"kl_dynamics": sum(dynamic.values())}, {f"kl_dynamics/{k}": v for k, v in dynamic.items()},
+                    seen.cond.at(slice(1, None)))
         if explicit := model.dynamics.explicit_prior:
-            dynamic, action, cond = self._dynamic_kl(model, batch, z, encoding.posterior, static, sampler)
+            dynamic, action, cond = self._dynamic_kl(model, batch, z, seen.posterior, static, sampler)
         else:
             dynamic, action, cond = implicit_terms(model, batch, z, sampler)
         start, name = (static, "kl_dynamics") if explicit else (1, "dynamics")
@@ -213,9 +221,10 @@ class ELBO(Objective):
         lpips = rearrange(lpips, "(b v t) -> b v t", b=mse.shape[0], v=mse.shape[1])
         return {"per_frame": pixels * (mse + 0.1 * lpips), "mse": mse.detach()}
 
-    def _static_kl(self, model: ComposedWorldModel, encoding, static: int) -> dict[str, Tensor]:
+    def _static_kl(self, model: ComposedWorldModel, seen: Seen, static: int) -> dict[str, Tensor]:
         """Field -> KL of the static frames, ``[B, V, S]``."""
-        spec, prior, terms = model.encoder.spec, model.encoder.static_prior(encoding), {}
+        encoding, spec, terms = seen.encoding, model.encoder.spec, {}
+        prior = model.encoder.static_prior(encoding) if seen.prior is None else None
         if prior is not None:
             terms = by_field(encoding.posterior[:, :static].kl(prior[:, :static]), spec, encoding.latent[:, :static])
         for name, value in model.encoder.regularizers(encoding).items():

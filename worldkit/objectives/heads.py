@@ -30,7 +30,7 @@ class HeadsConfig(ComponentConfig):
     Attributes:
         num_frames: Frames of a training clip; None = one more than the dynamics' window.
         remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where
-            clips come again soon: with ``train.clips=tile``.
+            clips come again soon: with ``train.clips=tile``. Of no account with a dynamics that filters.
     """
 
     name: str = "heads"
@@ -50,11 +50,16 @@ class Heads(Objective):
         self._remembered = Remembered(config.remember)
 
     def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
-        self._remembered.fill(model.encoder, batches)
+        if not model.dynamics.filtering:
+            self._remembered.fill(model.encoder, batches)
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        z = self._remembered.means(model.encoder, batch)
         with torch.no_grad():
-            cond, _, _ = model.condition(z, batch, sampler=sampler)
+            if model.dynamics.filtering:
+                seen = model.perceive(batch)
+                z, cond = seen.latent, seen.cond.at(slice(1, None))
+            else:
+                z = self._remembered.means(model.encoder, batch)
+                cond, _, _ = model.condition(z, batch, sampler=sampler)
         total, terms = head_terms(model, batch, z, cond)
         return Loss(total, terms)

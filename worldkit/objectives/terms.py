@@ -84,6 +84,9 @@ def head_terms(
     if batch.done_mask is not None:
         inside = batch.done_mask if batch.done_mask.ndim == 2 else batch.done_mask.float().mean(1)
         valid = inside[:, 1:].float()
+    if batch.first is not None:  # no transition leads over a border
+        crossed = ~batch.first[:, 1:]
+        valid = crossed.float() if valid is None else valid * crossed
     means = {name: x.mean() if valid is None else (x * valid).sum() / valid.sum().clamp(min=1)
              for name, x in losses.items()}
     total = torch.stack([model.config.heads[name].weight * x for name, x in means.items()]).sum()
@@ -138,6 +141,9 @@ def summary(posterior: LatentDist) -> dict[str, Tensor]:
 def notes(model: ComposedWorldModel) -> list[str]:
     """What a user should know where an encoder or a dynamics has no KL of its own."""
     notes, spec = [], model.encoder.spec
+    if model.dynamics is not None and model.dynamics.filtering:
+        return [f"dynamics '{model.dynamics.config.name}' filters: it predicts every frame, the first one, too, so the "
+                "encoder has no KL of its own"]
     if model.dynamics is not None and not model.dynamics.explicit_prior:
         notes.append(
             f"dynamics '{model.dynamics.config.name}' has no explicit prior: it learns from detached latents by "

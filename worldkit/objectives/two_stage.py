@@ -77,7 +77,7 @@ class TwoStage(Objective):
     """Rollout in the latents of a frozen encoder; see the module's docstring."""
 
     Config = TwoStageConfig
-    requires = frozenset({"decoder", "dynamics"})
+    requires = frozenset({"decoder", "dynamics", "no-filtering"})
     frozen = frozenset({"encoder", "decoder"})
 
     def __init__(self, config: TwoStageConfig):

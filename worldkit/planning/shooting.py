@@ -155,9 +155,8 @@ class Shooting(Objective):
             return self.model.encode(context)
         self.problems, self.frames, self.device = context.shape[0], context.shape[-4], context.device
         done = self._check_past(past)
-        if done is None:
-            return self.model.encode(context)
-        return self.model.encode(context, conditions={**self.conditions, self.action: done})
+        told = {} if done is None else {self.action: done}
+        return self.model.encode(context, conditions={**self.conditions, **told})
 
     def _one_each(self, goal: Tensor | Latent | None, name: str) -> Tensor | Latent | None:
         if goal is None:

@@ -108,11 +108,12 @@ class Moment:
         """The same moment with other recent frames; particles that keep to places are seen anew (as `what_if`)."""
         model, sampler = self.dream.model, self.dream.copy().sampler
         conditioners: Any = model.conditioners
-        if "position" in model.encoder.anchors():
-            z = model.encode(drawn(model, z))
         told = {name: torch.cat([t[name] for t in self.told], conditioners[name].time_axis)
                 for name in (self.told[0] if self.told else ())}
-        dream = Dream(model, z, conditions={**self.dream.standing, **told}, sampler=sampler, window=self.dream.window)
+        conditions = {**self.dream.standing, **told}
+        if "position" in model.encoder.anchors():
+            z = model.encode(drawn(model, z), conditions=conditions)
+        dream = Dream(model, z, conditions=conditions, sampler=sampler, window=self.dream.window)
         return replace(self, dream=dream, recent=z)
 
 
@@ -138,7 +139,7 @@ def first_moment(model: ComposedWorldModel, video: Tensor, conditions: Mapping[s
         sampler: Source of randomness.
     """
     with torch.no_grad():
-        z = model.encode(video)
+        z = model.encode(video, conditions=conditions)
         dream = Dream(model, z, conditions=conditions, sampler=sampler)
     moving = {name: c.time_axis for name, c in model.conditioners.items() if c.per_frame}
     told = tuple({name: conditions[name].narrow(axis, t, 1) for name, axis in moving.items()}

@@ -200,7 +200,7 @@ class Server:
     def _state(self) -> dict[str, Any]:
         """What the page's controls show."""
         session, steering = self.session, self.session.steering
-        spec, views = session.model.encoder.spec, session.model.config.obs.views
+        spec, views = session.model.spec, session.model.config.obs.views
         return {"state": {
             **self.about, "playing": self.playing, "fps": self.fps, "modes": session.modes, "mode": session.mode,
             "steering": {"name": steering.name, "dim": steering.dim, "choices": steering.choices},

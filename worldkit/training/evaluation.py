@@ -52,14 +52,14 @@ def predict(
         raise DataError(f"clips of {batch.video.shape[-4]} frames leave nothing to predict after {context_frames}")
     if driven_by == "encoded":
         with torch.no_grad():
-            z = model.encode(batch.video)
+            z = model.encode(batch)
             given, rest = z[:, :context_frames], z[:, context_frames:]
             return Rollout(rest, given, model.decode(rest).video, model.decode(given).video)
     known = {"conditions": {k: batch.conditions[k] for k in model.conditioners if k in batch.conditions},
              "masks": {k: batch.masks[k] for k in model.conditioners if k in batch.masks}}
     actions = model.infer_latent_actions(batch.video, **known) if driven_by == "inferred" else None
     return model.rollout(
-        batch.video[..., :context_frames, :, :, :], horizon, latent_actions=actions, generator=generator,
+        batch.context(context_frames), horizon, latent_actions=actions, generator=generator,
         deterministic=driven_by != "sampled", window=window, **known,  # type: ignore[arg-type]
     )
 
@@ -143,7 +143,7 @@ def evaluate(
             rows.add_samples(drawn)
             _add_baselines(rows, scorer, truth, training_mean)
             if scorer.track:
-                rows.add_scores(ENCODED, scorer.encoded_scores(batch.video, truth))
+                rows.add_scores(ENCODED, scorer.encoded_scores(batch, truth))
         stated = protocol | {"decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
                              "driven_by": DRIVERS[driver]} | facts
         stated |= {"tracking": scorer.followed} if scorer.track else {}

@@ -33,18 +33,20 @@ INFERRED_NOTE = (
 
 
 @torch.no_grad()
-def panel(model: ComposedWorldModel, video: Tensor, *, frames: int = 8, cell: int = 128) -> Tensor:
+def panel(model: ComposedWorldModel, clip: Tensor | Batch, *, frames: int = 8, cell: int = 128) -> Tensor:
     """How a model takes a clip apart, as `worldkit.viz.decomposition_panel` shows it.
 
     Args:
         model: The model.
-        video: One clip, ``[T, C, H, W]`` or ``[V, T, C, H, W]`` (the first view is shown), uint8 or float in [0, 1].
+        clip: One clip, ``[T, C, H, W]`` or ``[V, T, C, H, W]`` (the first view is shown), uint8 or float in [0, 1];
+            or a batch of one, with the conditions that a dynamics that filters asks for.
         frames: Columns.
         cell: Side of a picture, pixels.
     Returns:
         uint8 ``[3, h, w]``.
     """
-    encoding = model.perceive(video[None])
+    batch = clip if isinstance(clip, Batch) else Batch(clip[None])
+    encoding, video = model.perceive(batch), batch.video[0]
     decoded = model.decode(encoding.latent, masks=True)
     proposals = getattr(encoding.aux, "proposals", None)
     latent, several = _first_view(encoding.latent), video.ndim == 5

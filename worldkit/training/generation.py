@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..batch import to_float_video
+from ..batch import Batch, to_float_video
+from ..distributions import MEANS
 from ..metrics import count_spots, frechet_distance, histogram_distance, pooled_features
 from ..model import ComposedWorldModel
+from ..perception import encoded
 from ..progress import track
 
 
@@ -60,7 +62,7 @@ def look_at(
     device, counts, features = next(model.parameters()).device, [], []
     for part in track(videos.split(batch_size), "looking at videos"):
         part = to_float_video(part.to(device)).clamp(0, 1)
-        z = model.encode(part)
+        z = encoded(model, Batch(part), MEANS).latent
         counts.append(count_spots(part[:, 0] if part.ndim == 6 else part, background).cpu())
         presence, rows = z.presence.flatten(0, 1).split([g.size for g in z.spec.groups], 1), []
         for group, weights in zip(z.spec.groups, presence, strict=True):

@@ -71,7 +71,7 @@ def glance(model: ComposedWorldModel, batch: Batch, *, context_frames: int, cell
         latents = Latent.cat([rollout.context_latents, rollout.latents])
         video = torch.cat([rollout.context_video, rollout.video], 1)
     else:
-        context_frames, latents = 0, model.encode(batch.video)
+        context_frames, latents = 0, model.encode(batch)
         video = model.decode(latents).video
     video = video[0].clamp(0, 1)
     rows = {TRUTH: framed(to_float_video(batch.video[0]), None, cell=cell),

@@ -108,7 +108,7 @@ class Scorer:
         self.segment = any(name in OBJECTS for name in metrics)
         self.networks = {name: networks[name] for name in SETS if name in networks}
         self.metrics = tuple(metrics)
-        placed, anchored = model.encoder.spec.find("position") is not None, "position" in model.encoder.anchors()
+        placed, anchored = model.spec.find("position") is not None, "position" in model.encoder.anchors()
         self.followed = TOKENS if placed and not anchored else PAINTED
         for name in SETS:
             if name in metrics and name not in networks:
@@ -138,9 +138,9 @@ class Scorer:
             scores |= _object_scores(repeat(last, "b h w -> b t h w", t=frames), truth, self.metrics)
         return scores
 
-    def encoded_scores(self, video: Tensor, truth: Truth) -> Scores:
+    def encoded_scores(self, batch: Batch, truth: Truth) -> Scores:
         """Tracking scores of the model's own perception of the true frames: what a perfect prediction would score."""
-        z = self.model.encode(video)[:, truth.context.shape[1]:]
+        z = self.model.encode(batch)[:, truth.context.shape[1]:]
         return self._tracking(z, self._drawn(z), truth)
 
     def image_scores(self, video: Tensor, truth: Truth) -> Scores:

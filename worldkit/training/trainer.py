@@ -173,7 +173,7 @@ class Trainer:
             model, config.ema, every=config.ema_every, after=config.ema_after, warmup=config.ema_warmup)
         self.facts = dict(facts or {})
         self.progress = Progress()
-        self.watch = Watch(model.encoder.spec.gated_tokens)
+        self.watch = Watch(model.spec.gated_tokens)
         self.show_progress = show_progress and self.is_main
         self.after_step: Callable[[Trainer, ProgressBar], None] | None = None
         self._stop, self._saved = False, -1  # told to stop; step of the newest checkpoint
@@ -371,7 +371,7 @@ class Trainer:
                 frames, picture, name = *samples(model, seed=config.seed), "samples"
                 save_animation(frames, self.run / "figures" / f"step-{step:08d}-{name}.gif")
             else:
-                clip, name = torch.as_tensor(self.valid[len(self.valid) // 2]["video"]), "panel"
+                clip, name = collate([self.valid[len(self.valid) // 2]]), "panel"
                 picture = panel(model, clip.to(self.device))
             save_png(picture, self.run / "figures" / f"step-{step:08d}-{name}.png")
         self._warn(self.watch.look_at_masks(self._masks(model)), bar)
@@ -391,8 +391,7 @@ class Trainer:
         if not model.encoder.every_token_draws:
             return None
         indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
-        video = collate([self.valid[i] for i in indices]).to(self.device).video
-        return model.decode(model.encode(video), masks=True).masks
+        return model.decode(model.encode(collate([self.valid[i] for i in indices]).to(self.device)), masks=True).masks
 
     @cached_property
     def _mean_image(self) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...batch import Batch, to_float_video
@@ -82,7 +82,8 @@ def open_scene(loaded: Loaded, data: str, options: Namespace, data_options: Mapp
     name = f"{data}, {clips.source.episode_name(item['episode'])} (clip {options.clip} of '{options.split}')"
     note = resize_note(options.model, loaded.facts, clips)
     clip = Clip(collate([item]).to(options.device), f"{name}; {note}" if note else name)
-    return Scene.of(model, clip.batch.video[:, :context], options.frame), clip
+    given = replace(clip.batch.context(context), conditions=clip.batch.conditions, masks=clip.batch.masks)
+    return Scene.of(model, given, options.frame), clip
 
 
 def ask(scene: Scene, clip: Clip, options: Namespace) -> Answer:
