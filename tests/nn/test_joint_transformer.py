@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldkit.nn.checkpoint import LEVELS, set_checkpointing
 from worldkit.nn.joint_transformer import JointTransformer
+from worldkit.nn.memory import Memory
 from worldkit.nn.rolling import Rolling
-from worldkit.nn.transformer import Memory
 
 D = torch.float64
 

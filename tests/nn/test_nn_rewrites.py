@@ -15,8 +15,9 @@ from worldkit.nn.composite import _PasteSums, composite, particle_masks
 from worldkit.nn.conv import ConvConfig, ConvDecoder, ConvEncoder, Upsample, replicate
 from worldkit.nn.dropout import Dropout, dropout, keep_mask
 from worldkit.nn.glimpse import EPS_SCALE, EPS_WEIGHT, box_mask, crop, paste, paste_weights
+from worldkit.nn.memory import Memory
 from worldkit.nn.rolling import Rolling
-from worldkit.nn.transformer import Memory, SpatioTemporalTransformer
+from worldkit.nn.transformer import SpatioTemporalTransformer
 
 D = torch.float64
 

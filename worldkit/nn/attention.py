@@ -6,7 +6,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -78,8 +77,9 @@ class Attention(Checkpointed):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``[..., heads, L, D / heads]``."""
-        q, k, v = rearrange(self.qkv(x), "... l (three h d) -> three ... h l d", three=3, h=self.num_heads)
-        return q, k, v
+        x = self.qkv(x)
+        q, k, v = x.view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)  # [..., L, heads, d]
+        return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, bias: Tensor | None = None
@@ -92,7 +92,7 @@ class Attention(Checkpointed):
             bias: In place of ``causal``: added to the logits, ``[heads, L, S]``; -inf hides a key.
         """
         out = self.run(self._mix, *(x.flatten(0, -4) for x in (q, k, v)), causal, bias)  # kernels want four axes
-        out = self.proj(rearrange(out, "m h l d -> m l (h d)").unflatten(0, q.shape[:-3]))
+        out = self.proj(out.transpose(1, 2).reshape(*q.shape[:-3], q.shape[-2], -1))
         return dropout(out, self.dropout) if self.training else out
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None) -> Tensor:
@@ -121,11 +121,13 @@ class FeedForward(Checkpointed, nn.Sequential):
         super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(self[0](x))
+        first, *_ = self  # unpacked, since looking a layer up by its number costs as much as a small operation
+        return self.after(first(x))
 
     def after(self, hidden: Tensor) -> Tensor:
         """Everything after the first layer."""
-        return self[3](self.run(lambda h: self[2](self[1](h)), hidden))
+        _, activation, second, drop = self
+        return drop(self.run(lambda h: second(activation(h)), hidden))
 
 
 class Block(nn.Module):

@@ -10,13 +10,15 @@ Source: DDLP (arXiv:2306.05957); upstream github.com/taldatech/ddlp @ 5686275, w
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import Attention, FeedForward
 from .checkpoint import Checkpointed
-from .transformer import Memory
+from .memory import Memory, Remember
 
 
 class RelativeBias(nn.Module):
@@ -65,22 +67,32 @@ class JointBlock(Checkpointed):
         self.norm2, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(lambda x: self.extend(x)[0], x)
+        return self.run(self.extend, x)
 
     def extend(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, last_only: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames after the remembered ones -> (tokens, all keys, all values); ``last_only``: tokens of the last."""
+        self, x: Tensor, remember: Remember | None = None, last_only: bool = False, bias: Tensor | None = None
+    ) -> Tensor:
+        """Frames after the remembered ones, if there are any.
+
+        Args:
+            x: ``[B, T, N, D]``.
+            remember: Adds keys and values to those of earlier frames.
+            last_only: Tokens of the last frame only.
+            bias: Of the last frame towards as many as there may be, if it is known.
+        """
         tokens = x.shape[2]
-        q, k, v = self.attention.heads(rearrange(self.norm1(x), "b t n d -> b (t n) d"))
-        if past is not None:
-            k, v = torch.cat([past[0], k], -2), torch.cat([past[1], v], -2)
+        q, k, v = self.attention.heads(self.norm1(x).flatten(1, 2))
+        if remember is not None:
+            k, v = remember(k, v)
         if last_only:
             q, x = q[..., -tokens:, :], x[:, -1:]
-        bias = self.bias(x.shape[1], k.shape[-2] // tokens, tokens)
+        if bias is None:
+            bias = self.bias(x.shape[1], k.shape[-2] // tokens, tokens)
+        else:
+            bias = bias[..., -k.shape[-2]:]
         out = self.attention.attend(q, k, v, bias=bias)
-        x = x + rearrange(out, "b (t n) d -> b t n d", n=tokens)
-        return x + self.feed_forward(self.norm2(x)), k, v
+        x = x + out.unflatten(1, (-1, tokens))
+        return x + self.feed_forward(self.norm2(x))
 
 
 class JointTransformer(nn.Module):
@@ -151,15 +163,22 @@ class JointTransformer(nn.Module):
                              f"{self.num_tokens}")
         if memory is not None and not self.causal:
             raise ValueError("a memory holds earlier frames as they were before the later ones came: causal only")
+        biases = self._biases_of_one_frame(memory, tokens) if memory is not None and frames == 1 else None
         for layer, block in enumerate(self.blocks):
             last = last_only and layer == len(self.blocks) - 1
             if memory is None and not last:
                 x = block(x)
                 continue
-            past = (memory.keys[layer], memory.values[layer]) if memory is not None and memory.length else None
-            x, keys, values = block.extend(x, past, last)
-            if memory is not None:
-                memory.keys[layer:layer + 1], memory.values[layer:layer + 1] = [keys], [values]
+            remember = None if memory is None else partial(memory.extend, layer, frames=frames, limit=self.max_frames)
+            x = block.extend(x, remember, last, biases[layer] if biases else None)
         if memory is not None:
             memory.length = total
         return self.head(self.norm(x))
+
+    def _biases_of_one_frame(self, memory: Memory, tokens: int) -> list[Tensor] | None:
+        """Per layer the bias of a frame towards as many as there may be, made once; None where there may be a graph."""
+        if torch.is_grad_enabled():
+            return None
+        if not memory.bias:
+            memory.bias = [block.bias(1, self.max_frames, tokens) for block in self.blocks]
+        return memory.bias

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .joint_transformer import JointTransformer
-from .transformer import Memory, SpatioTemporalTransformer
+from .memory import Memory
+from .transformer import SpatioTemporalTransformer
 
 
 class Rolling:

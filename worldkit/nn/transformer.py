@@ -5,7 +5,7 @@ modulates both through AdaLN-zero. The condition always contains learned embeddi
 projection is linear; so the embeddings' share of it is a sum of two small tables, and only what varies between samples
 is projected per token.
 
-`Memory` carries keys and values of past frames, so that one more frame costs one frame.
+A `Memory` carries keys and values of past frames, so that one more frame costs one frame.
 
 Source: LPWM (arXiv:2603.04553), upstream modules/modules.py @ 4cf53c4, written from its description.
 """
@@ -13,7 +13,7 @@ Source: LPWM (arXiv:2603.04553), upstream modules/modules.py @ 4cf53c4, written 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,21 +23,13 @@ from torch import Tensor, nn
 from .attention import Attention, FeedForward, RMSNorm
 from .checkpoint import Checkpointed
 from .chunks import at_a_time
+from .memory import Memory, Remember
 
 Modulation = Callable[[slice, slice], Tensor]
 """(times, tokens) -> the six vectors of these tokens at these times, ``[B or 1, T', N', 6 D]``."""
 
 ALL = slice(None)
 _CHUNK_BYTES = 2**24
-
-
-@dataclass
-class Memory:
-    """Keys and values of the frames seen so far, per layer; ``length`` frames."""
-
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    length: int = 0
 
 
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -102,26 +94,26 @@ class TemporalBlock(HalfBlock):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def _forward(self, x: Tensor, modulation: Modulation, tokens: slice) -> Tensor:
-        return self.extend(x, modulation(ALL, tokens))[0]
+        return self.extend(x, modulation(ALL, tokens))
 
     def _heads(self, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = rearrange(_modulate(self.norm1(x), scale, shift), "b t n d -> b n t d")
         return self.attention.heads(h)  # [B, N, heads, T, d]
 
     def extend(
-        self, x: Tensor, modulation: Tensor, past: tuple[Tensor, Tensor] | None = None, last_only: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames after the remembered ones -> (tokens, all keys, all values); ``last_only``: tokens of the last."""
+        self, x: Tensor, modulation: Tensor, remember: Remember | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Frames after the remembered ones, if there are any; ``last_only``: tokens of the last frame."""
         scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
         q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
-        if past is not None:
-            k, v = torch.cat([past[0], k], -2), torch.cat([past[1], v], -2)
+        if remember is not None:
+            k, v = remember(k, v)
         if last_only:
             q, x, gate_a = q[..., -1:, :], x[:, -1:], gate_a[:, -1:]
             scale_m, shift_m, gate_m = scale_m[:, -1:], shift_m[:, -1:], gate_m[:, -1:]
         out = rearrange(self.attention.attend(q, k, v, causal=True), "b n t d -> b t n d")
         x = torch.addcmul(x, gate_a, out)
-        return self.mlp(x, scale_m, shift_m, gate_m), k, v
+        return self.mlp(x, scale_m, shift_m, gate_m)
 
 
 class SpatioTemporalTransformer(nn.Module):
@@ -201,13 +193,10 @@ class SpatioTemporalTransformer(nn.Module):
             if memory is None and not last_only:
                 x = temporal(x, modulations[2 * layer + 1])
                 continue
-            past = (memory.keys[layer], memory.values[layer]) if memory is not None and memory.length else None
-            rows = modulations[2 * layer + 1](ALL, ALL)
-            x, keys, values = temporal.extend(x, rows, past, last_only and layer == final)
-            if memory is not None:
-                memory.keys[layer:layer + 1], memory.values[layer:layer + 1] = [keys], [values]
+            remember = None if memory is None else partial(memory.extend, layer, frames=frames, limit=self.max_frames)
+            x = temporal.extend(x, modulations[2 * layer + 1](ALL, ALL), remember, last_only and layer == final)
         if memory is not None:
-            memory.length = offset + frames
+            memory.length += frames
         scale, shift = modulations[-1](slice(frames - x.shape[1], frames), ALL).chunk(2, -1)
         return self.head(_modulate(self.norm_out(x), scale, shift))
 
