@@ -8,9 +8,11 @@ from ..lazy import lazy_exports
 from ..registry import register_objective
 
 register_objective("ddlp", "worldkit.objectives.ddlp:DDLP", aliases=("dlpv2",))
+register_objective("dreamer", "worldkit.objectives.dreamer:Dreamer")
 register_objective("elbo", "worldkit.objectives.elbo:ELBO")
 register_objective("first-frames", "worldkit.objectives.first_frames:FirstFrames")
 register_objective("heads", "worldkit.objectives.heads:Heads")
+register_objective("planet", "worldkit.objectives.planet:PlaNet")
 register_objective("reconstruction", "worldkit.objectives.reconstruction:Reconstruction")
 register_objective("two-stage", "worldkit.objectives.two_stage:TwoStage")
 

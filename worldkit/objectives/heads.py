@@ -1,7 +1,8 @@
 """Heads learn on a model that is trained already; everything else stays as it is.
 
-Frames are encoded by their means, and every transition of a clip counts alike, those outside of the episode (done mask)
-not at all. Objectives that train a dynamics train the heads besides; this one adds heads to a finished model:
+Frames are encoded by their means (states of a dynamics that filters likewise), and every transition of a clip counts
+alike, those outside of the episode (done mask) not at all. Objectives that train a dynamics train the heads besides;
+this one adds heads to a finished model:
 ``worldkit train PRESET --data ... -o heads.reward=two-hot -o objective=heads -o train.init_from=RUN``.
 """
 

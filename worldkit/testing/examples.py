@@ -58,7 +58,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8}},
     "conditioner": {"action": {"dim": 3}, "transition-action": {"dim": 3},
                     "language": {"embed_dim": 5, "max_length": 2}},
-    "objective": {"two-stage": {"burn_in": 2}},
+    "objective": {"two-stage": {"burn_in": 2}, "dreamer": {"free_nats": 0}, "planet": {"free_nats": 0}},
 }
 """Options that make our own components small; options given to a check come on top."""
 

@@ -40,6 +40,8 @@ def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = 
         bare |= {"prior": "diffusion", "objective": "first-frames"}
     if "encoder" in cls.frozen:  # by their means no particle is absent, and no stand-in for one gets a gradient
         bare["encoder"] = "patch"
+    if "filtering" in cls.requires:
+        bare |= {"encoder": "conv", "dynamics": "rssm", "latent_action": None, "objective": "dreamer"}
     world = shake(build(small_config(**{**bare, **(model or {})})))
     world.objective = cls(config)
     world.freeze()
