@@ -1,12 +1,12 @@
 """Optimisers beside the official ones of Dreamer v1, v2 and v3, step by step. Skipped without the files."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from worldkit.training.optimizers import OptimizerConfig, clip_adaptively
 
+from .dreamer_agent import as_optax
 from .dreamer_weights import MISSING, ROOT, arrays, close, files, name_of
 
 pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=MISSING)
@@ -18,20 +18,6 @@ CASES = {
     # upstream hands optax a tenth of lr as the SHARE of lr that the cosine ends at
     "cosine": {"lr": 1e-2, "schedule": "cosine", "anneal_steps": 4, "final": 1e-3},
 }
-
-
-def as_optax(config, update):
-    """The learning rate with optax's rounding: lines are computed in float32, cosines and constants are not."""
-    f, exact, length = np.float32, config.rate(update), config.anneal_steps - config.warmup_steps
-    if update < config.warmup_steps:
-        rate = f(-config.lr) * (f(1) - f(update) / f(config.warmup_steps)) + f(config.lr)
-    elif config.schedule == "linear":
-        end = config.final * config.lr
-        rate = f(config.lr - end) * (f(1) - f(min(update - config.warmup_steps, length)) / f(length)) + f(end)
-    else:
-        rate = f(exact) if config.warmup_steps else exact
-    assert abs(rate - exact) <= 3e-7 * config.lr
-    return float(rate)
 
 
 def steps(out, config, names, key, tolerance, prefix):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ...batch import Batch
-from ...conditions import EMPTY
 from ...distributions import Sampler
 from ...latents import Latent, LatentSpec
 from ..actions import ActionSpec
@@ -131,14 +130,17 @@ class ActorCritic(nn.Module):
 
     def imagine(self, model: ComposedWorldModel, start: Latent, sampler: Sampler) -> tuple[Tensor, Imagined]:
         """Tokens of the start and of what follows, ``[N, H + 1, K, D]``, and what is said of them."""
-        config = self.config
-        grad = config.gradient != "reinforce"
-        dream = model.imagine(start, self.policy, config.horizon, sampler=sampler, grad=grad)
-        said = dict(dream.predictions)
+        grad, dynamics = self.config.gradient != "reinforce", model.require_dynamics()
+        dream = model.imagine(start, self.policy, self.config.horizon, sampler=sampler, grad=grad,
+                              predictions=not dynamics.filtering)
+        heads = {name: model.heads[name] for name in ("reward", "terminated") if name in model.heads}
         with torch.set_grad_enabled(grad):
-            for name in ("reward", "terminated"):
-                if name in model.heads:
-                    said[name] = torch.cat([_of_start(model, name, start), said[name]], 1)
+            if dynamics.filtering:  # states tell how they were reached, the start, too
+                features = dynamics.state_features(dream.latents)
+                said = {name: head(features) for name, head in heads.items()}
+            else:
+                blank = torch.zeros(start.shape, device=start.presence.device)
+                said = {name: torch.cat([blank, dream.predictions[name]], 1) for name in heads}
             reward = said["reward"]
             going_on = 1 - said["terminated"] if "terminated" in said else torch.ones_like(reward)
         return state_tokens(dream.latents), Imagined(dream.logs["action"], reward, going_on)
@@ -194,11 +196,3 @@ class ActorCritic(nn.Module):
 def _inside(model: ComposedWorldModel) -> bool:
     """Whether the head of the end has learned the discount factor, too."""
     return "terminated" in model.heads and getattr(model.heads["terminated"].config, "discount", 1.0) < 1
-
-
-def _of_start(model: ComposedWorldModel, name: str, start: Latent) -> Tensor:
-    """What a head says of arriving in the start, ``[N, 1]``; 0 of models whose states do not tell."""
-    dynamics = model.require_dynamics()
-    if not dynamics.filtering:
-        return torch.zeros(start.shape, device=start.presence.device)
-    return model.heads[name](dynamics.features(type(start).cat([start, start]), EMPTY))
