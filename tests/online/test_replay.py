@@ -153,3 +153,21 @@ def test_drawing_takes_milliseconds():
         replay.draw(16, random)
         times.append(time.perf_counter() - started)
     assert min(times) < 0.05
+
+
+def test_states_of_drawn_windows_are_noted_and_begin_later_ones():
+    replay = Replay(4)
+    for number, rows in enumerate((3, 5)):
+        replay.add(0, number, episode(number, rows), over=True)
+    replay.note_state(0, 2, torch.full((1, 2), 7.0))  # of the newest episode
+    batch = replay.draw(1, np.random.default_rng(1))
+    assert batch.video[0, :, 0, 0, 0].tolist() == [2, 10, 11, 12] and not replay.states((1, 2)).any()
+    replay.note_states(torch.arange(3.0)[None, :, None, None].expand(1, 3, 1, 2) + 1)
+    one, two = replay.streams[0].tracks
+    assert one.states is None and two.states[:3, 0, 0].tolist() == [1, 2, 3]
+    state = replay.state_dict()["states"]
+    again = Replay(4)
+    for number, rows in enumerate((3, 5)):
+        again.add(0, number, episode(number, rows), over=True)
+    again.load_states(state)
+    assert again.streams[0].tracks[1].states[:3, 0, 1].tolist() == [1, 2, 3]

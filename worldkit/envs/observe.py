@@ -14,6 +14,7 @@ from .pace import unpack_reset, unpack_step
 from .resize import resize
 
 OBSERVATIONS = ("dict", "pixels", "state")
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as the Arcade Learning Environment has it
 
 
 def check_options(size: Any, observation: str) -> None:
@@ -41,18 +42,20 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         env: Any Gymnasium environment; to be rendered it needs ``render_mode="rgb_array"``.
         size: Height and width of the pixels; one number for squares; None for what the environment gives.
         observation: ``"dict"``, ``"pixels"`` or ``"state"``; see `worldkit.envs.make_env`.
+        grey: Pixels have one channel.
     Raises:
         ConfigError: if there is no picture, or no state, where one is asked for.
     """
 
-    def __init__(self, env: Any, *, size: int | tuple[int, int] | None = 64, observation: str = "dict"):
+    def __init__(self, env: Any, *, size: int | tuple[int, int] | None = 64, observation: str = "dict",
+                 grey: bool = False):
         check_options(size, observation)
-        RecordConstructorArgs.__init__(self, size=size, observation=observation)
+        RecordConstructorArgs.__init__(self, size=size, observation=observation, grey=grey)
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(f"an environment is a gymnasium.Env, got {type(env).__name__}; make_env(id) makes one")
         super().__init__(env)
         self._made_by: Any = None
-        self._kind, self._space = observation, env.observation_space
+        self._kind, self._space, self._grey = observation, env.observation_space, bool(grey)
         self._drawn = env.has_wrapper_attr("draw")
         self._rendered: np.ndarray | None = None
         self.metadata = {**env.metadata, "render_modes": ["rgb_array"]}
@@ -72,7 +75,7 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         if observation == "state":
             self.observation_space = self._state
         else:
-            pixels = spaces.Box(0, 255, (*self._size, 3), np.uint8)
+            pixels = spaces.Box(0, 255, (*self._size, 1 if self._grey else 3), np.uint8)
             state = {} if self._state is None else {"state": self._state}
             self.observation_space = pixels if observation == "pixels" else spaces.Dict({"pixels": pixels, **state})
 
@@ -125,6 +128,10 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         return {"pixels": pixels} if state is None else {"pixels": pixels, "state": state}
 
     def _pixels(self, native: Any) -> np.ndarray:
+        picture = self._coloured(native)
+        return picture if not self._grey else (picture @ _LUMA + 0.5).astype(np.uint8)[..., None]
+
+    def _coloured(self, native: Any) -> np.ndarray:
         if self._drawn:
             return np.array(self.env.get_wrapper_attr("draw")(*self._size))
         picture = native if self._seen else self.render()

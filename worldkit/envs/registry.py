@@ -196,6 +196,7 @@ def make_env(
     observation: str = "dict",
     repeat: int = 1,
     actions: str = "own",
+    grey: bool = False,
     **options: Any,
 ) -> Any:
     """An environment that gives pixels, as a `gymnasium.Env`.
@@ -210,6 +211,7 @@ def make_env(
             nothing is drawn.
         repeat: Steps that an action is held for; rewards are summed.
         actions: ``"own"``; ``"scaled"``: those that are bounded boxes run from -1 to 1 instead.
+        grey: Pixels have one channel, uint8 ``[H, W, 1]``.
         **options: Of the environment, as its package documents them.
     Returns:
         The environment; ``render()`` gives the picture in the environment's own size.
@@ -237,7 +239,7 @@ def make_env(
         if options or backend != AUTO:
             given = ", ".join([*options, *(["backend"] if backend != AUTO else [])])
             raise ConfigError(f"make_env was given an environment, which is made already: leave out {given}")
-        return Observe(paced(env_id, repeat=repeat, actions=actions), size=size, observation=observation)
+        return Observe(paced(env_id, repeat=repeat, actions=actions), size=size, observation=observation, grey=grey)
     spec = backend_of(env_id) if backend == AUTO else get_env_backend_spec(backend)
     try:
         env = spec.factory()(env_id, **options)
@@ -247,13 +249,13 @@ def make_env(
             raise
         raise ConfigError(f"environment '{env_id}' (backend '{spec.name}') has no option '{wrong[0]}'") from error
     try:
-        made = Observe(paced(env, repeat=repeat, actions=actions), size=size, observation=observation)
+        made = Observe(paced(env, repeat=repeat, actions=actions), size=size, observation=observation, grey=grey)
     except BaseException:
         env.close()
         raise
     again = {"env_id": env_id, "backend": spec.name, "size": size, "observation": observation, **options}
-    again |= {name: value for name, value, default in (("repeat", repeat, 1), ("actions", actions, "own"))
-              if value != default}
+    again |= {name: value for name, value, default in (("repeat", repeat, 1), ("actions", actions, "own"),
+                                                       ("grey", grey, False)) if value != default}
     made.made_by(EnvSpec(_spec_id(env_id), entry_point=f"{__name__}:make_env", kwargs=again, disable_env_checker=True,
                          order_enforce=False))
     return made

@@ -20,7 +20,7 @@ from ..training.record import RECORD_FILE
 from ..viz import save_gif
 from .checkpoint import find_agent
 from .config import LIMIT, OnlineConfig
-from .recipes import SCALED
+from .recipes import SCALED, seen_as
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def load_acting(place: str | Path, *, env: str | None = None, env_options: Mappi
     if name is None:
         raise ConfigError(f"{folder} does not say where it acts: --env ENV does")
     options = {**SCALED, **online.env_options, **(env_options or {})}
-    _, height, width = agent.frame_shape
-    make = partial(make_env, name, size=(height, width), **options)
+    make = partial(make_env, name, **seen_as(agent.frame_shape), **options)
     with make() as one:
         check_fits(agent, one)
     if device is not None:

@@ -26,8 +26,9 @@ from ..training.record import RECORD_FILE, surroundings, write_record
 AGENT = "agent"
 KEPT = ("agent", "action", "model", "environment", "action_space", "options")
 """What stays for the life of a run."""
-KEPT_OPTIONS = ("online.num_envs", "online.length", "online.cross", "online.queue", "online.prefill", "online.pretrain",
-                "online.context", "train.batch_size", "train.seed")
+KEPT_OPTIONS = ("online.num_envs", "online.length", "online.cross", "online.queue", "online.prefill",
+                "online.prefill_by", "online.pretrain", "online.context", "online.reward", "train.batch_size",
+                "train.seed")
 """Options that stay: the order of its random numbers rests on them."""
 
 

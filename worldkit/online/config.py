@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,8 @@ class OnlineConfig(Config):
         processes: Each of them in a process of its own: pays where a step takes milliseconds.
         env_options: Options of the environment, ``repeat`` among them.
         max_steps: Steps after which an episode is cut off; None: where the environment ends it, or `LIMIT`.
-        prefill: Steps of random actions before anything is learned.
+        prefill: Steps before anything is learned.
+        prefill_by: Who acts then: ``"random"`` actions, or the ``"agent"`` as it is.
         pretrain: Updates right behind them.
         train_ratio: Steps that are learned from for each step that is acted: an update of 16 clips of 64 transitions
             every 16 steps is 64.
@@ -32,6 +33,7 @@ class OnlineConfig(Config):
         cross: Clips may go on in the next episode. Models that carry nothing over such a border can learn from them.
         queue: Every new clip is learned from once before others are drawn.
         capacity: Steps that are kept in memory; older ones are forgotten, their files stay.
+        reward: What is learned as the reward: the environment's ``"own"``, or its ``"tanh"`` (Dreamer v2 in Atari).
         context: States that were found last time are where a clip begins, instead of nothing (replay context).
         eval_every: Steps between evaluations; 0 = only at the end.
         eval_episodes: Of an evaluation.
@@ -46,6 +48,7 @@ class OnlineConfig(Config):
     env_options: dict[str, Any] = {}
     max_steps: int | None = Field(default=None, gt=0)
     prefill: int = Field(default=1000, ge=0)
+    prefill_by: Literal["random", "agent"] = "random"
     pretrain: int = Field(default=0, ge=0)
     train_ratio: float = Field(default=32.0, ge=0)
     every: int = Field(default=1, gt=0)
@@ -53,6 +56,7 @@ class OnlineConfig(Config):
     cross: bool = True
     queue: bool = False
     capacity: int = Field(default=1_000_000, gt=0)
+    reward: Literal["own", "tanh"] = "own"
     context: bool = False
     eval_every: int = Field(default=10_000, ge=0)
     eval_episodes: int = Field(default=10, gt=0)

@@ -54,11 +54,18 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     train = TrainConfig.parse({**spec.train, **own["train"]})
     config = config.replace("env_options", {**config.env_options, **own["env"]}) if own["env"] else config
     obs = {**spec.config["obs"], **_table(dict(tables), "obs")}
-    make = partial(make_env, env, size=(obs["height"], obs["width"]), **{**SCALED, **config.env_options})
+    sees = (obs.get("channels", 3), obs["height"], obs["width"])
+    make = partial(make_env, env, **seen_as(sees), **{**SCALED, **config.env_options})
     with make() as one:
         agent = create_agent(preset, env=one, seed=train.seed, agent=own["agent"], **tables)
     known = {"preset": resolve_preset(preset), "env": env, **(facts or {})}
     return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress)
+
+
+def seen_as(frame: tuple[int, int, int]) -> dict[str, Any]:
+    """Options of `worldkit.make_env` for frames ``(C, H, W)`` as an agent sees them."""
+    channels, height, width = frame
+    return {"size": (height, width), **({"grey": True} if channels == 1 else {})}
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..batch import Batch
 from ..data import open_source
@@ -22,6 +23,8 @@ from ..errors import DataError
 
 FLAGS = ("terminated", "truncated")
 TARGETS = ("reward", *FLAGS)
+MOST_STATES = 2**29
+"""Bytes of states that a checkpoint holds at most; a run that goes on without begins with states of nothing."""
 
 
 class Track:
@@ -30,10 +33,13 @@ class Track:
     Attributes:
         number: Of the episode in its folder.
         over: Whether it has ended.
+        states: What a model took its frames for when it last looked, float16 ``[T, N, D]``; zeros where it never did,
+            None if nobody asks.
     """
 
     def __init__(self, number: int):
         self.number, self.over = number, False
+        self.states: np.ndarray | None = None
         self._rows = 0
         self._columns: dict[str, np.ndarray] = {}
 
@@ -65,6 +71,20 @@ class Track:
             known = count - 1 if over else 0  # an episode that goes on is told as cut off
             self._columns[name][first + known : first + count] = False
         self._rows, self.over = first + count, over
+
+    def note(self, row: int, states: np.ndarray) -> None:
+        """Note states ``[rows, N, D]`` from a row on."""
+        if self.states is None or len(self.states) < row + len(states):
+            room = np.zeros((max(row + len(states), 2 * self._rows), *states.shape[1:]), np.float16)
+            if self.states is not None:
+                room[: len(self.states)] = self.states
+            self.states = room
+        self.states[row : row + len(states)] = states
+
+    def state(self, row: int, like: tuple[int, ...]) -> np.ndarray:
+        """What a row was taken for, ``[N, D]``."""
+        known = self.states is not None and row < len(self.states)
+        return self.states[row] if known else np.zeros(like, np.float16)
 
     def _reserve(self, length: int, rows: Mapping[str, np.ndarray], *, exactly: bool) -> None:
         for name in rows if not self._columns else self._columns:
@@ -118,6 +138,7 @@ class Replay:
         capacity: Rows in memory; beyond them the oldest episodes are forgotten (their files stay).
         cross: Windows may go on in the next episode of the same environment; ``Batch.first`` tells where. Otherwise
             shorter episodes are never seen.
+        channels: Colour channels of the video; of files that were grey one is read.
         queue: Every window of new rows, one behind the other, is drawn once before others are (Dreamer v3).
         conditions: Condition -> column that it is fed from.
         vectors: Observation besides the picture -> column.
@@ -133,12 +154,14 @@ class Replay:
     """
 
     def __init__(self, length: int, *, capacity: int = 1_000_000, cross: bool = True, queue: bool = False,
-                 conditions: Mapping[str, str] | None = None, vectors: Mapping[str, str] | None = None):
-        self.length, self.capacity, self.cross, self.queue = length, capacity, cross, queue
+                 channels: int = 3, conditions: Mapping[str, str] | None = None,
+                 vectors: Mapping[str, str] | None = None):
+        self.length, self.capacity, self.cross, self.queue, self.channels = length, capacity, cross, queue, channels
         self.conditions = {"action": "action"} if conditions is None else dict(conditions)
         self.vectors = dict(vectors or {})
         self.streams: dict[int, Stream] = {}
         self.rows = 0
+        self._drawn: list[list[tuple[Track, int, int]]] = []  # parts (track, row, rows) of the newest windows
         self._fresh: deque[tuple[int, int]] = deque()
         self._table: tuple[list[Track], dict[int, int], np.ndarray] | None = None
 
@@ -229,20 +252,53 @@ class Replay:
             like = tracks[0][name]
             found[name] = np.empty((len(chosen), self.length, *like.shape[1:]), like.dtype)
         first = np.zeros((len(chosen), self.length), bool)
+        self._drawn = []
         for window, (number, row) in enumerate(chosen):
             done = 0
+            self._drawn.append([])
             while done < self.length:
                 track = tracks[number]
                 rows = min(len(track) - row, self.length - done)
                 for name, column in found.items():
                     column[window, done : done + rows] = track[name][row : row + rows]
                 first[window, done] |= row == 0
+                self._drawn[-1].append((track, row, rows))
                 done, number, row = done + rows, number + 1, 0
         tensors = {name: torch.from_numpy(column) for name, column in found.items()}
         return Batch(
             video=tensors["video"], targets={name: tensors[name] for name in TARGETS}, first=torch.from_numpy(first),
             conditions={name: tensors[column] for name, column in self.conditions.items()},
             vectors={name: tensors[column] for name, column in self.vectors.items()})
+
+    # -- states
+
+    def note_state(self, stream: int, row: int, state: Tensor) -> None:
+        """Note what the newest episode's row was taken for, ``[N, D]``."""
+        self.streams[stream].tracks[-1].note(row, state[None].half().numpy())
+
+    def states(self, like: tuple[int, ...]) -> Tensor:
+        """What the first frame of every window that was drawn last was taken for, ``[B, 1, N, D]``.
+
+        Args:
+            like: (N, D).
+        """
+        found = [parts[0][0].state(parts[0][1], like) for parts in self._drawn]
+        return torch.from_numpy(np.stack(found)).float()[:, None]
+
+    def note_states(self, states: Tensor) -> None:
+        """Note what the frames of the windows that were drawn last are taken for now, but for the first ones.
+
+        Args:
+            states: ``[B, length - 1, N, D]``.
+        """
+        values = states.half().cpu().numpy()
+        for window, parts in zip(values, self._drawn, strict=True):
+            done = -1  # the first frame is context
+            for track, row, rows in parts:
+                skip = max(0, -done)
+                if rows > skip:
+                    track.note(row + skip, window[done + skip : done + rows])
+                done += rows
 
     def _too_short(self) -> str:
         longest = max((rows for stream in self.streams.values() for rows in stream.lengths), default=0)
@@ -263,7 +319,23 @@ class Replay:
             "streams": [[number, stream.dropped, stream.fresh, [t.number for t in stream.tracks if t.over]]
                         for number, stream in self.streams.items()],
             "fresh": [list(place) for place in self._fresh],
+            "states": self._told_states(),
         }
+
+    def _told_states(self) -> dict[int, Tensor] | None:
+        """Episode -> states of its rows; None if they are too many for a checkpoint."""
+        noted = {track.number: track.states[: len(track)] for stream in self.streams.values()
+                 for track in stream.tracks if track.states is not None}
+        if sum(states.nbytes for states in noted.values()) > MOST_STATES:
+            return None
+        return {number: torch.from_numpy(states.copy()) for number, states in noted.items()}
+
+    def load_states(self, states: Mapping[int, Tensor] | None) -> None:
+        """Have the states of `state_dict` again, once all episodes are here."""
+        for stream in self.streams.values():
+            for track in stream.tracks:
+                if states and track.number in states:
+                    track.note(0, states[track.number].numpy())
 
     def load_state_dict(self, state: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
         """Have the same episodes again; those that were being played have to be added once more.
@@ -277,7 +349,8 @@ class Replay:
         queue, self.queue = self.queue, False  # what is in it is told below
         for stream, dropped, fresh, numbers in state["streams"]:
             for number in numbers:
-                self.add(stream, number, episodes.pop(number), over=True)
+                episode = episodes.pop(number)  # readers give grey frames three equal channels
+                self.add(stream, number, {**episode, "video": episode["video"][:, : self.channels]}, over=True)
             played = self.streams.setdefault(stream, Stream())
             played.dropped, played.fresh = dropped, fresh
         self.queue, self._fresh = queue, deque(map(tuple, state["fresh"]))

@@ -29,8 +29,9 @@ from ..agents.simple import RandomPolicy
 from ..collecting import EpisodeFolder, episode_seed
 from ..collecting.pool import IDLE, Slot
 from ..distributions import Sampler
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 from ..files import check_writable, reason
+from ..latents import Latent
 from ..training.checkpoint import RunLog, drop_later, random_state, set_random_state
 from ..training.config import TrainConfig
 from ..training.denormals import flush_denormals
@@ -124,7 +125,11 @@ class OnlineTrainer:
         self.learner = agent.learner(self.train)
         model = agent.model.config
         self.replay = Replay(self.config.length + 1, capacity=self.config.capacity, cross=self.config.cross,
-                             queue=self.config.queue, conditions=model.columns)
+                             queue=self.config.queue, channels=model.obs.channels, conditions=model.columns)
+        self._spec = agent.model.spec
+        if self.config.context and not agent.model.require_dynamics().filtering:
+            raise ConfigError("online.context begins clips with states, and this model's dynamics "
+                              f"'{agent.model.config.dynamics.name}' has none: -o online.context=false")
         self.progress = Progress()
         self.looks = Looks(self)
         self._recent: deque[float] = deque(maxlen=RECENT)  # returns
@@ -202,7 +207,7 @@ class OnlineTrainer:
             self.progress.episodes += 1
         if begun:
             self.stage.begin(begun)
-        filling = self.progress.steps < self.config.prefill
+        filling = self.progress.steps < self.config.prefill and self.config.prefill_by == "random"
         if filling or self._explorer is None:
             self._explorer = self._random if filling else self.agent.explorer()
             self._carry = self._explorer.start(len(self.slots))
@@ -218,12 +223,20 @@ class OnlineTrainer:
             slot.action = self.agent.action.for_env(action, slot.action_space)
         over = self.stage.step()
         self.progress.steps += len(self.slots)
+        states = self._states()
         for number, slot in enumerate(self.slots):
             check_reward(slot)
             self._remember(number, slot, over=slot in over)
+            if states is not None:
+                self.replay.note_state(number, len(slot.episode) - 1, states[number])
         for slot in over:
             self._end(slot)
         self._earn()
+
+    def _states(self) -> Tensor | None:
+        """What the newest frames are taken for, ``[B, N, D]``, if clips are to begin with that."""
+        state = getattr(self._carry, "state", None) if self.config.context else None
+        return None if state is None else state.pack()[:, 0].cpu()
 
     @property
     def slots(self) -> list[Slot]:
@@ -272,7 +285,15 @@ class OnlineTrainer:
         batch = self.replay.draw(size, np.random.default_rng([self.train.seed, progress.updates]))
         seed = _seed(self.train.seed, "learn", progress.updates)
         sampler = Sampler(generator=torch.Generator(self.device).manual_seed(seed))
-        terms = self.learner.update(batch.to(self.device), sampler)
+        if self.config.reward == "tanh":
+            batch.targets["reward"].tanh_()
+        carry = None
+        if self.config.context:
+            shape = (self._spec.num_tokens, self._spec.packed_dim)
+            carry = Latent.unpack(self._spec, self.replay.states(shape).to(self.device))
+        terms = self.learner.update(batch.to(self.device), sampler, carry=carry)
+        if self.config.context and self.learner.latent is not None:
+            self.replay.note_states(self.learner.latent.pack())
         progress.updates += 1
         progress.owed -= 1
         for name, value in terms.items():
@@ -362,8 +383,10 @@ class OnlineTrainer:
         self._sums, self._summed = state["sums"]
         self.looks.load_state_dict(state["looks"])
         same = self._play_again(state["slots"])
+        self.replay.load_states(state["replay"]["states"])
         if state["carry"] is not None:
-            self._explorer = self._random if self.progress.steps < self.config.prefill else self.agent.explorer()
+            filling = self.progress.steps < self.config.prefill and self.config.prefill_by == "random"
+            self._explorer = self._random if filling else self.agent.explorer()
             self._carry = self._explorer.start(len(self.slots))
             frames, first = torch.from_numpy(stack_pixels(self.slots)), torch.ones(len(self.slots), dtype=torch.bool)
             if same:

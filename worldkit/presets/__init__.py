@@ -1,13 +1,14 @@
 """Presets: named models as data. One TOML file per family; a number's source stands beside it as a comment.
 
-A table ``[name]`` has ``extends`` (another preset), ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and
-sub-tables ``config`` (a `WorldModelConfig`), ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data``
-is what ``worldkit ablate`` takes without ``--data``, its ``protocols`` are what shipped weights are scored by as well),
-``agent`` (name and options of the agent that acts through the model, see `worldkit.agents`), ``online`` (how it learns
-by acting, an `worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
+A table ``[name]`` has ``extends`` (another preset, or a list: each adds what those before it do not inherit),
+``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and sub-tables ``config`` (a `WorldModelConfig`),
+``train`` (training defaults), ``eval`` (evaluation protocol; its ``data`` is what ``worldkit ablate`` takes without
+``--data``, its ``protocols`` are what shipped weights are scored by as well), ``agent`` (name and options of the agent
+that acts through the model, see `worldkit.agents`), ``online`` (how it learns by acting, an
+`worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
 (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far from the parts' own defaults. ``"none"`` leaves
 out what would be inherited, as on the command line (``latent_action = "none"`` in ``config``, ``ema = "none"`` in
-``train``).
+``train``; deeper down numbers only).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class ModelSpec:
         online: How much it acts and learns.
         weights: File with weights inside the package (or ``"hub:org/name"``), if there are any.
         alternatives: Kind -> name -> options: sizes at this preset's scale of parts that one may swap in.
-        extends: The preset this one starts from.
+        extends: The preset this one starts from (the first one, of several).
         provider: Package the preset comes from.
     """
 
@@ -127,18 +128,46 @@ def preset_spec(name: str) -> ModelSpec:
     """A preset with everything it inherits."""
     name = resolve_preset(name)
     table, provider = _tables[name]
-    own = {k: table[k] for k in ("summary", "source", "paper", "weights", "extends") if k in table}
-    base = preset_spec(table["extends"]) if "extends" in table else ModelSpec("")
-    parts = {part: merge(getattr(base, part), _left_out(table.get(part, {}))) for part in _TABLES}
+    own = {k: table[k] for k in ("summary", "source", "paper", "weights") if k in table}
+    bases = _bases(name)
+    told = {k: getattr(preset_spec(bases[0]), k) for k in ("paper", "source")} if bases else {}
+    parts: dict[str, Any] = {part: {} for part in _TABLES}
+    for ancestor in _ancestry(name):
+        own_parts = {part: _left_out(_tables[ancestor][0].get(part, {}), parts[part], top=True) for part in _TABLES}
+        parts = {part: merge(parts[part], own_parts[part]) for part in _TABLES}
     return ModelSpec(
         name=name, aliases=tuple(table.get("aliases", ())), provider=provider,
-        **{"paper": base.paper, "source": base.source, **own}, **parts,
+        extends=bases[0] if bases else None, **{**told, **own}, **parts,
     )
 
 
-def _left_out(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table whose entries ``"none"`` remove what would be inherited: TOML has no null."""
-    return {key: None if value == "none" else value for key, value in table.items()}
+def _bases(name: str) -> list[str]:
+    """What a preset starts from, canonical names."""
+    bases = _tables[name][0].get("extends", [])
+    return [resolve_preset(base) for base in ([bases] if isinstance(bases, str) else bases)]
+
+
+def _ancestry(name: str) -> list[str]:
+    """All that a preset inherits from, the most general one first, and itself."""
+    found: list[str] = []
+    for base in _bases(name):
+        found += [ancestor for ancestor in _ancestry(base) if ancestor not in found]
+    return [*found, name]
+
+
+def _left_out(table: Mapping[str, Any], base: Any, *, top: bool = False) -> dict[str, Any]:
+    """A table whose entries ``"none"`` remove what would be inherited: TOML has no null.
+
+    Deeper down ``"none"`` may be a value (``norm = "none"``): it removes numbers only.
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inherited = base.get(key) if isinstance(base, Mapping) else None
+        if value == "none" and (top or isinstance(inherited, (int, float))):
+            found[key] = None
+        else:
+            found[key] = _left_out(value, inherited) if isinstance(value, Mapping) else value
+    return found
 
 
 def packaged_file(spec: ModelSpec) -> Traversable:

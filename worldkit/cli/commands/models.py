@@ -101,8 +101,10 @@ def run_info(options: Namespace) -> None:
         spec, config = get_model_spec(name), create_config(name)
         about = {"preset": name, "summary": spec.summary, "source": spec.source, "paper": spec.paper,
                  "weights": facts_of(spec).get("headline", "yes") if spec.weights else "none published"}
-        about |= {f"train.{k}": str(v) for k, v in spec.train.items()} | {f"eval.{k}": str(v) for k, v in
-                                                                          spec.eval.items()}
+        if spec.agent:
+            about["acts"] = f"{spec.agent['name']}: worldkit train-agent {name} --env ENV"
+        for part in ("train", "online", "eval"):
+            about |= {f"{part}.{k}": str(v) for k, v in getattr(spec, part).items()}
     import torch
 
     with torch.device("meta"):
@@ -113,6 +115,11 @@ def run_info(options: Namespace) -> None:
             table.add_row(key, value)
     for part, count in model.parameter_report().items():
         table.add_row(f"parameters: {part}", f"{count:,}")
+        if part == "heads" and len(model.heads) > 1:
+            for name, head in model.heads.items():
+                table.add_row(f"parameters: heads.{name}", f"{sum(p.numel() for p in head.parameters()):,}")
+    for part, count in _agent_report(options.model, model.parameter_report()["total"]).items():
+        table.add_row(f"parameters: {part}", f"{count:,}")
     for part, registry, name in components(config.to_dict()):
         if extra := registry.entry(name).extra:
             table.add_row(f"{part} uses extra {extra}", install_hint(extra))
@@ -120,3 +127,20 @@ def run_info(options: Namespace) -> None:
         table.add_row("note", note)
     console.print(table)
     console.print_json(config.to_json())
+
+
+def _agent_report(name: str, model: int) -> dict[str, int]:
+    """Parameters of the agent of a preset, part by part, and with its model; empty if it has none to train."""
+    import torch
+
+    from ...agents import create_agent
+    from ...factory import get_model_spec
+
+    if is_place(name) or not get_model_spec(name).agent:
+        return {}
+    with torch.device("meta"):
+        agent = create_agent(name)
+    counts = {f"agent.{part}": sum(p.numel() for p in module.parameters() if p.requires_grad)
+              for _, top in agent.named_children() for part, module in top.named_children()}
+    counts = {part: count for part, count in counts.items() if count}
+    return counts | {"trained together": model + sum(counts.values())} if counts else {}
