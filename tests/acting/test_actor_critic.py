@@ -19,8 +19,6 @@ from worldkit.distributions import MEANS, Sampler
 from worldkit.errors import CheckpointError, ConfigError, ShapeError, TrainingError
 from worldkit.training import TrainConfig
 
-pytestmark = pytest.mark.skipif("dreamer" not in wk.registry.objectives.names(), reason="not there yet")
-
 SIDE = 16
 CHOICES, BOX = ActionSpec(num_actions=4), ActionSpec(low=(-2, -1), high=(2, 1))
 SMALL = {"layers": 1, "units": 12}

@@ -6,9 +6,11 @@ import torch
 from worldkit.agents import Acting, ActionSpec, create_agent, load_agent, save_agent, train_agent
 from worldkit.assembly import build
 from worldkit.collecting import play_episode
+from worldkit.config import WorldModelConfig
 from worldkit.control import ControlProtocol, evaluate_control
-from worldkit.distributions import MEANS
-from worldkit.errors import ConfigError, WorldkitError
+from worldkit.distributions import MEANS, Sampler
+from worldkit.errors import ConditionError, ConfigError, WorldkitError
+from worldkit.planning import Continuous, Shooting, make_cost
 from worldkit.testing.examples import small_config
 
 BOX = ActionSpec(low=(-1, -1), high=(1, 1))
@@ -158,3 +160,100 @@ def test_it_plans_in_an_environment(told, make_dot):
     found = evaluate_control({"random": "random", "plan": agent}, protocol, make=make_dot)
     assert found.interval("plan", "distance").n == 2
 
+
+
+# -- models that filter
+
+
+@pytest.fixture(scope="module")
+def filtering():
+    """A model with rewards whose dynamics filters."""
+    torch.manual_seed(0)
+    model = build(WorldModelConfig.parse({
+        "obs": {"height": 16, "width": 16}, "timestep_horizon": 5, "objective": "planet",
+        "encoder": {"name": "conv", "depth": 2, "multipliers": [2, 3]},
+        "decoder": {"name": "conv", "depth": 2, "multipliers": [2, 3], "units": 8, "blocks": 2},
+        "dynamics": {"name": "rssm", "cell": {"name": "planet-gru", "hidden": 8}, "stochastic": "normal",
+                     "num_variables": 4, "deterministic_dim": 8, "hidden_dim": 8, "norm": "none"},
+        "conditioners": {"action": {"name": "transition-action", "dim": 2, "norm": "none", "activation": "none"}},
+        "heads": {"reward": {"name": "gaussian", "readout": {"layers": 1, "units": 8, "norm": "none"}}},
+    })).eval()
+    for part in (model.heads["reward"], model.dynamics.after):  # far from linear, and much moved by what is seen
+        for p in part.parameters():
+            torch.nn.init.normal_(p, std=3)
+    return model
+
+
+def planet(model, **options):
+    return create_agent("planner", action=BOX, model=model, planner="planet-cem", cost="reward", horizon=4,
+                        planner_options={"candidates": 20, "elites": 4, "iterations": 2}, warm_start=False,
+                        sample=True, **options)
+
+
+def walked(agent, video, first, policy=None, seed=0):
+    """Actions ``[T, B, 2]`` and the states ``[B, T]`` behind them."""
+    policy = policy or agent
+    carry, actions, states = policy.start(video.shape[0]), [], []
+    for t in range(video.shape[1]):
+        sampler = Sampler(generator=torch.Generator().manual_seed(seed + t))
+        action, carry = policy.act(video[:, t], carry, first=first[:, t], sampler=sampler)
+        actions.append(action)
+        states.append(carry.seen)
+    return torch.stack(actions), states
+
+
+def test_a_planner_plans_from_the_state_of_all_that_was_seen(filtering):
+    """Frame by frame it filters what it saw and did; an episode that begins forgets; another picture, another plan."""
+    agent, video = planet(filtering), torch.rand(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    first = torch.zeros(2, 4, dtype=torch.bool)
+    first[:, 0] = first[0, 2] = True
+    actions, states = walked(agent, video, first)
+    seen, done = [], actions.transpose(0, 1)
+    state = None
+    for t in range(4):
+        sampler = Sampler(generator=torch.Generator().manual_seed(t))
+        known = {} if t == 0 else {"first": first[:, t : t + 1], "last": state,
+                                   "last_action": {"action": done[:, t - 1 : t]}}
+        state = filtering.perceive(video[:, t : t + 1], sampler, **known).latent
+        seen.append(state)
+    for ours, whole in zip(states, seen, strict=True):
+        for key, x in whole.values.items():
+            assert torch.equal(ours.values[key], x), key
+    again, _ = walked(agent, video, first)
+    assert torch.equal(actions, again) and actions.abs().max() <= 1
+    other = video.clone()
+    other[1, 1] = 1 - other[1, 1]
+    changed, _ = walked(agent, other, first)
+    assert torch.equal(changed[0], actions[0]) and (changed[1:, 1] != actions[1:, 1]).any(-1).all()
+
+
+def test_held_actions_and_noise_are_remembered_as_they_were_done(filtering):
+    agent = planet(filtering, repeat=2, noise=0.3)
+    video, first = torch.rand(1, 4, 3, 16, 16), torch.tensor([[True, False, False, False]])
+    actions, states = walked(agent, video, first, agent.explorer())
+    assert torch.equal(actions[0], actions[1]) and torch.equal(actions[2], actions[3])
+    assert states[1].values["state", "deterministic"].equal(states[0].values["state", "deterministic"])
+    calm, _ = walked(agent, video, first)
+    assert not torch.equal(actions, calm)
+    assert planet(filtering).explorer() is not None and isinstance(planet(filtering).explorer(), type(agent))
+
+
+def test_drawn_futures_differ_and_are_seeded(filtering):
+    state = filtering.encode(torch.rand(1, 1, 3, 16, 16))
+    actions = torch.zeros(1, 3, 4, 2)
+
+    def costs(seed, sample=True):
+        task = Shooting(filtering, state, make_cost("reward"), space=Continuous((-1, -1), (1, 1)), sample=sample,
+                        generator=torch.Generator().manual_seed(seed))
+        return task.score(actions).cost
+
+    assert len(costs(0).unique()) == 3 and torch.equal(costs(0), costs(0)) and not torch.equal(costs(0), costs(1))
+
+
+def test_a_context_of_several_frames_is_told_the_actions_inside(filtering):
+    video, past = torch.rand(2, 3, 3, 16, 16), torch.rand(2, 2, 2)
+    task = Shooting(filtering, video, make_cost("reward"), space=Continuous((-1, -1), (1, 1)), past=past)
+    whole = filtering.encode(video, conditions={"action": past})
+    assert all(torch.equal(x, task.start.values[key]) for key, x in whole.values.items())
+    with pytest.raises(ConditionError, match="give the 2 actions between them"):
+        Shooting(filtering, video, make_cost("reward"), space=Continuous((-1, -1), (1, 1)))

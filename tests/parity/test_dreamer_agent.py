@@ -10,7 +10,6 @@ from worldkit.agents.actor_critic.features import Arrivals, state_tokens
 from worldkit.agents.actor_critic.learner import ActorCriticLearner
 from worldkit.agents.actor_critic.losses import replayed_returns
 from worldkit.latents import Latent
-from worldkit.registry import objectives
 from worldkit.training.optimizers import OptimizerConfig
 
 from .dreamer_agent import Case, as_optax
@@ -18,7 +17,6 @@ from .dreamer_weights import MISSING, ROOT, D, arrays, close, folders, name_of
 
 FOLDERS = folders("config.json", "weights.npz", "inputs.npz", "tensors.npz", "scalars.json", "grads.npz")
 pytestmark = [pytest.mark.skipif(not ROOT.exists(), reason=MISSING),
-              pytest.mark.skipif("dreamer" not in objectives.names(), reason="not there yet"),
               pytest.mark.parametrize("folder", FOLDERS, ids=name_of)]
 THEIRS = {"reward": "rew", "terminated": "con", "replay_value": "repval"}
 
