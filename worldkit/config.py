@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 from . import registry as registries
 from .errors import ConfigError, WorldkitError
-from .names import NOT_CONDITIONS, TargetColumn, check_name
+from .names import NOT_CONDITIONS, TargetColumn, VectorColumn, check_name
 from .registry import Registry, suggestion
 
 C = TypeVar("C", bound="Config")
@@ -261,6 +261,13 @@ class WorldModelConfig(Config):
         """Target -> column of the data that its head learns; see `worldkit.heads.base.HeadConfig`."""
         return {name: TargetColumn(getattr(h, "column", None), getattr(h, "reached", None))
                 for name, h in self.heads.items()}
+
+    @property
+    def vectors(self) -> dict[str, VectorColumn]:
+        """Vector beside the video -> column of the data that it is fed from; see `ObsSpec`."""
+        obs = self.obs
+        return {name: VectorColumn(column, obs.vectors.get(name), obs.discrete.get(name))
+                for name, column in obs.fed_from.items()}
 
     @property
     def clip_length(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
-NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "targets", "episode", "start")
+NOT_CONDITIONS = ("video", "state", "masks", "done_mask", "targets", "vectors", "episode", "start")
 """Entries of a clip that are no conditions, so that no condition can have their names."""
 
 TARGET_COLUMNS = {
@@ -32,6 +32,20 @@ class TargetColumn(NamedTuple):
 
     column: str | None = None
     reached: bool | None = None
+
+
+class VectorColumn(NamedTuple):
+    """Where a vector beside the video lies in the data, and what it has to be.
+
+    Attributes:
+        column: An entry with a time axis, or a column of the state.
+        width: Numbers in it; None: as many as there are.
+        classes: It is one whole number, a class of so many; None: it is a vector of numbers.
+    """
+
+    column: str
+    width: int | None = None
+    classes: int | None = None
 
 
 def check_name(name: Any, what: str) -> None:

@@ -47,6 +47,10 @@ class EpisodeSource(ABC):
             ``"goal_image"`` ``[C, H, W]``.
         """
 
+    def read_besides(self, episode: int, start: int, stop: int) -> dict[str, Any]:
+        """As `read`, without the video; sources that can, do it without reading frames."""
+        return {name: value for name, value in self.read(episode, start, stop).items() if name != "video"}
+
     def last_start(self, episode: int, span: int) -> int:
         """Last frame at which a window of ``span`` frames may start; below 0: the episode is too short.
 

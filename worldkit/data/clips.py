@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import DataError
-from ..names import NOT_CONDITIONS, TargetColumn
+from ..names import NOT_CONDITIONS, TargetColumn, VectorColumn
 from .base import EpisodeSource
 from .items import check_item, plain_array
 from .targets import Targets
+from .vectors import as_vector
 
 _TIMED = ("action", "done_mask")  # entries besides the video with a time axis, at the front
 _NOT_CONDITIONS = NOT_CONDITIONS
@@ -84,6 +85,8 @@ class ClipDataset(torch.utils.data.Dataset):
             are left out. Default: every entry that can be a condition, under its own name.
         targets: Target -> where it lies, see `worldkit.data.targets`; a model has it in ``config.targets``. Default:
             reward, terminated and truncated, where the data have them.
+        vectors: Vector beside the video -> entry or column of the state; a model has it in ``config.vectors``. Default:
+            none.
     Attributes:
         skipped: Clips left out: shorter than a window, or (``on_error="skip"``) not decodable.
     Raises:
@@ -104,6 +107,7 @@ class ClipDataset(torch.utils.data.Dataset):
         mode: str = "slide",
         conditions: Mapping[str, str] | None = None,
         targets: Mapping[str, TargetColumn] | None = None,
+        vectors: Mapping[str, VectorColumn | str] | None = None,
     ):
         for name, value in (
             ("num_frames", num_frames),
@@ -123,15 +127,16 @@ class ClipDataset(torch.utils.data.Dataset):
         self.skipped = source.skipped + int((windows == 0).sum())
         if not windows.sum():
             raise DataError(self._too_short())
-        self.conditions, self.targets = conditions, targets
+        self.conditions, self.targets, self.vectors = conditions, targets, vectors
         self._look()
 
     def feeding(
-        self, conditions: Mapping[str, str] | None, targets: Mapping[str, TargetColumn] | None = None
+        self, conditions: Mapping[str, str] | None, targets: Mapping[str, TargetColumn] | None = None,
+        vectors: Mapping[str, VectorColumn | str] | None = None,
     ) -> ClipDataset:
-        """The same clips with these conditions and targets, see above."""
+        """The same clips with these conditions, targets and vectors, see above."""
         clips = copy.copy(self)
-        clips.conditions, clips.targets = conditions, targets
+        clips.conditions, clips.targets, clips.vectors = conditions, targets, vectors
         clips._look()
         return clips
 
@@ -143,10 +148,32 @@ class ClipDataset(torch.utils.data.Dataset):
     def _look(self) -> None:
         """See whether the conditions and targets that are asked for are there."""
         self._targets: Targets | None = None
+        first = self.source.read(self.window(0)[0], 0, 1) if self.conditions or self.vectors else {}
         if self.conditions:
-            self._fed(self.source.read(self.window(0)[0], 0, 1))
+            self._fed(first)
+        if self.vectors:
+            self._read_vectors(first)
         if self.targets:
             self._read_targets({})
+
+    def _read_vectors(self, item: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Vectors beside the video of an item."""
+        name_of_data = self.source.summary.get("name", "data")
+        found, state = {}, item.get("state", {})
+        for name, column in (self.vectors or {}).items():
+            column = VectorColumn(column) if isinstance(column, str) else column
+            short, frames = column.column.removeprefix("state."), item["video"].shape[-4]
+            entries = {key: value for key, value in item.items() if key not in _NOT_CONDITIONS
+                       and len(getattr(value, "shape", ())) > 0 and len(value) == frames}
+            if column.column not in entries and short not in state:
+                raise DataError(
+                    f"{name_of_data}: no column '{column.column}' for the vector '{name}', which the model observes; "
+                    f"it has: {', '.join([*entries, *state]) or 'none'}. Feed it from one of them: "
+                    f"-o obs.columns.{name}=COLUMN"
+                )
+            values = entries[column.column] if column.column in entries else state[short]
+            found[name] = as_vector(values, name, column, name_of_data)
+        return found
 
     def _read_targets(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """Targets of a clip by the state of its window; an empty state: only see whether they are there."""
@@ -230,8 +257,9 @@ class ClipDataset(torch.utils.data.Dataset):
             if "action" in (item if self.conditions is None else self.conditions.values()):
                 raise DataError("frame_skip above 1 would drop actions between frames: use frame_skip=1 with actions")
             item = _cut(item, slice(None, None, self.frame_skip))
+        seen = {"vectors": self._read_vectors(item)} if self.vectors else {}
         item = item if self.conditions is None else self._fed(item)
-        return {**item, **({"targets": targets} if targets else {}), "episode": episode, "start": start}
+        return {**item, **({"targets": targets} if targets else {}), **seen, "episode": episode, "start": start}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -251,8 +279,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     Args:
         items: Dicts with the same keys and shapes.
     Returns:
-        ``video`` uint8 ``[B, T, C, H, W]`` (or with views), conditions and targets stacked on a new first axis
-        (strings: a list).
+        ``video`` uint8 ``[B, T, C, H, W]`` (or with views), conditions, targets and vectors stacked on a new first
+        axis (strings: a list).
     Raises:
         DataError: if the items differ in keys or shapes.
     Example:
@@ -269,6 +297,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
         masks={k: _stack(k, [item["masks"][k] for item in items]) for k in items[0].get("masks", {})},
         done_mask=_stack("done_mask", [item["done_mask"] for item in items]) if "done_mask" in keys else None,
         targets={k: _stack(k, [item["targets"][k] for item in items]) for k in items[0].get("targets", {})},
+        vectors={k: _stack(k, [item["vectors"][k] for item in items]) for k in items[0].get("vectors", {})},
     )
 
 

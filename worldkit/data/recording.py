@@ -176,9 +176,11 @@ class RecordingSource(EpisodeSource):
         return span.stop - span.start
 
     def read(self, episode: int, start: int, stop: int) -> dict[str, Any]:
-        recording = self._recordings[episode]
-        views = [view.read(start, stop) for view in recording.views]
-        item: dict[str, Any] = {"video": views[0] if len(views) == 1 else np.stack(views)}
+        views = [view.read(start, stop) for view in self._recordings[episode].views]
+        return {"video": views[0] if len(views) == 1 else np.stack(views), **self.read_besides(episode, start, stop)}
+
+    def read_besides(self, episode: int, start: int, stop: int) -> dict[str, Any]:
+        recording, item = self._recordings[episode], {}
         for name, array in recording.timed.items():
             put(item, name, array[start:stop].copy())
         for name, value in recording.constant.items():

@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, DuplicateComponentError
-from ..names import TargetColumn
+from ..names import TargetColumn, VectorColumn
 from ..registry import load_plugins, suggestion
 from .base import EpisodeSource
 from .joined import JoinedSource
 from .splits import ALL, SPLITS, AlreadySplitError, MissingSplitError, check_split
+from .unseen import without_pictures
 
 if TYPE_CHECKING:
     from .clips import ClipDataset
@@ -144,6 +145,7 @@ def open_dataset(
     format: str | None = None,
     conditions: Mapping[str, str] | None = None,
     targets: Mapping[str, TargetColumn] | None = None,
+    vectors: Mapping[str, VectorColumn | str] | None = None,
     goals: int | None = None,
     **options: Any,
 ) -> ClipDataset:
@@ -156,7 +158,8 @@ def open_dataset(
         split: ``"train"``, ``"val"`` or ``"test"``; see `worldkit.data.splits` for data that is not split yet.
             ``"all"`` or None: everything, undivided; ``dataset.source.episode_name(i)`` says what is what.
         num_frames: Frames per clip; 1 gives still images.
-        height: Frame height in pixels. Default: what the name says, the HDF5 file's own, or 64.
+        height: Frame height in pixels. Default: what the name says, the HDF5 file's own, or 64. 0: no pictures, for
+            models that see vectors alone; video is then ``[T, 3, 0, 0]``, and nothing is decoded.
         width: Frame width; default: the height.
         mode: ``"slide"``: every window (training). ``"tile"``: windows that do not overlap (evaluation).
         stride_between_windows: Distance between the starts of sliding windows.
@@ -164,6 +167,7 @@ def open_dataset(
         format: Name of the format, if the source should not be recognised by its looks.
         conditions: Condition -> entry or column of the data, see `ClipDataset`; for a model: ``model.config.columns``.
         targets: Target -> where it lies, see `ClipDataset`; for a model: ``model.config.targets``.
+        vectors: Vector beside the video -> column, see `ClipDataset`; for a model: ``model.config.vectors``.
         goals: Give every clip a ``"goal_image"``: a frame at most so many behind its last one, see
             `worldkit.data.goals`.
         **options: Options of the format: ``num_episodes=`` for balls and push, ``on_error="skip"`` for videos,
@@ -180,14 +184,16 @@ def open_dataset(
     from .clips import ClipDataset
 
     for name, value in (("height", height), ("width", width)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int) or value < 0):
             raise DataError(f"{name} must be a whole number of pixels, got {value!r}")
+    if (height == 0) != (width == 0) and None not in (height, width):
+        raise DataError(f"height {height} and width {width} must both be pixels, or both 0 (no pictures)")
     episodes = open_source(source, split=split, height=height, width=width, format=format, **options)
     if goals is not None:
         from .goals import GoalSource
 
         episodes = GoalSource(episodes, goals)
-    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions, targets)
+    return ClipDataset(episodes, num_frames, stride_between_windows, frame_skip, mode, conditions, targets, vectors)
 
 
 def open_source(
@@ -217,8 +223,11 @@ def open_source(
         check_split(split)
     found = find_format(target, format)
     found.check_options(target, options)
-    opener = (found.peek or found.opener) if peek else found.opener
-    options |= {"height": height, "width": width or height}
+    unseen = height == 0
+    opener = (found.peek or found.opener) if peek or unseen else found.opener
+    if unseen:
+        opener = without_pictures(opener)
+    options |= {"height": None if unseen else height, "width": None if unseen else width or height}
     if split != ALL:
         return _checked(found, opener(target, split=split, **options))
     if found.whole:

@@ -50,14 +50,15 @@ class Decoded:
 class Decoder(Component, ABC):
     """Latent -> video, and vectors beside it.
 
-    Subclasses set ``Config``; ``kinds`` names the latents they can draw (None = any). Those that predict vectors say
-    with ``predicts_symlog`` whether their raw numbers are symlogs.
+    Subclasses set ``Config``; ``kinds`` names the latents they can draw (None = any). Those that predict vectors name
+    them in ``predicts``, and say with ``predicts_symlog`` whether their raw numbers are symlogs.
     """
 
     RETURNS = Decoded
     Config: ClassVar[type[ComponentConfig]]
     WORDS = {"kinds": None}
     kinds: ClassVar[frozenset[str] | None] = None
+    predicts: tuple[str, ...] = ()
     predicts_symlog: bool = False
     config: ComponentConfig
     spec: LatentSpec

@@ -93,7 +93,7 @@ class MLPDecoder(Decoder):
             )
         self.state = StateReader(spec)
         self.readout = Readout(config, inputs=self.state.drawn + self.state.memory, obs=obs)
-        self.predicts_symlog = config.symlog
+        self.predicts, self.predicts_symlog = tuple(obs.widths), config.symlog
 
     def forward(self, z: Latent, *, masks: bool = False) -> Decoded:
         flat, obs = self.state.flat(z), self.obs

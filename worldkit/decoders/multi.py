@@ -66,7 +66,7 @@ class MultiDecoder(Decoder):
         self.state = StateReader(spec)
         self.readout = Readout(config.vectors, inputs=self.state.drawn + self.state.memory, obs=obs,
                                path="decoder.vectors")
-        self.predicts_symlog = config.vectors.symlog
+        self.predicts, self.predicts_symlog = tuple(obs.widths), config.vectors.symlog
         painter = _PAINTERS[type(config.image)]
         self.painter = painter(config.image, drawn=self.state.drawn, memory=self.state.memory, obs=obs,
                                path="decoder.image")

@@ -121,8 +121,8 @@ def checked_vectors(batch: Batch, obs: ObsSpec) -> dict[str, Tensor]:
     """Those vectors of a batch that ``obs`` names, in order of their names.
 
     Raises:
-        ShapeError: one is missing (those that are there are named), has another shape, or holds what is no number
-            (-inf says that a value is missing, and is one).
+        ShapeError: one is missing (those that are there are named), has another shape, or, of vectors on the CPU, holds
+            what is no number (-inf says that a value is missing, and is one).
     """
     clips, frames = batch.video.shape[0], batch.video.shape[-4]
     found = {}
@@ -135,17 +135,17 @@ def checked_vectors(batch: Batch, obs: ObsSpec) -> dict[str, Tensor]:
                 f"vectors=model.config.obs.fed_from); obs.columns.{name}=COLUMN feeds it from another column"
             )
         value = batch.vectors[name]
+        known = type(value) is Tensor and value.device.type == "cpu" and not torch.compiler.is_compiling()
         if name in obs.discrete:
             check_shape(value, "b t", name=f"vector '{name}'", b=clips, t=frames)
             if value.dtype != torch.int64:
                 raise ShapeError(f"vector '{name}' is a class of {width}: int64 [b, t], got {value.dtype}")
-            if value.numel() and (value.min() < -1 or value.max() >= width):
+            if known and value.numel() and (value.min() < -1 or value.max() >= width):
                 raise ShapeError(f"vector '{name}' must be a class from 0 to {width - 1} (-1: missing), got "
                                  f"{int(value.min())} to {int(value.max())}")
         else:
             check_shape(value, "b t s", name=f"vector '{name}'", b=clips, t=frames, s=width)
-            bad = ~(value < torch.inf)  # NaN compares with nothing
-            if bad.any():
+            if known and (bad := ~(value < torch.inf)).any():  # NaN compares with nothing
                 clip, frame = bad.any(-1).nonzero()[0].tolist()
                 raise ShapeError(f"vector '{name}' is not finite in clip {clip}, frame {frame}: "
                                  f"{value[clip, frame].tolist()[:8]}; a value that is missing is -inf")

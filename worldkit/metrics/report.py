@@ -35,6 +35,7 @@ TITLES = {
     "tracking_error": "distance to objects ↓", "painted_error": "distance to objects (painted) ↓",
     "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
     "kept": "objects kept ↑",
+    "vector_error": "error of vectors ↓",
     "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
@@ -55,6 +56,9 @@ WORDS = {"context_frames": "frames given", "horizon": "frames predicted", "drive
 
 def title(metric: str) -> str:
     """Heading of a metric's column."""
+    for start, words in (("mse_", "squared error"), ("wrong_", "share wrong")):
+        if metric.startswith(start):
+            return f"{metric.removeprefix(start)}: {words} ↓"
     return TITLES.get(metric, metric.upper())
 
 

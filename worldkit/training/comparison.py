@@ -227,9 +227,11 @@ def compare(
     changed = {**(changed or {}), **skipped}
     mode = "slide" if protocol.windows == "slide" else "tile"
     clips = open_clips(first, data, split=protocol.split, num_frames=protocol.context_frames + protocol.horizon,
-                       mode=mode, frame_skip=protocol.frame_skip, conditions=_columns(models), **options)
+                       mode=mode, frame_skip=protocol.frame_skip, conditions=_columns(models),
+                       vectors=_vectors(models), **options)
     try:
-        training = mean_image(open_clips(first, data, split="train", num_frames=1, conditions={}, **options))
+        training = mean_image(
+            open_clips(first, data, split="train", num_frames=1, conditions={}, vectors={}, **options))
     except DataError:
         training = None  # a test set alone: no mean training frame
     fitting = clips.source.fitting
@@ -257,7 +259,7 @@ def compare(
     drawn = "prior" if "prior" in order else order[0]
     return Comparison(
         protocol, dict(changed or {}), {driver: reports[driver] for driver in order}, notes,
-        _pictures(models, clips, protocol, drawn, seed, device, pictures),
+        _pictures(models, clips, protocol, drawn, seed, device, pictures if first.config.obs.height else 0),
     )
 
 
@@ -270,6 +272,17 @@ def _columns(models: Mapping[str, ComposedWorldModel]) -> dict[str, str]:
             if found.setdefault(condition, column) != column:
                 other = f"{found[condition]} and {column} ({name})"
                 raise ConfigError(f"the models feed '{condition}' from different columns, {other}: evaluate them apart")
+    return found
+
+
+def _vectors(models: Mapping[str, ComposedWorldModel]) -> dict[str, Any]:
+    """Vector beside the video -> column of the data, of all models together."""
+    found: dict[str, Any] = {}
+    for name, model in models.items():
+        for vector, column in model.config.vectors.items():
+            if found.setdefault(vector, column) != column:
+                raise ConfigError(f"the models observe '{vector}' differently, {tuple(found[vector])} and "
+                                  f"{tuple(column)} ({name}): evaluate them apart")
     return found
 
 

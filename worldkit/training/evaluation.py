@@ -54,10 +54,11 @@ def predict(
         with torch.no_grad():
             z = model.encode(batch)
             given, rest = z[:, :context_frames], z[:, context_frames:]
-            return Rollout(rest, given, model.decode(rest).video, model.decode(given).video)
+            drawn, again = model.decode(rest), model.decode(given)
+            return Rollout(rest, given, drawn.video, again.video, vectors=drawn.vectors, context_vectors=again.vectors)
     known = {"conditions": {k: batch.conditions[k] for k in model.conditioners if k in batch.conditions},
              "masks": {k: batch.masks[k] for k in model.conditioners if k in batch.masks}}
-    actions = model.infer_latent_actions(batch.video, **known) if driven_by == "inferred" else None
+    actions = model.infer_latent_actions(batch, **known) if driven_by == "inferred" else None
     return model.rollout(
         batch.context(context_frames), horizon, latent_actions=actions, generator=generator,
         deterministic=driven_by != "sampled", window=window, **known,  # type: ignore[arg-type]
@@ -158,7 +159,7 @@ def _add_baselines(rows: Rows, scorer: Scorer, truth: Truth, training_mean: Tens
     frames = truth.video.shape[1]
     rows.add_scores("copy last frame", scorer.still_scores(truth))
     predictions = {"copy last frame": copy_last_frame(truth.context, frames)}
-    if training_mean is not None:
+    if training_mean is not None and truth.video.numel():
         mean = _mean_prediction(training_mean.to(truth.video.device), truth.video)
         rows.add_scores("mean training frame", scorer.image_scores(mean, truth))
         predictions["mean training frame"] = mean

@@ -95,6 +95,7 @@ def _shapes(batch: Batch) -> dict[str, str]:
     shapes |= {f"condition {k}": describe(v) for k, v in batch.conditions.items()}
     shapes |= {f"mask {k}": describe(v) for k, v in batch.masks.items()}
     shapes |= {f"target {k}": describe(v) for k, v in batch.targets.items()}
+    shapes |= {f"vector {k}": describe(v) for k, v in batch.vectors.items()}
     return shapes if batch.done_mask is None else shapes | {"done mask": describe(batch.done_mask)}
 
 

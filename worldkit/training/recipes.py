@@ -37,9 +37,9 @@ WEIGHTS_FROM = "weights from"
 
 def open_clips(model: ComposedWorldModel, data: str, *, split: str, num_frames: int, mode: str = "tile",
                **options: Any) -> ClipDataset:
-    """A data set at the model's image size, with the conditions that it takes."""
+    """A data set at the model's image size, with the conditions that it takes and the vectors that it observes."""
     obs = model.config.obs
-    options = {"conditions": model.config.columns, "targets": {}, **options}
+    options = {"conditions": model.config.columns, "targets": {}, "vectors": model.config.vectors, **options}
     return open_dataset(data, split=split, num_frames=num_frames, height=obs.height, width=obs.width, mode=mode,
                         **options)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import Report, med10
-from .scores import Scorer, Scores
+from .scores import VECTOR_ERROR, Scorer, Scores
 
 MODEL = "model"
 
@@ -33,11 +33,13 @@ class Rows:
         self._scores.setdefault(row, []).append({name: value.cpu() for name, value in scores.items()})
 
     def add_samples(self, drawn: Sequence[Scores]) -> None:
-        """Scores of the samples of one batch: their mean, and those of the sample with the highest PSNR per clip."""
+        """Scores of the samples of one batch: their mean, and those of the best sample per clip: the one of the
+        highest PSNR, or of the smallest error of its vectors where there are no pictures."""
         stacked = {name: torch.stack([scores[name].cpu() for scores in drawn]) for name in drawn[0]}
         self.add_scores(MODEL, {name: values.nanmean(0) for name, values in stacked.items()})
         if len(drawn) > 1:
-            best = stacked["psnr"].mean(-1).argmax(0)
+            quality = stacked["psnr"] if "psnr" in stacked else -stacked[VECTOR_ERROR]
+            best = quality.mean(-1).argmax(0)
             clip = torch.arange(len(best))
             self._best.append({name: values[best, clip] for name, values in stacked.items()})
 

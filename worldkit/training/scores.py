@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ..batch import Batch, to_float_video
 from ..errors import ConfigError, DataError
@@ -28,9 +29,11 @@ from ..metrics import (
     tracked_pck,
 )
 from ..model import ComposedWorldModel
+from ..nn.two_hot import symlog
 
 TRACKING, OBJECTS = ("med10", "med10_painted", "pck"), ("ari", "fg_ari", "fg_ari_video", "miou")
 SETS = ("fvd", "fid")
+VECTOR_ERROR = "vector_error"
 TOKENS, PAINTED = "tokens (G-SWM)", "what tokens paint"
 """What stands for an object in tracking: one token, or the things that anchored tokens paint."""
 Scores = dict[str, Tensor]
@@ -47,6 +50,7 @@ class Truth:
         position: ``[B, T0 + H, M, 2]`` in (x, y), [0, 1], if known.
         visible: bool ``[B, T0 + H, M]``, likewise.
         segmentation: Labels ``[B, T0 + H, H, W]``, 0 = background, likewise.
+        vectors: Observed beside the video, by name, ``[B, T0 + H, S]``, of classes ``[B, T0 + H]``; of one view alone.
     """
 
     context: Tensor
@@ -54,6 +58,7 @@ class Truth:
     position: Tensor | None = None
     visible: Tensor | None = None
     segmentation: Tensor | None = None
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def target(self) -> tuple[Tensor, Tensor | None]:
@@ -81,6 +86,7 @@ class Truth:
             video[:, :context_frames], video[:, context_frames:],
             None if position is None else to_unit_xy(position.double()),
             None if visible is None else visible.bool(), known("segmentation"),
+            batch.vectors if batch.video.ndim == 5 else {},
         )
 
 
@@ -119,6 +125,7 @@ class Scorer:
     def model_scores(self, rollout: Any, truth: Truth) -> Scores:
         """Scores of a rollout of the model."""
         scores = self.image_scores(flat(rollout.video).clamp(0, 1), truth)  # decoders may leave the range
+        scores |= _vector_scores(rollout.vectors, truth)
         drawn = self._drawn(rollout.latents)
         if self.track:
             scores |= self._tracking(rollout.latents, drawn, truth)
@@ -130,6 +137,10 @@ class Scorer:
         """Scores of predicting that nothing moves; its objects stay where they truly were in the last given frame."""
         frames = truth.video.shape[1]
         scores = self.image_scores(repeat(truth.context[:, -1], "b c h w -> b t c h w", t=frames), truth)
+        newest, widths = truth.context.shape[1] - 1, self.model.config.obs.widths
+        still = {name: _as_predicted(truth.vectors[name][:, newest], widths[name])
+                 for name in self.model.decoder.predicts if name in truth.vectors}
+        scores |= _vector_scores({name: repeat(x, "b s -> b t s", t=frames) for name, x in still.items()}, truth)
         if self.track and truth.position is not None:
             still = repeat(truth.still, "b m xy -> b t m xy", t=frames)
             scores |= _token_scores(still, torch.ones_like(still[..., 0]), truth, self.metrics)
@@ -144,7 +155,9 @@ class Scorer:
         return self._tracking(z, self._drawn(z), truth)
 
     def image_scores(self, video: Tensor, truth: Truth) -> Scores:
-        """PSNR, SSIM and (with a network) LPIPS."""
+        """PSNR, SSIM and (with a network) LPIPS; nothing where there are no pictures."""
+        if not video.numel():
+            return {}
         return score_predictions(video, truth.video, perceptual=self.perceptual)
 
     def features(self, context: Tensor, video: Tensor) -> dict[str, Tensor]:
@@ -193,6 +206,39 @@ class Scorer:
         else:  # it competes with the objects
             labels = labels_from_masks(torch.cat([drawn.background_mask, masks], 2), background_below=None)
         return _object_scores(labels.cpu(), truth, self.metrics)
+
+
+def _as_predicted(value: Tensor, width: int) -> Tensor:
+    """What was observed, ``[B, S]`` or classes ``[B]``, as a decoder would tell it."""
+    return value if value.is_floating_point() else one_hot(value.clamp(min=0), width).float()
+
+
+def _vector_scores(predicted: Mapping[str, Tensor], truth: Truth) -> Scores:
+    """How wrong predicted vectors are: all together in symlogs, and each in its own units (of classes: the share that
+    is wrong). Missing values do not count."""
+    first, scores, parts = truth.context.shape[1], {}, []
+    for name, value in predicted.items():
+        if name not in truth.vectors:
+            continue
+        target = truth.vectors[name][:, first:]
+        if target.is_floating_point():
+            known = torch.isfinite(target)
+            target = torch.where(known, target, 0)
+            count = known.sum(-1).clamp(min=1)
+            parts.append((_squares(symlog(value) - symlog(target), known), known.sum(-1)))
+            scores[f"mse_{name}"] = _squares(value - target, known) / count
+        else:
+            wrong = ((value.argmax(-1) != target) & (target >= 0)).float()
+            parts.append((wrong, torch.ones_like(wrong)))
+            scores[f"wrong_{name}"] = wrong
+    if not parts:
+        return {}
+    total, count = (torch.stack(x).sum(0) for x in zip(*parts, strict=True))
+    return {VECTOR_ERROR: total / count.clamp(min=1), **scores}
+
+
+def _squares(difference: Tensor, known: Tensor) -> Tensor:
+    return torch.where(known, difference.square(), 0).sum(-1)
 
 
 def _token_scores(position: Tensor, presence: Tensor, truth: Truth, metrics: Sequence[str]) -> Scores:

@@ -57,6 +57,7 @@ from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_t
 from .progress import ProgressBar
 from .record import fingerprint, in_words, surroundings, where_to_begin, write_record
 from .schedule import learning_rate
+from .scores import VECTOR_ERROR
 from .settings import SETTINGS_FILE, Settings
 from .stop import graceful_stop
 from .trainable import check_trainable
@@ -371,15 +372,17 @@ class Trainer:
                 frames, picture, name = *samples(model, seed=config.seed), "samples"
                 save_animation(frames, self.run / "figures" / f"step-{step:08d}-{name}.gif")
             else:
-                clip, name = collate([self.valid[len(self.valid) // 2]]), "panel"
-                picture = panel(model, clip.to(self.device))
-            save_png(picture, self.run / "figures" / f"step-{step:08d}-{name}.png")
+                clip, name = collate([self.valid[len(self.valid) // 2]]).to(self.device), "panel"
+                picture = panel(model, clip) if clip.video.numel() else None
+            if picture is not None:
+                save_png(picture, self.run / "figures" / f"step-{step:08d}-{name}.png")
         self._warn(self.watch.look_at_masks(self._masks(model)), bar)
         if self.rollouts is not None:
             entry |= self._predictions(model)
         self._write(entry)
         chosen = {"prior": "psnr_prediction", "inferred": "psnr_inferred", "loss": ""}[config.select_by]
-        score = entry.get(chosen, -entry["valid_loss"])
+        worse = entry.get(chosen.replace("psnr", VECTOR_ERROR), entry["valid_loss"])  # where there are no pictures
+        score = entry.get(chosen, -worse)
         if score > self.progress.best:
             self.progress.best = score
             with self._writing("best"):
@@ -391,7 +394,8 @@ class Trainer:
         if not model.encoder.every_token_draws:
             return None
         indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
-        return model.decode(model.encode(collate([self.valid[i] for i in indices]).to(self.device)), masks=True).masks
+        batch = collate([self.valid[i] for i in indices]).to(self.device)
+        return model.decode(model.encode(batch), masks=True).masks
 
     @cached_property
     def _mean_image(self) -> torch.Tensor:
@@ -406,15 +410,20 @@ class Trainer:
         )
         report = reports["prior"]
         batch = collate([dataset[len(dataset) // 2]]).to(self.device)
-        frames, still = film(model, batch, context_frames=context)
-        with self._writing("figures"):
-            picture = self.run / "figures" / f"step-{self.progress.step:08d}-rollout.gif"
-            save_animation(frames, picture)
-            save_png(still, picture.with_suffix(".png"))
+        if batch.video.numel():
+            frames, still = film(model, batch, context_frames=context)
+            with self._writing("figures"):
+                picture = self.run / "figures" / f"step-{self.progress.step:08d}-rollout.gif"
+                save_animation(frames, picture)
+                save_png(still, picture.with_suffix(".png"))
         names = {"model": "prediction", "copy last frame": "copy_last", "mean training frame": "mean_frame"}
-        scores = {f"psnr_{short}": report.summary(name, "psnr").mean for name, short in names.items()}
-        inferred = reports.get("inferred")
-        return scores if inferred is None else scores | {"psnr_inferred": inferred.summary("model", "psnr").mean}
+        scores, inferred = {}, reports.get("inferred")
+        for metric in ("psnr", VECTOR_ERROR):
+            scores |= {f"{metric}_{short}": report.summary(name, metric).mean for name, short in names.items()
+                       if metric in report.scores.get(name, {})}
+            if inferred is not None and metric in inferred.scores["model"]:
+                scores[f"{metric}_inferred"] = inferred.summary("model", metric).mean
+        return scores
 
     # -- the run folder
 

@@ -15,11 +15,12 @@ _OPTIONS = {
 
 
 def fed(model: ComposedWorldModel, clips: ClipDataset, *, targets: bool = True) -> ClipDataset:
-    """The clips with the conditions that a model takes, and (``targets``) what its heads learn, unless these were
-    chosen already."""
+    """The clips with the conditions that a model takes, the vectors that it observes, and (``targets``) what its heads
+    learn, unless these were chosen already."""
     conditions = model.config.columns if clips.conditions is None else clips.conditions
     wanted = model.config.targets if targets else {}
-    return clips.feeding(conditions, wanted if clips.targets is None else clips.targets)
+    vectors = model.config.vectors if clips.vectors is None else clips.vectors
+    return clips.feeding(conditions, wanted if clips.targets is None else clips.targets, vectors)
 
 
 def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:
@@ -28,7 +29,8 @@ def unused(model: ComposedWorldModel, clips: ClipDataset) -> list[str]:
         return []
     found = clips.conditions_in_data()
     told = []
-    for name in sorted(found.keys() - {*(fed(model, clips).conditions or {}).values()}):
+    read = {*(fed(model, clips).conditions or {}).values(), *model.config.obs.fed_from.values()}
+    for name in sorted(found.keys() - read):
         option = _OPTIONS.get(name, f"-o conditioners.{name}=CONDITIONER")
         option = option.format(more=_language(found[name])) if name == "language" else option
         told.append(f"NOT TRAINED ON: the data have '{name}' ({_shape(found[name])}), which this model does not take. "

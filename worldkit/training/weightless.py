@@ -47,4 +47,5 @@ def emptied(batch: Batch, mode: FakeTensorMode) -> Batch:
 
     parts = ({name: empty(x) for name, x in part.items()} for part in (batch.conditions, batch.masks, batch.targets))
     conditions, masks, targets = parts
-    return Batch(empty(batch.video), conditions, masks, empty(batch.done_mask), targets)
+    vectors = {name: empty(value) for name, value in batch.vectors.items()}
+    return Batch(empty(batch.video), conditions, masks, empty(batch.done_mask), targets, empty(batch.first), vectors)

@@ -65,20 +65,23 @@ def run_rollout(options: Namespace) -> None:
     for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):
         batch = collate([clips[index]]).to(options.device)
         generator = torch.Generator(options.device).manual_seed(options.seed)
-        frames, still = film(model, batch, context_frames=context, generator=generator)
-        picture = out / f"clip-{number:03d}.{options.format}"
-        save_animation(frames, picture)
-        save_png(still, picture.with_suffix(".png"))
+        picture, seen = out / f"clip-{number:03d}.{options.format}", bool(model.config.obs.height)
+        if seen:
+            frames, still = film(model, batch, context_frames=context, generator=generator)
+            save_animation(frames, picture)
+            save_png(still, picture.with_suffix(".png"))
         with torch.no_grad():
             generator.manual_seed(options.seed)
             rollout = predict(model, batch, context_frames=context, driven_by="sampled", generator=generator,
                               window=options.window)
         latents = rollout.latents.values.items()
         tensors = {f"{group}.{name}": value.contiguous().cpu() for (group, name), value in latents}
+        tensors |= {f"vectors.{name}": value.contiguous().cpu() for name, value in rollout.vectors.items()}
         if rollout.latent_actions is not None:
             tensors["latent_actions"] = rollout.latent_actions.contiguous().cpu()
         write_atomically(picture.with_suffix(".safetensors"), partial(save_file, tensors))
-        console.print(f"{picture}: {context} frames given, {horizon} predicted; a still strip (.png) and the sample's "
-                      "latents beside it")
+        what = "a still strip (.png) and the sample's latents beside it" if seen else "latents and predicted vectors"
+        told = picture if seen else picture.with_suffix(".safetensors")
+        console.print(f"{told}: {context} frames given, {horizon} predicted; {what}")
     if loaded.model.latent_action is not None:
         console.print(INFERRED_NOTE)

@@ -89,7 +89,8 @@ def run_train(options: Namespace) -> None:
     state = "finished" if result.finished else "stopped; the same command goes on"
     console.print(f"{state} at step {result.step} after {result.seconds:.0f} s of training: {result.run}")
     best = result.run / "best" if (result.run / "best").exists() else "none yet"
-    console.print(f"pictures: {result.run / 'figures'}   best model: {best}")
+    figures = result.run / "figures"
+    console.print(f"{f'pictures: {figures}   ' if figures.is_dir() else ''}best model: {best}")
 
 
 def _settings(options: Namespace) -> Settings:

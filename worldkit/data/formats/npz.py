@@ -103,6 +103,9 @@ def _open(
     lengths = [episode.stop - episode.start for _, episode in episodes]
     whole = [(i, 0, length) for i, length in enumerate(lengths)]
     spans = whole if given else split_episodes([e.name for _, e in episodes], lengths, split, seed=split_seed)
+    if height and (empty := [video.path for video in videos if video.empty]):
+        raise DataError(f"{empty[0]} holds no pictures, but numbers alone: they are for models that see vectors, "
+                        "-o obs.height=0 -o obs.width=0 -o obs.vectors.NAME=WIDTH")
     size = (height or videos[0].size[0], width or height or videos[0].size[1])
     chosen: dict[Path, list[NpzEpisode]] = {}
     for i, first, last in spans:

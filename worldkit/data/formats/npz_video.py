@@ -114,7 +114,8 @@ class NpzVideo:
         self.is_flat = "terminals" in names or "timeouts" in names
         self._streams = len(shape) == 4 and not by_columns
         what = f"{path}: '{self.name}'"
-        if dtype != np.uint8 or len(shape) not in (4, 5) or 0 in shape:
+        self.empty = dtype == np.uint8 and len(shape) in (4, 5) and shape[-3:] in ((0, 0, 3), (3, 0, 0))
+        if dtype != np.uint8 or len(shape) not in (4, 5) or (0 in shape and not self.empty) or not shape[-4]:
             raise DataError(
                 f"{what} must be uint8 [T, H, W, C] or [T, C, H, W] (several cameras: one axis more in front), "
                 f"got {dtype} {list(shape)}"
