@@ -54,7 +54,8 @@ def compose(encoder, dynamics, conditions, options, latent_action=None):
 
 
 ALL = [name for name in wk.list_dynamics() if not wk.registry.dynamics.get(name).filtering]
-"""Dynamics; those that filter, which go with fewer parts: tests/test_rssm.py and tests/filtering."""
+"""Dynamics that do not filter: those that do go with fewer parts."""
+FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(name).filtering]
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",)}
 """Encoders that give one token for a whole frame: for other parts they are alike, so part of the product will do."""
 
@@ -75,6 +76,22 @@ def test_composition(encoder, dynamics, condition, encoder_options):
 @pytest.mark.parametrize("latent_action", wk.list_latent_actions())
 def test_latent_actions_work_with_every_encoder(latent_action, encoder, dynamics, encoder_options):
     check_model(compose(encoder, dynamics, {}, encoder_options, latent_action))
+
+
+@pytest.mark.parametrize("dynamics", FILTERING)
+@pytest.mark.parametrize("encoder", wk.list_encoders())
+def test_dynamics_that_filter_go_with_every_encoder(encoder, dynamics, encoder_options):
+    told = {"action": {"name": "transition-action", "dim": 3}}
+    check_model(compose(encoder, dynamics, told, encoder_options))
+
+
+@pytest.mark.parametrize("dynamics", FILTERING)
+@pytest.mark.parametrize("condition", ["goal image", "language"])
+def test_dynamics_that_filter_say_what_they_are_not_told(condition, dynamics, encoder_options):
+    with pytest.raises(IncompatibleComponentsError, match=condition.replace(" ", "_")):
+        build(compose("patch", dynamics, CONDITIONS[condition], encoder_options))
+    with pytest.raises(IncompatibleComponentsError, match="filters.*latent_action=none"):
+        build(compose("patch", dynamics, {}, encoder_options, "gaussian"))
 
 
 @pytest.mark.parametrize("dynamics", ALL)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..batch import Batch
 from ..conditions import Condition
 from ..distributions import MEANS, Sampler
 from ..dynamics.filtering import Filtered
 from ..encoders.base import Encoding
 from ..latents import Latent
+from ..perception import Seen
 from .examples import BATCH, LAST, SECOND, WINDOW, changed
 from .report import Reporter, score, tensors
 
@@ -98,3 +101,63 @@ def _at(encoding: Encoding, time: slice) -> Encoding:
 def _changed(encoding: Encoding, index: Any) -> Encoding:
     latent = changed(encoding.latent, index)
     return Encoding(encoding.posterior, latent)
+
+
+def check_seen(report: Reporter, model: Any, batch: Batch) -> None:
+    """Check what a whole model whose dynamics filters sees in a batch.
+
+    Args:
+        report: Where failures go.
+        model: The model, shaken.
+        batch: Clips of at least two frames, with conditions.
+    """
+    batch = replace(batch, masks={name: torch.ones_like(mask) for name, mask in batch.masks.items()})
+    base, frames = model.perceive(batch), batch.video.shape[-4]
+    report.require(base.latent.spec == model.spec, "types", "perceive() gives latents of another spec than the model's")
+    late = model.perceive(changed(batch, LAST))
+    moved = [not torch.equal(a[:, -1], b[:, -1]) for a, b in zip(tensors(late.posterior), tensors(base.posterior),
+                                                               strict=True)]
+    report.require(any(moved), "it looks", "the posterior does not depend on the image")
+    for a, b in zip(tensors(late.prior), tensors(base.prior), strict=True):
+        report.equal(a, b, "causality", "what was expected of a frame, when that frame changes,", 0.0)
+    moving = {name: c for name, c in model.conditioners.items() if c.per_frame}
+    for name, conditioner in moving.items():
+        raw, axis = batch.conditions[name], conditioner.axis(batch.conditions[name])
+        where = (..., slice(frames - 2, frames - 1), *[slice(None)] * (-1 - axis))
+        other = model.perceive(replace(batch, conditions={**batch.conditions, name: changed(raw, where)}))
+        for a, b in zip(tensors(other.latent), tensors(base.latent), strict=True):
+            report.equal(a[:, :-1], b[:, :-1], "causality", f"a state, when '{name}' after it changes,", 0.0)
+        told = [not torch.equal(a[:, -1], b[:, -1]) for a, b in zip(tensors(other.prior), tensors(base.prior),
+                                                                  strict=True)]
+        report.require(any(told), "conditions", f"what is expected of a frame does not depend on '{name}' before it")
+    if model.encoder.borders:
+        _check_clip(report, model, batch, base, moving)
+
+
+def _check_clip(report: Reporter, model: Any, batch: Batch, base: Seen, moving: Mapping[str, Any]) -> None:
+    """A model frame by frame, and at a border."""
+    frames, state = batch.video.shape[-4], None
+
+    def told(start: int, stop: int) -> dict[str, Any]:
+        cut = {name: batch.conditions[name].narrow(c.axis(batch.conditions[name]), start, stop - start)
+               for name, c in moving.items()}
+        return {**batch.conditions, **cut}
+
+    for t in range(frames):
+        led = None if t == 0 else told(t - 1, t)
+        state = model.perceive(_frames(batch, t, t + 1), last=state, last_action=led).latent
+        for a, b in zip(tensors(state), tensors(base.latent), strict=True):
+            report.equal(a, b[:, t : t + 1], "frame by frame equals the whole clip", f"the state of frame {t}")
+    first = torch.zeros(batch.batch_size, frames, dtype=torch.bool)
+    first[0, frames // 2] = True
+    inside = model.perceive(batch, first=first)
+    alone = model.perceive(_frames(batch, frames // 2, frames), conditions=told(frames // 2, frames))
+    for a, b, c in zip(tensors(inside.latent), tensors(alone.latent), tensors(base.latent), strict=True):
+        report.equal(a[:1, frames // 2 :], b[:1], "nothing is carried over a border", "what follows it")
+        report.equal(a[1:], c[1:], "borders concern their own clip", "another clip")
+
+
+def _frames(batch: Batch, start: int, stop: int) -> Batch:
+    """Some frames of a batch, with its conditions as they are."""
+    return Batch(batch.video[..., start:stop, :, :, :], batch.conditions,
+                 vectors={name: x[:, start:stop] for name, x in batch.vectors.items()})

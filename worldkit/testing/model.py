@@ -15,11 +15,13 @@ from .. import registry as registries
 from ..assembly import build
 from ..batch import Batch
 from ..config import WorldModelConfig
-from ..distributions import MEANS
+from ..distributions import MEANS, Sampler
 from ..dreaming import Dream
 from ..factory import create_config
+from ..latents import Latent
 from ..model import ComposedWorldModel, Rollout, WorldModel
 from .examples import BATCH, LAST, SECOND, changed, example_batch, last_time, small_config
+from .filtering import check_seen
 from .report import Reporter, prepare, shake, tensors
 
 
@@ -79,6 +81,8 @@ def check_model(
         if model.config.dynamics is not None:
             if hasattr(model, "predict_next"):
                 _check_priors(report, model, batch)
+                if model.dynamics.filtering:
+                    check_seen(report, model, batch)
             _check_rollout(report, model, batch, context)
         _check_saving(report, model, batch)
 
@@ -175,6 +179,7 @@ def _check_rollout(report: Reporter, model: WorldModel, batch: Batch, context: i
         report.equal(a, b, "determinism under a generator", "the second rollout", 0.0)
     if isinstance(model, ComposedWorldModel):
         _check_dream(report, model, start, whole, out)
+        _check_imagination(report, model, whole)
     streaming = roll(start, steps, deterministic=True, window="streaming").latents
     inside = max(1, min(steps, window - context))
     for a, b in zip(tensors(streaming), tensors(out.latents), strict=True):
@@ -203,6 +208,29 @@ def _check_dream(report: Reporter, model: ComposedWorldModel, start: Batch, whol
     for which, what in ((branch, "a branch's"), (dream, "after a branch was taken,")):
         for k in range(steps // 2, steps):
             advance(which, k, what)
+
+
+def _check_imagination(report: Reporter, model: ComposedWorldModel, whole: Batch, steps: int = 3) -> None:
+    """A policy that does what is written leads where the rollout of it leads."""
+    moving = {name: c for name, c in model.conditioners.items() if c.per_frame}
+    if len(moving) != 1 or whole.video.shape[-4] < steps:
+        return
+    (name, conditioner), asked = *moving.items(), []
+
+    def policy(latent: Latent, sampler: Sampler) -> tuple[Tensor, dict[str, Tensor]]:
+        asked.append(latent)
+        raw = whole.conditions[name]
+        return raw.narrow(conditioner.axis(raw), len(asked) - 1, 1), {}
+
+    others = {other: value for other, value in whole.conditions.items() if other != name}
+    start = model.encode(whole.context(1), conditions=others)
+    out = model.rollout(start, steps, conditions=whole.conditions, generator=_seeded(5))
+    sampler = Sampler(generator=_seeded(5))
+    imagined = model.imagine(start, policy, steps, conditions=others, sampler=sampler, action=name)
+    for a, b in zip(tensors(imagined.latents[:, 1:]), tensors(out.latents), strict=True):
+        report.equal(a, b, "a scripted policy gives the rollout", "the imagined latent")
+    for target, value in out.predictions.items():
+        report.equal(imagined.predictions[target], value, "a scripted policy gives the rollout", f"imagined {target}")
 
 
 def _known(model: WorldModel) -> bool:
