@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldkit.cells import Cell, CellConfig, list_cells, register_cell
-from worldkit.cells.base import InputLayer
+from worldkit.cells.base import InputLayer, as_given
 from worldkit.errors import ConfigError, IncompatibleComponentsError
 from worldkit.registry import cells
 from worldkit.testing import check_cell
@@ -36,7 +36,8 @@ class AttendsOverTheBatch(Cell):
         self.out = torch.nn.Linear(config.hidden, dim)
 
     def begin(self):
-        return lambda deter, memory, drawn, told: (self.out(self.layer(self.inputs(drawn, told)[None])[0]), memory)
+        return as_given, lambda deter, memory, drawn, told: (
+            self.out(self.layer(self.inputs(drawn, told)[None])[0]), memory)
 
 
 class Forgets(Cell):
@@ -55,7 +56,7 @@ class Forgets(Cell):
             state[:] = self.cell(self.inputs(drawn, told), state or None)
             return state[0], memory
 
-        return step
+        return as_given, step
 
 
 @pytest.mark.parametrize(("cls", "message"), [
@@ -85,7 +86,7 @@ def test_the_lstm_is_torchs():
     other.weight_ih.data, other.weight_hh.data = cell.gates.weight[:, :5], cell.gates.weight[:, 5:]
     other.bias_ih.data, other.bias_hh.data = cell.gates.bias, torch.zeros_like(cell.gates.bias)
     deter, memory, drawn, told = (torch.randn(2, n, dtype=torch.float64) for n in (4, 4, 3, 5))
-    ours = cell.begin()(deter, memory, drawn, told)
+    ours = cell.begin()[1](deter, memory, drawn, told)
     for a, b in zip(ours, other(cell.inputs(drawn, told), (deter, memory)), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
 

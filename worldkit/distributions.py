@@ -327,6 +327,8 @@ class Categorical(Distribution):
         return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()
 
     def sample(self, params: Tensor, sampler: Sampler, name: str) -> Tensor:
+        if not self.index and type(sampler).categorical is Sampler.categorical:
+            return self.draw(params, self.noise(params.detach(), sampler, name))
         chosen = sampler.categorical(name, self.log_probs(params.detach()))
         return chosen if self.index else self._one_hot(params, chosen)
 
@@ -337,9 +339,10 @@ class Categorical(Distribution):
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """The one-hot value that parameters and `noise` make: the class of the largest product of the two."""
         with torch.no_grad():
-            shares = self.choices(full_precision(params)).softmax(-1)
+            logits = self.choices(full_precision(params))
+            shares = _exponents(logits)  # probabilities up to a factor, which changes no argmax
             if self.unimix:
-                shares += self.unimix / self.classes / (1 - self.unimix)
+                shares += shares.sum(-1, keepdim=True).mul_(self.unimix / self.classes / (1 - self.unimix))
             chosen = shares.mul_(self.choices(noise)).argmax(-1)
         return self._one_hot(params, chosen)
 
@@ -362,6 +365,11 @@ class Categorical(Distribution):
         return -(log_p.exp() * log_p).sum((-2, -1))
 
 
+def _exponents(logits: Tensor) -> Tensor:
+    """``exp(logits - largest)``; PyTorch's own softmax takes several times longer over few classes on a CPU."""
+    return (logits - logits.amax(-1, keepdim=True)).exp_()
+
+
 class _StraightThrough(torch.autograd.Function):
     """One-hot of ``chosen``; backward, the gradient of ``share * softmax(logits)``."""
 
@@ -374,6 +382,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        probs = ctx.saved_tensors[0].softmax(-1)
+        probs = _exponents(ctx.saved_tensors[0])
+        probs /= probs.sum(-1, keepdim=True)
         inner = probs * grad
         return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None

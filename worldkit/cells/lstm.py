@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..nn.dense import linear
-from .base import Cell, CellConfig, InputLayer, Step
+from .base import Cell, CellConfig, Hoist, InputLayer, Step, as_given
 
 
 class LSTMConfig(CellConfig):
@@ -29,7 +29,7 @@ class LSTM(Cell):
 
     Example:
         >>> cell = LSTM(LSTMConfig(hidden=8), dim=6, drawn=4)
-        >>> deter, memory = cell.begin()(torch.zeros(2, 6), torch.zeros(2, 6), torch.randn(2, 4), torch.randn(2, 8))
+        >>> deter, memory = cell.begin()[1](torch.zeros(2, 6), torch.zeros(2, 6), torch.randn(2, 4), torch.randn(2, 8))
         >>> deter.shape, memory.shape
         (torch.Size([2, 6]), torch.Size([2, 6]))
     """
@@ -44,11 +44,11 @@ class LSTM(Cell):
         with torch.no_grad():
             self.gates.bias[dim : 2 * dim] = config.forget_bias
 
-    def begin(self) -> Step:
+    def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             gates = self.gates(torch.cat([self.inputs(drawn, told), deter], -1))
             take, keep, candidate, show = gates.chunk(4, -1)
             memory = torch.sigmoid(keep) * memory + torch.sigmoid(take) * torch.tanh(candidate)
             return torch.sigmoid(show) * torch.tanh(memory), memory
 
-        return step
+        return as_given, step

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..nn.dense import linear
 from ..nn.recall import RecallTransformer
-from .base import Cell, CellConfig, InputLayer, Step
+from .base import Cell, CellConfig, Hoist, InputLayer, Step, as_given
 
 
 class TransformerConfig(CellConfig):
@@ -41,7 +41,7 @@ class Transformer(Cell):
         >>> import torch
         >>> cell = Transformer(TransformerConfig(hidden=8, window=3, num_layers=1, num_heads=2), dim=6, drawn=4)
         >>> state = torch.zeros(2, 6), torch.zeros(2, cell.memory_dim)
-        >>> deter, memory = cell.begin()(*state, torch.randn(2, 4), torch.randn(2, 8))
+        >>> deter, memory = cell.begin()[1](*state, torch.randn(2, 4), torch.randn(2, 8))
         >>> deter.shape, memory.shape
         (torch.Size([2, 6]), torch.Size([2, 26]))
     """
@@ -56,8 +56,8 @@ class Transformer(Cell):
                                         window=config.window)
         self.memory_dim = self.recall.memory_dim
 
-    def begin(self) -> Step:
+    def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             return self.recall(self.projection(self.inputs(drawn, told)), memory)
 
-        return step
+        return as_given, step

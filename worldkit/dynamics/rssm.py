@@ -22,7 +22,7 @@ e3f0224, written from their description.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -40,9 +40,11 @@ from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.attention import Block
 from ..nn.dense import ACTIVATIONS, Activation, DenseStack, Init, Norm, linear
 from ..nn.spec import LatentEmbed, LatentHead
-from .filtering import Filtered, FilteringDynamics
+from .base import Window
+from .filtering import Filtered, FilteringDynamics, State
 
 if TYPE_CHECKING:
+    from ..cells.base import Hoist, Step
     from ..encoders.base import Encoding
 
 
@@ -130,6 +132,13 @@ class _Last(nn.Module):
             return out(x)
 
         return step
+
+
+@dataclass
+class _Rollout(State):
+    """The newest state, and the cell begun."""
+
+    begun: tuple[Hoist, Step]
 
 
 class RSSM(FilteringDynamics):
@@ -229,12 +238,12 @@ class RSSM(FilteringDynamics):
 
     # -- transitions
 
-    def _told(self, cond: Condition, like: Tensor) -> Tensor:
+    def _told(self, cond: Condition, like: Tensor, hoist: Hoist) -> Tensor:
         """The actions' share of the transitions to (or from) the tokens of ``like`` ``[B, T, N, .]``, one per token."""
         steer = cond.adaln()
         if steer is None:
             steer = like.new_zeros(*like.shape[:2], 1, self.cond_dim)
-        return self.cell.hoist(steer).expand(-1, -1, like.shape[2], -1)
+        return hoist(steer).expand(-1, -1, like.shape[2], -1)
 
     def _beside(self, deter: Tensor, drawn: Tensor, seen: Tensor | None, tokens: int) -> Tensor:
         """What the cell sees of rows ``[M, .]``, which are ``tokens`` each of one frame: the draw, and what else."""
@@ -246,12 +255,22 @@ class RSSM(FilteringDynamics):
 
     def prior(self, z: Latent, cond: Condition) -> LatentDist:
         """Index t is p(s_{t+1} | s_t, cond_t), of every state by itself."""
+        return self._transition(z, cond, *self.cell.begin())
+
+    def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> _Rollout:
+        return _Rollout(z[:, -1:], self.cell.begin())
+
+    def step(self, carry: _Rollout, cond: Condition) -> LatentDist:
+        return self._transition(carry.latent, cond, *carry.begun)
+
+    def _transition(self, z: Latent, cond: Condition, hoist: Hoist, step: Step) -> LatentDist:
         deter, kept = self._gather(z, "deterministic"), self._seen(z)
         seen = None if kept is None else self._tokens(kept)
         rows = [None if x is None else x.flatten(0, 2)
-                for x in (deter, self._memory(z), self._gather(z, "stochastic"), seen, self._told(cond, deter))]
+                for x in (deter, self._memory(z), self._gather(z, "stochastic"), seen,
+                          self._told(cond, deter, hoist))]
         inside = self._beside(rows[0], rows[2], rows[3], self.spec.num_tokens)
-        found = self.cell.begin()(rows[0], rows[1], inside, rows[4])
+        found = step(rows[0], rows[1], inside, rows[4])
         deter, memory = (x.unflatten(0, deter.shape[:3]) for x in found)
         return self._predicted(deter, memory, kept)
 
@@ -269,7 +288,7 @@ class RSSM(FilteringDynamics):
         before = self._seen_before(seen.latent, first, last)
         shown = None if before is None else _steps(self._tokens(before) * _goes_on(first, tokens))
         deters, memories, raws, drawns = self._scan(
-            tokens, self._told(cond, tokens), shown, first, last, self._noise(tokens, sampler))
+            tokens, cond, shown, first, last, self._noise(tokens, sampler))
         posterior = self._described(deters, memories, raws, None if before is None else seen.posterior)
         values = self._fields(deterministic=deters, memory=memories, stochastic=drawns)
         latent = Latent.build(self.spec, values if before is None else {**values, **seen.latent.values},
@@ -281,13 +300,14 @@ class RSSM(FilteringDynamics):
         return self.config.drawn.noise(like, sampler, "stochastic")
 
     def _scan(
-        self, tokens: Tensor, told: Tensor, shown: tuple[Tensor, ...] | None, first: Tensor, last: Latent | None,
+        self, tokens: Tensor, cond: Condition, shown: tuple[Tensor, ...] | None, first: Tensor, last: Latent | None,
         noise: Tensor,
     ) -> list[Tensor]:
         """Frame after frame: what is remembered, memory, raw parameters of the posterior, draw; ``[B, T, N, .]``."""
         batch, frames, count, _ = tokens.shape
-        step, observe, dist = self.cell.begin(), self.after.begin(self.config.deterministic_dim), self.config.drawn
-        looked, told, noise = _steps(self.after.hoist(tokens)), _steps(told), _steps(noise)
+        (hoist, step), observe = self.cell.begin(), self.after.begin(self.config.deterministic_dim)
+        looked, told, noise = (_steps(x) for x in (self.after.hoist(tokens), self._told(cond, tokens, hoist), noise))
+        dist = self.config.drawn
         resets, keep = self._resets(first, last), None
         if any(resets):
             keep = _steps((~first)[:, :, None, None].expand(-1, -1, count, 1).to(tokens.dtype))

@@ -26,10 +26,10 @@ def check_cell(cell: str | type, **options: Any) -> None:
 
     def run(m: Any, drawn: Tensor, told: Tensor, state: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
         """States after every step, and the memory after the last."""
-        step, hoisted, rows = m.begin(), m.hoist(told), drawn.shape[1]
+        (hoist, step), rows = m.begin(), drawn.shape[1]
         deter, memory = state or (drawn.new_zeros(rows, _DIM), drawn.new_zeros(rows, m.memory_dim))
         found = []
-        for x, a in zip(drawn, hoisted, strict=True):
+        for x, a in zip(drawn, hoist(told), strict=True):
             deter, memory = step(deter, memory, x, a)
             found.append(deter)
         return [torch.stack(found), memory]
