@@ -68,9 +68,9 @@ FILES = {
 }
 LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
-TYPES = {"objectives": {"model", "perception"} | COMPONENTS, "dynamics": {"encoders", "cells"}, "conditioning": {"model"},
-         "perception": {"model"}, "imagining": {"model"}, "dreaming": {"model", "dynamics"}, "assembly": {"model"},
-         "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
+TYPES = {"objectives": {"model", "perception"} | COMPONENTS, "dynamics": {"encoders", "cells"},
+         "conditioning": {"model"}, "perception": {"model"}, "imagining": {"model"}, "dreaming": {"model", "dynamics"},
+         "assembly": {"model"}, "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
 TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}
 """May import everything; nothing else may import them."""

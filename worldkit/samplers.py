@@ -78,7 +78,7 @@ class Sampler:
 
 
 def _gumbel(shape: torch.Size, **options: Any) -> Tensor:
-    # a sixth of the time of exponential_() on a CPU; uniform numbers are never 1, and 0 gives -inf, which is never chosen
+    # a sixth of exponential_()'s time on a CPU; uniform numbers are never 1, and 0 gives -inf, which is never chosen
     return torch.rand(shape, **options).log_().neg_().log_().neg_()
 
 
