@@ -45,7 +45,7 @@ def test_ours_pass_the_checks(name, options):
 
 
 def test_names():
-    assert list_heads() == ["bernoulli", "gaussian", "two-hot"]
+    assert list_heads() == ["bernoulli", "gaussian", "normed-bernoulli", "symlog-two-hot", "two-hot"]
     with pytest.raises(ConfigError, match="heads.reward: unknown head 'two-hut'. Did you mean 'two-hot'?"):
         small_config(heads={"reward": "two-hut"})
     with pytest.raises(UnknownComponentError):

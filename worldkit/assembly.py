@@ -71,8 +71,8 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     if config.dynamics is not None:
         _check_requires("dynamics", component("dynamics"), config, spec)
         contract.check_predicts(config.dynamics.name, component("dynamics"))
-        dynamics = make("dynamics", component("dynamics"), config.dynamics, spec=spec, anchors=anchors, window=horizon,
-                        memory_length=memory["dynamics"])
+        dynamics = make("dynamics", component("dynamics"), wiring.dynamics_options(config), spec=spec, anchors=anchors,
+                        window=horizon, memory_length=memory["dynamics"])
         if dynamics.filtering:
             check_filtering(config, spec, dynamics)
             spec = dynamics.spec

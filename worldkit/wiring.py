@@ -78,6 +78,20 @@ def width_of(name: str, receiver: str, widths: Mapping[str, int]) -> int:
     return widths["dynamics"]
 
 
+def dynamics_options(config: WorldModelConfig) -> Any:
+    """The dynamics' options; an open width of conditions (``cond_dim``) is that of numbers that are told as they are.
+
+    Nothing else may be told beside them; of a dynamics that is told nothing it is 0.
+    """
+    options = config.dynamics
+    if getattr(options, "cond_dim", 0) is not None:
+        return options
+    widths = [getattr(c, "given_width", None) for c in config.conditioners.values()]
+    if config.latent_action is not None or None in widths:
+        return options
+    return options.model_copy(update={"cond_dim": max(widths, default=0)})
+
+
 def check_stand_in(name: str, conditioner: Any) -> None:
     """Refuse dropout of a condition that its conditioner would show all the same.
 

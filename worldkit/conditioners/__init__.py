@@ -13,6 +13,7 @@ register_conditioner("transition-action", "worldkit.conditioners.transition_acti
 register_conditioner("goal-image", "worldkit.conditioners.goal_image:GoalImageConditioner", aliases=("goal",))
 register_conditioner("language", "worldkit.conditioners.language:LanguageConditioner", aliases=("t5",),
                      extra="language")
+register_conditioner("raw-action", "worldkit.conditioners.raw_action:RawAction")
 
 _BASE = ("Conditioner", "ConditionerConfig", "ModelView", "stand_in")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

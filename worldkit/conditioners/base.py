@@ -29,6 +29,9 @@ class ConditionerConfig(ComponentConfig):
             ``"proprio"``. Default: the entry of the condition's own name.
         dropout: Probability in [0, 1) of hiding the condition of a whole clip in training, so that the model learns to
             do without, too. What stands in for it is the null embedding, which must be switched on.
+
+    One that gives numbers as they are says how many in an attribute ``given_width``; a dynamics that leaves its own
+    width open (``cond_dim=None``) is built for as many.
     """
 
     to: Literal["auto", "latent_action", "dynamics", "both"] = "auto"

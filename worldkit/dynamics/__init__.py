@@ -9,6 +9,7 @@ from ..registry import register_dynamics
 
 register_dynamics("diffusion", "worldkit.dynamics.diffusion:Diffusion", aliases=("flow",))
 register_dynamics("gru", "worldkit.dynamics.gru:GRU", aliases=("recurrent",))
+register_dynamics("latent-mlp", "worldkit.dynamics.latent_mlp:LatentMLP", aliases=("tdmpc2",))
 register_dynamics("pint", "worldkit.dynamics.pint:PINT", aliases=("particle-transformer",))
 register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliases=("ddlp-pint",))
 register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")

@@ -8,7 +8,7 @@ Source: danijar/dreamerv3 @ e3f0224, danijar/dreamerv2 @ 07d906e, written from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -69,21 +69,37 @@ class VectorReader(nn.Module):
         self.width = self.stack.width
 
     def forward(self, vectors: Mapping[str, Tensor] | None) -> Tensor:
-        if vectors is None:
-            raise ShapeError(
-                f"this model reads the vectors {', '.join(self.obs.widths)} beside the video, and none were given: "
-                "encode a batch, Batch(video, vectors=...); a picture alone (a goal image, say) is not enough for it"
-            )
-        columns, dtype = [], self.stack[0].linear.weight.dtype
-        for name, width in self.obs.widths.items():
-            value = vectors[name]
-            if name in self.obs.discrete:
-                columns.append(F.one_hot(value.clamp(min=0), width).to(dtype) * (value >= 0)[..., None])
-            else:
-                value = value.to(dtype)
-                value = torch.where(value == -torch.inf, 0.0, value)
-                columns.append(symlog(value) if self.symlog else value)
-        return self.stack(torch.cat(columns, -1))
+        joined = join_vectors(vectors, self.obs, self.stack[0].linear.weight.dtype, symlog if self.symlog else None)
+        return self.stack(joined)
+
+
+def join_vectors(vectors: Mapping[str, Tensor] | None, obs: ObsSpec, dtype: torch.dtype,
+                 change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Vectors side by side, ``[B, T, sum of widths]``: classes one-hot, missing values 0.
+
+    Args:
+        vectors: As `Encoder.see` gives them.
+        obs: Says which there are.
+        dtype: Of the result.
+        change: What is done to vectors that are no classes.
+    Raises:
+        ShapeError: none were given.
+    """
+    if vectors is None:
+        raise ShapeError(
+            f"this model reads the vectors {', '.join(obs.widths)} beside the video, and none were given: "
+            "encode a batch, Batch(video, vectors=...); a picture alone (a goal image, say) is not enough for it"
+        )
+    columns = []
+    for name, width in obs.widths.items():
+        value = vectors[name]
+        if name in obs.discrete:
+            columns.append(F.one_hot(value.clamp(min=0), width).to(dtype) * (value >= 0)[..., None])
+        else:
+            value = value.to(dtype)
+            value = torch.where(value == -torch.inf, 0.0, value)
+            columns.append(value if change is None else change(value))
+    return torch.cat(columns, -1)
 
 
 class MLPEncoder(Encoder):

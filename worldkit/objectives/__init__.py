@@ -14,6 +14,7 @@ register_objective("first-frames", "worldkit.objectives.first_frames:FirstFrames
 register_objective("heads", "worldkit.objectives.heads:Heads")
 register_objective("planet", "worldkit.objectives.planet:PlaNet")
 register_objective("reconstruction", "worldkit.objectives.reconstruction:Reconstruction")
+register_objective("tdmpc2", "worldkit.objectives.tdmpc2:TDMPC2")
 register_objective("two-stage", "worldkit.objectives.two_stage:TwoStage")
 
 _BASE = ("Loss", "Objective")

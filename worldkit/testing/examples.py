@@ -25,8 +25,14 @@ _CNN = {"base_channels": 8, "channel_multipliers": (1, 2), "latent_channels": 8}
 _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 _CONV, _MLP = {"depth": 2, "multipliers": (2, 3, 4)}, {"units": 8, "layers": 2}
 _VECTORS = {"vectors": {"speed": 1, "joints": 3}, "discrete": {"door": 3}}
-OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS}
+OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS,
+                                      "simnorm": {"height": 0, "width": 0, **_VECTORS}}
 """What small models with these encoders observe besides, or in place of, a picture."""
+LEARNS: dict[str, dict[str, Any]] = {
+    "tdmpc2": {"objective": "tdmpc2", "encoder": "simnorm", "decoder": None, "dynamics": "latent-mlp",
+               "latent_action": None, "heads": {"reward": {"name": "symlog-two-hot", "hidden": (8,)}}},
+}
+"""Objective -> what the small model that learns by it is made of, if it trains no particles and no decoder."""
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "encoder": {"conv": _CONV, "mlp": _MLP, "multi": {"image": _CONV, "vectors": _MLP}, "particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
@@ -37,6 +43,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "patch": {"patch_size": 8, "feature_dim": 3, "hidden_dim": 16, "cnn": _CNN},
         "slot": {"num_slots": 3, "slot_dim": 16, "hidden_dim": 16, "channels": (8, 8), "max_map": 8, "num_heads": 2,
                  "dropout": 0.0},
+        "simnorm": {"latent_dim": 16, "simnorm": 4, "hidden": (8,)},
         "vit": {"dim": 12, "num_heads": 2, "num_layers": 1}},
     "decoder": {
         "conv": {**_CONV, "units": 8}, "conv-transposed": {"depth": 2}, "mlp": _MLP,
@@ -47,7 +54,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "slot": {"channels": (8, 8)}},
     "dynamics": {
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
-        "gru": {"dim": 16, "num_heads": 2},
+        "gru": {"dim": 16, "num_heads": 2}, "latent-mlp": {"hidden": (16,)},
         "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
                  "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
         "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2}},
@@ -56,7 +63,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
              "transformer": {"hidden": 6, "window": 3, "num_heads": 2}},
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8}},
-    "conditioner": {"action": {"dim": 3}, "transition-action": {"dim": 3},
+    "conditioner": {"action": {"dim": 3}, "raw-action": {"dim": 3}, "transition-action": {"dim": 3},
                     "language": {"embed_dim": 5, "max_length": 2}},
     "objective": {"two-stage": {"burn_in": 2}, "dreamer": {"free_nats": 0}, "planet": {"free_nats": 0}},
 }

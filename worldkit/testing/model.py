@@ -20,7 +20,7 @@ from ..dreaming import Dream
 from ..factory import create_config
 from ..latents import Latent
 from ..model import ComposedWorldModel, Rollout, WorldModel
-from .examples import BATCH, LAST, SECOND, changed, example_batch, last_time, small_config
+from .examples import BATCH, LAST, LEARNS, SECOND, changed, example_batch, last_time, small_config
 from .filtering import check_seen
 from .report import Reporter, prepare, shake, tensors
 
@@ -44,6 +44,7 @@ def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = 
         bare["encoder"] = "patch"
     if "filtering" in cls.requires:
         bare |= {"encoder": "conv", "dynamics": "rssm", "latent_action": None, "objective": "dreamer"}
+    bare |= LEARNS.get(config.name, {})
     world = shake(build(small_config(**{**bare, **(model or {})})))
     world.objective = cls(config)
     world.freeze()
