@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from worldkit.assembly import build
 from worldkit.cells import Cell, CellConfig, list_cells, register_cell
 from worldkit.cells.base import InputLayer, as_given
+from worldkit.cells.gru import gated
+from worldkit.distributions import Sampler
 from worldkit.errors import ConfigError, IncompatibleComponentsError
 from worldkit.registry import cells
-from worldkit.testing import check_cell
+from worldkit.testing import check_cell, example_batch
+from worldkit.testing.examples import SMALL, small_config
 
 
 @pytest.mark.parametrize("name", list_cells())
@@ -98,3 +102,32 @@ def test_wrong_widths_are_refused():
             cells.get(name)(cells.get(name).Config(hidden=4, **options), dim=8, drawn=3)
     with pytest.raises(IncompatibleComponentsError, match="is no cell|derive it from worldkit.cells.base.Cell"):
         check_cell(torch.nn.Linear)
+
+
+def test_the_fused_gates_are_the_formula():
+    state, gates = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 9, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (state, gates)]
+    reset, candidate, update = gates.chunk(3, -1)
+    formula = torch.lerp(state, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    ours = gated(state, gates)
+    assert torch.allclose(ours, formula, atol=1e-14)
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), leaves) for x in (ours, formula)), strict=True):
+        assert torch.allclose(a, b, atol=1e-14)
+
+
+@pytest.mark.parametrize("stochastic", ["categorical", "normal"])
+@pytest.mark.parametrize("name", list_cells())
+def test_states_stay_in_float32_under_autocast(name, stochastic):
+    rssm = {"name": "rssm", "cell": {"name": name, **SMALL["cell"][name]}, "deterministic_dim": 8, "hidden_dim": 6,
+            "num_variables": 2, "num_classes": 3, "stochastic": stochastic}
+    config = small_config(encoder="conv", decoder="conv", dynamics=rssm, latent_action=None,
+                          conditioners={"action": {"name": "transition-action", "dim": 2}}, objective="dreamer")
+    model, batch = build(config), example_batch(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = model.perceive(batch, Sampler())
+        dream = model.rollout(batch.video[:, :2], 2, conditions=batch.conditions)
+        model.loss(batch).total.backward()
+    for z in (seen.latent, dream.latents):
+        assert all(x.dtype == torch.float32 and x.isfinite().all() for x in z.values.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

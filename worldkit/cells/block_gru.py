@@ -84,7 +84,6 @@ class BlockGRU(Cell):
             for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
                 x = self.activation(norm(layer(x)))
             x = x.unflatten(-1, (blocks, -1)).transpose(0, 1)
-            reset, candidate, update = torch.baddbmm(gate_bias, x, gates).chunk(3, -1)
-            return gated(parts, reset, candidate, update).transpose(0, 1).flatten(1), memory
+            return gated(parts, torch.baddbmm(gate_bias, x, gates)).transpose(0, 1).flatten(1), memory
 
         return hoist, step

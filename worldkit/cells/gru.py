@@ -13,9 +13,9 @@ danijar/dreamerv2 @ 07d906e, written from their description.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..nn.dense import Activation, Init, Norm, init_weight_, linear
 from .base import Cell, CellConfig, Hoist, InputLayer, Step, as_given
@@ -60,7 +60,7 @@ class PlaNetGRU(Cell):
             x = self.inputs(drawn, told)
             reset, update = torch.sigmoid(self.gates(torch.cat([x, deter], -1))).chunk(2, -1)
             candidate = torch.tanh(self.candidate(torch.cat([x, reset * deter], -1)))
-            return torch.lerp(candidate, deter, update), memory
+            return torch.lerp(candidate.to(deter.dtype), deter, update.to(deter.dtype)), memory
 
         return as_given, step
 
@@ -93,7 +93,7 @@ class GRU(Cell):
             kept = self.from_state(deter).split([2 * dim, dim], -1)
             reset, update = torch.sigmoid(given[0] + kept[0]).chunk(2, -1)
             candidate = torch.tanh(torch.addcmul(given[1], reset, kept[1]))
-            return torch.lerp(candidate, deter, update), memory
+            return torch.lerp(candidate.to(deter.dtype), deter, update.to(deter.dtype)), memory
 
         return as_given, step
 
@@ -133,12 +133,51 @@ class LayerNormGRU(Cell):
     def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             x = self.inputs(drawn, told)
-            reset, candidate, update = self.gate_norm(self.gates(torch.cat([x, deter], -1))).chunk(3, -1)
-            return gated(deter, reset, candidate, update), memory
+            return gated(deter, self.gate_norm(self.gates(torch.cat([x, deter], -1)))), memory
 
         return as_given, step
 
 
-def gated(state: Tensor, reset: Tensor, candidate: Tensor, update: Tensor) -> Tensor:
-    """``u tanh(sigmoid(reset) candidate) + (1 - u) state`` with ``u = sigmoid(update - 1)``: of Dreamer v2 and v3."""
-    return torch.lerp(state, torch.tanh(F.sigmoid(reset) * candidate), F.sigmoid(update - 1))
+def gated(state: Tensor, gates: Tensor) -> Tensor:
+    """``u tanh(sigmoid(reset) candidate) + (1 - u) state`` with ``u = sigmoid(update - 1)``: of Dreamer v2 and v3.
+
+    Args:
+        state: ``[..., D]``.
+        gates: ``[..., 3 D]``: reset, candidate, update.
+    Example:
+        >>> gated(torch.ones(2), torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0]))
+        tensor([0.5000, 0.5000])
+    """
+    gates = gates.to(state.dtype)  # under autocast they come in bfloat16, and a state must not
+    if state.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _Gated.apply(state, gates)
+    reset, candidate, update = gates.chunk(3, -1)
+    return torch.lerp(state, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
+
+
+class _Gated(torch.autograd.Function):
+    """The same in few operations, most of them in place: on a CPU they count, beside small matrices."""
+
+    @staticmethod
+    def forward(ctx, state: Tensor, gates: Tensor) -> Tensor:
+        reset, candidate, update = gates.chunk(3, -1)
+        reset, update = reset.sigmoid(), (update - 1).sigmoid_()
+        new = (reset * candidate).tanh_()
+        ctx.save_for_backward(state, gates, reset, new, update)
+        return torch.lerp(state, new, update)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        state, gates, reset, new, update = ctx.saved_tensors
+        found = torch.empty_like(gates)
+        d_reset, d_candidate, d_update = found.chunk(3, -1)
+        d_new = grad * update
+        d_state = grad - d_new
+        change = (new - state).mul_(d_new)
+        torch.addcmul(change, change, update, value=-1, out=d_update)
+        inner = torch.addcmul(d_new, d_new * new, new, value=-1)
+        torch.mul(inner, reset, out=d_candidate)
+        inner = d_candidate * gates.chunk(3, -1)[1]
+        torch.addcmul(inner, inner, reset, value=-1, out=d_reset)
+        return d_state, found

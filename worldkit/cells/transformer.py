@@ -58,6 +58,7 @@ class Transformer(Cell):
 
     def begin(self) -> tuple[Hoist, Step]:
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-            return self.recall(self.projection(self.inputs(drawn, told)), memory)
+            h, memory_after = self.recall(self.projection(self.inputs(drawn, told)), memory)
+            return h.to(deter.dtype), memory_after.to(memory.dtype)
 
         return as_given, step

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from .. import registry as registries
 from ..conditions import Condition
 from ..config import Choice, ComponentConfig
-from ..distributions import Categorical, Delta, Normal, Sampler
+from ..distributions import Categorical, Delta, Normal, Sampler, full_precision
 from ..latents import Field as LatentField
 from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.attention import Block
@@ -113,7 +113,7 @@ class _Last(nn.Module):
         self.out = linear(self.layers.width, outputs, init=config.init, scale=config.outscale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.layers(x))
+        return full_precision(self.out(self.layers(x)))
 
     def hoist(self, known: Tensor) -> Tensor:
         """What the last inputs, known for all frames, add to the first layer."""
@@ -129,7 +129,7 @@ class _Last(nn.Module):
             x = activation(norm(torch.addmm(known, x, weight)))
             for layer in rest:
                 x = layer(x)
-            return out(x)
+            return full_precision(out(x))
 
         return step
 
