@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -43,8 +44,8 @@ def create_config(name: str, **overrides: Any) -> WorldModelConfig:
     Args:
         name: A preset: ``"lpwm-sketchy"``.
         **overrides: ``dynamics__num_layers=4`` changes a leaf; ``encoder="slot"`` swaps a component (its options are
-            the preset's ``alternatives`` for it, else the new one's defaults; a swapped encoder brings its decoder);
-            nested dicts do either; ``None`` removes.
+            the preset's ``alternatives`` for it, else the new one's defaults; a swapped encoder brings its decoder, and
+            latent actions go where a dynamics comes that filters); nested dicts do either; ``None`` removes.
     Raises:
         ConfigError: an unknown or ill-typed option, with its path.
         UnknownComponentError: an unknown preset or component.
@@ -74,6 +75,12 @@ def override(
     if new_encoder not in (None, _name(base.get("encoder"))) and "decoder" not in changes:
         changes["decoder"] = {"name": registries.encoders.get(new_encoder).default_decoder}
         changes["decoder"] = changes["decoder"] if changes["decoder"]["name"] else None
+    if base.get("latent_action") is not None and "latent_action" not in changes and _filters(changes.get("dynamics")):
+        changes["latent_action"] = None
+        warnings.warn(
+            f"dynamics '{_name(changes['dynamics'])}' filters, and no latent action goes with it: "
+            f"'{_name(base['latent_action'])}' is left out (latent_action=None says so yourself)", stacklevel=3,
+        )
     for kind, options in (alternatives or {}).items():
         new = _name(changes.get(kind))
         if new in options and new != _name(base.get(kind)):
@@ -102,6 +109,12 @@ def _text(name: Any) -> str:
             f"a model is named by a text, for example 'lpwm-sketchy', not by {type(name).__name__} {name!r}"
         )
     return os.fspath(name)
+
+
+def _filters(dynamics: Any) -> bool:
+    """Whether a dynamics that is swapped in filters."""
+    name = _name(dynamics)
+    return name in registries.dynamics.names() and getattr(registries.dynamics.get(name), "filtering", False)
 
 
 def _name(component: Any) -> str | None:

@@ -94,6 +94,16 @@ def test_a_model_as_an_environment_and_what_if(make):
     assert answer.edited.shape == (2, 5, 3, 32, 32) and (answer.edited - answer.original).abs().max() > 0
 
 
+def test_swapped_in_it_drops_the_latent_action_and_says_so():
+    with pytest.warns(UserWarning, match="'tiny-filter' filters.*'gaussian' is left out"):
+        config = wk.create_config("lpwm-balls-mini", dynamics="tiny-filter")
+    assert config.latent_action is None and config.dynamics.name == "tiny-filter"
+    with pytest.raises(IncompatibleComponentsError, match="latent_action=none"):
+        wk.create_model("lpwm-balls-mini", dynamics="tiny-filter", latent_action="gaussian")
+    with pytest.raises(wk.UnknownComponentError, match="Did you mean 'tiny-filter'"):
+        wk.create_config("lpwm-balls-mini", dynamics="tiny-fliter")
+
+
 def test_saved_and_loaded_it_sees_the_same(make, tmp_path):
     model = shake(make())
     model.save_pretrained(tmp_path / "model")
