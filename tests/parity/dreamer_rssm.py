@@ -54,7 +54,10 @@ def make_rssm(w, *, classes, seen, **options):
     outputs = sum(w[f"{name}/kernel"].shape[-1] for name in last)
     drawn = outputs if classes else outputs // 2
     given = dict(GENERATIONS[key])
-    given["cell"] = {**given["cell"], "hidden": hidden, **({"blocks": len(w["dyn/dyngru/kernel"])} if v3 else {})}
+    given["cell"] = {**given["cell"], "hidden": hidden}
+    if v3:
+        given["cell"] |= {"blocks": len(w["dyn/dyngru/kernel"]), "layers": _count(w, "dyn/dynhid{}")}
+        given |= {"prior_layers": _count(w, "dyn/prior{}"), "posterior_layers": _count(w, "dyn/obs{}")}
     if classes:
         given |= {"stochastic": "categorical", "num_classes": classes, "num_variables": drawn // classes}
     else:
@@ -77,6 +80,11 @@ def make_rssm(w, *, classes, seen, **options):
             action.linear.bias.copy_(w["dyn/dynin2/bias"])
             action.norm.scale.copy_(w["dyn/dynin2norm/scale"])
     return rssm, action
+
+
+def _count(w, name):
+    """Layers of this name."""
+    return next(index for index in range(99) if f"{name.format(index)}/kernel" not in w)
 
 
 def _load(part, w, layers, last):

@@ -91,9 +91,7 @@ class World:
         load_encoder_v3(weights, model.encoder)
         load_decoder_v3(weights, model.decoder)
         rssm, action = make_rssm({k: v for k, v in weights.values.items() if k.startswith("dyn/")},
-                                 classes=self.config["classes"], seen=self.out["tokens"].shape[-1],
-                                 prior_layers=self.config["layers"]["prior"],
-                                 posterior_layers=self.config["layers"]["obs"])
+                                 classes=self.config["classes"], seen=self.out["tokens"].shape[-1])
         model.dynamics.load_state_dict(rssm.state_dict())
         model.conditioners["action"].load_state_dict(action.state_dict())
         for name, ours in (("rew", "reward"), ("con", "terminated")):
