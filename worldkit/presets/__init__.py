@@ -8,7 +8,7 @@ that acts through the model, see `worldkit.agents`), ``online`` (how it learns b
 `worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
 (``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far from the parts' own defaults. ``"none"`` leaves
 out what would be inherited, as on the command line (``latent_action = "none"`` in ``config``, ``ema = "none"`` in
-``train``; deeper down numbers only).
+``train``; deeper down numbers and tables only).
 """
 
 from __future__ import annotations
@@ -158,12 +158,12 @@ def _ancestry(name: str) -> list[str]:
 def _left_out(table: Mapping[str, Any], base: Any, *, top: bool = False) -> dict[str, Any]:
     """A table whose entries ``"none"`` remove what would be inherited: TOML has no null.
 
-    Deeper down ``"none"`` may be a value (``norm = "none"``): it removes numbers only.
+    Deeper down ``"none"`` may be a value (``norm = "none"``): it removes numbers and tables only.
     """
     found: dict[str, Any] = {}
     for key, value in table.items():
         inherited = base.get(key) if isinstance(base, Mapping) else None
-        if value == "none" and (top or isinstance(inherited, (int, float))):
+        if value == "none" and (top or isinstance(inherited, (int, float, Mapping))):
             found[key] = None
         else:
             found[key] = _left_out(value, inherited) if isinstance(value, Mapping) else value

@@ -134,9 +134,11 @@ def _agent_report(name: str, model: int) -> dict[str, int]:
     import torch
 
     from ...agents import create_agent
+    from ...agents.base import agents
     from ...factory import get_model_spec
 
-    if is_place(name) or not get_model_spec(name).agent:
+    acts = {} if is_place(name) else get_model_spec(name).agent
+    if not acts or not agents.get(acts["name"]).trains:
         return {}
     with torch.device("meta"):
         agent = create_agent(name)
