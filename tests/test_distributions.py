@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from worldkit.distributions import MEANS, Beta, Categorical, Delta, Normal, Sampler
+from worldkit.distributions import MEANS, Beta, Categorical, ClipSampler, Delta, Normal, Sampler
 from worldkit.errors import ConfigError
 from worldkit.testing import check_distribution
 
@@ -221,3 +221,10 @@ def test_classes_are_checked():
         Categorical(1)
     with pytest.raises(ConfigError, match="one-hot choices among 3 classes cannot be 4 wide"):
         Categorical(3).param_dim(4)
+
+
+def test_a_sampler_of_this_device_stays_as_it_is():
+    one = Sampler(generator=torch.Generator().manual_seed(0))
+    assert one.on("cpu") is one and one.on(torch.device("cpu")) is one
+    assert (free := Sampler()).on("meta") is free and (mean := Sampler(deterministic=True)).on("meta") is mean
+    assert (clip := ClipSampler(0, 0, [0])).on("meta") is clip

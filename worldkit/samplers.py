@@ -38,6 +38,14 @@ class Sampler:
         self.deterministic = deterministic
         self.generator = generator
 
+    def on(self, device: torch.device | str) -> Sampler:
+        """This one, or, where its generator draws on another device, one that draws there, seeded by it."""
+        device = torch.device(device)
+        if type(self) is not Sampler or self.generator is None or self.generator.device.type == device.type:
+            return self
+        seed = torch.randint(2**62, (), generator=self.generator, device=self.generator.device)
+        return Sampler(deterministic=self.deterministic, generator=torch.Generator(device).manual_seed(int(seed)))
+
     def normal(self, name: str, mean: Tensor, logvar: Tensor) -> Tensor:
         """Reparameterised draw ``mean + eps * exp(logvar / 2)``; any shape."""
         if self.deterministic:

@@ -9,7 +9,7 @@ import torch
 import worldkit as wk
 from worldkit.agents import ActionSpec, check_fits, create_agent, load_agent, save_agent
 from worldkit.agents.actor_critic.actions import TanhNormal
-from worldkit.agents.actor_critic.features import Arrivals
+from worldkit.agents.actor_critic.features import Arrivals, state_tokens, token_dim
 from worldkit.agents.actor_critic.networks import Actor, ActorConfig
 from worldkit.agents.actor_critic.returns import lambda_returns
 from worldkit.assembly import build
@@ -110,6 +110,26 @@ def test_acting_frame_by_frame_is_filtering_the_whole_clip(action):
         assert torch.allclose(x, torch.cat([z.values[key] for z in states], 1), atol=1e-6), key
 
 
+@pytest.mark.parametrize("encoder", ["patch", "particle"])
+def test_states_of_many_tokens_are_read_in_any_order(encoder):
+    """Patches and particles under an RSSM: acting and learning go, and the order of a group's tokens says nothing."""
+    small = {"base_channels": 4, "channel_multipliers": [1, 2], "latent_channels": 4}
+    parts = {"patch": ({"name": "patch"}, {"name": "patch"}),
+             "particle": ({"name": "particle", "hidden_dim": 8, "num_particles": 3, "proposal_cnn": small,
+                           "glimpse_cnn": small, "background_cnn": small},
+                          {"name": "particle", "hidden_dim": 8, "glimpse_cnn": small, "background_cnn": small})}
+    seen, drawn = parts[encoder]
+    agent = agent_for(obs={"height": 32, "width": 32}, encoder=seen, decoder=drawn)
+    batch = clips(time=3)
+    batch = Batch(torch.rand(3, 3, 3, 32, 32), batch.conditions, targets=batch.targets)
+    agent.learner(TrainConfig()).update(batch, sampler())
+    _, carry = agent.act(batch.video[:, 0], agent.start(3), first=torch.ones(3, dtype=torch.bool), sampler=MEANS)
+    tokens = state_tokens(carry.state)
+    assert tokens.shape[2] == agent.model.spec.num_tokens > 1 and tokens.shape[3] == token_dim(agent.model.spec)
+    mean = agent.behavior.actor(tokens).mean
+    assert torch.allclose(agent.behavior.actor(tokens.flip(2)).mean, mean, atol=1e-6)
+
+
 def test_an_episode_that_begins_remembers_nothing():
     agent, video = agent_for(), clips(time=2).video
     for before in (video[:, 0], 255 - video[:, 0]):
@@ -192,6 +212,11 @@ def test_options_that_do_not_go_together_are_refused():
         agent_for(options=V1 | {"gradient": "reinforce"})
     with pytest.raises(ConfigError, match="create the model with objective='dreamer'"):
         agent_for(objective={"name": "heads"}).learner(TrainConfig())
+
+
+def test_what_others_did_teaches_it_nothing():
+    with pytest.raises(ConfigError, match="learns by acting.*worldkit train-agent"):
+        agent_for().loss(clips())
 
 
 def test_a_batch_without_rewards_is_refused():

@@ -121,6 +121,7 @@ class PlannerAgent(Agent):
                ) -> tuple[Tensor, Any]:
         """`act`, with noise on what is done."""
         self.check_frame(frame)
+        sampler = sampler.on(next(self.model.parameters()).device)
         config, first = self.config, first.cpu()
         decides = first | (carry.held % config.repeat == 0)
         seen = self._look(frame, carry, first, decides, sampler)

@@ -68,6 +68,10 @@ class ActorCriticAgent(Agent):
 
         return ActorCriticLearner(self, config)
 
+    def loss(self, batch: Any) -> Tensor:
+        raise ConfigError("agent 'actor-critic' learns by acting, in imagination, not from what others did: worldkit "
+                          "train-agent PRESET --env ENVIRONMENT")
+
     def start(self, batch_size: int, *, goal: Tensor | None = None) -> Filtering:
         return Filtering()
 
@@ -80,6 +84,7 @@ class ActorCriticAgent(Agent):
                vectors: Mapping[str, Tensor] | None = None, noise: float = 0.0) -> tuple[Tensor, Filtering]:
         """`act`, with noise on what is done."""
         self.check_frame(frame)
+        sampler = sampler.on(next(self.behavior.parameters()).device)
         state = self.look(frame, carry, first=first, sampler=sampler, vectors=vectors)
         chosen = self.behavior.actor(state_tokens(state)).sample(sampler)
         # what is done is what the model is told was done: the environment's bounds hold for both
