@@ -13,8 +13,8 @@ from rich.text import Text
 from ..progress import Meter
 from .config import OnlineConfig
 
-SHOWN = {"loss": "loss", "reconstruction": "rec", "reward": "rew", "kl": "kl", "dyn": "dyn", "policy": "pol",
-         "entropy": "ent"}
+SHOWN = {"loss": "loss", "loss_image": "rec", "loss_reward": "rew", "loss_dyn": "dyn", "loss_kl": "kl",
+         "loss_policy": "pol", "entropy": "ent", "return_scale": "scale"}
 """Term -> label, in the order in which they are shown while there is room."""
 
 

@@ -48,6 +48,7 @@ from .stage import check_reward, make_stage, stack_pixels
 
 RECENT = 20
 """Episodes whose mean return is told."""
+_RENAMED = {"return": "imagined_return"}  # a line of the log with "return" is an episode
 
 
 @dataclass
@@ -306,6 +307,7 @@ class OnlineTrainer:
         if self._summed:
             terms = {name: float(value) / self._summed for name, value in self._sums.items()}
             self._sums, self._summed = {}, 0
+            terms = {_RENAMED.get(name, name): value for name, value in terms.items()}
             self.log.write(self._head() | {"ratio": round(self.ratio, 3)} | terms)
             self.bar.terms = terms
 

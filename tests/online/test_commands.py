@@ -1,0 +1,97 @@
+"""The commands, end to end, with a Dreamer of a few thousand parameters."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from worldkit.agents import check_fits, load_agent
+from worldkit.cli import main
+from worldkit.envs import make_env
+from worldkit.errors import ConfigError
+from worldkit.online import find_agent
+
+TINY = ["train.batch_size=2", "train.log_every=5", "online.length=5", "online.prefill=24", "online.max_steps=20",
+        "online.train_ratio=3", "online.eval_every=0", "online.eval_episodes=2", "online.film_steps=4",
+        "online.save_every=30", "obs.height=16", "obs.width=16", "encoder.depth=2", "encoder.multipliers=[2,2]",
+        "decoder.depth=2", "decoder.multipliers=[2,2]", "decoder.units=8", "decoder.blocks=4",
+        "dynamics.deterministic_dim=16", "dynamics.hidden_dim=8", "dynamics.num_variables=4",
+        "dynamics.cell.blocks=4", "dynamics.cell.hidden=8", "agent.horizon=3", "agent.optimizers.all.warmup_steps=0"]
+
+
+def command(*arguments, options=TINY):
+    return main([*arguments, *(part for option in options for part in ("-o", option)), "--quiet"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("commands") / "run"
+    assert command("train-agent", "dreamer-v3-mini", "--env", "games/catch", "--run", str(run), "--steps", "70",
+                   "--seed", "3", "-o", "online.context=true") == 0
+    return run
+
+
+def log(run):
+    found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: x for name, x in line.items() if name != "seconds"} for line in found]
+
+
+def test_a_dreamer_learns_and_says_what(run):
+    learned = [line for line in log(run) if "ratio" in line]
+    assert {"loss_image", "loss_reward", "loss_dyn", "entropy", "return_scale", "imagined_return"} <= {*learned[-1]}
+    assert (run / "best" / "agent.safetensors").is_file() and (run / "curve.html").is_file()
+    assert list((run / "figures").glob("*.gif"))
+    assert json.loads((run / "run.json").read_text())["train"]["seed"] == 3
+
+
+def test_a_dreamer_goes_on_exactly(run, tmp_path):
+    """Stopped at step 40, in the middle of an episode, with its states."""
+    options = [*TINY, "online.context=true", "train.seed=3"]
+    for steps in (40, 70):
+        assert command("train-agent", "dreamer-v3-mini", "--env", "games/catch", "--run", str(tmp_path / "run"),
+                       "--steps", str(steps), options=options) == 0
+    one, two = (log(place) for place in (run, tmp_path / "run"))
+    assert [line for line in two if "ratio" in line] == [line for line in one if "ratio" in line]
+    assert two[-1] == one[-1]
+
+
+def test_it_is_scored_beside_random_actions(run, capsys):
+    assert main(["eval-agent", str(run), "--episodes", "2", "--seeds", "0,1", "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "random" in shown and "agent - random" in shown
+    found = json.loads((run / "eval" / "control.json").read_text())
+    assert found["results"]["agent"]["return"]["n"] == 4 and found["protocol"]["budget"] == 20
+
+
+def test_it_is_filmed(run, capsys, tmp_path):
+    assert main(["play-agent", str(run), "--episodes", "2", "--out", str(tmp_path / "films"), "--quiet"]) == 0
+    assert len(list((tmp_path / "films").glob("*.gif"))) == 2 and "return" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["train-agent", "lpwm-mini", "--env", "games/catch"], "is a world model and does not act"),
+    (["train-agent", "dreamer-v3-minni", "--env", "games/catch"], "Did you mean 'dreamer-v3-mini'"),
+    (["train-agent", "dreamer-v3-mini", "--env", "games/catsh"], "Did you mean 'games/catch'"),
+    (["train-agent", "dreamer-v3-mini", "--env", "games/catch", "-o", "online.train_ration=3"], "train_ratio"),
+    (["train-agent", "dreamer-v3-mini", "--env", "games/catch", "-o", "online=3"], "online.OPTION=VALUE"),
+    (["train-agent", "dreamer-v3-mini", "--env", "games/catch", "-o", "agent.actor.kind=tanh-normal"],
+     "an actor of kind 'tanh-normal' gives vectors of numbers, and these actions are 3 choices"),
+    (["train-agent", "dreamer-v1-dmc", "--env", "games/catch"], "tanh-normal"),
+    (["eval-agent", "nowhere"], "is no agent: there is no such folder"),
+])
+def test_mistakes_say_what_to_type(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--quiet"]) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_agent_of_other_actions_is_refused(run):
+    class Other(gymnasium.Env):
+        action_space, observation_space = spaces.Discrete(5), spaces.Box(0, 255, (16, 16, 3), np.uint8)
+
+    with pytest.raises(ConfigError, match="it gives 3 choices, the environment takes 5 choices"):
+        check_fits(load_agent(find_agent(run)), make_env(Other(), size=16))
