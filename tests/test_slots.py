@@ -14,6 +14,7 @@ from worldkit.latents import Slots
 from worldkit.nn.slots import SlotAttention
 from worldkit.testing import check_decoder, check_encoder, check_model, check_objective, example_latent, example_spec
 from worldkit.testing.examples import SMALL, small_config
+from worldkit.testing.report import shake
 
 OBS = ObsSpec(height=32, width=32)
 BARE = {"dynamics": None, "latent_action": None, "objective": "reconstruction"}
@@ -373,3 +374,21 @@ def test_slots_swapped_into_the_small_model_are_those_of_its_slot_preset():
     assert swapped == preset
     alone = wk.create_config("savi-balls-mini")
     assert (preset.encoder, preset.decoder) == (alone.encoder, alone.decoder)
+
+
+@pytest.mark.parametrize("predictor", ["transformer-lstm", "mlp", "none"])
+def test_slots_go_on_from_what_they_carry_and_forget_at_borders(predictor):
+    config = SlotEncoderConfig(num_slots=3, slot_dim=8, hidden_dim=8, channels=(8, 8), num_heads=2, predictor=predictor)
+    encoder = shake(SlotEncoder(config, obs=ObsSpec(height=16, width=16)))
+    video = torch.rand(2, 5, 3, 16, 16)
+    with torch.no_grad():
+        whole, carry = encoder(video, sampler=MEANS), None
+        for t in range(5):
+            found = encoder(video[:, t : t + 1], sampler=MEANS, carry=carry)
+            carry = found.carry
+            torch.testing.assert_close(found.latent.features, whole.latent.features[:, t : t + 1])
+        first = torch.zeros(2, 5, dtype=torch.bool)
+        first[0, 2] = True
+        begun = encoder(video, sampler=MEANS, first=first).latent.features
+        torch.testing.assert_close(begun[:1, 2:], encoder(video[:1, 2:], sampler=MEANS).latent.features)
+        torch.testing.assert_close(begun[1:], whole.latent.features[1:])

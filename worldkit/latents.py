@@ -28,26 +28,42 @@ _Self = TypeVar("_Self", bound="_Fields")
 
 
 class _Fields:
-    """Tensors [B, T, N_group, ...] by key, with an optional per-token ``score`` [B, T, N]."""
+    """Tensors [B, T, N_group, ...] by key; optional: ``score`` [B, T, N] per token, ``carry`` [B, T, ...]."""
 
-    def __init__(self, spec: LatentSpec, tensors: Mapping[Key, Tensor], *, score: Tensor | None = None):
+    def __init__(self, spec: LatentSpec, tensors: Mapping[Key, Tensor], *, score: Tensor | None = None,
+                 carry: Tensor | None = None):
         if set(tensors) != set(spec.keys()):
             raise ShapeError(f"latent fields {sorted(tensors)} do not match the spec {sorted(spec.keys())}")
         self.spec = spec
         self._tensors = {key: tensors[key] for key in spec.keys()}
-        self.score = score
+        self.score, self.carry = score, carry
 
-    def _like(self: _Self, tensors: Mapping[Key, Tensor], score: Tensor | None) -> _Self:
-        return type(self)(self.spec, tensors, score=score)
+    def _like(self: _Self, tensors: Mapping[Key, Tensor], score: Tensor | None, carry: Tensor | None = None) -> _Self:
+        return type(self)(self.spec, tensors, score=score, carry=carry)
+
+    def carrying(self: _Self, carry: Tensor | None) -> _Self:
+        """The same with another ``carry``."""
+        return self._like(self._tensors, self.score, carry)
 
     def map(self: _Self, f: Callable[[Tensor], Tensor]) -> _Self:
         """Apply a function that keeps the meaning of all axes (detach, to, index, repeat) to every tensor."""
         return self._like(
-            {k: f(v) for k, v in self._tensors.items()}, None if self.score is None else f(self.score)
+            {k: f(v) for k, v in self._tensors.items()}, None if self.score is None else f(self.score),
+            None if self.carry is None else f(self.carry),
         )
 
     def __getitem__(self: _Self, index: Any) -> _Self:
         return self.map(lambda x: x[index])
+
+    def where(self: _Self, clips: Tensor, other: _Self) -> _Self:
+        """These where ``clips``, bool ``[B]``, is True, else the other ones."""
+        def choose(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            if a is None or b is None:
+                return None
+            return torch.where(clips.to(a.device).reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+        tensors = {key: choose(x, other._tensors[key]) for key, x in self._tensors.items()}
+        return self._like(tensors, choose(self.score, other.score), choose(self.carry, other.carry))  # type: ignore
 
     def singles(self: _Self) -> _Self:
         """Every frame as a clip of its own, ``[B * T, 1]``: where imagination starts from."""
@@ -61,11 +77,11 @@ class _Fields:
 
     @classmethod
     def cat(cls: type[_Self], parts: Sequence[_Self], dim: int = 1) -> _Self:
-        """Join along time (``dim=1``) or batch. The score survives only if every part has one."""
-        scores = [p.score for p in parts]
-        score = None if any(s is None for s in scores) else torch.cat(scores, dim)  # type: ignore[arg-type]
+        """Join along time (``dim=1``) or batch. Score and carry survive only if every part has one."""
+        score, carry = (None if any(x is None for x in found) else torch.cat(found, dim)  # type: ignore[arg-type]
+                        for found in ([p.score for p in parts], [p.carry for p in parts]))
         tensors = {k: torch.cat([p._tensors[k] for p in parts], dim) for k in parts[0]._tensors}
-        return parts[0]._like(tensors, score)
+        return parts[0]._like(tensors, score, carry)
 
     @property
     def shape(self) -> torch.Size:
@@ -84,6 +100,7 @@ class Latent(_Fields, Editing):
         spec: The description.
         score: Optional uncertainty per token of the first group, ``[B, T, N]``; decoders that draw only some tokens
             prefer low scores (observed frames); without a score they prefer present tokens (predicted frames).
+        carry: Of states that were seen by an encoder with a memory, what it goes on with, ``[B, T, ...]``; else None.
     """
 
     _kinds: ClassVar[dict[str, type[Latent]]] = {}

@@ -62,30 +62,36 @@ def perceive(
     """See `worldkit.model.ComposedWorldModel.perceive`."""
     batch = video if isinstance(video, Batch) else Batch(video)
     first = batch.first if first is None else first
-    encoding, dynamics = encoded(model, batch, sampler), model.dynamics
-    shape = tuple(encoding.latent.shape)
     if first is not None:
-        check_shape(first, "b t", name="first", b=shape[0], t=shape[1])
+        check_shape(first, "b t", name="first", b=batch.batch_size, t=batch.video.shape[-4])
         refuse_borders(model, first)
-    if dynamics is None or not dynamics.filtering:
-        if last is not None:
+    dynamics = model.dynamics
+    filters = dynamics is not None and dynamics.filtering
+    if last is not None:
+        if not filters:
             raise ShapeError("last= goes on from a state, and this model has none: its dynamics does not filter")
+        _check_last(model, last, batch.batch_size)
+    encoding = encoded(model, batch, sampler, first=first, last=last)
+    if not filters:
         return Seen(encoding, encoding.latent, encoding.posterior)
     conditions = _known(model, batch.conditions) if conditions is None else as_table(conditions, "conditions")
     masks = _known(model, batch.masks) if masks is None else as_table(masks, "masks")
-    if last is not None:
-        _check_last(model, last, shape[0])
     start = begins(first, encoding.latent, goes_on=last is not None)
     before = None if last is None else as_table(last_action, "last_action")
     cond = leading(model, conditions, masks, start, sampler, before=before)
     found = dynamics.filter(encoding, cond, sampler, first=start, last=last)
-    _check(dynamics, found, shape)
-    return Seen(encoding, found.latent, found.posterior, found.prior, cond)
+    _check(dynamics, found, tuple(encoding.latent.shape))
+    latent = found.latent if encoding.carry is None else found.latent.carrying(encoding.carry)
+    return Seen(encoding, latent, found.posterior, found.prior, cond)
 
 
-def encoded(model: ComposedWorldModel, batch: Batch, sampler: Sampler) -> Encoding:
-    """What the encoder finds in the clips of a batch, in every frame by itself."""
-    return model.encoder.see(batch.as_float(), sampler=sampler)
+def encoded(
+    model: ComposedWorldModel, batch: Batch, sampler: Sampler, *, first: Tensor | None = None,
+    last: Latent | None = None,
+) -> Encoding:
+    """What the encoder finds in the clips of a batch, in every frame by itself (or, if it carries, after ``last``)."""
+    options = {"first": first, "carry": None if last is None else last.carry} if model.encoder.carries else {}
+    return model.encoder.see(batch.as_float(), sampler=sampler, **options)
 
 
 def look(
@@ -177,10 +183,10 @@ def _check_last(model: ComposedWorldModel, last: Latent, clips: int) -> None:
     if not isinstance(last, Latent) or last.spec != model.spec or tuple(last.shape) != (clips, 1):
         raise ShapeError(f"last must be the model's state of the frame before, [B={clips}, 1], as "
                          f"perceive(...).latent[:, -1:] gives it; got {last}")
-    if not model.encoder.borders:
+    if not model.encoder.borders or (model.encoder.carries and last.carry is None):
         raise ShapeError(
-            f"encoder '{model.config.encoder.name}' carries what it saw from frame to frame, so a state alone is not "
-            "enough to go on from: show it the whole clip"
+            f"encoder '{model.config.encoder.name}' carries what it saw from frame to frame, so it goes on from "
+            "perceive(...).latent[:, -1:], if at all, and not from a predicted or stored state: show it the whole clip"
         )
 
 

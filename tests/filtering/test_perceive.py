@@ -45,10 +45,12 @@ def test_the_prior_is_the_prediction_from_the_state_before(make, encoder):
     assert model.decode(seen.latent).video.shape == batch.video.shape
 
 
-@pytest.mark.parametrize("conditioners", [DISCRETE, {"action": {"name": "action", "dim": 3, "null_embedding": True}},
-                                          {"action": {"name": "action", "dim": 3}}, {}])
-def test_frame_by_frame_equals_the_whole_clip(make, conditioners):
-    model = shake(make(conditioners=conditioners))
+@pytest.mark.parametrize("encoder, conditioners", [
+    ("patch", DISCRETE), ("patch", {"action": {"name": "action", "dim": 3, "null_embedding": True}}),
+    ("patch", {"action": {"name": "action", "dim": 3}}), ("patch", {}), ("slot", {}),
+])
+def test_frame_by_frame_equals_the_whole_clip(make, encoder, conditioners):
+    model = shake(make(encoder=encoder, conditioners=conditioners))
     batch = example_batch(model.config, 4)
     whole, state = model.perceive(batch), None
     for t in range(4):
@@ -123,7 +125,8 @@ def test_what_cannot_go_with_it_is_refused_when_the_model_is_built(make):
 
 def test_clips_with_borders_are_refused_where_a_part_carries_something_over(make):
     border = torch.tensor([[False, False, True, False]] * 2)
-    for options, kind in ({"dynamics": "gru"}, "dynamics 'gru'"), ({"encoder": "slot"}, "encoder 'slot'"):
+    for options, kind in (({"dynamics": "gru"}, "dynamics 'gru'"),
+                          ({"encoder": "particle-tracking"}, "encoder 'particle-tracking'")):
         model = make(**options)
         batch = example_batch(model.config, 4)
         with pytest.raises(ShapeError, match=rf"episodes begin inside.*{kind} carries over"):
@@ -133,6 +136,7 @@ def test_clips_with_borders_are_refused_where_a_part_carries_something_over(make
         gru = make(dynamics="gru")
         gru.perceive(batch.video[:, :1], last=gru.encode(batch.video[:, :1]))
     slots = make(encoder="slot")
-    with pytest.raises(ShapeError, match="'slot' carries what it saw"):
-        slots.perceive(batch.video[:, :1], last=slots.encode(batch.video[:, :1]),
-                       last_action={"action": batch.conditions["action"][:, :1]})
+    z = slots.encode(batch.video[:, :1])
+    assert slots.perceive(batch.video[:, :1], last=z, last_action=batch.conditions).latent.carry is not None
+    with pytest.raises(ShapeError, match="'slot' carries what it saw.*not from a predicted"):
+        slots.perceive(batch.video[:, :1], last=z.carrying(None), last_action=batch.conditions)

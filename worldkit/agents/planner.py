@@ -151,9 +151,7 @@ class PlannerAgent(Agent):
             state = self.model.perceive(frame[:, None].to(device), sampler, **known).latent
         if carry.seen is None:
             return state
-        return Latent.build(state.spec, {
-            key: torch.where(_like(decides, x).to(device), x, carry.seen.values[key])
-            for key, x in state.values.items()})
+        return state.where(decides, carry.seen)
 
     def _groups(self, seen: Any, among: Tensor) -> Iterator[tuple[Tensor, Any]]:
         """Rows that can be planned for at once, and what was seen there."""

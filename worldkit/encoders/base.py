@@ -26,11 +26,13 @@ class Encoding:
         posterior: Distribution of the latent of every frame.
         latent: The sample (or mean) drawn while encoding; parts of the posterior may depend on it.
         aux: A typed dataclass of the encoder's own, for its regularizers, plots and tests.
+        carry: Of an encoder that `carries`, what it goes on with after every frame, ``[B, T, ...]``.
     """
 
     posterior: LatentDist
     latent: Latent
     aux: Any = None
+    carry: Tensor | None = None
 
 
 class Encoder(Component, ABC):
@@ -43,8 +45,10 @@ class Encoder(Component, ABC):
         every_token_draws: Whether a token that never draws a pixel is a fault, which training then reports. (Particles
             may rightly be idle: their transparency says so.)
         reads_vectors: Whether `forward` takes ``vectors`` as well: ``Batch.vectors``, checked to be those of ``obs``.
-        borders: Whether every frame is encoded by itself, so that nothing is carried over the borders of episodes
-            (``Batch.first``).
+        borders: Whether nothing is carried over the borders of episodes (``Batch.first``): every frame is encoded by
+            itself, or it carries something from frame to frame and knows where to forget it.
+        carries: It has a memory: `forward` also takes ``first`` (bool ``[B, T]``, where to forget) and ``carry``
+            (``Encoding.carry[:, -1:]`` of the frames before these).
     """
 
     RETURNS = Encoding
@@ -56,6 +60,7 @@ class Encoder(Component, ABC):
     every_token_draws: ClassVar[bool] = False
     reads_vectors: ClassVar[bool] = False
     borders: ClassVar[bool] = True
+    carries: ClassVar[bool] = False
 
     def __init__(self, config: ComponentConfig, *, obs: ObsSpec):
         super().__init__()

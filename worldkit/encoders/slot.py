@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -143,7 +144,7 @@ class SlotEncoder(Encoder):
             )
         dim = config.slot_dim
         group = TokenGroup("slots", config.num_slots, (LatentField("features", dim, Delta(), "appearance and place"),))
-        self.borders = not config.recurrent
+        self.carries = config.recurrent
         self.spec = LatentSpec((group,), identity="tracked" if config.recurrent else "exchangeable", kind="slots")
         self.features = PixelFeatures(config, obs)
         self.attention = SlotAttention(dim, hidden_dim=config.hidden_dim, num_iterations=config.num_iterations)
@@ -157,20 +158,32 @@ class SlotEncoder(Encoder):
         ) if config.recurrent else None
         keep_signal(self)
 
-    def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:
+    def forward(
+        self, video: Tensor, *, sampler: Sampler, first: Tensor | None = None, carry: Tensor | None = None
+    ) -> Encoding:
+        """Encode every frame.
+
+        Args:
+            video: As `Encoder.forward` has it.
+            sampler: Source of all randomness.
+            first: bool ``[B, T]``: frames that start anew from the learned slots (frame 0 does, without ``carry``).
+            carry: Slots and memory of the frame before these, ``[B, 1, N, D]``, as ``Encoding.carry[:, -1:]`` has it.
+        """
         frames = self.fold_frames(video)
         time = video.shape[1]
         seen = self.attention.look(self.features(2 * frames - 1))
         keys, values = (rearrange(full_precision(x), "(b t) p d -> b t p d", t=time) for x in seen)
         with torch.autocast(video.device.type, enabled=False):  # errors of a recurrence add up
-            slots, shares, kernel = (self._over_time if self.predictor is not None else self._per_frame)(
-                keys, values, sampler
-            )
+            memory = None
+            if self.predictor is None:
+                slots, shares, kernel = self._per_frame(keys, values, sampler)
+            else:
+                slots, shares, kernel, memory = self._over_time(keys, values, sampler, first, carry)
         height, width = self.features.size
         aux = SlotAux(rearrange(shares.detach(), "b t n (h w) -> b t n h w", h=height, w=width),
                       kernel if self.config.stochastic else None)
         tensors = {("slots", "features"): slots}
-        return Encoding(LatentDist(self.spec, tensors), Latent.build(self.spec, tensors), aux)
+        return Encoding(LatentDist(self.spec, tensors), Latent.build(self.spec, tensors), aux, memory)
 
     def _start(self, slots: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor]:
         """Where the attention starts, ``[..., N, D]``, and the parameters behind it, ``[..., N, 2 D]``."""
@@ -178,16 +191,35 @@ class SlotEncoder(Encoder):
         mean, logvar = Normal.split(kernel)
         return sampler.normal("kernel", mean, logvar) if self.config.stochastic else mean, kernel
 
-    def _over_time(self, keys: Tensor, values: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor, Tensor]:
+    def _over_time(
+        self, keys: Tensor, values: Tensor, sampler: Sampler, first: Tensor | None, carry: Tensor | None
+    ) -> list[Tensor]:
         slots, state, found = self.initial.expand(keys.shape[0], -1, -1), None, []
+        if carry is not None:
+            slots, *parts = carry[:, 0].split([self.initial.shape[1], *self.predictor.state_dims], -1)
+            state = tuple(x.flatten(0, 1) for x in parts) or None
         for t in range(keys.shape[1]):
-            if t:
+            if t or carry is not None:
                 slots, state = self.predictor(slots, state)
+                if first is not None:
+                    slots, state = self._anew(slots, state, first[:, t])
             start, kernel = self._start(slots, sampler)
             slots, shares = self.attention(start, keys[:, t], values[:, t])
-            found.append((slots, shares, kernel))
-        slots, shares, kernel = (torch.stack(x, 1) for x in zip(*found, strict=True))
-        return slots, shares, kernel
+            found.append((slots, shares, kernel, self._packed(slots, state)))
+        return [torch.stack(x, 1) for x in zip(*found, strict=True)]
+
+    def _anew(self, slots: Tensor, state: Any, begins: Tensor) -> tuple[Tensor, Any]:
+        """Learned slots and no memory in clips where an episode begins."""
+        slots = torch.where(begins[:, None, None], self.initial, slots)
+        kept = (~begins).repeat_interleave(slots.shape[1])[:, None]
+        return slots, None if state is None else tuple(x * kept for x in state)
+
+    def _packed(self, slots: Tensor, state: Any) -> Tensor:
+        """Slots and the predictor's state side by side, ``[B, N, D]``."""
+        widths = self.predictor.state_dims
+        parts = [slots.new_zeros(*slots.shape[:2], sum(widths))] if state is None else [
+            x.unflatten(0, slots.shape[:2]) for x in state]
+        return torch.cat([slots, *parts], -1) if widths else slots
 
     def _per_frame(self, keys: Tensor, values: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor, Tensor]:
         batch, time = keys.shape[:2]

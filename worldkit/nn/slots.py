@@ -119,7 +119,11 @@ class SlotAttention(nn.Module):
 
 
 class TransformerLSTM(nn.Module):
-    """Slots look at each other (pre-norm transformer), then each remembers its own past (LSTM)."""
+    """Slots look at each other (pre-norm transformer), then each remembers its own past (LSTM).
+
+    Attributes:
+        state_dims: Widths of the tensors ``[B N, .]`` of its state; zeros are the state of nothing before (None).
+    """
 
     def __init__(self, dim: int, *, num_layers: int, num_heads: int, hidden_dim: int, dropout: float):
         super().__init__()
@@ -130,6 +134,7 @@ class TransformerLSTM(nn.Module):
             for _ in range(num_layers)
         ))
         self.cell, self.project = nn.LSTMCell(dim, hidden_dim), nn.Linear(hidden_dim, dim)
+        self.state_dims = (hidden_dim, hidden_dim)
 
     def forward(self, slots: Tensor, state: Any) -> tuple[Tensor, Any]:
         state = self.cell(self.transformer(slots).flatten(0, 1), state)
@@ -138,6 +143,8 @@ class TransformerLSTM(nn.Module):
 
 class ResidualMLP(nn.Module):
     """Every slot on its own, without memory. As upstream, the residual starts from the NORMALISED slot."""
+
+    state_dims = ()
 
     def __init__(self, dim: int):
         super().__init__()
@@ -151,6 +158,8 @@ class ResidualMLP(nn.Module):
 
 class Unchanged(nn.Module):
     """A frame starts from the slots of the one before."""
+
+    state_dims = ()
 
     def forward(self, slots: Tensor, state: Any) -> tuple[Tensor, Any]:
         return slots, state
