@@ -88,3 +88,12 @@ def test_v1_v2_and_planet_differ_where_their_papers_do():
     assert wk.create_config("dreamer-v2-crafter").heads["terminated"].discount == 0.999
     planet = wk.get_model_spec("planet-dmc")
     assert planet.config["dynamics"]["cell"]["name"] == "planet-gru" and planet.agent["planner"] == "planet-cem"
+
+
+def test_an_option_of_the_agent_leaves_those_beside_it():
+    """A narrower critic begins with the value 0 all the same."""
+    with torch.device("meta"):
+        agent = create_agent("dreamer-v3-mini", agent__critic__readout__units=32)
+    critic = agent.config.critic.readout
+    assert (critic.units, critic.layers, critic.outscale) == (32, 3, 0.0)
+    assert agent.config.optimizers["all"].lr == create_agent("dreamer-v3-mini").config.optimizers["all"].lr

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..assembly import build
-from ..config import WorldModelConfig, nest
+from ..config import WorldModelConfig, merge, nest
 from ..errors import ConfigError, UnknownComponentError
 from ..factory import override
 from ..presets import ModelSpec, preset_names, preset_spec, resolve_preset
@@ -105,7 +105,7 @@ def agent_of_preset(name: str, *, action: ActionSpec | None, frame_shape: tuple[
                           f"make it with size={h if h == w else (h, w)}, or give obs__height and obs__width")
     kind = agents.resolve(spec.agent["name"])
     cls = agents.get(kind)
-    parsed = cls.Config.parse({**spec.agent, **own, "name": kind})
+    parsed = cls.Config.parse(merge({**spec.agent, "name": kind}, own))
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

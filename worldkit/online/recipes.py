@@ -10,6 +10,7 @@ from typing import Any
 from ..agents import create_agent
 from ..agents.base import Agent
 from ..agents.presets import require_agent
+from ..config import merge
 from ..envs import make_env
 from ..errors import ConfigError
 from ..factory import get_model_spec
@@ -50,8 +51,8 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     spec = require_agent(get_model_spec(preset))
     tables = dict(overrides or {})
     own = {name: _table(tables, name) for name in ("agent", "online", "train", "env")}
-    config = OnlineConfig.parse({**spec.online, **own["online"]})
-    train = TrainConfig.parse({**spec.train, **own["train"]})
+    config = OnlineConfig.parse(merge(spec.online, own["online"]))
+    train = TrainConfig.parse(merge(spec.train, own["train"]))
     config = config.replace("env_options", {**config.env_options, **own["env"]}) if own["env"] else config
     obs = {**spec.config["obs"], **_table(dict(tables), "obs")}
     sees = (obs.get("channels", 3), obs["height"], obs["width"])
