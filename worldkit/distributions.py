@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import ConfigError
-from .samplers import MEANS, ClipSampler, Sampler, full_precision
+from .samplers import MEANS, ClipSampler, Sampler, exponents, full_precision, pick
 
 __all__ = [
     "MEANS", "Beta", "Categorical", "ClipSampler", "Delta", "Distribution", "Normal", "Sampler", "full_precision",
@@ -333,17 +333,26 @@ class Categorical(Distribution):
         return chosen if self.index else self._one_hot(params, chosen)
 
     def noise(self, like: Tensor, sampler: Sampler, name: str) -> Tensor:
-        """What is random in one-hot values of the shape of ``like``, for `draw`."""
-        return sampler.gumbel(name, full_precision(like)).exp_()
+        """What is random in one-hot values of the shape of ``like``, for `draw`: a number a choice, ``[..., choices]``.
+
+        Of samplers that are deterministic or replay Gumbel noise, a number a class, ``[..., choices * classes]``.
+        """
+        like = full_precision(like)
+        if sampler.deterministic or sampler.replays_gumbel:
+            return sampler.gumbel(name, like).exp_()
+        return sampler.uniform(name, self.choices(like)[..., 0])
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        """The one-hot value that parameters and `noise` make: the class of the largest product of the two."""
+        """The one-hot value that parameters and `noise` make."""
         with torch.no_grad():
             logits = self.choices(full_precision(params))
-            shares = _exponents(logits)  # probabilities up to a factor, which changes no argmax
+            shares = exponents(logits)  # probabilities up to a factor, which changes nothing
             if self.unimix:
                 shares += shares.sum(-1, keepdim=True).mul_(self.unimix / self.classes / (1 - self.unimix))
-            chosen = shares.mul_(self.choices(noise)).argmax(-1)
+            if noise.shape[-1] == params.shape[-1]:
+                chosen = shares.mul_(self.choices(noise)).argmax(-1)
+            else:
+                chosen = pick(shares, noise)
         return self._one_hot(params, chosen)
 
     def _one_hot(self, params: Tensor, chosen: Tensor) -> Tensor:
@@ -365,11 +374,6 @@ class Categorical(Distribution):
         return -(log_p.exp() * log_p).sum((-2, -1))
 
 
-def _exponents(logits: Tensor) -> Tensor:
-    """``exp(logits - largest)``; PyTorch's own softmax takes several times longer over few classes on a CPU."""
-    return (logits - logits.amax(-1, keepdim=True)).exp_()
-
-
 class _StraightThrough(torch.autograd.Function):
     """One-hot of ``chosen``; backward, the gradient of ``share * softmax(logits)``."""
 
@@ -382,7 +386,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        probs = _exponents(ctx.saved_tensors[0])
+        probs = exponents(ctx.saved_tensors[0])
         probs /= probs.sum(-1, keepdim=True)
         inner = probs * grad
         return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None

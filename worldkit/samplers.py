@@ -76,13 +76,42 @@ class Sampler:
         field holds.
         """
         logits = full_precision(logits.detach())
-        return (logits + self.gumbel(name, logits)).argmax(-1)
+        if self.deterministic or self.replays_gumbel:
+            return (logits + self.gumbel(name, logits)).argmax(-1)
+        return pick(exponents(logits), self.uniform(name, logits[..., 0]))
+
+    @property
+    def replays_gumbel(self) -> bool:
+        """Whether a subclass has Gumbel noise of its own, which classes are then drawn by."""
+        return type(self).gumbel is not Sampler.gumbel
 
     def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
         return kind(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _dirichlet(self, concentration: Tensor) -> Tensor:
         return _DirichletSample.apply(concentration, self.generator)
+
+
+def exponents(logits: Tensor) -> Tensor:
+    """``exp(logits - largest)``; PyTorch's own softmax takes several times longer over few classes on a CPU."""
+    return (logits - logits.amax(-1, keepdim=True)).exp_()
+
+
+def pick(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Class by the inverse of its distribution function: ``[..., classes]``, not negative -> ``[...]``, int64.
+
+    One random number a choice, where Gumbel noise takes one a class, and a tenth of its time on a CPU.
+
+    Args:
+        weights: Probabilities, up to a factor.
+        uniform: In [0, 1), ``[...]``.
+    Example:
+        >>> pick(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.1]).squeeze()), pick(torch.ones(4), torch.tensor(0.99))
+        (tensor(0), tensor(3))
+    """
+    total = weights.cumsum(-1)
+    found = torch.searchsorted(total, uniform[..., None] * total[..., -1:], right=True)
+    return found[..., 0].clamp_(max=weights.shape[-1] - 1)
 
 
 def _gumbel(shape: torch.Size, **options: Any) -> Tensor:
