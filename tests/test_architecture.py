@@ -41,9 +41,10 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "perception": BASICS | {"conditioners", "encoders", "dynamics", "conditioning"},
     "assembly": {"contract", "wiring", "perception", "config", "registry", "errors"},
     "dreaming": BASICS | {"wiring", "perception"},
+    "rolling": BASICS | {"dreaming"},
     "imagining": BASICS | {"conditioning", "dreaming", "dynamics"},
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "conditioning", "perception", "dreaming",
-                                    "imagining"},
+                                    "rolling", "imagining"},
     "counterfactual": BASICS | {"model"},
     "scene": BASICS | {"counterfactual", "model", "viz"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
@@ -69,7 +70,8 @@ FILES = {
 LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
 TYPES = {"objectives": {"model", "perception"} | COMPONENTS, "dynamics": {"encoders", "cells"},
-         "conditioning": {"model"}, "perception": {"model"}, "imagining": {"model"}, "dreaming": {"model", "dynamics"},
+         "conditioning": {"model"}, "perception": {"model"}, "imagining": {"model"},
+         "rolling": {"model", "dynamics"}, "dreaming": {"model", "dynamics"},
          "assembly": {"model"}, "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
 TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .assembly import assemble
-from .batch import Batch, as_table, check_shape
+from .batch import Batch, as_table
 from .component import Component, NamedModules
 from .conditioners.base import Conditioner
 from .conditioning import gather, leading, refuse_unknown
@@ -25,7 +24,6 @@ from .conditions import Condition
 from .config import WorldModelConfig
 from .decoders.base import Decoded, Decoder
 from .distributions import MEANS, Sampler
-from .dreaming import Loop
 from .dynamics.base import Dynamics, Window
 from .encoders.base import Encoder
 from .errors import NoDecoderError, ShapeError, WorldkitError
@@ -34,53 +32,11 @@ from .imagining import Imagined, Policy, imagine
 from .latent_actions.base import ActionDist, LatentAction
 from .latents import Latent, LatentDist, LatentSpec
 from .objectives.base import Loss, Objective
-from .perception import Seen, begins, look, perceive, refuse_borders
+from .perception import Seen, begins, expected, look, perceive, refuse_borders
 from .priors.base import Prior
 from .registry import register_model
+from .rolling import Rollout, predicted
 from .wiring import told_by
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A prediction.
-
-    Attributes:
-        latents: Predicted latents, ``[B, horizon]``.
-        context_latents: Latents of the context, ``[B, C0]``.
-        video: Predicted frames, ``[B, horizon, C, H, W]`` (``[B, V, horizon, ...]``), not clamped; None if not decoded.
-        context_video: Reconstruction of the context, likewise.
-        latent_actions: ``[B, C0 + horizon - 1, N or 1, A]``: inferred inside the context, then given or sampled. Can be
-            edited and passed to `WorldModel.rollout` again.
-        predictions: What the model's heads say, by target, ``[B, horizon]`` (of vectors ``[B, horizon, S]``): index k
-            is about the transition that leads to predicted frame k, of k = 0 from the last frame of the context.
-        vectors: Predicted vectors beside the video, by name, ``[B, horizon, S]`` (of discrete ones the probabilities
-            of their classes), of models whose decoder tells them and if decoded.
-        context_vectors: Those of the context, likewise.
-    """
-
-    latents: Latent
-    context_latents: Latent
-    video: Tensor | None = None
-    context_video: Tensor | None = None
-    latent_actions: Tensor | None = None
-    predictions: Mapping[str, Tensor] = field(default_factory=dict)
-    vectors: Mapping[str, Tensor] = field(default_factory=dict)
-    context_vectors: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        (clips, given), predicted = self.context_latents.shape, self.latents.shape[1]
-        kind, tokens = type(self.latents).__name__, self.latents.spec.num_tokens
-        shapes = {"video": self.video, "context_video": self.context_video, "latent_actions": self.latent_actions}
-        known = [f"{name} {list(x.shape)}" for name, x in shapes.items() if x is not None]
-        missing = [name for name, x in shapes.items() if x is None]
-        told = [f"  {what}: {', '.join(f'{name} {list(x.shape)}' for name, x in found.items())}"
-                for what, found in (("predictions", self.predictions), ("vectors", self.vectors)) if found]
-        return "\n".join([
-            f"Rollout of {clips} clip(s): {given} frames given, {predicted} predicted",
-            f"  latents, context_latents: {kind}, {tokens} tokens a frame",
-            f"  {', '.join(known + [f'no {name}' for name in missing])}",
-            *told,
-        ])
 
 
 class WorldModel(Component, ABC):
@@ -441,7 +397,7 @@ class ComposedWorldModel(WorldModel):
         with self._evaluating(context, latent_actions, *conditions.values()):
             z = look(self, context, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1] + horizon, sampler, strict=True)
-            latents, actions, told = self._predict(z, horizon, given, latent_actions, sampler, window)
+            latents, actions, told = predicted(self, z, horizon, given, latent_actions, sampler, window)
             drawn, given_back = (self.decode(x) if decode else None for x in (latents, z))
             return Rollout(
                 latents=latents,
@@ -453,30 +409,6 @@ class ComposedWorldModel(WorldModel):
                 vectors={} if drawn is None else drawn.vectors,
                 context_vectors={} if given_back is None else given_back.vectors,
             )
-
-    def _predict(
-        self, z: Latent, horizon: int, given: Mapping[str, Condition], latent_actions: Tensor | None, sampler: Sampler,
-        window: Window,
-    ) -> tuple[Latent, Tensor | None, dict[str, Tensor]]:
-        """Predicted latents ``[B, horizon]``, the latent actions of context and prediction, and what heads say."""
-        past = z.shape[1] - 1
-        if latent_actions is not None:
-            self.require_latent_action("latent_actions=...")
-            check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past + horizon)
-        inside = {receiver: cond.at(slice(0, past)) for receiver, cond in given.items()}
-        actions = None if latent_actions is None else latent_actions[:, :past]
-        loop = Loop(self, z, inside, latent_actions=actions, sampler=sampler, window=window)
-        predicted, taken, told = [], [], []
-        for t in range(past, past + horizon):  # transition t leads to frame t + 1
-            now = slice(t, t + 1)
-            cond = {receiver: cond.at(now) for receiver, cond in given.items()}
-            predicted.append(loop.step(cond, None if latent_actions is None else latent_actions[:, now]))
-            taken.append(loop.latent_action)
-            told.append(loop.predictions)
-        if latent_actions is None and loop.latent_actions is not None:
-            latent_actions = torch.cat([loop.latent_actions, *taken], 1)
-        said = {name: torch.cat([step[name] for step in told], 1) for name in self.heads}
-        return type(z).cat(predicted), latent_actions, said
 
     def imagine(
         self, start: Latent, policy: Policy, horizon: int, *, conditions: Mapping[str, Any] | None = None,
@@ -498,7 +430,8 @@ class ComposedWorldModel(WorldModel):
     ) -> Rollout:
         """Videos out of nothing: first frames from the model's prior, then a rollout.
 
-        Without a prior one frame comes from the encoder's static prior, if it has one.
+        Without a prior one frame comes from the encoder's static prior, if it has one; of a dynamics that filters from
+        what it expects of a first frame.
 
         Args:
             batch_size: Videos to draw.
@@ -514,15 +447,25 @@ class ComposedWorldModel(WorldModel):
             >>> build(small_config()).sample(2, horizon=3).latents.shape
             torch.Size([2, 3])
         """
-        start = self.sample_first_frames(batch_size, generator=generator)
+        told = {name: rollout_options[name] for name in ("conditions", "masks") if name in rollout_options}
+        start = self.sample_first_frames(batch_size, generator=generator, **told)
         return self.rollout(start, horizon, generator=generator, **rollout_options)
 
-    def sample_first_frames(self, batch_size: int, *, generator: torch.Generator | None = None) -> Latent:
-        """Latents of the first frames of videos nobody has seen, ``[batch_size, frames]``; errors as `sample`."""
+    def sample_first_frames(
+        self, batch_size: int, *, generator: torch.Generator | None = None, conditions: Mapping[str, Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Latent:
+        """Latents of the first frames of videos nobody has seen, ``[batch_size, frames]``; errors as `sample`.
+
+        Conditions without a time axis matter to a dynamics that filters.
+        """
         if not hasattr(batch_size, "__index__") or batch_size < 1:
             raise ShapeError(f"batch_size must be at least 1, got {batch_size!r}")
         sampler = Sampler(generator=generator)
         with self._evaluating():
+            if self.dynamics is not None and self.dynamics.filtering:
+                return expected(self, batch_size, sampler, as_table(conditions, "conditions"),
+                                as_table(masks, "masks")).sample(sampler)
             if self.prior is not None:
                 return self.prior.sample(batch_size, sampler)
             static = self.encoder.first_frame_prior(batch_size)

@@ -100,8 +100,20 @@ def look(
 ) -> Latent:
     """Means of the latents of a context: frames, a batch of them, or what was seen in them before."""
     if isinstance(context, Latent):
+        if context.spec != model.spec and model.dynamics is not None and model.dynamics.filtering:
+            raise ShapeError("these are no states of this model, whose dynamics filters, but other latents: give what "
+                             f"model.encode(video, conditions=...) gave; got {context}")
         return context
     return perceive(model, context, conditions=conditions, masks=masks).latent
+
+
+def expected(
+    model: ComposedWorldModel, batch: int, sampler: Sampler, conditions: Mapping[str, Any], masks: Mapping[str, Tensor]
+) -> LatentDist:
+    """What a dynamics that filters expects of first frames, ``[batch, 1]``, before it sees them."""
+    blank = model.dynamics.blank(batch)
+    first = torch.ones(blank.shape, dtype=torch.bool, device=blank.presence.device)
+    return model.dynamics.prior(blank, leading(model, conditions, masks, first, sampler))
 
 
 def refuse_borders(model: ComposedWorldModel, first: Tensor) -> None:

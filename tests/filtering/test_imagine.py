@@ -110,3 +110,15 @@ def test_what_is_no_policy_is_said(make):
         model.imagine(start, lambda z, s: (still, {}), 2, conditions={"action": still})
     with pytest.raises(ConditionError, match="told no condition 'action' of actions.*nothing"):
         make(conditioners={}).imagine(start, lambda z, s: (still, {}), 2)
+
+
+@pytest.mark.parametrize("conditioners", [{}, DISCRETE])
+def test_videos_out_of_nothing_begin_where_episodes_do(make, conditioners):
+    model = shake(make(conditioners=conditioners))
+    told = {"conditions": example_batch(model.config, 4).conditions} if conditioners else {}
+    drawn = model.sample(2, 3, generator=seeded(), **told)
+    assert drawn.latents.spec == model.spec and drawn.video.shape == (2, 3, 3, 32, 32)
+    again = model.sample(2, 3, generator=seeded(), **told)
+    same(drawn.latents, again.latents)
+    with pytest.raises(ShapeError, match="no states of this model"):
+        model.rollout(model.encoder(torch.rand(2, 1, 3, 32, 32), sampler=MEANS).latent, 2, **told)

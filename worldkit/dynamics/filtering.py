@@ -56,7 +56,7 @@ class FilteringDynamics(Dynamics):
 
     ``prior(z, cond)`` is a transition of every state by itself: index t is p(s_{t+1} | s_t, cond_t). With what `filter`
     gave, ``prior(latent[:, :-1], cond.at(slice(1, None)))`` is ``filtered.prior[:, 1:]`` (of frames that begin no
-    episode).
+    episode), and ``prior(blank(batch), cond.at(slice(0, 1)))`` is ``filtered.prior[:, :1]``.
     """
 
     filtering = True
@@ -67,6 +67,14 @@ class FilteringDynamics(Dynamics):
         self, seen: Encoding, cond: Condition, sampler: Sampler, *, first: Tensor, last: Latent | None = None
     ) -> Filtered:
         """See `worldkit.dynamics.base.Dynamics.filter`."""
+
+    def blank(self, batch: int) -> Latent:
+        """The state of which nothing is known, ``[batch, 1]``: zeros, what episodes begin from."""
+        like = next(self.parameters())
+        return Latent.build(self.spec, {
+            (group.name, f.name): like.new_zeros(batch, 1, group.size, f.dim)
+            for group in self.spec.groups for f in group.fields
+        })
 
     def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> State:
         return State(z[:, -1:])

@@ -286,7 +286,7 @@ class RSSM(FilteringDynamics):
     ) -> Filtered:
         tokens = self._tokens(seen.latent)
         before = self._seen_before(seen.latent, first, last)
-        shown = None if before is None else _steps(self._tokens(before) * _goes_on(first, tokens))
+        shown = None if before is None else _steps(self._tokens(before))
         deters, memories, raws, drawns = self._scan(
             tokens, cond, shown, first, last, self._noise(tokens, sampler))
         posterior = self._described(deters, memories, raws, None if before is None else seen.posterior)

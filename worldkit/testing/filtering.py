@@ -130,6 +130,9 @@ def check_seen(report: Reporter, model: Any, batch: Batch) -> None:
         told = [not torch.equal(a[:, -1], b[:, -1]) for a, b in zip(tensors(other.prior), tensors(base.prior),
                                                                   strict=True)]
         report.require(any(told), "conditions", f"what is expected of a frame does not depend on '{name}' before it")
+    begun = model.dynamics.prior(model.dynamics.blank(batch.batch_size), base.cond.at(slice(0, 1)))
+    for a, b in zip(tensors(begun), tensors(base.prior), strict=True):
+        report.equal(a, b[:, :1], "an episode begins from the blank state", "what is expected of its first frame")
     if model.encoder.borders:
         _check_clip(report, model, batch, base, moving)
 
