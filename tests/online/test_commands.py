@@ -1,6 +1,7 @@
 """The commands, end to end, with a Dreamer of a few thousand parameters."""
 
 import json
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from worldkit.agents import check_fits, load_agent
+from worldkit.agents import check_fits, create_agent, load_agent
 from worldkit.cli import main
 from worldkit.envs import make_env
 from worldkit.errors import ConfigError
-from worldkit.online import find_agent
+from worldkit.online import OnlineConfig, OnlineTrainer, find_agent
+from worldkit.training import TrainConfig
 
 TINY = ["train.batch_size=2", "train.log_every=5", "online.length=5", "online.prefill=24", "online.max_steps=20",
         "online.train_ratio=3", "online.eval_every=0", "online.eval_episodes=2", "online.film_steps=4",
@@ -95,3 +97,49 @@ def test_an_agent_of_other_actions_is_refused(run):
 
     with pytest.raises(ConfigError, match="it gives 3 choices, the environment takes 5 choices"):
         check_fits(load_agent(find_agent(run)), make_env(Other(), size=16))
+
+
+def test_what_it_saw_is_a_data_set_for_other_commands(run, capsys):
+    assert main(["data", "inspect", str(run / "data")]) == 0
+    shown = capsys.readouterr().out
+    assert "reward" in shown and "action" in shown
+
+
+def test_a_planner_trains_its_model(tmp_path):
+    """PlaNet: the model alone learns, on its own objective; noise is what the model is told was done."""
+    make = partial(make_env, Slide(), size=16, actions="scaled")
+    options = {"obs": {"height": 16, "width": 16}, "encoder": {"depth": 2, "multipliers": [1, 2], "padding": "same"},
+               "decoder": {"depth": 2, "multipliers": [2]}, "dynamics": {"deterministic_dim": 8, "hidden_dim": 8,
+               "num_variables": 3, "cell": {"hidden": 8}}, "heads": {"reward": {"readout": {"units": 8}}}}
+    planning = {"horizon": 2, "planner_options": {"candidates": 8, "elites": 2, "iterations": 1}}
+    with make() as env:
+        agent = create_agent("planet-mini", env=env, agent=planning, **options)
+    before = {name: x.clone() for name, x in agent.model.state_dict().items()}
+    config = OnlineConfig(steps=26, prefill=14, max_steps=10, length=5, cross=False, train_ratio=3, eval_episodes=1,
+                          film_steps=3)
+    result = OnlineTrainer(agent, make, config, TrainConfig(batch_size=2, lr=1e-2, log_every=1), run=tmp_path / "run",
+                           show_progress=False).fit()
+    assert result.updates == 3 and {"kl", "loss"} <= {name for line in result.log for name in line}
+    moved = [name for name, x in agent.model.state_dict().items() if not torch.equal(x, before[name])]
+    assert any(name.startswith("dynamics") for name in moved) and any(name.startswith("heads") for name in moved)
+
+
+class Slide(gymnasium.Env):
+    """A bright column where the last action said."""
+
+    action_space, observation_space = spaces.Box(-2, 2, (1,)), spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    at = 8
+
+    def _seen(self):
+        frame = np.zeros((16, 16, 3), np.uint8)
+        frame[:, self.at] = 255
+        return frame
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = int(self.np_random.integers(16))
+        return self._seen(), {}
+
+    def step(self, action):
+        self.at = int(np.clip(self.at + action[0], 0, 15))
+        return self._seen(), self.at / 15, False, False, {}

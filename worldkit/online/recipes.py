@@ -53,7 +53,7 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     own = {name: _table(tables, name) for name in ("agent", "online", "train", "env")}
     config = OnlineConfig.parse(merge(spec.online, own["online"]))
     train = TrainConfig.parse(merge(spec.train, own["train"]))
-    config = config.replace("env_options", {**config.env_options, **own["env"]}) if own["env"] else config
+    config = config.model_copy(update={"env_options": merge(config.env_options, own["env"])})
     obs = {**spec.config["obs"], **_table(dict(tables), "obs")}
     sees = (obs.get("channels", 3), obs["height"], obs["width"])
     make = partial(make_env, env, **seen_as(sees), **{**SCALED, **config.env_options})
