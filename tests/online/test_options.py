@@ -27,3 +27,16 @@ def test_states_are_refused_where_there_are_none(stub_agent, catch, tmp_path):
 def test_presets_that_do_not_act():
     with pytest.raises(ConfigError, match="'lpwm-mini' is a world model and does not act"):
         create_agent("lpwm-mini", env=partial(make_env, "games/catch")())
+
+
+def test_catch_on_fewer_squares():
+    env = make_env("games/catch", size=16, grid=8)
+    pixels = env.reset(seed=0)[0]["pixels"]
+    assert (pixels == 240).all(-1).sum() == 4  # the ball is 2 x 2
+    total, over = 0.0, False
+    while not over:
+        _, reward, over, _, _ = env.step(env.get_wrapper_attr("scripted_action")())
+        total += reward
+    assert total == 10
+    with pytest.raises(ConfigError, match="grid is a number of squares"):
+        make_env("games/catch", grid=2)

@@ -1,8 +1,9 @@
 """Backend ``games``: three small games of worldkit's own, on a grid of coloured squares. They need no package.
 
-``games/catch``: a ball falls, the paddle catches it (1) or not (-1); ten balls. ``games/breakout``: a ball, a paddle,
-bricks (1 each); over when the ball is lost or the bricks are gone. ``games/freeway``: from the bottom to the top (1)
-between cars, which send back to the start. Actions: 0 stays, 1 and 2 are left and right, or up and down.
+``games/catch``: a ball falls, the paddle catches it (1) or not (-1); ten balls (``grid=8``: fewer, larger squares).
+``games/breakout``: a ball, a paddle, bricks (1 each); over when the ball is lost or the bricks are gone.
+``games/freeway``: from the bottom to the top (1) between cars, which send back to the start. Actions: 0 stays, 1 and 2
+are left and right, or up and down.
 
 In the spirit of bsuite's catch and MinAtar; rules, sizes and colours are our own, so scores cannot be compared.
 """
@@ -15,6 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ...errors import ConfigError
 from ..registry import unknown_env
 
 GRID = 16
@@ -29,11 +31,13 @@ class Game(gymnasium.Env):
     Attributes:
         values: The state, whole numbers; all that is seen depends on it and on nothing else.
         limit: Steps after which an episode is cut off.
+        grid: Squares of a side.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     draw_size = (256, 256)
     limit = 500
+    grid = GRID
     values: np.ndarray
     _count: int
     """How many numbers the state has."""
@@ -53,7 +57,7 @@ class Game(gymnasium.Env):
         raise NotImplementedError
 
     def cells(self) -> np.ndarray:
-        """What lies where: number of the colour, ``[GRID, GRID]``."""
+        """What lies where: number of the colour, ``[grid, grid]``."""
         raise NotImplementedError
 
     def scripted_action(self) -> int:
@@ -78,7 +82,7 @@ class Game(gymnasium.Env):
 
     def draw(self, height: int, width: int) -> np.ndarray:
         """The grid at a size, uint8 ``[H, W, 3]``."""
-        rows, columns = (np.arange(side) * GRID // side for side in (height, width))
+        rows, columns = (np.arange(side) * self.grid // side for side in (height, width))
         return COLOURS[self.cells()[rows][:, columns]]
 
     def render(self) -> np.ndarray:
@@ -91,32 +95,42 @@ def _towards(at: int, target: int) -> int:
 
 
 class Catch(Game):
-    """State: row and column of the ball, column of the paddle's middle, balls so far."""
+    """State: row and column of the ball, column of the paddle's middle, balls so far.
+
+    Args:
+        grid: Squares of a side. Fewer are larger, and a ball falls for fewer steps: easier to see, sooner to learn.
+    """
 
     _count, _balls = 4, 10
 
+    def __init__(self, *, grid: int = GRID) -> None:
+        if isinstance(grid, bool) or not isinstance(grid, int) or not 4 <= grid <= 64:
+            raise ConfigError(f"grid is a number of squares from 4 to 64, got {grid!r}")
+        super().__init__()
+        self.grid = grid
+
     def begin(self) -> np.ndarray:
-        return np.array([0, self.np_random.integers(GRID), GRID // 2, 0])
+        return np.array([0, self.np_random.integers(self.grid), self.grid // 2, 0])
 
     def act(self, action: int) -> tuple[float, bool]:
         row, column, paddle, balls = self.values.tolist()
-        paddle = int(np.clip(paddle + (0, -1, 1)[action], 1, GRID - 2))
+        paddle = int(np.clip(paddle + (0, -1, 1)[action], 1, self.grid - 2))
         row, reward = row + 1, 0.0
-        if row == GRID - 1:
+        if row == self.grid - 1:
             reward = 1.0 if abs(column - paddle) <= 1 else -1.0
-            row, column, balls = 0, int(self.np_random.integers(GRID)), balls + 1
+            row, column, balls = 0, int(self.np_random.integers(self.grid)), balls + 1
         self.values = np.array([row, column, paddle, balls])
         return reward, balls == self._balls
 
     def cells(self) -> np.ndarray:
         row, column, paddle, _ = self.values
-        grid = np.zeros((GRID, GRID), np.int64)
-        grid[GRID - 1, paddle - 1 : paddle + 2] = 2
+        grid = np.zeros((self.grid, self.grid), np.int64)
+        grid[self.grid - 1, paddle - 1 : paddle + 2] = 2
         grid[row, column] = 1
         return grid
 
     def scripted_action(self) -> int:
-        return _towards(int(self.values[2]), int(np.clip(self.values[1], 1, GRID - 2)))
+        return _towards(int(self.values[2]), int(np.clip(self.values[1], 1, self.grid - 2)))
 
 
 class Breakout(Game):
