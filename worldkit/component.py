@@ -59,6 +59,9 @@ class Component(nn.Module):
                 )
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":  # set in every module whenever the mode changes: nothing to check
+            self.__dict__[name] = value
+            return
         problem = _problem(type(self), name, value)
         if problem:
             raise WorldkitError(

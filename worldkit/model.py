@@ -506,17 +506,16 @@ class ComposedWorldModel(WorldModel):
             tensors = x.values.values() if isinstance(x, Latent) else [x.video if isinstance(x, Batch) else x]
             return any(torch.is_tensor(t) and t.requires_grad for t in tensors)
 
-        was_training = self.training
-        change = was_training or any(module.training for module in self.modules())
-        if change:  # setting the mode of every module costs as much as a step of a small model
-            self.eval()
+        learning = [module for module in self.modules() if module.training]
+        for module in learning:  # not by eval(), which asks every module for its children: as much as a small step
+            module.__dict__["training"] = False
+        graph = any(map(wants, inputs)) if grad is None else grad
         try:
-            graph = any(map(wants, inputs)) if grad is None else grad
             with torch.set_grad_enabled(torch.is_grad_enabled() and graph):
                 yield
         finally:
-            if change:
-                self.train(was_training)
+            for module in learning:
+                module.__dict__["training"] = True
 
     def _gather_conditions(
         self, conditions: Mapping[str, Any], masks: Mapping[str, Tensor], frames: int, sampler: Sampler, *,
