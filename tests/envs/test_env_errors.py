@@ -79,9 +79,9 @@ def test_unknown_names(arguments, error, says):
 
 
 @pytest.mark.parametrize("options, says", [
-    ({"size": 0}, r"size is a number of pixels, \(height, width\), or None"), ({"size": (64,)}, "size"),
-    ({"size": 64.0}, "size"), ({"size": True}, "size"),
-    ({"observation": "image"}, "observation must be 'dict', 'pixels', 'state', got 'image'"),
+    ({"size": -1}, r"size is a number of pixels, \(height, width\), or None"), ({"size": (64,)}, "size"),
+    ({"size": (0, 64)}, "size"), ({"size": 64.0}, "size"), ({"size": True}, "size"),
+    ({"observation": "image"}, "observation must be 'dict', 'keys', 'pixels', 'state', got 'image'"),
     ({"frame_skip": 4}, r"'games/catch' \(backend 'games'\) has no option 'frame_skip'"),
     ({"render_mode": "human"}, "render to arrays.*not 'human'"),
 ])

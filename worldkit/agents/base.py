@@ -10,6 +10,7 @@ What a policy remembers between frames is its carry. The caller keeps it, so one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ..config import ComponentConfig
 from ..distributions import Sampler
 from ..errors import ConfigError
 from ..model import WorldModel
+from ..names import VectorColumn
 from ..registry import Registry
 from .actions import ActionSpec
 
@@ -33,9 +35,13 @@ class Policy(ABC):
         wants_goal: It acts towards a picture, which `start` must be given.
         action: What its actions are.
         eval_by_mode: It is scored without randomness (``Sampler(deterministic=True)``), as its paper does.
+        wants_vectors: Vectors beside the frame, by name, that `act` must be given as ``vectors=``, ``[B, S]`` or, of
+            classes, int64 ``[B]``; see `worldkit.agents.acting.vectors_of`. Of policies that have none ``act`` need
+            not take that argument.
     """
 
     wants_goal: bool = False
+    wants_vectors: Mapping[str, VectorColumn] = {}
     eval_by_mode: bool = False
     action: ActionSpec
 
@@ -106,6 +112,11 @@ class Agent(Policy, nn.Module):
     def model(self) -> Any:
         """The world model."""
         return self._model[0]
+
+    @property
+    def wants_vectors(self) -> Mapping[str, VectorColumn]:  # type: ignore[override]
+        """Those that its world model reads."""
+        return self.model.config.vectors if self._model and self.model.encoder.reads_vectors else {}
 
     def loss(self, batch: Any) -> Tensor:
         """What training minimises, of a `worldkit.Batch` with ``"action"`` and ``"goal_image"``; one number."""

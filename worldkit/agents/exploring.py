@@ -22,7 +22,8 @@ class Explorer(Policy):
 
     def __init__(self, agent: Any, noise: float):
         self.agent, self.noise = agent, noise
-        self.action, self.wants_goal = agent.action, agent.wants_goal
+        self.action, self.wants_goal, self.wants_vectors = agent.action, agent.wants_goal, agent.wants_vectors
+        self.frame_shape = agent.frame_shape
 
     def start(self, batch_size: int, *, goal: Tensor | None = None) -> Any:
         return self.agent.start(batch_size, goal=goal)

@@ -58,9 +58,11 @@ def create_agent(
         >>> agent.config.hidden_dim
         8
     """
+    observed = None
     if env is not None:
-        from .acting import frame_shape_of, name_of
+        from .acting import frame_shape_of, name_of, observed_in
 
+        observed = observed_in(env)
         action = action or ActionSpec.of_space(env.action_space)
         frame_shape = frame_shape or frame_shape_of(env)
         environment = environment or name_of(env)
@@ -70,7 +72,7 @@ def create_agent(
         if model is not None:
             raise ConfigError(f"preset '{name}' brings its own model: leave model= out, or name the agent by itself")
         return agent_of_preset(name, action=action, frame_shape=frame_shape, environment=environment, seed=seed,
-                               options=options)
+                               options=options, observed=observed)
     if frame_shape is None and model is not None:
         obs = model.config.obs
         frame_shape = (obs.channels, obs.height, obs.width)

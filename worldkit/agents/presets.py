@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .. import registry as registries
 from ..assembly import build
 from ..config import WorldModelConfig, merge, nest
 from ..errors import ConfigError, UnknownComponentError
@@ -48,12 +49,15 @@ def require_agent(spec: ModelSpec) -> ModelSpec:
 
 
 def model_for(base: Mapping[str, Any], action: ActionSpec, overrides: Mapping[str, Any] | None = None,
-              alternatives: Mapping[str, Any] | None = None) -> WorldModelConfig:
+              alternatives: Mapping[str, Any] | None = None,
+              observed: Mapping[str, Mapping[str, int]] | None = None) -> WorldModelConfig:
     """A preset's model, told the actions of an environment.
 
     Args:
         base: Nested dict of a `WorldModelConfig`.
         action: Actions of the environment.
+        observed: What it lets a model observe beside the picture, see `worldkit.agents.acting.observed_in`: a model
+            that reads vectors reads these, unless overrides name others.
         overrides, alternatives: As of `worldkit.factory.override`.
     Raises:
         ConfigError: the model is told no actions.
@@ -66,7 +70,16 @@ def model_for(base: Mapping[str, Any], action: ActionSpec, overrides: Mapping[st
                if name not in ("dim", "num_actions")}
     table = config.to_dict()
     table["conditioners"] = {**table["conditioners"], "action": {**options, **known}}
+    asked = nest(overrides or {}).get("obs", {})
+    if reads_vectors(table) and observed and not {"vectors", "discrete", "columns"} & {*asked}:
+        table["obs"] = {**table["obs"], "columns": {}, **observed}
     return WorldModelConfig.parse(table)
+
+
+def reads_vectors(config: Mapping[str, Any]) -> bool:
+    """Whether the encoder of a model, given as a nested dict, reads vectors beside the picture."""
+    encoder = config.get("encoder", {})
+    return registries.encoders.get(encoder if isinstance(encoder, str) else encoder["name"]).reads_vectors
 
 
 def own_actions(config: WorldModelConfig) -> ActionSpec:
@@ -78,7 +91,8 @@ def own_actions(config: WorldModelConfig) -> ActionSpec:
 
 
 def agent_of_preset(name: str, *, action: ActionSpec | None, frame_shape: tuple[int, int, int] | None,
-                    environment: str | None, seed: int, options: Mapping[str, Any]) -> Agent:
+                    environment: str | None, seed: int, options: Mapping[str, Any],
+                    observed: Mapping[str, Mapping[str, int]] | None = None) -> Agent:
     """The agent of a preset and its model, both with their first weights.
 
     Args:
@@ -87,6 +101,7 @@ def agent_of_preset(name: str, *, action: ActionSpec | None, frame_shape: tuple[
         environment: Its name.
         seed: Of the first weights.
         options: Of the model, dotted or nested; those of the agent under ``"agent"``.
+        observed: What the environment gives beside the picture; see `model_for`.
     Raises:
         ConfigError: unknown options, or an environment that does not fit.
     """
@@ -96,10 +111,10 @@ def agent_of_preset(name: str, *, action: ActionSpec | None, frame_shape: tuple[
     if not isinstance(own, Mapping):
         raise ConfigError(f"agent={own!r} says nothing: an option has a name, agent__OPTION=VALUE")
     config = model_for(spec.config, action or own_actions(override(spec.config, overrides, spec.alternatives)),
-                       overrides, spec.alternatives)
+                       overrides, spec.alternatives, observed)
     action = action or own_actions(config)
     sees = (config.obs.channels, config.obs.height, config.obs.width)
-    if frame_shape is not None and tuple(frame_shape) != sees:
+    if frame_shape is not None and tuple(frame_shape) != sees and config.obs.height:
         _, h, w = sees
         raise ConfigError(f"preset '{spec.name}' sees frames {list(sees)}, the environment shows {list(frame_shape)}: "
                           f"make it with size={h if h == w else (h, w)}, or give obs__height and obs__width")

@@ -11,9 +11,11 @@ from ..envs.observe import masks_of
 from ..errors import ConfigError
 from .policies import Policy, begin, name_of
 
+_OURS = ("reward", "terminated", "truncated", "segmentation")
+
 
 def check_env(env: Any) -> None:
-    """Whether its episodes can be stored: pixels, and actions that are a number or a vector.
+    """Whether its episodes can be stored: pixels or named numbers, and actions that are a number or a vector.
 
     Raises:
         ConfigError: saying what it has instead.
@@ -21,13 +23,23 @@ def check_env(env: Any) -> None:
     if isinstance(env, str):
         raise ConfigError(f"an environment is wanted, not the name of one: worldkit.make_env({env!r})")
     space = env.observation_space
-    pixels = space.spaces.get("pixels") if isinstance(space, spaces.Dict) else space
-    if not (isinstance(pixels, spaces.Box) and pixels.dtype == np.uint8 and len(pixels.shape) == 3):
-        raise ConfigError(f"{name_of(env)} gives no pixels, which a data set consists of: make it with "
-                          "worldkit.make_env(..., observation='dict')")
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"pixels": space}
+    pixels = parts.pop("pixels", None)
+    picture = isinstance(pixels, spaces.Box) and pixels.dtype == np.uint8 and len(pixels.shape) == 3
+    if not picture and (pixels is not None or not parts):
+        raise ConfigError(f"{name_of(env)} gives no pixels, which a data set consists of, nor numbers under names: "
+                          "make it with worldkit.make_env(..., observation='dict') or 'keys' (size=0: numbers alone)")
+    if taken := sorted({"state": "observation"}.get(name, name) for name in parts
+                       if {"state": "observation"}.get(name, name) in _OURS):
+        raise ConfigError(f"{name_of(env)} observes '{taken[0]}', under which name data sets keep something else: make "
+                          "it with worldkit.make_env(..., observation='dict'), where all numbers are in one vector")
     known = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
     if not isinstance(env.action_space, known):
         raise ConfigError(f"{name_of(env)} takes actions {env.action_space}: only numbers and vectors can be stored")
+
+
+_NOTHING = np.zeros((0, 0, 3), np.uint8)
+"""The picture of an environment that shows none."""
 
 
 class Recording:
@@ -35,7 +47,7 @@ class Recording:
 
     def __init__(self, observation: Any, masks: np.ndarray | None):
         self._frames: list[np.ndarray] = []
-        self._states: list[np.ndarray] = []
+        self._states: dict[str, list[np.ndarray]] = {}
         self._masks: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
@@ -47,9 +59,11 @@ class Recording:
         return len(self._actions)
 
     def _look(self, observation: Any, masks: np.ndarray | None) -> None:
-        self._frames.append(observation["pixels"] if isinstance(observation, dict) else observation)
-        if isinstance(observation, dict) and "state" in observation:
-            self._states.append(np.ravel(observation["state"]).astype(np.float32))
+        parts = dict(observation) if isinstance(observation, dict) else {"pixels": observation}
+        self._frames.append(parts.pop("pixels", _NOTHING))
+        for name, value in parts.items():
+            name, value = ("observation", np.ravel(value)) if name == "state" else (name, value)
+            self._states.setdefault(name, []).append(_plain(value))
         if masks is not None:
             self._masks.append(masks)
 
@@ -86,8 +100,7 @@ class Recording:
         terminated, truncated = np.array([*ends[start:], ends[-1]], bool).T
         state = {"reward": np.array([*self._rewards[start:], 0], np.float32), "terminated": terminated,
                  "truncated": truncated}
-        if self._states:
-            state["observation"] = np.stack(self._states[start:])
+        state |= {name: np.stack(values[start:]) for name, values in self._states.items()}
         if self._masks:
             state["segmentation"] = np.stack(self._masks[start:])
         video = np.ascontiguousarray(np.stack(self._frames[start:]).transpose(0, 3, 1, 2))
@@ -109,8 +122,9 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
     Returns:
         ``"video"`` uint8 ``[T, 3, H, W]``; ``"action"`` float32 ``[T, A]``, or int64 ``[T]`` for discrete ones;
         ``"state"``: ``"reward"`` float32 ``[T]``, ``"terminated"`` and ``"truncated"`` bool ``[T]``, and
-        ``"observation"`` float32 ``[T, S]`` and ``"segmentation"`` uint8 ``[T, H, W]`` (masks: which thing a pixel
-        shows) where the environment has them.
+        ``"observation"`` float32 ``[T, S]`` (of environments made with ``observation="keys"`` every key, classes as
+        int64 ``[T]``) and ``"segmentation"`` uint8 ``[T, H, W]`` (masks: which thing a pixel shows) where the
+        environment has them. Of environments without pixels the video is empty, ``[T, 3, 0, 0]``.
     Example:
         >>> from worldkit.envs import make_env
         >>> from worldkit.collecting import make_policy, play_episode
@@ -131,7 +145,7 @@ def play_episode(env: Any, policy: Policy, *, seed: int | None = None, max_steps
     return episode.entries()
 
 
-def _plain(action: Any) -> np.ndarray:
+def _plain(value: Any) -> np.ndarray:
     """int64 for a number of a discrete space, else a float32 vector."""
-    array = np.asarray(action)
+    array = np.asarray(value)
     return array.astype(np.int64) if array.ndim == 0 and array.dtype.kind in "iu" else array.ravel().astype(np.float32)

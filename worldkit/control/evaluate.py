@@ -72,7 +72,7 @@ def evaluate_control(
     envs: list[Any] = []
     try:
         envs += [make() for _ in range(together)]
-        frame_shape_of(envs[0])  # everybody acts on pixels
+        frame_shape_of(envs[0])  # everybody acts on pixels, or on vectors under names
         runs = {name: _runs(given, envs, protocol) for name, given in policies.items()}
         for each in runs.values():
             for policy in {id(p): p for p in each.values()}.values():

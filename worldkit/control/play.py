@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..agents.acting import frame_of, goal_picture
+from ..agents.acting import frame_of, goal_picture, perceived
 from ..agents.base import Policy
 from ..collecting import episode_seed, make_policy
 from ..distributions import Sampler
+from ..envs.resize import resize
 from .protocol import ControlProtocol
 
 SUCCESS = ("is_success", "success")
 """What environments call it in their ``info``."""
+_HEIGHT = 128
+"""Of pictures in films of agents that see none."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ def play(policy: Policy, envs: Sequence[Any], protocol: ControlProtocol, seed: i
     for step in range(protocol.budget):
         if all(episode.over for episode in running):
             break
-        frames = torch.stack([frame_of(episode.observation) for episode in running])
+        frames, beside = perceived(policy, [episode.observation for episode in running])
         first = torch.full((len(envs),), step == 0)
-        actions, carry = policy.act(frames, carry, first=first, sampler=sampler)
+        actions, carry = policy.act(frames, carry, first=first, sampler=sampler, **beside)
         for episode, action in zip(running, actions, strict=True):
             if not episode.over:
                 episode.step(policy.action.for_env(action, episode.env.action_space), reach=protocol.goals == "reach")
@@ -128,7 +131,7 @@ class _Episode:
     def __init__(self, env: Any, goal: Goal, observation: Any, info: dict[str, Any], *, filmed: bool):
         self.env, self.goal, self.observation = env, goal, observation
         self.began = self.now = measures(env, goal, observation, info)
-        self.frames = [frame_of(observation)] if filmed else []
+        self.frames = [self._shown()] if filmed and (frame_of(observation).numel() or env.render_mode) else []
         self.total, self.steps, self.over, self.terminated = 0.0, 0, False, False
         self.succeeded = bool(self.now.get("success", 0))
 
@@ -139,7 +142,15 @@ class _Episode:
         self.succeeded |= bool(self.now.get("success", 0))
         self.over = self.terminated or truncated or (reach and self.succeeded)
         if self.frames:
-            self.frames.append(frame_of(self.observation))
+            self.frames.append(self._shown())
+
+    def _shown(self) -> Tensor:
+        """The picture for films: what is seen, or what the environment draws where nobody sees pictures."""
+        frame = frame_of(self.observation)
+        if frame.numel():
+            return frame
+        picture = np.asarray(self.env.render())
+        return frame_of(resize(picture, _HEIGHT, max(1, round(_HEIGHT * picture.shape[1] / picture.shape[0]))))
 
     def record(self) -> dict[str, Any]:
         known = "success" in self.began or "success" in self.now

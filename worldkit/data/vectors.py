@@ -52,3 +52,14 @@ def as_vector(values: Any, name: str, column: VectorColumn, where: str) -> Tenso
         raise DataError(f"{where}: {told}, is not finite at frame {int(bad.nonzero()[0])} of a clip; `worldkit data "
                         "validate` tells where. A value that is missing is -inf")
     return rows
+
+
+def batched(rows: Tensor, column: VectorColumn) -> Tensor:
+    """A column ``[B, T, ...]`` of data that were checked, as a vector of a batch: float32, or int64 of a class.
+
+    Example:
+        >>> batched(torch.zeros(2, 5, 3, 2), VectorColumn("arm")).shape
+        torch.Size([2, 5, 6])
+    """
+    rows = rows.reshape(*rows.shape[:2], -1)
+    return rows[..., 0].long() if column.classes is not None else rows.float()

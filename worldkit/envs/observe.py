@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .pace import unpack_reset, unpack_step
 from .resize import resize
 
-OBSERVATIONS = ("dict", "pixels", "state")
+OBSERVATIONS = ("dict", "keys", "pixels", "state")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as the Arcade Learning Environment has it
 
 
@@ -25,10 +25,14 @@ def check_options(size: Any, observation: str) -> None:
     """
     sides = (size, size) if isinstance(size, int) else size
     whole = isinstance(sides, (tuple, list)) and all(isinstance(s, int) and not isinstance(s, bool) for s in sides)
-    if size is not None and not (whole and len(sides) == 2 and min(sides) > 0):
-        raise ConfigError(f"size is a number of pixels, (height, width), or None for the picture itself, got {size!r}")
+    if size is not None and not (whole and len(sides) == 2 and (min(sides) > 0 or tuple(sides) == (0, 0))):
+        raise ConfigError(f"size is a number of pixels, (height, width), or None for the picture itself (0: no picture)"
+                          f", got {size!r}")
     if observation not in OBSERVATIONS:
         raise ConfigError(f"observation must be {', '.join(map(repr, OBSERVATIONS))}, got {observation!r}")
+    if observation == "pixels" and sides == (0, 0):
+        raise ConfigError("size=0 asks for no picture, and observation='pixels' for nothing else: take observation="
+                          "'dict' or 'keys'")
 
 
 class Observe(gymnasium.Wrapper, RecordConstructorArgs):
@@ -36,12 +40,13 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
 
     The picture is, in this order, what the environment draws at a size (``draw(height, width)``), its observation if
     that is a picture (uint8 ``[H, W, 3]``), or what it renders. The state is its observation otherwise; of a dict, the
-    numbers in it, one behind the other. Text (MiniGrid's mission) goes into ``info``.
+    numbers in it, one behind the other, or each under its own key. Text (MiniGrid's mission) goes into ``info``.
 
     Args:
         env: Any Gymnasium environment; to be rendered it needs ``render_mode="rgb_array"``.
-        size: Height and width of the pixels; one number for squares; None for what the environment gives.
-        observation: ``"dict"``, ``"pixels"`` or ``"state"``; see `worldkit.envs.make_env`.
+        size: Height and width of the pixels; one number for squares; None for what the environment gives; 0: no
+            picture, and nothing is drawn.
+        observation: ``"dict"``, ``"keys"``, ``"pixels"`` or ``"state"``; see `worldkit.envs.make_env`.
         grey: Pixels have one channel.
     Raises:
         ConfigError: if there is no picture, or no state, where one is asked for.
@@ -60,24 +65,31 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         self._rendered: np.ndarray | None = None
         self.metadata = {**env.metadata, "render_modes": ["rgb_array"]}
         self._seen = is_picture(self._space)
-        if observation != "state" and not (self._drawn or self._seen or env.render_mode == "rgb_array"):
+        self._blind = observation == "state" or size in (0, (0, 0), [0, 0])
+        if not self._blind and not (self._drawn or self._seen or env.render_mode == "rgb_array"):
             raise ConfigError(
                 f"{env} gives no pixels: its observation is {self._space}, and its render mode is {env.render_mode!r}. "
-                "Make it with render_mode='rgb_array', or ask for observation='state'"
+                "Make it with render_mode='rgb_array', or ask for no picture, size=0"
             )
         if size is not None:
             self._size = (size, size) if isinstance(size, int) else tuple(size)
         else:
-            self._size = None if observation == "state" else self._own_size()
+            self._size = None if self._blind else self._own_size()
         self._state = None if observation == "pixels" or self._seen else state_space(self._space)
-        if observation == "state" and self._state is None:
+        if self._blind and self._state is None:
             raise ConfigError(f"{env} has no state besides its picture: ask for observation='pixels'")
+        self._keys = key_spaces(self._space) if observation == "keys" and self._state is not None else {}
         if observation == "state":
             self.observation_space = self._state
         else:
-            pixels = spaces.Box(0, 255, (*self._size, 1 if self._grey else 3), np.uint8)
-            state = {} if self._state is None else {"state": self._state}
-            self.observation_space = pixels if observation == "pixels" else spaces.Dict({"pixels": pixels, **state})
+            seen: dict[str, spaces.Space] = {}
+            if not self._blind:
+                seen = {"pixels": spaces.Box(0, 255, (*self._size, 1 if self._grey else 3), np.uint8)}
+            if observation == "keys":
+                seen |= {name: part for name, (_, _, part) in self._keys.items()}
+            elif self._state is not None:
+                seen["state"] = self._state
+            self.observation_space = seen["pixels"] if observation == "pixels" else spaces.Dict(seen)
 
     def _own_size(self) -> tuple[int, int]:
         """The size of its picture, as it is."""
@@ -122,10 +134,12 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         state = None if self._state is None else as_state(self._space, self._state, native)
         if self._kind == "state":
             return state
-        pixels = self._pixels(native)
+        seen = {} if self._blind else {"pixels": self._pixels(native)}
         if self._kind == "pixels":
-            return pixels
-        return {"pixels": pixels} if state is None else {"pixels": pixels, "state": state}
+            return seen["pixels"]
+        if self._kind == "keys":
+            return seen | {name: key_value(native, path, own, part) for name, (path, own, part) in self._keys.items()}
+        return seen if state is None else seen | {"state": state}
 
     def _pixels(self, native: Any) -> np.ndarray:
         picture = self._coloured(native)
@@ -149,7 +163,9 @@ def masks_of(env: gymnasium.Env, observation: Any) -> np.ndarray | None:
     """Which thing a pixel of an observation shows, ``[H, W]``; None where the environment has no ``masks``."""
     if not env.has_wrapper_attr("masks"):
         return None
-    pixels = observation["pixels"] if isinstance(observation, dict) else observation
+    pixels = observation.get("pixels") if isinstance(observation, dict) else observation
+    if pixels is None:
+        return None
     return env.get_wrapper_attr("masks")(*pixels.shape[:2])
 
 
@@ -181,3 +197,45 @@ def as_state(space: spaces.Space, state: spaces.Space, native: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return spaces.flatten(_numbers(space), native).astype(state.dtype)
     return np.array(native, dtype=state.dtype) if isinstance(state, spaces.Box) else native
+
+
+Part = tuple[tuple[str, ...], spaces.Space, spaces.Space]
+"""Keys that lead to a part of an observation, its own space, and the space of what is given of it."""
+
+
+def key_spaces(space: spaces.Space, path: tuple[str, ...] = ()) -> dict[str, Part]:
+    """The numbers of an observation, each under its own name; what is no dict is called "observation".
+
+    Classes stay whole numbers, all others become vectors, float32. Keys within keys are joined: ``"robot_arm"``.
+
+    Example:
+        >>> space = spaces.Dict({"arm": spaces.Box(-1, 1, (2, 3)), "door": spaces.Discrete(2), "task": spaces.Text(9)})
+        >>> {name: part for name, (_, _, part) in key_spaces(space).items()}
+        {'arm': Box(-1.0, 1.0, (6,), float32), 'door': Discrete(2)}
+    """
+    if isinstance(space, spaces.Dict):
+        found: dict[str, Part] = {}
+        for key, part in space.spaces.items():
+            for name, entry in key_spaces(part, (*path, key)).items():
+                if name in found or name == "pixels":
+                    raise ConfigError(f"two parts of the observation {space} would be called '{name}': ask for "
+                                      "observation='dict', which puts all numbers in one vector")
+                found[name] = entry
+        return found
+    if _numbers(space) is None or is_picture(space):
+        return {}
+    name = "_".join(path).replace(".", "_") or "observation"
+    if isinstance(space, spaces.Discrete):
+        return {name: (path, space, spaces.Discrete(int(space.n)))}
+    flat = spaces.flatten_space(space)
+    low, high = (np.asarray(x, np.float32) for x in (flat.low, flat.high))
+    return {name: (path, space, spaces.Box(low, high, dtype=np.float32))}
+
+
+def key_value(native: Any, path: tuple[str, ...], own: spaces.Space, part: spaces.Space) -> Any:
+    """The part of an observation that `key_spaces` found."""
+    for key in path:
+        native = native[key]
+    if isinstance(own, spaces.Discrete):
+        return int(native) - int(own.start)
+    return spaces.flatten(own, native).astype(np.float32)

@@ -205,10 +205,12 @@ def make_env(
         env_id: ``"CartPole-v1"``, ``"ALE/Pong-v5"``, ``"dmc/reacher-easy"``, ``"games/catch"``, ...; see
             `list_envs`. Or a `gymnasium.Env` of your own.
         backend: A name of `list_env_backends`; ``"auto"`` picks by the id.
-        size: Height and width of the pixels; one number for squares; None for what the environment gives.
+        size: Height and width of the pixels; one number for squares; None for what the environment gives; 0: no
+            pixels, and nothing is drawn.
         observation: ``"dict"``: ``{"pixels": uint8 [H, W, 3], "state": numbers}`` (no state where the environment shows
-            a picture only); ``"pixels"``: the picture alone; ``"state"``: what the environment itself observes, and
-            nothing is drawn.
+            a picture only); ``"keys"``: pixels, and the numbers of the environment's own observation, each under its
+            own key (one that is no dict is called "observation"); ``"pixels"``: the picture alone; ``"state"``: what
+            the environment itself observes, and nothing is drawn.
         repeat: Steps that an action is held for; rewards are summed.
         actions: ``"own"``; ``"scaled"``: those that are bounded boxes run from -1 to 1 instead.
         grey: Pixels have one channel, uint8 ``[H, W, 1]``.

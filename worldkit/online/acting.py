@@ -72,7 +72,7 @@ def load_acting(place: str | Path, *, env: str | None = None, env_options: Mappi
     if name is None:
         raise ConfigError(f"{folder} does not say where it acts: --env ENV does")
     options = {**SCALED, **online.env_options, **(env_options or {})}
-    make = partial(make_env, name, **seen_as(agent.frame_shape), **options)
+    make = partial(make_env, name, **seen_as(agent.frame_shape, vectors=bool(agent.wants_vectors)), **options)
     with make() as one:
         check_fits(agent, one)
     if device is not None:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..batch import Batch
+from ..data.vectors import batched
 from ..model import ComposedWorldModel
+from ..names import VectorColumn
 from ..viz.images import WHITE, border, canvas, enlarge, text_block, to_uint8
 
 REAL, SEEN, IMAGINED = (220, 38, 38), (37, 99, 235), (22, 163, 74)
@@ -15,7 +18,7 @@ _EDGE, _GAP, _CHART, _TITLE = 4, 8, 72, 22
 
 
 def imagined(model: ComposedWorldModel, entries: Mapping[str, Tensor], conditions: Mapping[str, str], *,
-             context: int, cell: int = 160) -> Tensor:
+             context: int, vectors: Mapping[str, VectorColumn] | None = None, cell: int = 160) -> Tensor:
     """An episode, and what a model makes of its first frames and its actions.
 
     Args:
@@ -23,6 +26,7 @@ def imagined(model: ComposedWorldModel, entries: Mapping[str, Tensor], condition
         entries: Columns of an episode: ``"video"`` ``[T, C, H, W]`` uint8, ``"reward"`` ``[T]``, and conditions.
         conditions: Condition -> column.
         context: Frames that the model sees.
+        vectors: Vector beside the picture -> column.
         cell: Height to which frames are enlarged.
     Returns:
         ``[T, 3, h, w]`` uint8.
@@ -33,7 +37,9 @@ def imagined(model: ComposedWorldModel, entries: Mapping[str, Tensor], condition
              if name in model.conditioners}
     horizon = video.shape[1] - context
     with torch.no_grad():
-        found = model.rollout(video[:, :context], horizon, conditions=given, deterministic=True)
+        seen = Batch(video, vectors={name: batched(entries[column.column.removeprefix("state.")][None], column).to(
+            device) for name, column in (vectors or {}).items()})
+        found = model.rollout(seen.context(context), horizon, conditions=given, deterministic=True)
     drawn = torch.cat([found.context_video[0], found.video[0]]).clamp(0, 1).cpu()
     said = found.predictions.get("reward")
     told = entries["reward"][: video.shape[1] - 1].float()

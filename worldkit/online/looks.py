@@ -87,10 +87,12 @@ class Looks:
                  if track.over and len(track) > CONTEXT + 1]
         if not of.config.film_steps or not whole or of.agent.model.decoder is None:
             return
+        if not of.agent.model.config.obs.height:  # it sees vectors alone
+            return
         track = max(whole, key=lambda one: one.number)
         entries = {name: torch.from_numpy(track[name][: CONTEXT + of.config.film_steps]) for name in track.columns}
         try:
-            film = imagined(of.agent.model, entries, of.replay.conditions, context=CONTEXT)
+            film = imagined(of.agent.model, entries, of.replay.conditions, context=CONTEXT, vectors=of.replay.vectors)
         except WorldkitError as error:  # a model that cannot be asked so is no reason to stop
             of.bar.say(f"no film of what it imagines: {error}")
             return

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..agents import create_agent
 from ..agents.base import Agent
-from ..agents.presets import require_agent
+from ..agents.presets import reads_vectors, require_agent
 from ..config import merge
 from ..envs import make_env
 from ..errors import ConfigError
-from ..factory import get_model_spec
+from ..factory import get_model_spec, override
 from ..presets import resolve_preset
 from ..training.config import TrainConfig
 from .config import OnlineConfig
@@ -55,18 +55,20 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     train = TrainConfig.parse(merge(spec.train, own["train"]))
     config = config.model_copy(update={"env_options": merge(config.env_options, own["env"])})
     obs = {**spec.config["obs"], **_table(dict(tables), "obs")}
-    sees = (obs.get("channels", 3), obs["height"], obs["width"])
-    make = partial(make_env, env, **seen_as(sees), **{**SCALED, **config.env_options})
+    sees = (obs.get("channels", 3), obs.get("height", 0), obs.get("width", 0))
+    vectors = reads_vectors(override(spec.config, tables, spec.alternatives).to_dict())
+    make = partial(make_env, env, **seen_as(sees, vectors=vectors), **{**SCALED, **config.env_options})
     with make() as one:
         agent = create_agent(preset, env=one, seed=train.seed, agent=own["agent"], **tables)
     known = {"preset": resolve_preset(preset), "env": env, **(facts or {})}
     return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress)
 
 
-def seen_as(frame: tuple[int, int, int]) -> dict[str, Any]:
-    """Options of `worldkit.make_env` for frames ``(C, H, W)`` as an agent sees them."""
+def seen_as(frame: tuple[int, int, int], *, vectors: bool = False) -> dict[str, Any]:
+    """Options of `worldkit.make_env` for frames ``(C, H, W)`` as an agent sees them, and the vectors that it reads."""
     channels, height, width = frame
-    return {"size": (height, width), **({"grey": True} if channels == 1 else {})}
+    return {"size": (height, width), **({"grey": True} if channels == 1 else {}),
+            **({"observation": "keys"} if vectors else {})}
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:

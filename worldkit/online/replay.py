@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..data import open_source
+from ..data.vectors import batched
 from ..errors import DataError
+from ..names import VectorColumn
 
 FLAGS = ("terminated", "truncated")
 TARGETS = ("reward", *FLAGS)
@@ -141,7 +143,8 @@ class Replay:
         channels: Colour channels of the video; of files that were grey one is read.
         queue: Every window of new rows, one behind the other, is drawn once before others are (Dreamer v3).
         conditions: Condition -> column that it is fed from.
-        vectors: Observation besides the picture -> column.
+        vectors: Vector beside the picture -> column; a model has it in ``config.vectors``.
+        pictures: Keep them; else video is empty, for models that see vectors alone.
     Example:
         >>> from worldkit.collecting import make_policy, play_episode
         >>> from worldkit.envs import make_env
@@ -155,10 +158,10 @@ class Replay:
 
     def __init__(self, length: int, *, capacity: int = 1_000_000, cross: bool = True, queue: bool = False,
                  channels: int = 3, conditions: Mapping[str, str] | None = None,
-                 vectors: Mapping[str, str] | None = None):
+                 vectors: Mapping[str, VectorColumn] | None = None, pictures: bool = True):
         self.length, self.capacity, self.cross, self.queue, self.channels = length, capacity, cross, queue, channels
         self.conditions = {"action": "action"} if conditions is None else dict(conditions)
-        self.vectors = dict(vectors or {})
+        self.vectors, self.pictures = dict(vectors or {}), pictures
         self.streams: dict[int, Stream] = {}
         self.rows = 0
         self._drawn: list[list[tuple[Track, int, int]]] = []  # parts (track, row, rows) of the newest windows
@@ -174,6 +177,8 @@ class Replay:
             entries: Rows.
             over: Whether it has ended.
         """
+        if not self.pictures:
+            entries = {**entries, "video": entries["video"][..., :0, :0]}
         played = self.streams.setdefault(stream, Stream())
         self.rows += played.grow(number, entries, over=over)
         self._table = None
@@ -246,7 +251,11 @@ class Replay:
         return self._starts()[1][stream] + track, row - sum(self.streams[stream].lengths[:track])
 
     def _batch(self, tracks: list[Track], chosen: list[tuple[int, int]]) -> Batch:
-        wanted = {*TARGETS, "video", *self.conditions.values(), *self.vectors.values()}
+        columns = {name: column.column.removeprefix("state.") for name, column in self.vectors.items()}
+        wanted = {*TARGETS, "video", *self.conditions.values(), *columns.values()}
+        if lacking := sorted({*columns.values()} - {*tracks[0].columns}):
+            raise DataError(f"the episodes have no column '{lacking[0]}', which the model observes; they have: "
+                            f"{', '.join(tracks[0].columns)}. Let it read another one: -o obs.columns.NAME=COLUMN")
         found: dict[str, np.ndarray] = {}
         for name in wanted:
             like = tracks[0][name]
@@ -268,7 +277,7 @@ class Replay:
         return Batch(
             video=tensors["video"], targets={name: tensors[name] for name in TARGETS}, first=torch.from_numpy(first),
             conditions={name: tensors[column] for name, column in self.conditions.items()},
-            vectors={name: tensors[column] for name, column in self.vectors.items()})
+            vectors={name: batched(tensors[column], self.vectors[name]) for name, column in columns.items()})
 
     # -- states
 

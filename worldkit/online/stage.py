@@ -7,10 +7,8 @@ action. How an episode comes out does not depend on which of them plays it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
-
-import numpy as np
 
 from ..collecting.episode import Recording
 from ..collecting.policies import name_of
@@ -111,9 +109,3 @@ def check_reward(slot: Slot) -> None:
         raise EnvError(f"{name_of(slot)} gave the reward {reward} at step {len(slot.episode)} of episode {slot.number} "
                        f"(seed {slot.seed}): nothing can be learned from that, correct the environment. What was "
                        "collected before is kept; the same command goes on from the last checkpoint")
-
-
-def stack_pixels(slots: Sequence[Slot]) -> np.ndarray:
-    """What slots see, uint8 ``[B, C, H, W]``."""
-    frames = [slot.observation["pixels"] if isinstance(slot.observation, dict) else slot.observation for slot in slots]
-    return np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))

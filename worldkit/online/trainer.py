@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..agents.acting import check_fits, name_of
+from ..agents.acting import check_fits, name_of, perceived
 from ..agents.actions import ActionSpec
 from ..agents.base import Agent, Policy
 from ..agents.simple import RandomPolicy
@@ -44,7 +44,7 @@ from .config import LIMIT, OnlineConfig
 from .looks import Looks
 from .progress import OnlineBar
 from .replay import Replay
-from .stage import check_reward, make_stage, stack_pixels
+from .stage import check_reward, make_stage
 
 RECENT = 20
 """Episodes whose mean return is told."""
@@ -126,7 +126,8 @@ class OnlineTrainer:
         self.learner = agent.learner(self.train)
         model = agent.model.config
         self.replay = Replay(self.config.length + 1, capacity=self.config.capacity, cross=self.config.cross,
-                             queue=self.config.queue, channels=model.obs.channels, conditions=model.columns)
+                             queue=self.config.queue, channels=model.obs.channels, conditions=model.columns,
+                             vectors=model.vectors, pictures=model.obs.height > 0)
         self._spec = agent.model.spec
         if self.config.context and not agent.model.require_dynamics().filtering:
             raise ConfigError("online.context begins clips with states, and this model's dynamics "
@@ -215,9 +216,9 @@ class OnlineTrainer:
             begun = list(self.slots)
         first = torch.tensor([slot in begun for slot in self.slots])
         generator = torch.Generator().manual_seed(_seed(self.train.seed, "act", self.progress.steps))
-        frames = torch.from_numpy(stack_pixels(self.slots))
+        frames, beside = perceived(self._explorer, [slot.observation for slot in self.slots])
         sampler = Sampler(generator=generator)
-        actions, self._carry = self._explorer.act(frames, self._carry, first=first, sampler=sampler)
+        actions, self._carry = self._explorer.act(frames, self._carry, first=first, sampler=sampler, **beside)
         if filling and self.progress.steps + len(self.slots) >= self.config.prefill:
             self._explorer = None
         for slot, action in zip(self.slots, actions, strict=True):
@@ -390,9 +391,10 @@ class OnlineTrainer:
             filling = self.progress.steps < self.config.prefill and self.config.prefill_by == "random"
             self._explorer = self._random if filling else self.agent.explorer()
             self._carry = self._explorer.start(len(self.slots))
-            frames, first = torch.from_numpy(stack_pixels(self.slots)), torch.ones(len(self.slots), dtype=torch.bool)
+            frames, beside = perceived(self._explorer, [slot.observation for slot in self.slots])
             if same:
-                shape = self._explorer.act(frames, self._carry, first=first, sampler=Sampler(deterministic=True))[1]
+                first, means = torch.ones(len(self.slots), dtype=torch.bool), Sampler(deterministic=True)
+                shape = self._explorer.act(frames, self._carry, first=first, sampler=means, **beside)[1]
                 self._carry = with_tensors(shape, state["carry"])
             else:
                 self._explorer = None  # the next action looks anew

@@ -14,6 +14,7 @@ _COLLECT_HELP = """examples:
   worldkit collect CartPole-v1 --out cartpole --episodes 200 --num-envs 4
   worldkit collect ALE/Pong-v5 --out pong --episodes 20 --max-steps 500 --to lerobot
   worldkit collect dmc/reacher-easy --out reacher --episodes 50 -o camera=1
+  worldkit collect dmc/walker-walk --out walker --episodes 50 --size 0 -o observation=keys
   worldkit collect games/catch --out better --episodes 100 --policy agents/cloning
   worldkit collect world-model/lpwm-push-mini --out dreams --episodes 20 -o horizon=20
   worldkit train lpwm-mini --data catch -o conditioners.action=action
@@ -31,7 +32,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--policy", default="random",
                    help="random, scripted where there is one, or the folder of an agent (default: random)")
     p.add_argument("--backend", default="auto", help="package of the environment (default: by its name)")
-    p.add_argument("--size", type=positive(int), default=64, metavar="PIXELS", help="height and width (default: 64)")
+    p.add_argument("--size", type=natural, default=64, metavar="PIXELS",
+                   help="height and width (default: 64); 0: no pictures, numbers alone")
     p.add_argument("--max-steps", type=positive(int), help="cut episodes off (default: where they end)")
     p.add_argument("--num-envs", type=positive(int), default=1, metavar="N",
                    help="environments at once, each in a process of its own (default: 1)")
