@@ -75,7 +75,7 @@ def test_parameters_for_another_environment(name):
 def test_a_preset_that_acts_is_whole(name):
     spec = wk.get_model_spec(name)
     online, train = OnlineConfig.parse(spec.online), TrainConfig.parse(spec.train)
-    assert online.length <= wk.create_config(name).timestep_horizon and train.batch_size > 0
+    assert online.length < wk.create_config(name).clip_length and train.batch_size > 0
     assert spec.config["conditioners"]["action"]["name"]
 
 

@@ -128,9 +128,9 @@ def test_networks(case):
     z = model.perceive(observed(t["fwd/obs"][:, None])).latent
     close(flat(z), t["fwd/z"], "encoder")
     action = t["fwd/action"]
-    reached, reward, _ = agent.step(z, action)
-    close(flat(reached), t["fwd/next"], "dynamics")
-    close(reward, model.heads["reward"].bins.expected(t["fwd/reward_logits"]), "reward")
+    found = agent.follow(z, action[:, None])
+    close(flat(found.latents)[:, 1:], t["fwd/next"], "dynamics")
+    close(found.predictions["reward"], model.heads["reward"].bins.expected(t["fwd/reward_logits"]), "reward")
     close(agent.values(flat(z)[:, 0], action), t["fwd/q_logits"], "values")
 
     class One(Sampler):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .dropout import Dropout
+from .mish import Mish, mish
 
 _STD = 0.02
 
@@ -54,7 +55,7 @@ class NormedLinear(nn.Linear):
         super().__init__(inputs, outputs)
         _begin(self)
         self.ln = nn.LayerNorm(outputs)
-        self.activation = activation or nn.Mish()
+        self.activation = activation or Mish()
         self.dropout = Dropout(dropout) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class _Layer(nn.Module):
         if self.ln is None:
             return x
         x = F.layer_norm(x if self.dropout is None else self.dropout(x), x.shape[-1:])
-        return F.mish(torch.addcmul(pick(self.ln.bias)[:, None], x, pick(self.ln.weight)[:, None]))
+        return mish(torch.addcmul(pick(self.ln.bias)[:, None], x, pick(self.ln.weight)[:, None]))
 
 
 class NormedEnsemble(nn.Module):

@@ -10,6 +10,7 @@ Source: TD-MPC2 (arXiv:2310.16828), written from its description.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -53,8 +54,7 @@ class SymlogBins:
 
     def expected(self, logits: Tensor) -> Tensor:
         """Logits ``[..., count]`` -> numbers ``[...]``."""
-        bins = torch.linspace(-self.limit, self.limit, self.count, device=logits.device, dtype=logits.dtype)
-        return symexp(expected(logits, bins))
+        return symexp(expected(logits, _places(self.count, self.limit, logits.dtype, logits.device)))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in nats of a target's shares, ``[..., count]`` and ``[...]`` (spread over the logits' axes)."""
@@ -62,3 +62,8 @@ class SymlogBins:
         log_p = logits.log_softmax(-1)
         low, high = (log_p.gather(-1, i.expand(log_p.shape[:-1])[..., None])[..., 0] for i in (below, above))
         return -((1 - share) * low + share * high)
+
+
+@cache
+def _places(count: int, limit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.linspace(-limit, limit, count, dtype=dtype, device=device)

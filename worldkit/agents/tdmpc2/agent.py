@@ -17,6 +17,7 @@ from ...batch import Batch
 from ...config import ComponentConfig
 from ...distributions import MEANS, Sampler
 from ...errors import ConfigError
+from ...imagining import Imagined
 from ...latents import Latent
 from ...nn.symlog import SymlogBins
 from ..base import Agent, Policy
@@ -115,7 +116,7 @@ class TDMPC2Agent(Agent):
         super().__init__(config, **wiring)
         if self.action.discrete:
             raise ConfigError(f"agent 'tdmpc2' gives vectors of numbers, and here are {self.action.in_words()}: take a "
-                              " Dreamer, worldkit list 'dreamer-*'")
+                              "Dreamer, worldkit list 'dreamer-*'")
         if config.elites > config.candidates or config.proposals >= config.candidates:
             raise ConfigError(f"elites={config.elites} and proposals={config.proposals} must be among "
                               f"candidates={config.candidates}")
@@ -141,42 +142,35 @@ class TDMPC2Agent(Agent):
 
     # -- imagining
 
-    def step(self, z: Latent, action: Tensor) -> tuple[Latent, Tensor, Tensor | None]:
-        """Latents ``[N, 1]`` and actions ``[N, A]`` -> latents, rewards ``[N]``, and how sure an end is ``[N]``."""
-        model = self.model
-        cond = model._gather_conditions({"action": action[:, None]}, {}, 1, MEANS)["dynamics"]
-        reached = model.dynamics.predict(model.dynamics.start(z, cond.at(slice(0, 0))), cond, MEANS, mean=True)
-        features = model.dynamics.features(type(z).cat([z, reached]), cond)
-        ends = model.heads["terminated"](features)[:, 0] if "terminated" in model.heads else None
-        return reached, model.heads["reward"](features)[:, 0], ends
+    def follow(self, z: Latent, actions: Tensor) -> Imagined:
+        """What actions ``[N, H, A]`` lead to from latents ``[N, 1]``."""
+        parts = iter(actions.split(1, 1))
+        return self.model.imagine(z, lambda latent, sampler: (next(parts), {}), actions.shape[1], sampler=MEANS)
 
     def worth(self, z: Latent, actions: Tensor, sampler: Sampler) -> Tensor:
         """What candidates ``[B, N, horizon, A]`` from latents ``[B, 1]`` are worth, ``[B, N]``."""
-        rows = actions.flatten(0, 1)
-        z = _spread(z, actions.shape[1])
-        total, weight = 0.0, 1.0
-        for t in range(rows.shape[1]):
-            z, reward, ends = self.step(z, rows[:, t])
-            total = total + weight * reward
-            weight = weight * self.discount
-            if ends is not None:
-                weight = weight * (ends <= 0.5)
-        last = flat(z)[:, 0]
+        found = self.follow(_spread(z, actions.shape[1]), actions.flatten(0, 1))
+        reward = found.predictions["reward"]
+        weight = self.discount ** torch.arange(reward.shape[1] + 1, device=reward.device, dtype=reward.dtype)
+        if "terminated" in found.predictions:
+            goes_on = (found.predictions["terminated"] <= 0.5).cumprod(1)
+            weight = weight * torch.cat([torch.ones_like(goes_on[:, :1]), goes_on], 1)
+        last = flat(found.latents)[:, -1]
         value = self.values.mean(last, self.policy(last, sampler).action, sampler)
-        return (total + weight * value).unflatten(0, actions.shape[:2])
+        worth = (weight * torch.cat([reward, value[:, None]], 1)).sum(1)
+        return worth.unflatten(0, actions.shape[:2])
 
     def propose(self, z: Latent, sampler: Sampler) -> Tensor:
         """What the policy would do from latents ``[B, 1]``: ``[B, proposals, horizon, A]``."""
         count, horizon = self.config.proposals, self.config.horizon
-        clips, dim = z.shape[0], self.action.width
         if not count:
-            return flat(z).new_zeros(clips, 0, horizon, dim)
-        z, actions = _spread(z, count), []
-        for t in range(horizon):
-            actions.append(self.policy(flat(z)[:, 0], sampler).action)
-            if t < horizon - 1:
-                z = self.step(z, actions[-1])[0]
-        return torch.stack(actions, 1).unflatten(0, (clips, count))
+            return flat(z).new_zeros(z.shape[0], 0, horizon, self.action.width)
+
+        def choose(latent: Latent, means: Sampler) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.policy(flat(latent)[:, 0], sampler).action[:, None], {}
+
+        found = self.model.imagine(_spread(z, count), choose, horizon, sampler=MEANS, predictions=False)
+        return found.actions.unflatten(0, (z.shape[0], count))
 
     def plan(self, z: Latent, before: Tensor, sampler: Sampler) -> Found:
         """Search from latents ``[B, 1]``, starting from the last plans' means ``[B, horizon, A]``."""

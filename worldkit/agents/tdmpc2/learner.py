@@ -24,8 +24,18 @@ class TDMPC2Learner(Learner):
         inside = {id(p) for p in encoder}
         others = [p for p in self.model.parameters() if id(p) not in inside] + list(agent.values.nets.parameters())
         self.optimizer = torch.optim.Adam([{"params": encoder, "lr": config.encoder_lr}, {"params": others}],
-                                          lr=config.lr)
-        self.policy_optimizer = torch.optim.Adam(agent.policy.parameters(), lr=config.lr, eps=config.policy_eps)
+                                          lr=config.lr, fused=True)
+        self.policy_optimizer = torch.optim.Adam(agent.policy.parameters(), lr=config.lr, eps=config.policy_eps,
+                                                 fused=True)
+        self.model.train()
+        agent.train()
+        self._learning = [m for part in (self.model, agent) for m in part.modules() if m.training]
+        self._training(False)
+
+    def _training(self, mode: bool) -> None:
+        """Training or evaluation mode of everything that has both; ``module.train()`` takes as long as a small loss."""
+        for module in self._learning:
+            module.__dict__["training"] = mode
 
     def update(self, batch: Batch, sampler: Sampler, *, carry: Latent | None = None) -> dict[str, Tensor]:
         """Train on one batch.
@@ -34,8 +44,7 @@ class TDMPC2Learner(Learner):
             Loss terms and norms, without gradients.
         """
         agent, model, config = self.agent, self.model, self.agent.config
-        model.train()
-        agent.train()
+        self._training(True)
         unrolled = model.objective.unroll(model, batch, sampler=sampler)
         target = self._target(unrolled, sampler)
         total, terms = model.objective.terms(model, unrolled)
@@ -50,6 +59,7 @@ class TDMPC2Learner(Learner):
         self.optimizer.step()
         told = self._improve(flat(unrolled.latents.detach()), sampler)
         agent.values.follow(config.tau)
+        self._training(False)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}, "grad_norm": norm,
                 **told}
 
