@@ -40,3 +40,21 @@ def test_a_number_comes_back(num):
     torch.testing.assert_close(symexp(symlog(x)), x)
     assert expected(torch.zeros(num), bins) == 0
     assert two_hot(torch.tensor([-99.0, 99.0]), bins)[[0, 1], [0, -1]].tolist() == [1, 1]
+
+
+def test_what_is_no_number_is_no_bin():
+    bins = symexp_bins(5, 2.0)
+    assert two_hot_loss(torch.zeros(2, 5), torch.tensor([torch.nan, torch.inf]), bins).isnan().tolist() == [True, False]
+
+
+def test_two_losses_at_once_are_their_sum():
+    bins, logits = symexp_bins(7, 2.0, dtype=torch.float64), torch.randn(3, 4, 7, dtype=torch.float64)
+    one, two = 3 * torch.randn(3, 4, dtype=torch.float64), 3 * torch.randn(3, 4, dtype=torch.float64)
+    apart, together = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (two_hot_loss(apart, one, bins) + 0.3 * two_hot_loss(apart, two, bins)).square().sum().backward()
+    two_hot_loss(together, one, bins, also=(0.3, two)).square().sum().backward()
+    torch.testing.assert_close(together.grad, apart.grad)
+    plain = logits.clone().requires_grad_()
+    (-(two_hot(one, bins) * plain.log_softmax(-1)).sum(-1) - 0.3 * (two_hot(two, bins) * plain.log_softmax(-1)).sum(-1)
+     ).square().sum().backward()
+    torch.testing.assert_close(together.grad, plain.grad)

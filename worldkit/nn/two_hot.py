@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -38,11 +39,11 @@ def symexp_bins(num: int, limit: float = 20.0, *, dtype: torch.dtype = torch.flo
     return torch.cat([half, -half.flip(0)[num % 2:]]).to(dtype)
 
 
-def two_hot(target: Tensor, bins: Tensor) -> Tensor:
-    """Shares of the two bins around a number, ``[..., bins]``; numbers beyond the bins count as the outermost ones.
+def neighbours(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """The two bins around a number and their shares, ``[..., 2]`` each; beyond the bins the outermost one counts.
 
     Args:
-        target: ``[...]``, in the bins' space.
+        target: ``[...]``, in the bins' space; the shares of what is no number are none, either.
         bins: ``[bins]``, ascending.
     """
     last = len(bins) - 1
@@ -50,9 +51,15 @@ def two_hot(target: Tensor, bins: Tensor) -> Tensor:
     above = (below + 1).clamp(0, last)
     below = below.clamp(0, last)
     down, up = (target - bins[below]).abs(), (bins[above] - target).abs()
-    share = torch.where(below == above, 1.0, up / (down + up))[..., None]
+    share = torch.where(below == above, 1.0, up / (down + up)).where(~target.isnan(), torch.nan)
+    return torch.stack([below, above], -1), torch.stack([share, 1 - share], -1)
+
+
+def two_hot(target: Tensor, bins: Tensor) -> Tensor:
+    """Shares of all bins, ``[..., bins]``; see `neighbours`."""
+    index, share = neighbours(target, bins)
     out = torch.zeros(*target.shape, len(bins), device=target.device, dtype=target.dtype)
-    return out.scatter_add_(-1, below[..., None], share).scatter_add_(-1, above[..., None], 1 - share)
+    return out.scatter_add_(-1, index, share)
 
 
 def expected(logits: Tensor, bins: Tensor) -> Tensor:
@@ -64,11 +71,37 @@ def expected(logits: Tensor, bins: Tensor) -> Tensor:
     return (parts[..., half + len(bins) % 2:] + parts[..., :half].flip(-1)).sum(-1)
 
 
-def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor, *, also: tuple[float, Tensor] | None = None) -> Tensor:
     """Cross-entropy of two-hot targets in nats, ``[...]``.
 
+    Args:
+        logits: ``[..., bins]``.
+        target: ``[...]``.
+        bins: ``[bins]``, ascending.
+        also: So many times the cross-entropy of other targets is added; together they cost little more than one.
     Example:
         >>> two_hot_loss(torch.zeros(2, 5), torch.tensor([0.0, 99.0]), symexp_bins(5, 2.0))
         tensor([1.6094, 1.6094])
     """
-    return -(two_hot(target, bins) * logits.log_softmax(-1)).sum(-1)
+    index, share = neighbours(target, bins)
+    if also is not None:
+        others, theirs = neighbours(also[1], bins)
+        index, share = torch.cat([index, others], -1), torch.cat([share, also[0] * theirs], -1)
+    return _CrossEntropy.apply(logits, index, share)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Of a few classes that have all the weight, so that nothing as wide as the logits is made but their softmax."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, index: Tensor, share: Tensor) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        ctx.save_for_backward(log_p, index, share)
+        return -(log_p.gather(-1, index) * share).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        log_p, index, share = ctx.saved_tensors
+        share = share * grad[..., None]
+        return log_p.exp().mul_(share.sum(-1, keepdim=True)).scatter_add_(-1, index, -share), None, None

@@ -123,11 +123,13 @@ class ActorCriticLearner(Learner):
 
     def _step(self, name: str) -> Tensor:
         options, optimizer = self.agent.config.optimizers[name], self.optimizers[name]
-        limit = options.max_grad_norm if options.max_grad_norm is not None else torch.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters[name], limit, foreach=True)
+        learn = [p for p in self.parameters[name] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in learn], foreach=True)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradients' norm became {norm.item()} in update {self.updates + 1}: a lower lr of "
                                 "the agent's optimizers is the usual cure")
+        if options.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(learn, options.max_grad_norm, norm, foreach=True)
         for group in optimizer.param_groups:
             group["lr"] = options.rate(self.updates)
         optimizer.step()

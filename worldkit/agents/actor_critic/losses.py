@@ -172,7 +172,7 @@ def third_generation(
         value_norm.update(fixed)
         shift, size = value_norm()
     target = (fixed - shift) / size
-    loss = critic.nll(out[:, :-1], target) + slow_weight * critic.nll(out[:, :-1], slow[:, :-1].detach())
+    loss = critic.nll(out[:, :-1], target, also=(slow_weight, slow[:, :-1].detach()))
     return Behavior(-weight[:, :-1] * (objective + entropy * entropies), weight[:, :-1] * loss, fixed, weight,
                     entropies)
 
@@ -208,5 +208,5 @@ def replayed_loss(critic: Critic, out: Tensor, returns: Tensor, slow: Tensor, la
         last: ``[B, K]``, 1 at the last frame of an episode, after which nothing is known.
         slow_weight: See `third_generation`.
     """
-    out, slow = out[:, :-1], slow[:, :-1].detach()
-    return (1 - last[:, :-1]) * (critic.nll(out, returns.detach()) + slow_weight * critic.nll(out, slow))
+    slow = slow[:, :-1].detach()
+    return (1 - last[:, :-1]) * critic.nll(out[:, :-1], returns.detach(), also=(slow_weight, slow))

@@ -146,11 +146,19 @@ class Critic(nn.Module):
         """Of what `read` gave, ``[...]``."""
         return expected(out, self.bins(out)) if self.config.kind == "two-hot" else out[..., 0]
 
-    def nll(self, out: Tensor, target: Tensor) -> Tensor:
-        """How surprising returns ``[...]`` are, in nats."""
+    def nll(self, out: Tensor, target: Tensor, *, also: tuple[float, Tensor] | None = None) -> Tensor:
+        """How surprising returns ``[...]`` are, in nats.
+
+        Args:
+            out: What `read` gave.
+            target: The returns.
+            also: So many times the surprise of other numbers is added.
+        """
         if self.config.kind == "two-hot":
-            return two_hot_loss(out, target.to(out.dtype), self.bins(out))
-        return 0.5 * ((target - out[..., 0]).square() + math.log(2 * math.pi))
+            also = None if also is None else (also[0], also[1].to(out.dtype))
+            return two_hot_loss(out, target.to(out.dtype), self.bins(out), also=also)
+        found = 0.5 * ((target - out[..., 0]).square() + math.log(2 * math.pi))
+        return found if also is None else found + also[0] * self.nll(out, also[1])
 
     def forward(self, features: Tensor) -> Tensor:
         return self.value(self.read(features))
