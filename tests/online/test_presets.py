@@ -68,7 +68,7 @@ def test_parameters_of_dreamer_v3_are_counted_as_upstreams(name):
 
 @pytest.mark.parametrize("name", CARTPOLE)
 def test_parameters_for_another_environment(name):
-    assert counts(name, action=ActionSpec((-1,), (1,)), obs__vectors__state=5) == CARTPOLE[name]
+    assert counts(name, action=ActionSpec((-1,), (1,)), obs__vectors__observation=5) == CARTPOLE[name]
 
 
 @pytest.mark.parametrize("name", acting_presets())
