@@ -47,7 +47,7 @@ class Looks:
         """What random actions bring, as a line to compare with."""
         with self._of.bar.paused("random actions, to compare with"):
             self.random = _told(self._score(RandomPolicy(self._of.agent.action)))
-        self._of.log.write(self._of._head() | {f"random_{name}": x for name, x in self.random.items()})
+        self._of.log.write(self._of._head() | {f"random_{name}": x for name, x in self.random.items() if x == x})
 
     def evaluate(self) -> None:
         """Let the agent act, keep it if it is the best so far, and draw."""
@@ -56,7 +56,7 @@ class Looks:
         with of.bar.paused("looking how it acts"), torch.random.fork_rng(devices=_devices(of.device)):
             found = _told(self._score(of.agent))
             self.scores.append({"step": of.progress.steps, "updates": of.progress.updates, **found})
-            of.log.write(of._head() | {f"eval_{name}": x for name, x in found.items()})
+            of.log.write(of._head() | {f"eval_{name}": x for name, x in found.items() if x == x})
             if found["return"] > of.progress.best:
                 of.progress.best = found["return"]
                 tidy_folders(of.run, "best")
