@@ -254,6 +254,7 @@ def test_nothing_of_an_episode_arrives_in_the_next():
 def test_returns_by_hand():
     reward, following, discount = (torch.rand(2, 5, dtype=torch.float64) for _ in range(3))
     found = lambda_returns(reward, following, discount, 0.7, following[:, -1])
+    assert lambda_returns(reward[:, :0], following[:, :0], discount[:, :0], 0.7, following[:, -1]).shape == (2, 0)
     expected = following[:, -1]
     for t in reversed(range(5)):
         expected = reward[:, t] + discount[:, t] * (0.3 * following[:, t] + 0.7 * expected)
@@ -385,6 +386,11 @@ def test_only_the_last_frames_are_starts():
     agent, batch = agent_for(options=V3 | {"starts": 2}), clips()
     found = agent.behavior.losses(agent.model, agent.model.perceive(batch, sampler()), batch, sampler(1))
     assert found.arrays["policy"].shape == (6, 4) and found.arrays["replay_value"].shape == (3, 1)
+    one = agent_for(options=V3 | {"starts": 1})
+    terms = one.learner(TrainConfig()).update(batch, sampler())  # nothing is seen to follow: replay says nothing
+    assert one.behavior.losses(one.model, one.model.perceive(batch, sampler()), batch, sampler(1)).arrays.keys() == {
+        "policy", "value"}
+    assert "loss_replay_value" not in terms and terms["loss"].isfinite()
 
 
 def test_a_model_that_knows_no_end_goes_on():

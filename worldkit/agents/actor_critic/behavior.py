@@ -120,7 +120,7 @@ class ActorCritic(nn.Module):
         made = self._learn(*imagined, inside=_inside(model))
         arrays = {"policy": made.policy, "value": made.value}
         scales = {"policy": 1.0, "value": 1.0}
-        if config.generation == 3 and config.replay:
+        if config.generation == 3 and config.replay and z.shape[1] > 1:  # one frame tells of nothing that follows
             arrays["replay_value"] = self._replayed(z, made, arrived, chosen)
             scales["replay_value"] = config.replay
         metrics = {"return": made.returns.mean(), "weight": made.weight.mean(), "return_scale": self.returns_norm()[1]}

@@ -25,10 +25,12 @@ def lambda_returns(reward: Tensor, following: Tensor, discount: Tensor, lam: flo
         >>> lambda_returns(ones, 0 * ones, 0.5 * ones, 1.0, torch.zeros(1))
         tensor([[1.7500, 1.5000, 1.0000]])
     """
-    step = (reward + discount * (1 - lam) * following).unbind(1)
-    keep = (discount * lam).unbind(1)
-    found, ahead = [], last
-    for now, share in zip(reversed(step), reversed(keep), strict=True):
-        ahead = now + share * ahead
-        found.append(ahead)
-    return torch.stack(found[::-1], 1)
+    step, keep = reward + discount * (1 - lam) * following, discount * lam
+    # R_t = step_t + keep_t R_{t+1}, put together in pairs, in pairs of pairs, ...: few operations, on all steps at once
+    step = torch.cat([step, last[:, None]], 1)
+    keep, ahead = torch.cat([keep, torch.zeros_like(keep[:, :1])], 1), 1
+    while ahead < step.shape[1]:
+        step = torch.cat([step[:, :-ahead] + keep[:, :-ahead] * step[:, ahead:], step[:, -ahead:]], 1)
+        keep = torch.cat([keep[:, :-ahead] * keep[:, ahead:], keep[:, -ahead:]], 1)
+        ahead *= 2
+    return step[:, :-1]
