@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..component import Component
 from ..config import ComponentConfig
-from ..nn.dense import ACTIVATIONS, Activation, Init, Norm, linear, make_norm
+from ..nn.dense import ACTIVATIONS, Activation, Init, Norm, linear, make_norm, normed
 
 Hoist = Callable[[Tensor], Tensor]
 """Actions' embeddings ``[..., cond_dim]`` -> what a step is told, ``[..., any]``; of all frames at once."""
@@ -81,4 +81,4 @@ class InputLayer(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, drawn: Tensor, told: Tensor) -> Tensor:
-        return self.activation(self.norm(self.linear(drawn) + told))
+        return normed(self.norm, self.activation, self.linear(drawn) + told)

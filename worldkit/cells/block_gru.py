@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..nn.dense import ACTIVATIONS, BlockLinear, DenseLayer, make_norm
+from ..nn.deferred import block_product, plus_product
+from ..nn.dense import ACTIVATIONS, BlockLinear, DenseLayer, make_norm, normed
 from .base import Cell, CellConfig, Hoist, Step
 from .gru import gated
 
@@ -78,12 +79,12 @@ class BlockGRU(Cell):
 
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             parts = deter.unflatten(-1, (blocks, -1)).transpose(0, 1)  # [g, N, D / g]
-            x = torch.addmm(told, torch.cat([self.from_state(deter), self.from_drawn(drawn)], -1), both)
-            x = x + torch.bmm(parts, own).transpose(0, 1).flatten(1)
-            x = self.activation(self.norms[0](x))
+            x = plus_product(told, torch.cat([self.from_state(deter), self.from_drawn(drawn)], -1), both)
+            x = x + block_product(parts, own).transpose(0, 1).flatten(1)
+            x = normed(self.norms[0], self.activation, x)
             for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
-                x = self.activation(norm(layer(x)))
+                x = normed(norm, self.activation, layer(x))
             x = x.unflatten(-1, (blocks, -1)).transpose(0, 1)
-            return gated(parts, torch.baddbmm(gate_bias, x, gates)).transpose(0, 1).flatten(1), memory
+            return gated(parts, block_product(x, gates, gate_bias)).transpose(0, 1).flatten(1), memory
 
         return hoist, step

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..nn.deferred import Linear
 from ..nn.dense import Activation, Init, Norm, init_weight_, linear
 from .base import Cell, CellConfig, Hoist, InputLayer, Step, as_given
 
@@ -124,7 +125,7 @@ class LayerNormGRU(Cell):
     def __init__(self, config: LayerNormGRUConfig, *, dim: int, drawn: int):
         super().__init__(config, dim=dim, drawn=drawn)
         self.inputs = InputLayer(config, drawn)
-        self.gates = nn.Linear(config.hidden + dim, 3 * dim, bias=config.gate_bias)
+        self.gates = Linear(config.hidden + dim, 3 * dim, bias=config.gate_bias)
         init_weight_(self.gates.weight, config.init, fan_in=config.hidden + dim, fan_out=3 * dim)
         if config.gate_bias:
             nn.init.zeros_(self.gates.bias)

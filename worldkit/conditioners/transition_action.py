@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..conditions import Condition
 from ..config import ObsSpec
 from ..errors import ConfigError
-from ..nn.dense import ACTIVATIONS, Activation, Init, Norm, init_weight_, make_norm
+from ..nn.dense import ACTIVATIONS, Activation, Init, Norm, init_weight_, make_norm, normed
 from .action import EITHER, ActionConditioner, ActionConfig
 from .base import Conditioner, ModelView
 
@@ -88,5 +88,5 @@ class TransitionActionConditioner(ActionConditioner):
             x = torch.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, x.new_zeros(()))
         if self.config.bound:
             x = x / x.detach().abs().clamp(min=1)
-        out = self.activation(self.norm(self.linear(x)))
+        out = normed(self.norm, self.activation, self.linear(x))
         return Condition(frame=out) if out.ndim == 3 else Condition(token=view.spread(out))

@@ -38,7 +38,8 @@ from ..distributions import Categorical, Delta, Normal, Sampler, full_precision
 from ..latents import Field as LatentField
 from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.attention import Block
-from ..nn.dense import ACTIVATIONS, Activation, DenseStack, Init, Norm, linear
+from ..nn.deferred import deferred, plus_product
+from ..nn.dense import ACTIVATIONS, Activation, DenseStack, Init, Norm, linear, normed
 from ..nn.spec import LatentEmbed, LatentHead
 from .base import Window
 from .filtering import Filtered, FilteringDynamics, State
@@ -126,7 +127,7 @@ class _Last(nn.Module):
         weight, norm, activation, out = first.linear.weight[:, :inputs].t(), first.norm, self.activation, self.out
 
         def step(x: Tensor, known: Tensor) -> Tensor:
-            x = activation(norm(torch.addmm(known, x, weight)))
+            x = normed(norm, activation, plus_product(known, x, weight))
             for layer in rest:
                 x = layer(x)
             return full_precision(out(x))
@@ -286,7 +287,7 @@ class RSSM(FilteringDynamics):
     ) -> Filtered:
         tokens = self._tokens(seen.latent)
         before = self._seen_before(seen.latent, first, last)
-        shown = None if before is None else _steps(self._tokens(before))
+        shown = None if before is None else self._tokens(before)
         deters, memories, raws, drawns = self._scan(
             tokens, cond, shown, first, last, self._noise(tokens, sampler))
         posterior = self._described(deters, memories, raws, None if before is None else seen.posterior)
@@ -300,30 +301,33 @@ class RSSM(FilteringDynamics):
         return self.config.drawn.noise(like, sampler, "stochastic")
 
     def _scan(
-        self, tokens: Tensor, cond: Condition, shown: tuple[Tensor, ...] | None, first: Tensor, last: Latent | None,
+        self, tokens: Tensor, cond: Condition, shown: Tensor | None, first: Tensor, last: Latent | None,
         noise: Tensor,
     ) -> list[Tensor]:
         """Frame after frame: what is remembered, memory, raw parameters of the posterior, draw; ``[B, T, N, .]``."""
         batch, frames, count, _ = tokens.shape
         (hoist, step), observe = self.cell.begin(), self.after.begin(self.config.deterministic_dim)
-        looked, told, noise = (_steps(x) for x in (self.after.hoist(tokens), self._told(cond, tokens, hoist), noise))
-        dist = self.config.drawn
-        resets, keep = self._resets(first, last), None
-        if any(resets):
-            keep = _steps((~first)[:, :, None, None].expand(-1, -1, count, 1).to(tokens.dtype))
-        state = self._start(tokens, last)
-        found = []
-        for t in range(frames):
-            if resets[t]:
-                state = [x * keep[t] for x in state]
-            deter, memory, drawn = state
-            inside = self._beside(deter, drawn, None if shown is None else shown[t], count)
-            deter, memory = step(deter, memory, inside, told[t])
-            raw = observe(deter, looked[t])
-            drawn = dist.draw(dist.from_raw(raw), noise[t])
-            state = [deter, memory, drawn]
-            found.append((deter, memory, raw, drawn))
-        return [torch.stack(x, 1).unflatten(0, (batch, count)).transpose(1, 2) for x in zip(*found, strict=True)]
+        dist, noise, resets = self.config.drawn, _steps(noise).unbind(0), self._resets(first, last)
+        keep = _steps((~first)[:, :, None, None].expand(-1, -1, count, 1)).to(tokens.dtype) if any(resets) else None
+
+        def run(looked: Tensor, told: Tensor, *state: Tensor) -> list[Tensor]:
+            looked, told = looked.unbind(0), told.unbind(0)
+            beside = state[3].unbind(0) if len(state) > 3 else [None] * frames
+            deter, memory, drawn = state[:3]
+            found = []
+            for t in range(frames):
+                if resets[t]:
+                    deter, memory, drawn = (x * keep[t] for x in (deter, memory, drawn))
+                deter, memory = step(deter, memory, self._beside(deter, drawn, beside[t], count), told[t])
+                raw = observe(deter, looked[t])
+                drawn = dist.draw(dist.from_raw(raw), noise[t])
+                found.append((deter, memory, raw, drawn))
+            return [torch.stack(x, 1) for x in zip(*found, strict=True)]
+
+        inputs = [_steps(self.after.hoist(tokens)), _steps(self._told(cond, tokens, hoist)), *self._start(tokens, last)]
+        inputs += [] if shown is None else [_steps(shown)]
+        parts = [part for part in (self.cell, self.after, self.meet, self.interaction) if part is not None]
+        return [x.unflatten(0, (batch, count)).transpose(1, 2) for x in deferred(run, inputs, parts)]
 
     def _start(self, tokens: Tensor, last: Latent | None) -> list[Tensor]:
         """The state before the first frame, in rows ``[B N, .]``: of the frame before, or zeros."""
@@ -351,9 +355,9 @@ class RSSM(FilteringDynamics):
         return Latent.build(self.seen_spec, moved)
 
 
-def _steps(x: Tensor) -> tuple[Tensor, ...]:
-    """Frames of ``[B, T, N, D]`` one after the other, ``[B N, D]`` each."""
-    return rearrange(x, "b t n d -> t (b n) d").contiguous().unbind(0)
+def _steps(x: Tensor) -> Tensor:
+    """Frames of ``[B, T, N, D]`` one after the other: ``[T, B N, D]``."""
+    return rearrange(x, "b t n d -> t (b n) d").contiguous()
 
 
 def _goes_on(first: Tensor, like: Tensor) -> Tensor:

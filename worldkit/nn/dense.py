@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import ConfigError
+from .deferred import Linear
 
 Activation = Literal["silu", "elu", "relu", "gelu", "tanh", "none"]
 Norm = Literal["rms", "layer", "none"]
@@ -44,7 +45,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         scale = self.scale.to(dtype)
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return F.rms_norm(x.to(dtype), scale.shape, scale, eps=self.eps).to(x.dtype)
         return _RMSNorm.apply(x.to(dtype), scale, self.eps).to(x.dtype)
 
@@ -68,6 +69,49 @@ class _RMSNorm(torch.autograd.Function):
         along = (inner * unit).mean(-1, keepdim=True)
         d_scale = (grad * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return inner.addcmul_(unit, along, value=-1).mul_(factor), d_scale, None
+
+
+def normed(norm: nn.Module, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``activation(norm(x))``; of RMS norm and SiLU in as few operations as can be.
+
+    Example:
+        >>> norm, x = RMSNorm(4), torch.randn(3, 4)
+        >>> torch.allclose(normed(norm, F.silu, x), F.silu(norm(x)))
+        True
+    """
+    fused = activation is F.silu and isinstance(norm, RMSNorm) and torch.is_grad_enabled()
+    precise = x.dtype in _PRECISE and x.device.type == "cpu"
+    if fused and precise and x.dtype == norm.scale.dtype and not torch.compiler.is_compiling():
+        return _RMSNormSiLU.apply(x, norm.scale, norm.eps)
+    return activation(norm(x))
+
+
+_PRECISE = (torch.float32, torch.float64)
+
+
+class _RMSNormSiLU(torch.autograd.Function):
+    """Both in one node; beside small matrices on a CPU every operation counts."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        width = x.shape[-1]
+        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(width * eps).rsqrt_()
+        factor *= math.sqrt(width)
+        unit = x * factor
+        inner = unit * scale
+        ctx.save_for_backward(unit, factor, scale, inner)
+        return F.silu(inner)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        unit, factor, scale, inner = ctx.saved_tensors
+        grad = torch.ops.aten.silu_backward(grad, inner)
+        along = grad * unit
+        rows = along if along.ndim == 2 else along.flatten(0, -2)
+        total = torch.mv(rows, scale).view_as(factor)
+        d_scale = rows.sum(0) if ctx.needs_input_grad[1] else None
+        return (grad * scale).addcmul_(unit, total, value=-1 / len(scale)).mul_(factor), d_scale, None
 
 
 def make_norm(kind: str, dim: int, eps: float = 1e-4) -> nn.Module:
@@ -112,7 +156,7 @@ def init_weight_(weight: Tensor, init: str, *, fan_in: int, fan_out: int, scale:
 def linear(inputs: int, outputs: int, *, init: str = "truncated-normal", scale: float = 1.0,
            bias: bool = True) -> nn.Linear:
     """A linear layer with Dreamer's initial weights and bias 0; see `init_weight_`."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = Linear(inputs, outputs, bias=bias)
     init_weight_(layer.weight, init, fan_in=inputs, fan_out=outputs, scale=scale)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -167,7 +211,7 @@ class DenseLayer(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.linear(x)))
+        return normed(self.norm, self.activation, self.linear(x))
 
 
 class DenseStack(nn.Sequential):
