@@ -44,10 +44,26 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        scale = self.scale.to(dtype)
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return F.rms_norm(x.to(dtype), scale.shape, scale, eps=self.eps).to(x.dtype)
-        return _RMSNorm.apply(x.to(dtype), scale, self.eps).to(x.dtype)
+        x, scale, given = x.to(dtype), self.scale.to(dtype), x.dtype
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.rms_norm(x, scale.shape, scale, eps=self.eps).to(given)
+        if not torch.is_grad_enabled():
+            return (_unit(x, self.eps)[0] * scale).to(given)
+        return _RMSNorm.apply(x, scale, self.eps).to(given)
+
+
+def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x`` with a mean square of about 1, and the factor that makes it so."""
+    factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return x * factor, factor
+
+
+def _unit_backward(grad: Tensor, unit: Tensor, factor: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of ``x`` and ``scale`` from that of ``unit * scale``."""
+    along = grad * unit
+    rows = along if along.ndim == 2 else along.flatten(0, -2)
+    total = torch.mv(rows, scale).view_as(factor)
+    return (grad * scale).addcmul_(unit, total, value=-1 / len(scale)).mul_(factor), rows.sum(0)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -55,20 +71,31 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        factor = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
-        unit = x * factor
+        unit, factor = _unit(x, eps)
         ctx.save_for_backward(unit, factor, scale)
         return unit * scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        unit, factor, scale = ctx.saved_tensors
-        inner = grad * scale
-        along = (inner * unit).mean(-1, keepdim=True)
-        d_scale = (grad * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        return inner.addcmul_(unit, along, value=-1).mul_(factor), d_scale, None
+        return *_unit_backward(grad, *ctx.saved_tensors), None
+
+
+class _RMSNormSiLU(torch.autograd.Function):
+    """Norm and activation in one node; beside small matrices on a CPU every operation counts."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        unit, factor = _unit(x, eps)
+        inner = unit * scale
+        ctx.save_for_backward(unit, factor, scale, inner)
+        return F.silu(inner)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        *saved, inner = ctx.saved_tensors
+        return *_unit_backward(torch.ops.aten.silu_backward(grad, inner), *saved), None
 
 
 def normed(norm: nn.Module, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -80,38 +107,10 @@ def normed(norm: nn.Module, activation: Callable[[Tensor], Tensor], x: Tensor) -
         True
     """
     fused = activation is F.silu and isinstance(norm, RMSNorm) and torch.is_grad_enabled()
-    precise = x.dtype in _PRECISE and x.device.type == "cpu"
+    precise = x.dtype in (torch.float32, torch.float64) and x.device.type == "cpu"
     if fused and precise and x.dtype == norm.scale.dtype and not torch.compiler.is_compiling():
         return _RMSNormSiLU.apply(x, norm.scale, norm.eps)
     return activation(norm(x))
-
-
-_PRECISE = (torch.float32, torch.float64)
-
-
-class _RMSNormSiLU(torch.autograd.Function):
-    """Both in one node; beside small matrices on a CPU every operation counts."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        width = x.shape[-1]
-        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(width * eps).rsqrt_()
-        factor *= math.sqrt(width)
-        unit = x * factor
-        inner = unit * scale
-        ctx.save_for_backward(unit, factor, scale, inner)
-        return F.silu(inner)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        unit, factor, scale, inner = ctx.saved_tensors
-        grad = torch.ops.aten.silu_backward(grad, inner)
-        along = grad * unit
-        rows = along if along.ndim == 2 else along.flatten(0, -2)
-        total = torch.mv(rows, scale).view_as(factor)
-        d_scale = rows.sum(0) if ctx.needs_input_grad[1] else None
-        return (grad * scale).addcmul_(unit, total, value=-1 / len(scale)).mul_(factor), d_scale, None
 
 
 def make_norm(kind: str, dim: int, eps: float = 1e-4) -> nn.Module:
