@@ -236,10 +236,14 @@ def test_masks_are_drawn_when_asked_for(session):
     assert session.frames()[0].owners.shape == (32, 32)
 
 
-@pytest.mark.parametrize("encoder", ["particle", "particle-tracking", "patch", "slot"])
-def test_every_kind_of_latent_can_be_played(encoder):
+@pytest.mark.parametrize("encoder, dynamics", [
+    ("particle", "pint"), ("particle-tracking", "pint"), ("patch", "pint"), ("slot", "pint"), ("particle", "rssm"),
+    ("slot", "rssm"),
+])
+def test_every_kind_of_latent_can_be_played(encoder, dynamics):
     """What a latent does not have is refused in words; the game goes on."""
-    session = Session(made(encoder=encoder, latent_action=None), CLIPS, context_frames=3)
+    told = {"conditioners": ACTION} if dynamics == "rssm" else {}
+    session = Session(made(encoder=encoder, dynamics=dynamics, latent_action=None, **told), CLIPS, context_frames=3)
     session.step()
     for change in (lambda: session.move(0, (0.1, 0.1), (0.2, 0.2)), lambda: session.remove(0, (0.1, 0.1)),
                    lambda: session.freeze(0, (0.1, 0.1))):
