@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import ConfigError
-from .samplers import MEANS, ClipSampler, Sampler, exponents, full_precision, pick
+from .samplers import MEANS, ClipSampler, Sampler, full_precision, pick
 
 __all__ = [
     "MEANS", "Beta", "Categorical", "ClipSampler", "Delta", "Distribution", "Normal", "Sampler", "full_precision",
@@ -345,10 +345,9 @@ class Categorical(Distribution):
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """The one-hot value that parameters and `noise` make."""
         with torch.no_grad():
-            logits = self.choices(full_precision(params))
-            shares = exponents(logits)  # probabilities up to a factor, which changes nothing
-            if self.unimix:
-                shares += shares.sum(-1, keepdim=True).mul_(self.unimix / self.classes / (1 - self.unimix))
+            shares = self.choices(full_precision(params)).softmax(-1)
+            if self.unimix:  # probabilities up to a factor, which changes nothing
+                shares += self.unimix / self.classes / (1 - self.unimix)
             if noise.shape[-1] == params.shape[-1]:
                 chosen = shares.mul_(self.choices(noise)).argmax(-1)
             else:
@@ -386,7 +385,6 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        probs = exponents(ctx.saved_tensors[0])
-        probs /= probs.sum(-1, keepdim=True)
+        probs = ctx.saved_tensors[0].softmax(-1)
         inner = probs * grad
         return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None
