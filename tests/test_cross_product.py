@@ -56,7 +56,8 @@ def compose(encoder, dynamics, conditions, options, latent_action=None):
 ALL = [name for name in wk.list_dynamics() if not wk.registry.dynamics.get(name).filtering]
 """Dynamics that do not filter: those that do go with fewer parts."""
 FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(name).filtering]
-WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "simnorm": ("no condition",)}
+WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
+         "simnorm": ("no condition",)}
 """Encoders that give one token for a whole frame: for other parts they are alike, so part of the product will do."""
 VECTORS = ("multi", "mlp", "simnorm")
 """Encoders of vectors."""

@@ -82,10 +82,23 @@ def override(
             f"'{_name(base['latent_action'])}' is left out (latent_action=None says so yourself)", stacklevel=3,
         )
     for kind, options in (alternatives or {}).items():
-        new = _name(changes.get(kind))
-        if new in options and new != _name(base.get(kind)):
-            changes[kind] = merge({"name": new, **options[new]}, changes[kind])
+        part, _, inner = kind.partition(".")
+        if not inner:
+            _take_alternative(changes, base, part, options)
+        elif isinstance(changes.get(part), Mapping) and isinstance(base.get(part), Mapping):
+            changes[part] = dict(changes[part])
+            _take_alternative(changes[part], base[part], inner, options)
     return WorldModelConfig.parse(merge(base, changes))
+
+
+def _take_alternative(
+    changes: dict[str, Any], base: Mapping[str, Any], kind: str, options: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Put the options of a part that is swapped in under those that are given with it."""
+    new = _name(changes.get(kind))
+    if new in options and new != _name(base.get(kind)):
+        given = changes[kind] if isinstance(changes[kind], Mapping) else {}
+        changes[kind] = merge({"name": new, **options[new]}, given)
 
 
 def _refuse_options_of_parts(changes: Mapping[str, Any], base: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ class BlockGRU(Cell):
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             parts = deter.unflatten(-1, (blocks, -1)).transpose(0, 1)  # [g, N, D / g]
             x = plus_product(told, torch.cat([self.from_state(deter), self.from_drawn(drawn)], -1), both)
-            x = x + block_product(parts, own).transpose(0, 1).flatten(1)
+            x = (x.unflatten(-1, (blocks, -1)) + block_product(parts, own).transpose(0, 1)).flatten(1)
             x = normed(self.norms[0], self.activation, x)
             for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
                 x = normed(norm, self.activation, layer(x))

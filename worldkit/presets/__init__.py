@@ -6,9 +6,9 @@ A table ``[name]`` has ``extends`` (another preset, or a list: each adds what th
 ``--data``, its ``protocols`` are what shipped weights are scored by as well), ``agent`` (name and options of the agent
 that acts through the model, see `worldkit.agents`), ``online`` (how it learns by acting, an
 `worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
-(``[NAME.alternatives.dynamics.gru]``), for presets whose scale is far from the parts' own defaults. ``"none"`` leaves
-out what would be inherited, as on the command line (``latent_action = "none"`` in ``config``, ``ema = "none"`` in
-``train``; deeper down numbers and tables only).
+(``[NAME.alternatives.dynamics.gru]``, or of parts inside, ``[NAME.alternatives."dynamics.cell".lstm]``), for presets
+whose scale is far from the parts' own defaults. ``"none"`` leaves out what would be inherited, as on the command line
+(``latent_action = "none"`` in ``config``, ``ema = "none"`` in ``train``; deeper down numbers and tables only).
 """
 
 from __future__ import annotations

@@ -82,6 +82,8 @@ def components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]]
     for key, registry in (("conditioners", registries.conditioners), ("heads", registries.heads)):
         if isinstance(config.get(key), Mapping):
             parts += [(f"{key}.{field}", registry, value) for field, value in config[key].items()]
+    if isinstance(config.get("dynamics"), Mapping):
+        parts.append(("dynamics.cell", registries.cells, config["dynamics"].get("cell")))
     if config.get("family", "composed") != "composed":
         parts.append(("family", registries.models, {"name": config["family"]}))
     for path, registry, value in parts:
