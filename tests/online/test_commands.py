@@ -65,7 +65,7 @@ def test_it_is_scored_beside_random_actions(run, capsys):
     assert main(["eval-agent", str(run), "--episodes", "2", "--seeds", "0,1", "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "random" in shown and "agent - random" in shown
-    found = json.loads((run / "eval" / "control.json").read_text())
+    found = json.loads(next((run / "eval").glob("step-*/control.json")).read_text())
     assert found["results"]["agent"]["return"]["n"] == 4 and found["protocol"]["budget"] == 20
 
 

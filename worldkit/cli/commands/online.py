@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--baselines", default="random", help="random, scripted, or none (default: random)")
     p.add_argument("--seeds", default="0,1,2", help="runs (default: 0,1,2)")
     p.add_argument("--deterministic", action="store_true", help="policies take means instead of drawing")
-    p.add_argument("--out", help="folder to write (default: RUN/eval)")
+    p.add_argument("--out", help="folder to write (default: RUN/eval/STEP of the agent)")
     p.set_defaults(function=run_eval_agent)
     p = command(commands, "play-agent", "Let a trained agent act, and film it.", _PLAY_HELP)
     _acting_arguments(p, episodes=1)
@@ -106,7 +106,8 @@ def run_eval_agent(options: Namespace) -> None:
     from .control import _about, _seeds
 
     acting = _acting(options)
-    out = check_place(options.out or Path(options.run) / "eval", "--out")
+    step = acting.agent.facts.get("step", "agent")
+    out = check_place(options.out or Path(options.run) / "eval" / f"step-{step}", "--out")
     baselines = {} if options.baselines == "none" else {
         name.strip(): name.strip() for name in options.baselines.split(",")}
     deterministic = options.deterministic or acting.agent.eval_by_mode
