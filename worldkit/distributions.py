@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import ConfigError
-from .samplers import MEANS, ClipSampler, Sampler, full_precision, pick
+from .samplers import MEANS, ClipSampler, Sampler, full_precision, pick, probabilities
 
 __all__ = [
     "MEANS", "Beta", "Categorical", "ClipSampler", "Delta", "Distribution", "Normal", "Sampler", "full_precision",
@@ -345,7 +345,7 @@ class Categorical(Distribution):
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """The one-hot value that parameters and `noise` make."""
         with torch.no_grad():
-            shares = self.choices(full_precision(params)).softmax(-1)
+            shares = probabilities(self.choices(full_precision(params)))
             if self.unimix:  # probabilities up to a factor, which changes nothing
                 shares += self.unimix / self.classes / (1 - self.unimix)
             if noise.shape[-1] == params.shape[-1]:
@@ -385,6 +385,6 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        probs = ctx.saved_tensors[0].softmax(-1)
+        probs = probabilities(ctx.saved_tensors[0])
         inner = probs * grad
         return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None

@@ -78,7 +78,7 @@ class Sampler:
         logits = full_precision(logits.detach())
         if self.deterministic or self.replays_gumbel:
             return (logits + self.gumbel(name, logits)).argmax(-1)
-        return pick(logits.softmax(-1), self.uniform(name, logits[..., 0]))
+        return pick(probabilities(logits), self.uniform(name, logits[..., 0]))
 
     @property
     def replays_gumbel(self) -> bool:
@@ -90,6 +90,18 @@ class Sampler:
 
     def _dirichlet(self, concentration: Tensor) -> Tensor:
         return _DirichletSample.apply(concentration, self.generator)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """``softmax(logits)`` over the last axis, for what needs no gradient.
+
+    On a CPU PyTorch's own takes over three times as long as its parts below 8 classes, where it does not vectorise, and
+    half as long from there on.
+    """
+    if logits.shape[-1] >= 8 or logits.device.type != "cpu":
+        return logits.softmax(-1)
+    shares = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return shares.div_(shares.sum(-1, keepdim=True))
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
