@@ -48,18 +48,24 @@ class RMSNorm(nn.Module):
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.rms_norm(x, scale.shape, scale, eps=self.eps).to(given)
         if not torch.is_grad_enabled():
-            return (_unit(x, self.eps)[0] * scale).to(given)
+            return _rms_norm(x, scale, self.eps)[0].to(given)
         return _RMSNorm.apply(x, scale, self.eps).to(given)
 
 
-def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """``x`` with a mean square of about 1, and the factor that makes it so."""
-    factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return x * factor, factor
+def _rms_norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and the factor ``[..., 1]`` that made it; in one call where PyTorch has one (2.9)."""
+    if _FUSED is not None:
+        return _FUSED(x, scale.shape, scale, eps)
+    factor = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return x * factor * scale, factor
 
 
-def _unit_backward(grad: Tensor, unit: Tensor, factor: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``scale`` from that of ``unit * scale``."""
+_FUSED = getattr(torch, "_fused_rms_norm", None)
+
+
+def _rms_norm_backward(grad: Tensor, x: Tensor, factor: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of ``x`` and ``scale``, in few operations: on a CPU, PyTorch 2.13 takes 16."""
+    unit = x * factor
     along = grad * unit
     rows = along if along.ndim == 2 else along.flatten(0, -2)
     total = torch.mv(rows, scale).view_as(factor)
@@ -67,18 +73,16 @@ def _unit_backward(grad: Tensor, unit: Tensor, factor: Tensor, scale: Tensor) ->
 
 
 class _RMSNorm(torch.autograd.Function):
-    """The same in few operations: on a CPU, PyTorch 2.13 takes 16 for the backward pass, and remembers their inputs."""
-
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        unit, factor = _unit(x, eps)
-        ctx.save_for_backward(unit, factor, scale)
-        return unit * scale
+        out, factor = _rms_norm(x, scale, eps)
+        ctx.save_for_backward(x, factor, scale)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        return *_unit_backward(grad, *ctx.saved_tensors), None
+        return *_rms_norm_backward(grad, *ctx.saved_tensors), None
 
 
 class _RMSNormSiLU(torch.autograd.Function):
@@ -86,16 +90,15 @@ class _RMSNormSiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        unit, factor = _unit(x, eps)
-        inner = unit * scale
-        ctx.save_for_backward(unit, factor, scale, inner)
+        inner, factor = _rms_norm(x, scale, eps)
+        ctx.save_for_backward(x, factor, scale, inner)
         return F.silu(inner)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         *saved, inner = ctx.saved_tensors
-        return *_unit_backward(torch.ops.aten.silu_backward(grad, inner), *saved), None
+        return *_rms_norm_backward(torch.ops.aten.silu_backward(grad, inner), *saved), None
 
 
 def normed(norm: nn.Module, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
