@@ -38,5 +38,8 @@ def test_catch_on_fewer_squares():
         _, reward, over, _, _ = env.step(env.get_wrapper_attr("scripted_action")())
         total += reward
     assert total == 10
-    with pytest.raises(ConfigError, match="grid is a number of squares"):
-        make_env("games/catch", grid=2)
+    narrow = make_env("games/catch", size=16, grid=8, paddle=1)
+    assert (narrow.reset(seed=0)[0]["pixels"] == (90, 200, 120)).all(-1).sum() == 4
+    for options in ({"grid": 2}, {"paddle": 2}):
+        with pytest.raises(ConfigError, match="number of squares"):
+            make_env("games/catch", **options)

@@ -1,6 +1,6 @@
 """Backend ``games``: three small games of worldkit's own, on a grid of coloured squares. They need no package.
 
-``games/catch``: a ball falls, the paddle catches it (1) or not (-1); ten balls (``grid=8``: fewer, larger squares).
+``games/catch``: a ball falls, the paddle catches it (1) or not (-1); ten balls (``grid=6``: fewer, larger squares).
 ``games/breakout``: a ball, a paddle, bricks (1 each); over when the ball is lost or the bricks are gone.
 ``games/freeway``: from the bottom to the top (1) between cars, which send back to the start. Actions: 0 stays, 1 and 2
 are left and right, or up and down.
@@ -99,25 +99,28 @@ class Catch(Game):
 
     Args:
         grid: Squares of a side. Fewer are larger, and a ball falls for fewer steps: easier to see, sooner to learn.
+        paddle: Width of the paddle, an odd number of squares.
     """
 
     _count, _balls = 4, 10
 
-    def __init__(self, *, grid: int = GRID) -> None:
+    def __init__(self, *, grid: int = GRID, paddle: int = 3) -> None:
         if isinstance(grid, bool) or not isinstance(grid, int) or not 4 <= grid <= 64:
             raise ConfigError(f"grid is a number of squares from 4 to 64, got {grid!r}")
+        if isinstance(paddle, bool) or not isinstance(paddle, int) or not 1 <= paddle < grid or paddle % 2 == 0:
+            raise ConfigError(f"paddle is an odd number of squares below grid={grid}, got {paddle!r}")
         super().__init__()
-        self.grid = grid
+        self.grid, self._reach = grid, paddle // 2
 
     def begin(self) -> np.ndarray:
         return np.array([0, self.np_random.integers(self.grid), self.grid // 2, 0])
 
     def act(self, action: int) -> tuple[float, bool]:
         row, column, paddle, balls = self.values.tolist()
-        paddle = int(np.clip(paddle + (0, -1, 1)[action], 1, self.grid - 2))
+        paddle = int(np.clip(paddle + (0, -1, 1)[action], self._reach, self.grid - 1 - self._reach))
         row, reward = row + 1, 0.0
         if row == self.grid - 1:
-            reward = 1.0 if abs(column - paddle) <= 1 else -1.0
+            reward = 1.0 if abs(column - paddle) <= self._reach else -1.0
             row, column, balls = 0, int(self.np_random.integers(self.grid)), balls + 1
         self.values = np.array([row, column, paddle, balls])
         return reward, balls == self._balls
@@ -125,12 +128,12 @@ class Catch(Game):
     def cells(self) -> np.ndarray:
         row, column, paddle, _ = self.values
         grid = np.zeros((self.grid, self.grid), np.int64)
-        grid[self.grid - 1, paddle - 1 : paddle + 2] = 2
+        grid[self.grid - 1, paddle - self._reach : paddle + self._reach + 1] = 2
         grid[row, column] = 1
         return grid
 
     def scripted_action(self) -> int:
-        return _towards(int(self.values[2]), int(np.clip(self.values[1], 1, self.grid - 2)))
+        return _towards(int(self.values[2]), int(np.clip(self.values[1], self._reach, self.grid - 1 - self._reach)))
 
 
 class Breakout(Game):
