@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 import worldkit as wk
-from worldkit.agents import load_agent
+from worldkit.agents import check_fits, load_agent
 from worldkit.envs import make_env
 from worldkit.errors import ConfigError, DataError, EnvError, TrainingError
 from worldkit.online import OnlineConfig, OnlineTrainer, find_agent
@@ -207,7 +207,10 @@ def test_vectors_of_actions_run_from_minus_one_to_one(stub_agent, tmp_path):
     env.reset(seed=0)
     env.step(np.float32([-1, 0.5]))
     assert env.unwrapped.given[-1].tolist() == [0, 1]
-    trainer(stub_agent(make_odd), make_odd, tmp_path / "run", steps=60).fit()
+    agent = stub_agent(make_odd)
+    trainer(agent, make_odd, tmp_path / "run", steps=60).fit()
+    with pytest.raises(ConfigError, match=r"the environment takes 2 numbers within .*-o actions=scaled"):
+        check_fits(agent, make_env(Odd(), size=32))
     found = np.load(tmp_path / "run" / "data" / "episode_000000.npz")
     assert abs(found["action"]).max() <= 1
 

@@ -135,8 +135,11 @@ def check_fits(policy: Policy, env: Any) -> None:
         ConfigError: if actions, frames or the environment are others.
     """
     if (different := policy.action.differs(ActionSpec.of_space(env.action_space))) is not None:
+        scaled = len(policy.action.low) == len(ActionSpec.of_space(env.action_space).low) > 0 and (
+            {*policy.action.low, *policy.action.high} == {-1.0, 1.0})
         raise ConfigError(f"the actions of environment '{name_of(env)}' are others than this policy's: it gives "
-                          f"{different.replace(', not', ', the environment takes')}")
+                          f"{different.replace(', not', ', the environment takes')}"
+                          + (". Make it with actions='scaled' (-o actions=scaled)" if scaled else ""))
     if policy.wants_vectors:
         vectors_of(env.observation_space.sample(), {name: column._replace(classes=None) for name, column in
                                                     policy.wants_vectors.items()}, f"environment '{name_of(env)}'")
