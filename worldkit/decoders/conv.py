@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..config import ComponentConfig, ObsSpec
 from ..errors import ConfigError
 from ..latents import Latent, LatentSpec
+from ..nn.checkpoint import Checkpointed
 from ..nn.conv_tower import Doubled, GrowingConv, MapNorm, TransposedTower
 from ..nn.dense import Activation, BlockLinear, DenseLayer, Init, Norm, linear
 from .base import Decoded, Decoder
@@ -89,7 +90,7 @@ class TransposedDecoderConfig(ComponentConfig):
         return self
 
 
-class Painter(nn.Module):
+class Painter(Checkpointed):
     """The network of decoder ``conv``: two flat parts of a state -> frames ``[M, V C, H, W]`` in [0, 1].
 
     Raises:
@@ -146,8 +147,10 @@ class Painter(nn.Module):
         if self.drawn is not None:
             more = self.drawn(self.hidden(drawn)).unflatten(-1, (height, width, -1))
             x = more if x is None else x + more
-        x = self.layers(self.after(x.permute(0, 3, 1, 2)))
-        return torch.sigmoid(self.out(x))
+        return self.run(self._drawn, x)
+
+    def _drawn(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.out(self.layers(self.after(x.permute(0, 3, 1, 2)))))
 
 
 class ConvDecoder(Decoder):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .checkpoint import Checkpointed
 from .dense import ACTIVATIONS, init_weight_, make_norm
 
 Shrink = Literal["pool", "stride", "none"]
@@ -146,7 +147,7 @@ class GrowingConv(nn.Module):
         return rearrange(made, "m h w a b o -> m (h a) (w b) o").permute(0, 3, 1, 2)
 
 
-class ConvTower(nn.Module):
+class ConvTower(Checkpointed):
     """Picture ``[M, C, H, W]`` -> vector ``[M, width]``.
 
     Args:
@@ -173,6 +174,9 @@ class ConvTower(nn.Module):
         self.width = self.sizes[-1][0] * self.sizes[-1][1] * widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.run(self._encoded, x)
+
+    def _encoded(self, x: Tensor) -> Tensor:
         return self.layers(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).flatten(1)
 
 
