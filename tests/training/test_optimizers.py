@@ -23,7 +23,8 @@ def same_weights(a, b):
 
 @pytest.mark.parametrize("options", [
     {"optimizer": "laprop", "eps": 1e-20, "agc": 0.3, "warmup_steps": 4, "warmup_from_zero": True},
-    {"optimizer": "adam-tf", "weight_decay": 1e-6, "agc": 0.3}, {"optimizer": "adamw", "weight_decay": 0.1},
+    pytest.param({"optimizer": "adam-tf", "weight_decay": 1e-6, "agc": 0.3}, marks=pytest.mark.slow),
+    pytest.param({"optimizer": "adamw", "weight_decay": 0.1}, marks=pytest.mark.slow),
 ])
 def test_a_stopped_run_goes_on_to_the_same_numbers(options, tiny_model, balls, tmp_path):
     whole, parts = tiny_model(), tiny_model(seed=99)
