@@ -57,16 +57,16 @@ ALL = [name for name in wk.list_dynamics() if not wk.registry.dynamics.get(name)
 """Dynamics that do not filter: those that do go with fewer parts."""
 FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(name).filtering]
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
-         "simnorm": ("no condition",)}
+         "simnorm": ("no condition",), "simnorm-conv": ("no condition",)}
 """Encoders that give one token for a whole frame: for other parts they are alike, so part of the product will do."""
-VECTORS = ("multi", "mlp", "simnorm")
-"""Encoders of vectors."""
+NARROW = ("multi", "mlp", "simnorm", "simnorm-conv")
+"""Those of them that are put together with one dynamics alone."""
 
 
 def some_of_the_whole():
     """Encoder, dynamics and condition."""
     return [(encoder, dynamics, condition) for encoder in wk.list_encoders() for dynamics in ALL
-            for condition in WHOLE.get(encoder, CONDITIONS) if encoder not in VECTORS or dynamics == "gru"
+            for condition in WHOLE.get(encoder, CONDITIONS) if encoder not in NARROW or dynamics == "gru"
             if dynamics != "latent-mlp" or condition in ("no condition", "action and language")]  # it embeds no goals
 
 
@@ -76,7 +76,7 @@ def test_composition(encoder, dynamics, condition, encoder_options):
 
 
 @pytest.mark.parametrize("dynamics", ALL)
-@pytest.mark.parametrize("encoder", [e for e in wk.list_encoders() if e not in VECTORS])
+@pytest.mark.parametrize("encoder", [e for e in wk.list_encoders() if e not in NARROW])
 @pytest.mark.parametrize("latent_action", wk.list_latent_actions())
 def test_latent_actions_work_with_every_encoder(latent_action, encoder, dynamics, encoder_options):
     check_model(compose(encoder, dynamics, {}, encoder_options, latent_action))

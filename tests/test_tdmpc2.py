@@ -14,7 +14,7 @@ from worldkit.batch import Batch
 from worldkit.conditioners.raw_action import RawAction, RawActionConfig
 from worldkit.config import ObsSpec
 from worldkit.distributions import MEANS, Sampler
-from worldkit.encoders.simnorm import SimNormEncoder, SimNormEncoderConfig
+from worldkit.encoders.simnorm import SimNormConv, SimNormConvConfig
 from worldkit.errors import CheckpointError, ConfigError
 from worldkit.nn.mish import mish
 from worldkit.nn.simnorm import NormedEnsemble
@@ -23,7 +23,7 @@ from worldkit.training.config import TrainConfig
 
 SMALL = {
     "encoder": {"latent_dim": 16, "hidden": [8]}, "dynamics": {"hidden": [8, 8]},
-    "heads": {"reward": {"hidden": [8, 8], "to": -16}}, "obs": {"vectors": {"state": 3}},
+    "heads": {"reward": {"hidden": [8, 8], "to": -16}}, "obs": {"vectors": {"observation": 3}},
     "agent": {"hidden": [8, 8], "candidates": 16, "proposals": 4, "elites": 4, "iterations": 2, "dropout": 0.0},
 }
 
@@ -35,7 +35,7 @@ def small(seed=0, **options):
 def clips(batch=4, frames=4, seed=0, **more):
     g = torch.Generator().manual_seed(seed)
     targets = {"reward": torch.randn(batch, frames, generator=g)}
-    return Batch.of_vectors({"state": torch.randn(batch, frames, 3, generator=g)},
+    return Batch.of_vectors({"observation": torch.randn(batch, frames, 3, generator=g)},
                             conditions={"action": torch.rand(batch, frames, 2, generator=g) * 2 - 1},
                             targets=targets, **more)
 
@@ -141,7 +141,7 @@ def test_nothing_leaks_over_the_border_of_an_episode():
         batch = clips(first=first)
         batch.targets["reward"][:, 1:] += seed
         batch.conditions["action"][:, 1:] *= 1 - seed
-        batch.vectors["state"][:, 2:] += seed
+        batch.vectors["observation"][:, 2:] += seed
         unrolled = agent.model.objective.unroll(agent.model, batch, sampler=MEANS)
         total, terms = agent.model.objective.terms(agent.model, unrolled)
         value = unrolled.mean(agent.values.loss(
@@ -169,7 +169,7 @@ def test_an_end_is_learned_and_ends_what_is_planned():
 
 
 def test_acting_changes_nothing_that_is_trained():
-    told = {"first": torch.tensor([True, True]), "vectors": {"state": torch.randn(2, 3)}}
+    told = {"first": torch.tensor([True, True]), "vectors": {"observation": torch.randn(2, 3)}}
     ends = []
     for acts in (False, True):
         agent = small()
@@ -193,7 +193,7 @@ def test_what_is_seen_and_what_was_planned_decide():
 
     def act(vectors, carry=None, first=(True, True)):
         return agent.act(frame, carry or agent.start(2), first=torch.tensor(first), sampler=MEANS,
-                         vectors={"state": vectors})
+                         vectors={"observation": vectors})
 
     action, carry = act(state)
     assert action.shape == (2, 2) and action.abs().max() <= 1
@@ -246,7 +246,7 @@ def test_it_learns_what_a_reward_depends_on():
 def test_an_agents_folder_acts_the_same(tmp_path):
     agent = small()
     agent.learner(TrainConfig()).update(clips(), drawn())
-    told = {"first": torch.tensor([True]), "vectors": {"state": torch.randn(1, 3)}, "sampler": MEANS}
+    told = {"first": torch.tensor([True]), "vectors": {"observation": torch.randn(1, 3)}, "sampler": MEANS}
     twin = load_agent(save_agent(agent, tmp_path / "agent"))
     frame = torch.zeros(1, 3, 0, 0)
     assert torch.equal(agent.act(frame, agent.start(1), **told)[0], twin.act(frame, twin.start(1), **told)[0])
@@ -287,7 +287,7 @@ def test_official_checkpoints_fill_an_agent(old):
 
 
 def test_pictures_are_shifted_only_where_latents_are_drawn_and_seen_three_at_a_time():
-    encoder = SimNormEncoder(SimNormEncoderConfig(latent_dim=64, channels=4), obs=ObsSpec(height=64, width=64)).eval()
+    encoder = SimNormConv(SimNormConvConfig(latent_dim=64, channels=4), obs=ObsSpec(height=64, width=64)).eval()
     video = torch.rand(2, 5, 3, 64, 64)
     with torch.no_grad():
         z = encoder(video, sampler=MEANS).latent.get("embedding")
@@ -335,7 +335,7 @@ def test_raw_actions():
 
 def test_the_dynamics_is_as_wide_as_the_actions_it_is_told():
     model = wk.create_model("tdmpc2-mini", conditioners={"action": {"dim": 5}})
-    assert model.dynamics.cond_dim == 5 and model.dynamics.net[0].in_features == 64 + 5
+    assert model.dynamics.cond_dim == 5 and model.dynamics.net[0].in_features == 32 + 5
     assert model.config.dynamics.cond_dim is None
     told = model.rollout(clips().context(1), 3, conditions={"action": torch.zeros(4, 4, 5)}, decode=False)
     assert told.predictions["reward"].shape == (4, 3)
@@ -344,8 +344,8 @@ def test_the_dynamics_is_as_wide_as_the_actions_it_is_told():
 @pytest.mark.parametrize("options, message", [
     ({"action": ActionSpec(num_actions=3)}, "here are 3 choices: take a Dreamer"),
     ({"heads": {"reward": None}}, "plans for rewards, and this model predicts none"),
-    ({"agent": {"elites": 999}}, "elites=999 and proposals=12 must be among candidates=128"),
-    ({"encoder": {"simnorm": 7}}, "encoder.latent_dim 64 does not divide into groups of encoder.simnorm 7"),
+    ({"agent": {"elites": 999}}, "elites=999 and proposals=8 must be among candidates=64"),
+    ({"encoder": {"simnorm": 7}}, "encoder.latent_dim 32 does not divide into groups of encoder.simnorm 7"),
     ({"dynamics": {"simnorm": 7}}, "does not divide into groups of dynamics.simnorm 7"),
     ({"heads": {"reward": {"start": 999}}}, "reads nothing of"),
 ])

@@ -153,7 +153,7 @@ def test_plan(case, how):
     z, sampler = model.perceive(observed(t["plan/obs"][:, None])).latent, Tape(t, f"plan_{how}")
     with torch.no_grad():
         found = agent.plan(z, t["plan/prev_mean"][None], sampler)
-        action = agent.first(found, sampler, explore=how == "train")
+        action = agent.first(found, sampler, noise=float(how == "train"))
     close(found.mean, t[f"plan_{how}/mean_out"], "mean")
     close(action, t[f"plan_{how}/action"], "action")
     assert not sampler.tape

@@ -16,6 +16,7 @@ register_encoder("particle-tracking", "worldkit.encoders.particle_tracking:Parti
 register_encoder("patch", "worldkit.encoders.patch:PatchEncoder", aliases=("dvae",))
 register_encoder("pretrained", "worldkit.encoders.pretrained:PretrainedEncoder", extra="vision")
 register_encoder("simnorm", "worldkit.encoders.simnorm:SimNormEncoder", aliases=("tdmpc2",))
+register_encoder("simnorm-conv", "worldkit.encoders.simnorm:SimNormConv")
 register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))
 register_encoder("vit", "worldkit.encoders.vit:ViTEncoder")
 

@@ -1,4 +1,4 @@
-"""TD-MPC2's encoder: vectors through small normed layers, or pictures through convolutions, to one SimNorm vector.
+"""TD-MPC2's encoders: vectors through small normed layers, or pictures through convolutions, to one SimNorm vector.
 
 Of pictures, a frame is shown together with those before it (``stack``), since one alone does not tell how fast things
 move; before the first frame of a clip it stands in for them. While latents are drawn rather than followed by their
@@ -29,55 +29,96 @@ _LAYERS = ((7, 2), (5, 2), (3, 2), (3, 1))
 """Side of the kernel and stride of every convolution."""
 
 
-class SimNormEncoderConfig(ComponentConfig):
+class SimNormConfig(ComponentConfig):
     """Options of the simnorm encoder.
 
     Attributes:
-        latent_dim: Numbers of the latent. Of pictures it is the number that the convolutions leave (512 of 64 x 64
-            pixels and 32 channels), and must not be given otherwise.
+        latent_dim: Numbers of the latent.
         simnorm: Numbers in a group of the SimNorm; divides ``latent_dim``.
-        hidden: Of vectors: widths of the layers between.
-        channels: Of pictures: channels of the convolutions.
-        shift: Of pictures: most pixels they are shifted by in training.
-        stack: Of pictures: how many frames it sees at once.
+        hidden: Widths of the layers between.
     """
 
     name: str = "simnorm"
     latent_dim: int = Field(default=512, gt=0)
     simnorm: int = Field(default=8, gt=0)
     hidden: tuple[int, ...] = (256,)
+
+
+class SimNormConvConfig(ComponentConfig):
+    """Options of the simnorm-conv encoder.
+
+    Attributes:
+        latent_dim: Numbers of the latent: as many as the convolutions leave, 512 of 64 x 64 pixels and 32 channels.
+        simnorm: Numbers in a group of the SimNorm; divides ``latent_dim``.
+        channels: Channels of the convolutions.
+        shift: Most pixels that pictures are shifted by in training.
+        stack: How many frames it sees at once.
+    """
+
+    name: str = "simnorm-conv"
+    latent_dim: int = Field(default=512, gt=0)
+    simnorm: int = Field(default=8, gt=0)
     channels: int = Field(default=32, gt=0)
     shift: int = Field(default=3, ge=0)
     stack: int = Field(default=3, gt=0)
 
 
+def _last(config: SimNormConfig | SimNormConvConfig) -> SimNorm:
+    if config.latent_dim % config.simnorm:
+        raise ConfigError(f"encoder.latent_dim {config.latent_dim} does not divide into groups of encoder.simnorm "
+                          f"{config.simnorm}")
+    return SimNorm(config.simnorm)
+
+
 class SimNormEncoder(Encoder):
-    """Vectors, or else pictures, -> one token "state" with one field "embedding", a point.
+    """Vectors -> one token "state" with one field "embedding", a point.
 
     Example:
-        >>> config = SimNormEncoderConfig(latent_dim=64, channels=4)
-        >>> encoder = SimNormEncoder(config, obs=ObsSpec(height=64, width=64))
+        >>> encoder = SimNormEncoder(SimNormConfig(latent_dim=64), obs=ObsSpec(vectors={"position": 3}))
+        >>> z = encoder(torch.zeros(2, 5, 3, 0, 0), sampler=Sampler(), vectors={"position": torch.ones(2, 5, 3)}).latent
+        >>> z, z.get("embedding").sum(-1)[0, 0]
+        (Latent(state.embedding[2, 5, 1, 64]), tensor([8.]))
+    """
+
+    Config = SimNormConfig
+    default_decoder = "mlp"
+    config: SimNormConfig
+    reads_vectors = True
+
+    def __init__(self, config: SimNormConfig, *, obs: ObsSpec):
+        super().__init__(config, obs=obs)
+        if not obs.widths:
+            raise ConfigError("encoder 'simnorm' reads vectors, but these observations name none: obs.vectors.NAME="
+                              "WIDTH; or encoder=simnorm-conv, which reads pictures")
+        self.net = normed_mlp(sum(obs.widths.values()), config.hidden, config.latent_dim, last=_last(config))
+        self.spec = embedding_spec(config.latent_dim)
+
+    def forward(self, video: Tensor, *, sampler: Sampler, vectors: Mapping[str, Tensor] | None = None) -> Encoding:
+        return embedding(self.spec, self.net(join_vectors(vectors, self.obs, self.net[0].weight.dtype)))
+
+
+class SimNormConv(Encoder):
+    """Pictures -> one token "state" with one field "embedding", a point.
+
+    Example:
+        >>> config = SimNormConvConfig(latent_dim=64, channels=4)
+        >>> encoder = SimNormConv(config, obs=ObsSpec(height=64, width=64))
         >>> z = encoder(torch.rand(2, 5, 3, 64, 64), sampler=Sampler()).latent
         >>> z, z.get("embedding").sum(-1)[0, 0]
         (Latent(state.embedding[2, 5, 1, 64]), tensor([8.]))
     """
 
-    Config = SimNormEncoderConfig
-    default_decoder = "mlp"
-    config: SimNormEncoderConfig
-    reads_vectors = True
+    Config = SimNormConvConfig
+    default_decoder = "conv"
+    config: SimNormConvConfig
 
-    def __init__(self, config: SimNormEncoderConfig, *, obs: ObsSpec):
+    def __init__(self, config: SimNormConvConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)
-        if config.latent_dim % config.simnorm:
-            raise ConfigError(f"encoder.latent_dim {config.latent_dim} does not divide into groups of encoder.simnorm "
-                              f"{config.simnorm}")
-        last = SimNorm(config.simnorm)
-        if obs.widths:
-            self.net = normed_mlp(sum(obs.widths.values()), config.hidden, config.latent_dim, last=last)
-        else:
-            self.net = nn.Sequential(*self._convolutions(), last)
-        self.stack = 1 if obs.widths else config.stack
+        if not obs.height:
+            raise ConfigError("encoder 'simnorm-conv' reads pictures, but these observations have none (obs.height is "
+                              "0): use encoder=simnorm, which reads vectors")
+        self.net = nn.Sequential(*self._convolutions(), _last(config))
+        self.stack = config.stack
         self.borders = self.stack == 1
         self.spec = embedding_spec(config.latent_dim)
 
@@ -91,7 +132,7 @@ class SimNormEncoder(Encoder):
             layers += [nn.ReLU()] if number < len(_LAYERS) - 1 else [nn.Flatten()]
             inputs = config.channels
         if min(sides) < 1:
-            raise ConfigError(f"encoder 'simnorm' needs pictures of at least 37 x 37 pixels, got {obs.height} x "
+            raise ConfigError(f"encoder 'simnorm-conv' needs pictures of at least 37 x 37 pixels, got {obs.height} x "
                               f"{obs.width}")
         left = config.channels * sides[0] * sides[1]
         if left != config.latent_dim:
@@ -99,27 +140,15 @@ class SimNormEncoder(Encoder):
                               f"are the latent: set encoder.latent_dim={left}")
         return layers
 
-    def forward(self, video: Tensor, *, sampler: Sampler, vectors: Mapping[str, Tensor] | None = None) -> Encoding:
-        """Encode every frame.
-
-        Args:
-            video: As every encoder's; not looked at if there are vectors.
-            sampler: Whether and how pictures are shifted.
-            vectors: Name -> ``[B, T, S]``, as `see` gives them.
-        """
-        if not self.obs.widths:
-            return embedding(self.spec, self._of_pictures(video, sampler))
-        return embedding(self.spec, self.net(join_vectors(vectors, self.obs, self.net[0].weight.dtype)))
-
-    def _of_pictures(self, video: Tensor, sampler: Sampler) -> Tensor:
-        """A frame's channels are those of the oldest frame it is shown with first."""
+    def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:
+        """As every encoder's; of the frames that are seen at once, the oldest one's channels come first."""
         clips, frames = video.shape[0], video.shape[-4]
         views = self.fold_frames(video).unflatten(0, (clips, self.obs.views, frames)).transpose(1, 2).flatten(2, 3)
         padded = torch.cat([views[:, :1]] * (self.stack - 1) + [views], 1)
         seen = torch.cat([padded[:, i : i + frames] for i in range(self.stack)], 2).flatten(0, 1)
         if self.config.shift and not sampler.deterministic:
             seen = _shift(seen, self.config.shift, sampler)
-        return self.net(seen - 0.5).unflatten(0, (clips, frames))
+        return embedding(self.spec, self.net(seen - 0.5).unflatten(0, (clips, frames)))
 
 
 def _shift(x: Tensor, most: int, sampler: Sampler) -> Tensor:

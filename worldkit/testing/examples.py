@@ -26,7 +26,8 @@ _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 _CONV, _MLP = {"depth": 2, "multipliers": (2, 3, 4)}, {"units": 8, "layers": 2}
 _VECTORS = {"vectors": {"speed": 1, "joints": 3}, "discrete": {"door": 3}}
 OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS,
-                                      "simnorm": {"height": 0, "width": 0, **_VECTORS}}
+                                      "simnorm": {"height": 0, "width": 0, **_VECTORS},
+                                      "simnorm-conv": {"height": 40, "width": 40}}
 """What small models with these encoders observe besides, or in place of, a picture."""
 LEARNS: dict[str, dict[str, Any]] = {
     "tdmpc2": {"objective": "tdmpc2", "encoder": "simnorm", "decoder": None, "dynamics": "latent-mlp",
@@ -44,6 +45,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "slot": {"num_slots": 3, "slot_dim": 16, "hidden_dim": 16, "channels": (8, 8), "max_map": 8, "num_heads": 2,
                  "dropout": 0.0},
         "simnorm": {"latent_dim": 16, "simnorm": 4, "hidden": (8,)},
+        "simnorm-conv": {"latent_dim": 8, "simnorm": 4, "channels": 8, "stack": 1},
         "vit": {"dim": 12, "num_heads": 2, "num_layers": 1}},
     "decoder": {
         "conv": {**_CONV, "units": 8}, "conv-transposed": {"depth": 2}, "mlp": _MLP,

@@ -21,6 +21,7 @@ from ...imagining import Imagined
 from ...latents import Latent
 from ...nn.symlog import SymlogBins
 from ..base import Agent, Policy
+from ..exploring import Explorer
 from ..history import History
 from .mppi import Found, Search
 from .policy import SquashedPolicy
@@ -176,12 +177,12 @@ class TDMPC2Agent(Agent):
         """Search from latents ``[B, 1]``, starting from the last plans' means ``[B, horizon, A]``."""
         return self.search(lambda actions: self.worth(z, actions, sampler), self.propose(z, sampler), before, sampler)
 
-    def first(self, found: Found, sampler: Sampler, *, explore: bool) -> Tensor:
-        """What is done of a search, ``[B, A]`` in [-1, 1]; with noise while it explores."""
+    def first(self, found: Found, sampler: Sampler, *, noise: float = 0.0) -> Tensor:
+        """What is done of a search, ``[B, A]`` in [-1, 1]; with noise, in standard deviations of the last round."""
         action = found.elite[:, 0]
-        if explore:
+        if noise:
             blank = torch.zeros_like(action)
-            action = action + found.std[:, 0] * sampler.normal("explore", blank, blank)
+            action = action + noise * found.std[:, 0] * sampler.normal("explore", blank, blank)
         return action.clamp(-1, 1)
 
     # -- acting
@@ -192,12 +193,12 @@ class TDMPC2Agent(Agent):
 
     def act(self, frame: Tensor, carry: Carry, *, first: Tensor, sampler: Sampler,
             vectors: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Carry]:
-        return self.decide(frame, carry, first=first, sampler=sampler, vectors=vectors, explore=False)
+        return self.decide(frame, carry, first=first, sampler=sampler, vectors=vectors)
 
     @torch.no_grad()
-    def decide(self, frame: Tensor, carry: Carry, *, first: Tensor, sampler: Sampler, explore: bool,
+    def decide(self, frame: Tensor, carry: Carry, *, first: Tensor, sampler: Sampler, noise: float = 0.0,
                vectors: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Carry]:
-        """As `act`; ``explore``: with noise, as while it collects."""
+        """As `act`, with noise on what it does, in standard deviations of the last round."""
         self.check_frame(frame)
         device = next(self.parameters()).device
         if sampler.deterministic:
@@ -206,12 +207,11 @@ class TDMPC2Agent(Agent):
         z = self._look(seen, vectors or {}, device)
         begun = carry.before.masked_fill(first.cpu()[:, None, None], 0)
         found = self.plan(z, begun.to(device), sampler)
-        action = self.first(found, sampler, explore=explore)
+        action = self.first(found, sampler, noise=noise)
         return self.action.unscaled(action.cpu()), Carry(seen, found.mean.cpu())
 
     def explorer(self) -> Policy:
-        """It itself, with the noise of the last round on what it does."""
-        return Exploring(self)
+        return Explorer(self, 1.0)
 
     @property
     def _stack(self) -> int:
@@ -233,20 +233,6 @@ class TDMPC2Agent(Agent):
         from .learner import TDMPC2Learner
 
         return TDMPC2Learner(self)
-
-
-class Exploring(Policy):
-    """An agent that tries things out."""
-
-    def __init__(self, agent: TDMPC2Agent):
-        self.agent, self.action = agent, agent.action
-
-    def start(self, batch_size: int, *, goal: Tensor | None = None) -> Carry:
-        return self.agent.start(batch_size)
-
-    def act(self, frame: Tensor, carry: Carry, *, first: Tensor, sampler: Sampler,
-            vectors: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Carry]:
-        return self.agent.decide(frame, carry, first=first, sampler=sampler, vectors=vectors, explore=True)
 
 
 def flat(z: Latent) -> Tensor:
