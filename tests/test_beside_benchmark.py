@@ -1,6 +1,7 @@
 """benchmarks/beside.py and the scripts that use it: what they make of pairs; our side at work (slow)."""
 
 import importlib.util
+import inspect
 import json
 import subprocess
 import sys
@@ -65,3 +66,20 @@ def test_our_side_of_ddlp(task):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     line = json.loads(done.stdout)
     assert line["who"] == "ours" and line["n"] == 1 and line["cpu_s"] > 0 and line["peak_mb"] >= line["before_mb"]
+
+
+def test_the_dreamer_that_is_measured_is_as_large_as_the_one_beside_it(load):
+    """r2dreamer @ 546e4fa has 205,208 trained parameters at these sizes, 68,288 of them in its RSSM."""
+    dreamer, options = load("dreamer"), Namespace(seed=0, weights=None, reference=None, cell=None)
+    model = dreamer.build_ours("tiny", options)
+    assert sum(p.numel() for part in (model.dynamics, model.conditioners) for p in part.parameters()) == 68288
+    learn = dreamer.train_ours("tiny", options)
+    learner = inspect.getclosurevars(learn).nonlocals["learner"]
+    assert sum(p.numel() for part in learner.parameters.values() for p in part) == 205208
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["observe", "observe-grad", "imagine", "imagine-grad", "learn"])
+def test_our_side_of_the_dreamer_benchmark_runs(load, task):
+    dreamer = load("dreamer")
+    dreamer.run_ours("tiny", task, Namespace(seed=0, weights=None, reference=None, cell=None))()
