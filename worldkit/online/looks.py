@@ -120,7 +120,8 @@ class Looks:
         page.curve(lines, x_label="steps", y_label="return",
                    caption="Evaluations: interquartile mean of their episodes, 95% interval of a bootstrap.")
         learned = [line for line in log if "ratio" in line]
-        for name in sorted({name for line in learned for name in line} - {"step", "updates", "seconds", "ratio"}):
+        clocks = {"step", "updates", "seconds", "cpu", "ratio"}
+        for name in sorted({name for line in learned for name in line} - clocks):
             points = [(line["step"], line[name]) for line in learned if name in line and math.isfinite(line[name])]
             if len(points) > 1:
                 page.curve({name: tuple(map(list, zip(*points, strict=True)))}, x_label="steps", y_label=name)

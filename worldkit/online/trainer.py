@@ -62,6 +62,7 @@ class Progress:
         owed: Updates that are due; a part of one waits.
         pretrained: The updates behind the random actions are made.
         seconds: Of acting and learning.
+        cpu: Seconds that this process computed meanwhile.
         learned_since: Step at which learning began.
         best: Highest score of an evaluation.
         looked: Step of the newest evaluation.
@@ -73,6 +74,7 @@ class Progress:
     owed: float = 0.0
     pretrained: bool = False
     seconds: float = 0.0
+    cpu: float = 0.0
     learned_since: int = 0
     best: float = -math.inf
     looked: int = -1
@@ -181,11 +183,12 @@ class OnlineTrainer:
         if self.looks.random is None and not self._done():
             self.looks.at_random()
         while not self._done():
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), time.process_time()
             self._act()
             while self._due() and not self._stop:
                 self._learn()
             self.progress.seconds += time.perf_counter() - started
+            self.progress.cpu += time.process_time() - computed
             self._after_step()
         if not self._stop and self.progress.looked < self.progress.steps:
             self.looks.evaluate()
@@ -321,7 +324,7 @@ class OnlineTrainer:
 
     def _head(self) -> dict[str, Any]:
         return {"step": self.progress.steps, "updates": self.progress.updates,
-                "seconds": round(self.progress.seconds, 3)}
+                "seconds": round(self.progress.seconds, 3), "cpu": round(self.progress.cpu, 3)}
 
     # -- looking and going on
 
