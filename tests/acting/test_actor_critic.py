@@ -382,6 +382,36 @@ def test_a_known_state_of_the_first_frame_is_context():
     assert learner.behavior.arrays["policy"].shape == (15, 4)
 
 
+@pytest.mark.parametrize("case", ["v3 choices", "v2 numbers"])
+def test_learning_in_half_precision(case):
+    """Matrices in bfloat16, states and losses in float32, and about the same numbers."""
+    action, options = CASES[case]
+    terms = []
+    for precision in ("no", "bf16"):
+        agent = agent_for(action, options)
+        learner = agent.learner(TrainConfig(precision=precision))
+        terms.append(learner.update(clips(action), sampler()))
+        assert {x.dtype for x in learner.latent.values.values()} == {torch.float32}
+    assert terms[1]["loss"].dtype == torch.float32
+    assert terms[1]["loss_image"].item() == pytest.approx(terms[0]["loss_image"].item(), rel=0.05)
+
+
+def test_the_logged_loss_is_that_of_all_parts():
+    for action, options in (CASES["v2 choices"], CASES["v3 choices"]):
+        agent = agent_for(action, options)
+        learner = agent.learner(TrainConfig())
+        terms = learner.update(clips(action), sampler())
+        scales = {**agent.model.objective.scales(agent.model), **learner.behavior.scales}
+        total = sum(scales.get(name.removeprefix("loss_"), 1.0) * x for name, x in terms.items()
+                    if name.startswith("loss_"))
+        assert torch.allclose(terms["loss"], total, rtol=1e-5)
+
+
+def test_half_precision_with_a_scale_is_refused():
+    with pytest.raises(ConfigError, match="scales no losses, which precision 'fp16' needs: take 'bf16'"):
+        agent_for().learner(TrainConfig(precision="fp16"))
+
+
 def test_only_the_last_frames_are_starts():
     agent, batch = agent_for(options=V3 | {"starts": 2}), clips()
     found = agent.behavior.losses(agent.model, agent.model.perceive(batch, sampler()), batch, sampler(1))

@@ -77,7 +77,9 @@ class ActorCriticLearner(Learner):
         with self._autocast():
             self.behavior = self.agent.behavior.losses(self.model, seen, batch, sampler)
         arrays, scales = {**arrays, **self.behavior.arrays}, {**scales, **self.behavior.scales}
+        before = metrics.get("loss", 0.0)
         metrics |= self._descend(arrays, scales, [n for n in self.optimizers if f"grad_norm_{n}" not in metrics])
+        metrics["loss"] = before + metrics["loss"]
         self.agent.behavior.after_update(self.updates)
         self.updates += 1
         self.latent = seen.latent.detach()
