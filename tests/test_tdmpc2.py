@@ -15,7 +15,7 @@ from worldkit.conditioners.raw_action import RawAction, RawActionConfig
 from worldkit.config import ObsSpec
 from worldkit.distributions import MEANS, Sampler
 from worldkit.encoders.simnorm import SimNormConv, SimNormConvConfig
-from worldkit.errors import CheckpointError, ConfigError
+from worldkit.errors import CheckpointError, ConfigError, TrainingError
 from worldkit.nn.mish import mish
 from worldkit.nn.simnorm import NormedEnsemble
 from worldkit.nn.symlog import SymlogBins
@@ -241,6 +241,15 @@ def test_it_learns_what_a_reward_depends_on():
         found = learner.update(batch, drawn(i))
         first = first or found["reward"]
     assert found["reward"] < 0.6 * first and torch.isfinite(found["loss"])
+
+
+def test_a_loss_that_is_not_finite_is_told_before_a_step():
+    agent, batch = small(), clips()
+    batch.targets["reward"][0, 0] = torch.nan
+    before = [p.detach().clone() for p in agent.model.parameters()]
+    with pytest.raises(TrainingError, match="not finite: reward, value"):
+        agent.learner(TrainConfig()).update(batch, drawn())
+    assert all(torch.equal(p, q) for p, q in zip(agent.model.parameters(), before, strict=True))
 
 
 def test_an_agents_folder_acts_the_same(tmp_path):

@@ -43,7 +43,7 @@ class SymlogBins:
         """The bins below and above a target, by number, and the share of the one above."""
         place = (symlog(target).clamp(-self.limit, self.limit) + self.limit) / (2 * self.limit / (self.count - 1))
         below = place.floor()
-        number = below.long()
+        number = below.nan_to_num(0).long()  # a target that is no number has a share that is none
         return number, (number + 1) % self.count, place - below  # beyond the last bin: a share of 0
 
     def two_hot(self, target: Tensor) -> Tensor:

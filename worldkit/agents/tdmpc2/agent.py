@@ -201,8 +201,8 @@ class TDMPC2Agent(Agent):
         """As `act`, with noise on what it does, in standard deviations of the last round."""
         self.check_frame(frame)
         device = next(self.parameters()).device
-        if sampler.deterministic:
-            sampler = Sampler(generator=torch.Generator(device).manual_seed(0))
+        sampler = Sampler(generator=torch.Generator(device).manual_seed(0)) if sampler.deterministic else sampler.on(
+            device)
         seen = carry.seen.add(frame, first, keep=self._stack)
         z = self._look(seen, vectors or {}, device)
         begun = carry.before.masked_fill(first.cpu()[:, None, None], 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...batch import Batch
 from ...distributions import Sampler
+from ...errors import TrainingError
 from ...latents import Latent
 from ...objectives.tdmpc2 import Unrolled
 from ..learner import Learner
@@ -44,6 +45,7 @@ class TDMPC2Learner(Learner):
             Loss terms and norms, without gradients.
         """
         agent, model, config = self.agent, self.model, self.agent.config
+        sampler = sampler.on(next(agent.parameters()).device)
         self._training(True)
         unrolled = model.objective.unroll(model, batch, sampler=sampler)
         target = self._target(unrolled, sampler)
@@ -56,6 +58,10 @@ class TDMPC2Learner(Learner):
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]],
                                               config.clip)
+        if not torch.isfinite(norm):
+            bad = [name for name, term in terms.items() if not torch.isfinite(term)]
+            raise TrainingError(f"the gradient became {norm.item()}; terms that are not finite: "
+                                f"{', '.join(bad) or 'none'}. A lower learning rate is the usual cure: -o agent.lr=...")
         self.optimizer.step()
         told = self._improve(flat(unrolled.latents.detach()), sampler)
         agent.values.follow(config.tau)
