@@ -214,7 +214,7 @@ def to_float_video(video: Tensor, *, name: str = "video") -> Tensor:
         return video.float() / 255
     if not video.is_floating_point():
         raise ShapeError(f"{name} must be uint8 in [0, 255] or float in [0, 1], got {video.dtype}")
-    if not video.numel():  # of models that see vectors alone
+    if not video.numel() or type(video) is not Tensor:  # of models that see vectors alone; of a dry run
         return video
     low, high = torch.aminmax(video.detach())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too

@@ -14,6 +14,7 @@ from worldkit.testing.report import shake
 from worldkit.training.evaluation import evaluate
 from worldkit.training.figures import film, panel
 from worldkit.training.glance import glance
+from worldkit.training.weightless import emptied, mode_of, weightless
 
 ENCODERS = ["patch", "slot", "particle", "particle-tracking"]
 HEADS = {"reward": {"name": "gaussian"}}
@@ -110,3 +111,13 @@ def test_saved_and_loaded_it_sees_the_same(make, tmp_path):
     batch = example_batch(model.config, 4)
     again = type(model).from_pretrained(tmp_path / "model")
     assert torch.equal(again.encode(batch).pack(), model.encode(batch).pack())
+
+
+@pytest.mark.parametrize("objective", ["dreamer", "planet"])
+def test_a_dry_run_needs_no_values(make, objective):
+    told = {"action": {"name": "transition-action", "num_actions": 3}}
+    model = weightless(lambda: make(encoder="conv", dynamics="rssm", conditioners=told, objective=objective,
+                                    heads={"reward": "two-hot", "terminated": "bernoulli"}))
+    batch = emptied(example_batch(model.config, 4), mode_of(model))
+    with mode_of(model):
+        model.train().loss(batch).total.backward()

@@ -99,6 +99,8 @@ class ActionConditioner(Conditioner):
         if self.obs.views > 1 and torch.is_tensor(raw) and raw.ndim == len(axes.split()) + 1:
             axes, sizes = axes.replace("b", "b v"), sizes | {"v": self.obs.views}
         check_shape(raw, axes, name=what, **sizes)
+        if type(raw) is not Tensor:  # a dry run has no values
+            return
         if self.discrete and vectors and raw.numel():
             low, high = (float(x) for x in torch.aminmax(torch.cat([raw.detach(), raw.detach().sum(-1, True)], -1)))
             if not (low >= -1e-3 and high <= 1 + 1e-3):

@@ -341,6 +341,8 @@ class RSSM(FilteringDynamics):
     @staticmethod
     def _resets(first: Tensor, last: Latent | None) -> list[bool]:
         """Frames at which some state is reset that is not zero yet."""
+        if type(first) is not Tensor:  # a dry run has no values: it may be at any frame
+            return [True] * first.shape[1]
         resets = first.any(0).tolist()
         return resets if last is not None else [False, *resets[1:]]
 

@@ -13,7 +13,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from ..batch import Batch, to_float_video
+from ..batch import Batch
 from ..errors import ShapeError
 from ..latents import Latent
 
@@ -46,7 +46,7 @@ def observation_parts(
     """
     drawn, frames, parts = model.decode(z), z.shape[1], {}
     if batch.video.numel():
-        video = to_float_video(seen_part(batch.video, frames, batch.video.ndim - 4))
+        video = seen_part(batch.as_float().video, frames, batch.video.ndim - 4)
         squared = (drawn.video - video.to(drawn.video.dtype)).square()
         error = reduce(squared, "b ... t c h w -> b t", "sum")
         if likelihood == "normal":
@@ -122,6 +122,6 @@ def logged(parts: dict[str, Tensor], model: ComposedWorldModel, drawn: Any, batc
         terms[f"{kind}{name}"] = x.mean().detach()
     if "image" in parts and drawn is not None:
         with torch.no_grad():
-            video = to_float_video(seen_part(batch.video, drawn.video.shape[-4], batch.video.ndim - 4))
+            video = seen_part(batch.as_float().video, drawn.video.shape[-4], batch.video.ndim - 4)
             terms["psnr"] = -10 * torch.log10((drawn.video - video).square().mean())
     return terms

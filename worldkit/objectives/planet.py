@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..batch import Batch, to_float_video
+from ..batch import Batch
 from ..config import ComponentConfig
 from ..distributions import Sampler
 from ..latents import LatentDist
@@ -98,7 +98,7 @@ class PlaNet(Objective):
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         if batch.video.numel() and self.config.bits < 8:
-            batch = replace(batch, video=coarse(to_float_video(batch.video), self.config.bits, sampler))
+            batch = replace(batch, video=coarse(batch.as_float().video, self.config.bits, sampler))
         seen = model.perceive(batch, sampler)
         parts, drawn = self._parts(model, seen, batch, sampler)
         scales = self.scales(model)

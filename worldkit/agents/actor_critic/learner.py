@@ -61,7 +61,7 @@ class ActorCriticLearner(Learner):
     # -- one update
 
     def update(self, batch: Batch, sampler: Sampler, *, carry: Latent | None = None) -> dict[str, Tensor]:
-        batch = batch.to(next(self.model.parameters()).device)
+        batch = batch.to(next(self.model.parameters()).device).as_float()
         self.agent.train()
         self.model.train()
         for optimizer in self.optimizers.values():
