@@ -147,6 +147,15 @@ def test_an_agent_acts_and_learns(tmp_path, obs, size):
     assert again.wants_vectors == one.wants_vectors
 
 
+@pytest.mark.parametrize("obs", [PICTURE, ALONE], ids=["pictures and vectors", "vectors"])
+def test_a_planner_feels_too(obs):
+    made = env(obs["height"])
+    told = {"conditioners": {"action": {"name": "transition-action", "num_actions": 2}}}
+    planner = create_agent("planner", env=made, model=model(obs, **told), cost="reward", horizon=2,
+                           planner_options={"candidates": 4, "iterations": 1, "elites": 2})
+    assert len(play_episode(made, Acting(planner, made), seed=0)["action"]) == 9
+
+
 def test_a_preset_reads_what_the_environment_gives():
     base = model(ALONE).config.to_dict()
     config = model_for(base, ActionSpec(num_actions=2), observed={"vectors": {"legs": 7}, "discrete": {}})
@@ -190,3 +199,16 @@ def test_names_that_data_sets_keep_for_themselves(tmp_path):
 def test_policies_that_want_no_vectors_get_none():
     made = env()
     play_episode(made, Acting(RandomPolicy(ActionSpec.of_space(made.action_space)), made), seed=0)
+
+
+def test_a_dream_begins_with_what_is_felt():
+    """A model as an environment: its first frames have vectors, too."""
+    def begun(arm):
+        batch = wk.Batch(torch.zeros(3, 2, 3, 16, 16), {"action": torch.zeros(3, 2, dtype=torch.int64)},
+                         vectors={"arm": torch.full((3, 2, 2), arm), "robot_hand": torch.zeros(3, 2, 2),
+                                  "door": torch.zeros(3, 2, dtype=torch.int64)})
+        dream = model(PICTURE).as_env(batch, context_frames=2, horizon=3, observation="latent")
+        return dream.reset(seed=0)[0], dream.step(1)[0]
+
+    (here, then), (there, _) = begun(0.0), begun(9.0)
+    assert here.shape == then.shape and not np.array_equal(here, there)

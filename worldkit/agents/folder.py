@@ -64,7 +64,7 @@ def create_agent(
 
         observed = observed_in(env)
         action = action or ActionSpec.of_space(env.action_space)
-        frame_shape = frame_shape or frame_shape_of(env)
+        frame_shape = frame_shape or (frame_shape_of(env) if model is None or model.config.obs.height else None)
         environment = environment or name_of(env)
     if not isinstance(name, str):
         raise ConfigError(f"an agent is named by a text, for example 'cloning', not by {type(name).__name__}")

@@ -115,6 +115,9 @@ class Imitation(Agent):
             raise ConfigError(f"imitation acts with a model that is told a goal at most; this one needs "
                               f"{', '.join(told)} as well: train one with -o conditioners.goal_image=goal-image alone")
         obs = model.config.obs
+        if self.wants_vectors:
+            raise ConfigError("imitation acts on pictures, and this model reads vectors "
+                              f"({', '.join(self.wants_vectors)}) as well: train one that sees pictures alone")
         if self.frame_shape != (obs.channels, obs.height, obs.width):
             raise ConfigError(f"the model sees frames {[obs.channels, obs.height, obs.width]}, the agent is made for "
                               f"{list(self.frame_shape)}")

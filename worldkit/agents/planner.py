@@ -8,7 +8,7 @@ frames anew. With ``planner="planet-cem"``, ``sample=True`` and ``warm_start=Fal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..batch import Batch
 from ..config import ComponentConfig
 from ..distributions import Sampler
 from ..errors import ConfigError
@@ -88,8 +89,16 @@ class PlannerAgent(Agent):
         self.planner = make_planner(name, **config.planner_options)
         self.wants_goal = self.cost.needs_goal or "goal_image" in self.model.conditioners
         self.filters = self.model.require_dynamics().filtering
+        if self.wants_vectors and not self.filters:
+            raise ConfigError("a planner remembers pictures for its model, and this one reads vectors "
+                              f"({', '.join(self.wants_vectors)}) as well: plan in a model whose dynamics filters "
+                              "(dynamics=rssm), which needs no more than its state")
         blank = torch.zeros(1, 1, *self.frame_shape)
         goal = blank[:, 0] if self.wants_goal else None
+        if self.wants_vectors:
+            zeros = {name: torch.zeros(1, 1, column.width or 1) if column.classes is None else torch.zeros(
+                1, 1, dtype=torch.int64) for name, column in self.wants_vectors.items()}
+            blank = self.model.perceive(Batch(blank, vectors=zeros)).latent
         self._task(blank, goal, torch.zeros(1, 0, *self.space.shape))  # refuses what does not fit, now
 
     def _task(self, context: Tensor | Latent, goal: Tensor | None, past: Tensor,
@@ -114,17 +123,18 @@ class PlannerAgent(Agent):
                       torch.zeros(batch_size, between, *self.space.shape, dtype=dtype),
                       torch.zeros(batch_size, self.config.horizon, *self.space.shape, dtype=dtype), count, count)
 
-    def act(self, frame: Tensor, carry: Any, *, first: Tensor, sampler: Sampler) -> tuple[Tensor, Any]:
-        return self.decide(frame, carry, first=first, sampler=sampler)
+    def act(self, frame: Tensor, carry: Any, *, first: Tensor, sampler: Sampler,
+            vectors: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+        return self.decide(frame, carry, first=first, sampler=sampler, vectors=vectors)
 
-    def decide(self, frame: Tensor, carry: Any, *, first: Tensor, sampler: Sampler, noise: float = 0.0
-               ) -> tuple[Tensor, Any]:
+    def decide(self, frame: Tensor, carry: Any, *, first: Tensor, sampler: Sampler,
+               vectors: Mapping[str, Tensor] | None = None, noise: float = 0.0) -> tuple[Tensor, Any]:
         """`act`, with noise on what is done."""
         self.check_frame(frame)
         sampler = sampler.on(next(self.model.parameters()).device)
         config, first = self.config, first.cpu()
         decides = first | (carry.held % config.repeat == 0)
-        seen = self._look(frame, carry, first, decides, sampler)
+        seen = self._look(frame, vectors, carry, first, decides, sampler)
         plan, used = carry.plan.clone(), carry.used.clone()
         for anew in (True, False):  # an episode that begins has no plan to start from
             plans = decides & (first if anew else ~first & (used % config.every == 0))
@@ -139,7 +149,8 @@ class PlannerAgent(Agent):
         return action, replace(carry, seen=seen, plan=plan, done=done, used=used + decides.long(),
                                held=torch.where(decides, torch.zeros_like(carry.held), carry.held) + 1)
 
-    def _look(self, frame: Tensor, carry: Any, first: Tensor, decides: Tensor, sampler: Sampler) -> Any:
+    def _look(self, frame: Tensor, vectors: Mapping[str, Tensor] | None, carry: Any, first: Tensor, decides: Tensor,
+              sampler: Sampler) -> Any:
         """What is remembered of frames, with the newest ones where something is decided."""
         if not self.filters:
             return carry.seen.add(frame, first, keep=self.config.context, among=decides)
@@ -148,7 +159,8 @@ class PlannerAgent(Agent):
             "first": first[:, None].to(device), "last": carry.seen,
             "last_action": {"action": carry.done[:, -1:].to(device)}}
         with torch.no_grad():
-            state = self.model.perceive(frame[:, None].to(device), sampler, **known).latent
+            beside = {name: x[:, None].to(device) for name, x in (vectors or {}).items()}
+            state = self.model.perceive(Batch(frame[:, None].to(device), vectors=beside), sampler, **known).latent
         if carry.seen is None:
             return state
         return state.where(decides, carry.seen)

@@ -137,7 +137,7 @@ def checked_vectors(batch: Batch, obs: ObsSpec) -> dict[str, Tensor]:
             raise ShapeError(
                 f"this model reads the vector '{name}', which the observations lack (their vectors: {has}): pass "
                 f'Batch(video, vectors={{"{name}": ...}}), or clips of ClipDataset(..., '
-                f"vectors=model.config.obs.fed_from); obs.columns.{name}=COLUMN feeds it from another column"
+                f"vectors=model.config.vectors); obs.columns.{name}=COLUMN feeds it from another column"
             )
         value = batch.vectors[name]
         known = type(value) is Tensor and value.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -146,7 +146,7 @@ class Imagination:
         told = {name: x.to(self.device) if torch.is_tensor(x) else x for name, x in start.conditions.items()}
         told |= {name: _spread(name, x, len(indices), self.device) for name, x in self._standing.items()}
         with torch.no_grad():
-            dream = Dream(self.model, start.video.to(self.device), conditions=told, sampler=sampler,
+            dream = Dream(self.model, replace(start, conditions={}).to(self.device), conditions=told, sampler=sampler,
                           window=self.window)
         return dream, dream.latent
 
@@ -186,7 +186,8 @@ class _Starts:
             picked = torch.tensor(indices)
             batch = Batch(self._clips.video[picked],
                           {name: x[picked] if torch.is_tensor(x) else [x[i] for i in indices]
-                           for name, x in self._clips.conditions.items()})
+                           for name, x in self._clips.conditions.items()},
+                          vectors={name: x[picked] for name, x in self._clips.vectors.items()})
         else:
             batch = collate([self._clips[int(i)] for i in indices])
         if batch.video.shape[-4] < self._frames:
@@ -196,7 +197,7 @@ class _Starts:
             raise ConfigError(f"the data have no {', '.join(map(repr, missing))} for the transitions between the first "
                               f"{self._frames} frames: give data that have, or as_env(..., context_frames=1)")
         kept = {name: batch.conditions[name] for name in self._needed}
-        return Batch(batch.video[..., : self._frames, :, :, :], kept)
+        return replace(batch.context(self._frames), first=None, conditions=kept)
 
 
 def _starts(model: Any, data: Any, frames: int) -> _Starts:
@@ -207,9 +208,9 @@ def _starts(model: Any, data: Any, frames: int) -> _Starts:
         data = Batch(data)
     elif isinstance(data, (str, bytes)) or hasattr(data, "__fspath__"):
         data = open_dataset(data, split="train", num_frames=frames, height=obs.height, width=obs.width,
-                            conditions={name: columns[name] for name in moving})
+                            conditions={name: columns[name] for name in moving}, vectors=model.config.vectors)
     elif hasattr(data, "feeding"):
-        data = data.feeding({name: columns[name] for name in moving})
+        data = data.feeding({name: columns[name] for name in moving}, vectors=model.config.vectors)
     elif not isinstance(data, Batch) and not hasattr(data, "__getitem__"):
         raise ShapeError("episodes begin with frames of data: the name or path of a data set, a data set of clips, a "
                          f"Batch or video [N, T, C, H, W], got {type(data).__name__}")

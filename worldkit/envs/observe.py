@@ -77,7 +77,8 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
             self._size = None if self._blind else self._own_size()
         self._state = None if observation == "pixels" or self._seen else state_space(self._space)
         if self._blind and self._state is None:
-            raise ConfigError(f"{env} has no state besides its picture: ask for observation='pixels'")
+            raise ConfigError(f"{env} has no state besides its picture, no numbers to observe: ask for observation="
+                              "'pixels', and act with a model that sees pictures (not of a preset for vectors)")
         self._keys = key_spaces(self._space) if observation == "keys" and self._state is not None else {}
         if observation == "state":
             self.observation_space = self._state
