@@ -10,10 +10,10 @@ from ..options import Commands, check_device, check_place, command, device_argum
 from ..output import console, table_of
 
 _TRAIN_HELP = """examples:
-  worldkit train-agent dreamer-v3-mini --env games/catch --run runs/catch
-  worldkit train-agent dreamer-v3-mini --env games/catch --seconds 600 --seed 1
-  worldkit train-agent dreamer-v3-size12m-dmc --env dmc/walker-walk
-  worldkit train-agent dreamer-v3-mini --env CartPole-v1 -o online.train_ratio=64 -o online.num_envs=4
+  worldkit train-agent dreamer-v3-mini --env games/catch -o env.grid=8 --run runs/catch
+  worldkit train-agent dreamer-v3-mini --env games/catch -o env.grid=8 --seconds 600 --seed 1
+  worldkit train-agent dreamer-v3-mini-pendulum --env Pendulum-v1
+  worldkit train-agent dreamer-v3-size12m --env dmc/walker-walk
 
 -o: online.OPTION (train_ratio, num_envs, prefill, eval_every, ...), train.OPTION (batch_size, seed, ...),
 agent.OPTION, env.OPTION (of the environment, such as repeat), or an option of the model.
