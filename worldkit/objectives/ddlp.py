@@ -47,6 +47,7 @@ from .terms import (
     summary,
     vector_errors,
 )
+from .turns import Turns
 
 if TYPE_CHECKING:
     from ..decoders import Decoded
@@ -114,7 +115,7 @@ class DDLPConfig(ComponentConfig):
     leaky_balance: bool = False
 
 
-class DDLP(Objective):
+class DDLP(Turns, Objective):
     """Reconstruction and KL terms; see the module's docstring."""
 
     Config = DDLPConfig
@@ -144,15 +145,12 @@ class DDLP(Objective):
         """Steps of an epoch; None if this is no training."""
         return (self.config.epoch_steps or self.steps_per_epoch) if self.training and self.steps_per_epoch else None
 
-    def in_frames_first(self, step: int) -> bool:
-        """Whether a training step learns the decomposition alone; outside a trainer, none does."""
-        return self._epoch() is not None and step < self.config.frames_first
+    def counts_steps(self) -> bool:
+        return self._epoch() is not None
 
-    def is_dynamics_turn(self, step: int) -> bool:
-        """Whether a step trains the dynamics alone; in the first two stages and outside a trainer, none does."""
-        epoch = self._epoch()
-        after = -1 if epoch is None else step - max((self.config.warmup_epochs + 1) * epoch, self.config.frames_first)
-        return after >= 0 and after % (1 + self.config.dynamics_turns) > 0
+    def turns_from(self) -> int:
+        """Behind the first two stages."""
+        return max((self.config.warmup_epochs + 1) * (self._epoch() or 0), self.config.frames_first)
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         stage, frames = self.stage(step) if isinstance(model.encoder, Staged) else "full", batch.video.shape[-4]

@@ -53,6 +53,7 @@ from .terms import (
     summary,
     vector_errors,
 )
+from .turns import Turns
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel
@@ -108,7 +109,7 @@ class ELBOConfig(ComponentConfig):
     dynamics_turns: int = Field(default=0, ge=0)
 
 
-class ELBO(Objective):
+class ELBO(Turns, Objective):
     """Reconstruction and KL terms; see the module's docstring."""
 
     Config = ELBOConfig
@@ -121,16 +122,6 @@ class ELBO(Objective):
     def in_warmup(self, step: int) -> bool:
         """Whether a training step belongs to the warm-up."""
         return step < self.config.warmup_epochs * int(0.8 * self.steps_per_epoch)
-
-    def in_frames_first(self, step: int) -> bool:
-        """Whether a training step learns the decomposition alone; outside a trainer, none does."""
-        return self.steps_per_epoch > 0 and step < self.config.frames_first
-
-    def is_dynamics_turn(self, step: int) -> bool:
-        """Whether a training step trains the dynamics alone; outside a trainer, and in evaluation mode, none does."""
-        after = step - self.config.frames_first
-        trained = self.training and self.steps_per_epoch > 0
-        return trained and after >= 0 and after % (1 + self.config.dynamics_turns) > 0
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         weights, frames = self.config.weights, batch.video.shape[-4]
