@@ -48,14 +48,24 @@ def spent(folder: Path) -> float:
     return json.loads((folder / SPENT).read_text())["cpu"] if (folder / SPENT).exists() else 0.0
 
 
-def stage_at(seconds: float, name: str, options: argparse.Namespace) -> tuple[int, float]:
-    """Number of the stage that a model is in, and when it ends, in CPU seconds."""
+def begun(folder: Path) -> int:
+    """Stages of a model that have been trained, for one step at least."""
+    return len(json.loads((folder / SPENT).read_text())["steps"]) if (folder / SPENT).exists() else 0
+
+
+def stage_at(seconds: float, begun: int, name: str, options: argparse.Namespace) -> tuple[int, float]:
+    """Number of the stage that a model is in, and when it ends, in CPU seconds; none is skipped, however short."""
     end, stages = 0.0, MODELS[name][3]
     for number, (share, _, _) in enumerate(stages):
         end += 60 * options.minutes * share
-        if seconds < end - 1 or number == len(stages) - 1:
+        if seconds < end - 1 or number == min(begun, len(stages) - 1):
             return number, end
     raise AssertionError("a model without stages")
+
+
+def ready(folder: Path, name: str, options: argparse.Namespace) -> bool:
+    """Whether a model has had its time, in all of its stages."""
+    return spent(folder) >= 60 * options.minutes - 1 and begun(folder) == len(MODELS[name][3])
 
 
 def train(options: argparse.Namespace) -> None:
@@ -67,7 +77,7 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     out, before = options.out, spent(options.out)
     _, preset, changes, stages = MODELS[options.train]
-    number, end = stage_at(before, options.train, options)
+    number, end = stage_at(before, begun(options.out), options.train, options)
     _, objective, more = stages[number]
     begin = {"init_from": str(out / f"model-{number - 1}")} if number else {}
     goal = min(before + options.slice, end)
@@ -76,19 +86,19 @@ def train(options: argparse.Namespace) -> None:
         train_overrides={"steps": NEVER, "eval_every": NEVER, "save_every": 0, "keep": 1, "seed": int(options.seeds),
                          **more, **begin}, show_progress=False,
     )
-    began: list[float] = []
+    first: list[float] = []
 
     def count(trainer: Any, bar: Any) -> None:
-        began[:] = began or [time.process_time()]  # the first step of a slice, which warms up, is not counted
-        if before + time.process_time() - began[0] >= goal:
+        first[:] = first or [time.process_time()]  # the first step of a slice, which warms up, is not counted
+        if before + time.process_time() - first[0] >= goal:
             trainer.stop()
 
     trainer.after_step = count
     trainer.fit()
-    cpu = before + time.process_time() - began[0]
+    cpu = before + time.process_time() - first[0]
     with trainer.looking() as model:
         model.save_pretrained(out / f"model-{number}")
-    steps = json.loads((out / SPENT).read_text())["steps"] if before else []
+    steps = json.loads((out / SPENT).read_text())["steps"] if begun(out) else []
     (out / SPENT).write_text(json.dumps({"cpu": round(cpu, 2), "steps": [*steps[:number], trainer.progress.step]}))
 
 
@@ -158,7 +168,7 @@ def main() -> None:
         return
     runs = {(name, seed): options.out / f"{name}-{seed}"
             for seed in map(int, options.seeds.split(",")) for name in options.only.split(",")}
-    while behind := [cell for cell in runs if spent(runs[cell]) < 60 * options.minutes - 1]:
+    while behind := [cell for cell in runs if not ready(runs[cell], cell[0], options)]:
         least = min(spent(runs[cell]) for cell in behind)
         for cell in behind:
             if spent(runs[cell]) < least + options.slice:
