@@ -86,6 +86,12 @@ def test_a_model_that_is_told_nothing(tmp_path, capsys):
     assert "is told no actions, so there is nothing to plan; it is told: nothing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [("--cost", "pixel"), ("--planner", "cme")])
+def test_words_are_checked_before_anything_is_loaded(tmp_path, capsys, arguments):
+    assert plan(tmp_path, *arguments, model="nowhere") == 2
+    assert f"'{arguments[1]}'. Did you mean" in capsys.readouterr().err
+
+
 def test_costs_by_name():
     assert make_cost("objects") == ObjectDistance()
     assert make_cost("pixels, objects=0.5") == Weighted(((1.0, PixelDistance()), (0.5, ObjectDistance())))

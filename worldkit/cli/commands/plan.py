@@ -71,11 +71,12 @@ def run_plan(options: Namespace) -> int | None:
     from ...progress import Meter
     from ...viz import save_animation, save_png
     from ..plan.answer import answer_of
-    from ..plan.ask import ask
+    from ..plan.ask import ask, check_words
 
     check_device(options.device)
     out = check_place(options.out, "--out")
     given = data_options(options, besides=("planner",))
+    check_words(options)
     loaded = load(options.model)
     asked, rounds = ask(loaded, data_of(options, loaded), options, given), list[Round]()
     generator = torch.Generator(options.device).manual_seed(options.seed)

@@ -99,7 +99,18 @@ def check_told(model: Any, place: str) -> None:
         )
 
 
-def planner_of(space: Space, options: Namespace) -> Planner:
+def check_words(options: Namespace) -> None:
+    """Refuse a cost or a planner that there is none of, and its options, before anything is loaded.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    make_cost(options.cost)
+    if options.planner:
+        planner_of(None, options)
+
+
+def planner_of(space: Space | None, options: Namespace) -> Planner:
     """The planner that the options name, or the one that goes with the actions."""
     name = options.planner or ("categorical-cem" if isinstance(space, Discrete) else "cem")
     given = dict(overrides_of(options).get("planner", {}))

@@ -320,6 +320,7 @@ function bind() {
     if (key === "d") { act("drop"); return; }
     if (map[key]) { event.preventDefault(); map[key](); }
   });
+  addEventListener("pointerup", (event) => { if (event.target.type === "range") event.target.blur(); });  // arrows step again
   addEventListener("keyup", (event) => {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (held.delete(key)) keys();
