@@ -145,7 +145,7 @@ def solvers(reference: str):
         package = types.ModuleType("stable_worldmodel")
         package.__path__ = [str(folder)]
         sys.modules["stable_worldmodel"] = package
-    inside = "planning.solver" if (folder / "planning" / "solver" / "__init__.py").is_file() else "solver"
+    inside = "planning.solver" if (folder / "planning").is_dir() else "solver"
     return importlib.import_module(f"stable_worldmodel.{inside}")
 
 

@@ -39,7 +39,7 @@ class PlannerConfig(ComponentConfig):
         repeat: Steps of the environment that an action is held for; as in the data the model was trained on.
         context: Frames that the model is shown, at most; of a model that filters all count.
         sample: Draw what candidates lead to, instead of following means.
-        rows: Candidates that are imagined at once, at most; None: as `worldkit.planning.Shooting` thinks best.
+        rows: Candidates that are imagined at once, at most.
         noise: Deviation of what is added to vectors while experience is collected, in halves of the distance between
             the bounds; of choices, how often any is taken.
     """
@@ -54,7 +54,7 @@ class PlannerConfig(ComponentConfig):
     repeat: int = Field(default=1, gt=0)
     context: int = Field(default=1, gt=0)
     sample: bool = False
-    rows: int | None = Field(default=None, gt=0)
+    rows: int = Field(default=512, gt=0)
     noise: float = Field(default=0.0, ge=0)
 
 

@@ -76,8 +76,8 @@ class SimNormEncoder(Encoder):
     Example:
         >>> encoder = SimNormEncoder(SimNormConfig(latent_dim=64), obs=ObsSpec(vectors={"position": 3}))
         >>> z = encoder(torch.zeros(2, 5, 3, 0, 0), sampler=Sampler(), vectors={"position": torch.ones(2, 5, 3)}).latent
-        >>> z, z.get("embedding").sum(-1)[0, 0]
-        (Latent(state.embedding[2, 5, 1, 64]), tensor([8.]))
+        >>> z, z.get("embedding").sum(-1)[0, 0].round().tolist()
+        (Latent(state.embedding[2, 5, 1, 64]), [8.0])
     """
 
     Config = SimNormConfig
@@ -104,8 +104,8 @@ class SimNormConv(Encoder):
         >>> config = SimNormConvConfig(latent_dim=64, channels=4)
         >>> encoder = SimNormConv(config, obs=ObsSpec(height=64, width=64))
         >>> z = encoder(torch.rand(2, 5, 3, 64, 64), sampler=Sampler()).latent
-        >>> z, z.get("embedding").sum(-1)[0, 0]
-        (Latent(state.embedding[2, 5, 1, 64]), tensor([8.]))
+        >>> z, z.get("embedding").sum(-1)[0, 0].round().tolist()
+        (Latent(state.embedding[2, 5, 1, 64]), [8.0])
     """
 
     Config = SimNormConvConfig

@@ -21,8 +21,7 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = x.device.type != "cpu" or x.dtype != self.gain.dtype or torch.compiler.is_compiling()
-        if plain or not torch.is_grad_enabled():
+        if x.device.type != "cpu" or x.dtype != self.gain.dtype or torch.compiler.is_compiling():
             return F.rms_norm(x, self.gain.shape, self.gain, eps=1e-24)
         return _RMSNorm.apply(x, self.gain)
 
@@ -45,11 +44,6 @@ class _RMSNorm(torch.autograd.Function):
         along = grad * unit
         mean = (along @ gain)[..., None] / len(gain)
         return (grad * gain).addcmul_(unit, mean, value=-1).mul_(factor), along.reshape(-1, len(gain)).sum(0)
-
-
-def project(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear`` in one product: where rows do not lie one behind the other, PyTorch 2.13 makes one per sample."""
-    return F.linear(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
 
 
 def attention_weights(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None = None) -> Tensor:
@@ -83,7 +77,7 @@ class Attention(Checkpointed):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``[..., heads, L, D / heads]``."""
-        x = project(x, self.qkv.weight)
+        x = self.qkv(x)
         q, k, v = x.view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)  # [..., L, heads, d]
         return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 

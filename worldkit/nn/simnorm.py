@@ -47,8 +47,8 @@ class NormedLinear(nn.Linear):
     """Linear, dropout, LayerNorm, activation.
 
     Example:
-        >>> NormedLinear(3, 8, SimNorm(4))(torch.randn(5, 3)).sum(-1)
-        tensor([2.0000, 2.0000, 2.0000, 2.0000, 2.0000])
+        >>> NormedLinear(3, 8, SimNorm(4))(torch.randn(5, 3)).sum(-1).round().tolist()
+        [2.0, 2.0, 2.0, 2.0, 2.0]
     """
 
     def __init__(self, inputs: int, outputs: int, activation: nn.Module | None = None, *, dropout: float = 0.0):

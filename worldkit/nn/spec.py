@@ -198,7 +198,6 @@ class LatentHead(nn.Module):
     def forward(self, tokens: Tensor) -> LatentDist:
         params: dict[Key, Tensor] = {}
         for group, part in zip(self.spec.groups, tokens.split([g.size for g in self.spec.groups], 2), strict=True):
-            part = part.contiguous()  # every field reads it; of a slice, linear layers make one product per sample
             for f in group.fields:
                 anchor = self.anchors if f.name == "position" else None
                 raw = full_precision(self.heads[group.name][f.name](part))

@@ -12,7 +12,7 @@ Source: LPWM (arXiv:2603.04553), upstream modules/modules.py @ 4cf53c4, written 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Attention, FeedForward, RMSNorm, project
+from .attention import Attention, FeedForward, RMSNorm
 from .checkpoint import Checkpointed
 from .chunks import at_a_time
 from .memory import Memory, Remember
 
-Modulation = Callable[[slice, slice], Sequence[Tensor]]
-"""(times, tokens) -> the six vectors (of the head: two) of tokens at these times, ``[B or 1, T', N', D]`` each."""
+Modulation = Callable[[slice, slice], Tensor]
+"""(times, tokens) -> the six vectors of these tokens at these times, ``[B or 1, T', N', 6 D]``."""
 
 ALL = slice(None)
 _CHUNK_BYTES = 2**24
@@ -78,7 +78,7 @@ class SpatialBlock(HalfBlock):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _forward(self, x: Tensor, modulation: Modulation, times: slice) -> Tensor:
-        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation(times, ALL)
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation(times, ALL).chunk(6, -1)
         q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
         return self.mlp(torch.addcmul(x, gate_a, self.attention.attend(q, k, v)), scale_m, shift_m, gate_m)
 
@@ -101,10 +101,10 @@ class TemporalBlock(HalfBlock):
         return self.attention.heads(h)  # [B, N, heads, T, d]
 
     def extend(
-        self, x: Tensor, modulation: Sequence[Tensor], remember: Remember | None = None, last_only: bool = False
+        self, x: Tensor, modulation: Tensor, remember: Remember | None = None, last_only: bool = False
     ) -> Tensor:
         """Frames after the remembered ones, if there are any; ``last_only``: tokens of the last frame."""
-        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
         q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
         if remember is not None:
             k, v = remember(k, v)
@@ -145,7 +145,7 @@ class SpatioTemporalTransformer(nn.Module):
 
     def project_condition(self, cond: Tensor) -> list[Tensor]:
         """What a condition ``[B, T, 1 or N, D]`` adds to every modulation, at whatever position."""
-        return [project(cond, projection.weight) for projection in self.projections()]
+        return [F.linear(cond, projection.weight) for projection in self.projections()]
 
     def _modulation(
         self, index: int, cond: Tensor | None, projected: list[Tensor] | None, offset: int, frames: int
@@ -153,22 +153,15 @@ class SpatioTemporalTransformer(nn.Module):
         """The ``index``-th AdaLN projection of condition and embeddings, for ``frames`` frames from ``offset`` on."""
         projection, given = self.projections()[index], cond if projected is None else projected[index]
 
-        vectors = projection.out_features // projection.in_features
-
-        def rows(times: slice, tokens: slice) -> Sequence[Tensor]:
+        def rows(times: slice, tokens: slice) -> Tensor:
             of_token, of_time = self.token_embedding[tokens], self.time_embedding[offset : offset + frames][times]
             part = None if given is None else given[:, times, tokens if given.shape[2] > 1 else ALL]
             if projected is None and part is not None and part.shape[2] > 1:  # one product over all tokens is cheapest
-                return projection(part + (of_token + of_time[:, None])).chunk(vectors, -1)
-            table = (projection(of_token) + F.linear(of_time, projection.weight)[:, None])[None]
+                return projection(part + (of_token + of_time[:, None]))
+            table = projection(of_token) + F.linear(of_time, projection.weight)[:, None]
             if part is None:
-                return table.chunk(vectors, -1)  # [1, T, N, D]
-            if projected is None:
-                part = project(part, projection.weight)
-            if torch.is_grad_enabled():
-                return (table + part).chunk(vectors, -1)
-            # vector by vector: side by side, they would be the largest tensor of a step of a rollout
-            return [a + b for a, b in zip(table.chunk(vectors, -1), part.chunk(vectors, -1), strict=True)]
+                return table[None]  # [1, T, N, 6 D]
+            return table + (part if projected is not None else F.linear(part, projection.weight))
 
         return rows
 
@@ -204,7 +197,7 @@ class SpatioTemporalTransformer(nn.Module):
             x = temporal.extend(x, modulations[2 * layer + 1](ALL, ALL), remember, last_only and layer == final)
         if memory is not None:
             memory.length += frames
-        scale, shift = modulations[-1](slice(frames - x.shape[1], frames), ALL)
+        scale, shift = modulations[-1](slice(frames - x.shape[1], frames), ALL).chunk(2, -1)
         return self.head(_modulate(self.norm_out(x), scale, shift))
 
 

@@ -32,8 +32,8 @@ def symexp_bins(num: int, limit: float = 20.0, *, dtype: torch.dtype = torch.flo
         limit: See above.
         dtype: Of the bins; they are computed in float64.
     Example:
-        >>> symexp_bins(5, 2.0).tolist(), symexp_bins(4, 2.0).tolist()
-        ([-6.389..., -1.718..., 0.0, 1.718..., 6.389...], [-6.389..., -0.0, 0.0, 6.389...])
+        >>> [round(b, 2) for b in symexp_bins(5, 2.0).tolist()]
+        [-6.39, -1.72, 0.0, 1.72, 6.39]
     """
     half = symexp(torch.linspace(-limit, 0, (num + 1) // 2, dtype=torch.float64))
     return torch.cat([half, -half.flip(0)[num % 2:]]).to(dtype)

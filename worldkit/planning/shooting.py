@@ -107,8 +107,7 @@ class Shooting(Objective):
         past: Actions between the frames of the context, ``[problems, C0 - 1, *action]``; needed if there are several.
         conditions: Other conditions of the model, ``[problems, ...]``.
         constraints: ``g(imagined, goal) -> [problems, candidates]``; each holds where it is at most 0.
-        rows: Candidates of all problems that are imagined at once, at most. Fewer take less memory, on a CPU no more
-            time down to about 128. None: 256 there, 2048 elsewhere.
+        rows: Candidates of all problems that are imagined at once, at most. Fewer take less memory.
         sample: Draw what candidates lead to, as PlaNet does, instead of following means.
         generator: Source of that randomness.
     Raises:
@@ -128,21 +127,20 @@ class Shooting(Objective):
     def __init__(
         self, model: WorldModel, context: Tensor | Latent, cost: Callable[[Imagined, Goal], Tensor], *,
         goal: Tensor | Latent | None = None, space: Any = None, action: str = "action", past: Tensor | None = None,
-        conditions: Mapping[str, Any] | None = None, constraints: Sequence[Constraint] = (), rows: int | None = None,
+        conditions: Mapping[str, Any] | None = None, constraints: Sequence[Constraint] = (), rows: int = 512,
         sample: bool = False, generator: torch.Generator | None = None,
     ):
         self.model, self.cost, self.action, self.constraints = model, cost, action, tuple(constraints)
         self.space = space_of(model, space, action)
-        if rows is not None and rows < 1:
+        if rows < 1:
             raise ConfigError(f"rows must be at least 1, got {rows}")
-        self.sample, self.generator = sample, generator
+        self.rows, self.sample, self.generator = rows, sample, generator
         self.conditions = dict(as_table(conditions, "conditions"))
         if action in self.conditions:
             raise ConditionError(f"'{action}' is what is planned: give the actions between the frames as past=")
         self.start = self._look(context, past)
         self.problems, self.frames = self.start.shape
         self.device = next(iter(self.start.values.values())).device
-        self.rows = rows or (256 if self.device.type == "cpu" else 2048)
         self.goal = Goal(model, self._one_each(goal, "goal"))
         self.past = self._check_past(past)
         getattr(cost, "check", lambda model, goal: None)(model, self.goal)

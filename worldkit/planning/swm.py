@@ -50,7 +50,7 @@ class SwmCost(nn.Module):
 
     def __init__(
         self, model: WorldModel, cost: Callable[[Imagined, Goal], Tensor], *, action: str = "action",
-        conditions: Sequence[str] = (), constraints: Sequence[Constraint] = (), rows: int | None = None,
+        conditions: Sequence[str] = (), constraints: Sequence[Constraint] = (), rows: int = 512,
     ):
         super().__init__()
         self.model, self.cost, self.rows = model, cost, rows
