@@ -133,7 +133,8 @@ def train(kind, dynamics, latent_action, *, steps, shuffled):
             p.add_(0.05 * torch.randn_like(p))
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+    highest = 3e-3 if dynamics == "pint-joint" else 1e-2  # at 1e-2 its training breaks on some processors
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=steps)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
         start, conditions, meaning = draw(kind, BATCH, generator)
