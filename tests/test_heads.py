@@ -11,7 +11,7 @@ import worldkit as wk
 from worldkit.assembly import build
 from worldkit.conditions import Condition
 from worldkit.data import ArraySource, ClipDataset
-from worldkit.distributions import MEANS
+from worldkit.distributions import MEANS, Sampler
 from worldkit.dreaming import Dream
 from worldkit.dynamics.features import token_dim, transition_tokens
 from worldkit.errors import ConfigError, DataError, IncompatibleComponentsError, ShapeError, UnknownComponentError
@@ -23,6 +23,7 @@ from worldkit.nn.readout import MLPReadout, MLPReadoutConfig
 from worldkit.registry import heads as registry
 from worldkit.testing import check_head, check_model, example_batch, example_latent, example_spec
 from worldkit.testing.examples import small_config
+from worldkit.testing.report import shake
 
 ACTION = {"action": {"name": "action", "dim": 2}}
 BOTH = {"reward": "two-hot", "terminated": "bernoulli"}
@@ -193,6 +194,22 @@ def test_a_dream_predicts_step_by_step():
     dream.step({"action": batch.conditions["action"][:, 1:2]})
     assert dream.predictions["place"].shape == (2, 1, 3)
     assert not Dream(small(heads={}), batch.video[:, :2], conditions=batch.conditions).predictions
+
+
+@torch.no_grad()
+def test_what_happens_by_chance_is_drawn_if_asked():
+    model = shake(small())
+    start = model.encode(torch.rand(64, 1, 3, 32, 32))
+    still = lambda z, sampler: (torch.zeros(*z.shape, 2), {})  # noqa: E731
+    generator = torch.Generator().manual_seed(0)
+    expected = model.imagine(start, still, 8, sampler=MEANS).predictions
+    drawn = model.imagine(start, still, 8, sampler=Sampler(generator=generator), drawn=True).predictions
+    assert {*drawn["terminated"].unique().tolist()} <= {0.0, 1.0}
+    assert drawn["terminated"].mean() == pytest.approx(expected["terminated"].mean().item(), abs=0.1)
+    dream = Dream(model, start, sampler=MEANS, drawn=True)
+    dream.step({"action": torch.zeros(64, 1, 2)})
+    torch.testing.assert_close(dream.predictions["terminated"], (expected["terminated"][:, :1] > 0.5).float())
+    torch.testing.assert_close(dream.predictions["reward"], expected["reward"][:, :1])  # two-hot says what is expected
 
 
 @pytest.mark.parametrize("overrides", [

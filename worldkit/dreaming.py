@@ -47,6 +47,7 @@ class Loop:
         sampler: Source of randomness.
         window: As for `worldkit.WorldModel.rollout`.
         heads: Ask the model's heads after every step.
+        drawn: They answer with a draw (`Head.sample`), not with what they expect.
 
     Attributes:
         latent: The newest frame, ``[B, 1]``: the last one of the context, then what was predicted.
@@ -59,9 +60,10 @@ class Loop:
     """
 
     def __init__(self, model: ComposedWorldModel, z: Latent, past: Told | None, *, sampler: Sampler,
-                 latent_actions: Tensor | None = None, window: Window = "exact", heads: bool = True):
+                 latent_actions: Tensor | None = None, window: Window = "exact", heads: bool = True,
+                 drawn: bool = False):
         self._model, self._past, self.sampler, self._window = model, past, sampler, window
-        self._heads = dict(model.heads.items()) if heads else {}
+        self._heads, self._drawn = dict(model.heads.items()) if heads else {}, drawn
         self._context: Latent | None = z
         self._state: Any = None  # of the dynamics
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
@@ -97,7 +99,8 @@ class Loop:
         self.latent = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
         if self._heads:
             features = dynamics.step_features(self._state, left, self.latent, cond)
-            self.predictions = {name: head(features) for name, head in self._heads.items()}
+            self.predictions = {name: head.sample(features, self.sampler, name) if self._drawn else head(features)
+                                for name, head in self._heads.items()}
         return self.latent
 
     def _begin(self, z: Latent, now: Told) -> None:
@@ -159,6 +162,7 @@ class Dream:
         latent_actions: Inside the context, ``[B, C0 - 1, N or 1, A]``; then every step needs one, too. None: inferred.
         sampler: Source of randomness, as ``Sampler(generator=...)``; ``Sampler(deterministic=True)`` follows means.
         window: As for `worldkit.WorldModel.rollout`.
+        drawn: The model's heads answer with a draw, not with what they expect.
 
     Attributes:
         model, window: As given.
@@ -186,6 +190,7 @@ class Dream:
         latent_actions: Tensor | None = None,
         sampler: Sampler | None = None,
         window: Window = "exact",
+        drawn: bool = False,
     ):
         model.require_dynamics()
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
@@ -201,7 +206,8 @@ class Dream:
             self._standing = {name: model._gather_conditions(conditions, masks, 1, MEANS, strict=True, only={name})
                               for name in model.conditioners if name not in self._moving}
         self.window, self.standing = window, {name: x for name, x in conditions.items() if name not in self._moving}
-        self._loop = Loop(model, z, told, latent_actions=latent_actions, sampler=sampler or Sampler(), window=window)
+        self._loop = Loop(model, z, told, latent_actions=latent_actions, sampler=sampler or Sampler(), window=window,
+                          drawn=drawn)
 
     @property
     def latent(self) -> Latent:

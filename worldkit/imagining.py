@@ -53,7 +53,7 @@ class Imagined:
 def imagine(
     model: ComposedWorldModel, start: Latent, policy: Policy, horizon: int, *,
     conditions: Mapping[str, Any] | None = None, sampler: Sampler | None = None, action: str = "action",
-    grad: bool = False, decode: bool = False, predictions: bool = True,
+    grad: bool = False, decode: bool = False, predictions: bool = True, drawn: bool = False,
 ) -> Imagined:
     """What follows when a policy acts in a model.
 
@@ -71,6 +71,7 @@ def imagine(
             has one. (The model's weights get gradients as well: hand an optimiser the policy's alone.)
         decode: Draw all latents.
         predictions: Ask the model's heads.
+        drawn: They answer with a draw (`Head.sample`: what is rewarded, what ends), not with what they expect.
     Raises:
         ConditionError: the model is told no such actions, or another condition is missing.
         ShapeError: the start, or what the policy gives, has another shape.
@@ -99,7 +100,8 @@ def imagine(
     with model._evaluating(grad=grad):
         given = gather(model, as_table(conditions, "conditions"), {}, horizon, sampler, strict=True, only=others)
         heads = dict(model.heads.items()) if predictions else {}
-        loop = Loop(model, start, None, sampler=sampler, heads=predictions and not at_once)
+        loop = Loop(model, start, None, sampler=sampler, heads=predictions and not at_once,
+                    drawn=drawn)
         latents, actions, logs, conds, told_so = [start], [], [], [], []
         for t in range(horizon):
             chosen, log = _asked(policy, loop.latent, sampler, check=t == 0)
@@ -114,7 +116,8 @@ def imagine(
         z = type(start).cat(latents)
         if heads and at_once:
             features = dynamics.features(z, _joined(conds))
-            said = {name: head(features) for name, head in heads.items()}
+            said = {name: head.sample(features, sampler, name) if drawn else head(features)
+                    for name, head in heads.items()}
         else:
             said = {name: torch.cat([step[name] for step in told_so], 1) for name in heads}
         return Imagined(z, torch.cat(actions, 1), {name: torch.cat([log[name] for log in logs], 1) for name in logs[0]},

@@ -413,11 +413,11 @@ class ComposedWorldModel(WorldModel):
     def imagine(
         self, start: Latent, policy: Policy, horizon: int, *, conditions: Mapping[str, Any] | None = None,
         sampler: Sampler | None = None, action: str = "action", grad: bool = False, decode: bool = False,
-        predictions: bool = True,
+        predictions: bool = True, drawn: bool = False,
     ) -> Imagined:
         """What follows when a policy acts in the model; see `worldkit.imagining.imagine`."""
         return imagine(self, start, policy, horizon, conditions=conditions, sampler=sampler, action=action, grad=grad,
-                       decode=decode, predictions=predictions)
+                       decode=decode, predictions=predictions, drawn=drawn)
 
     def as_env(self, data: Any, **options: Any) -> Any:
         """This model as a `gymnasium.Env`, or a batch of them; see `worldkit.envs.imagination.as_env`."""

@@ -60,7 +60,7 @@ class Imagination:
 
     def __init__(self, model: Any, data: Any, *, context_frames: int | None, horizon: int, actions: str,
                  action_space: spaces.Space | None, conditions: Mapping[str, Any] | None, observation: str,
-                 deterministic: bool, window: Any):
+                 deterministic: bool, window: Any, drawn: bool = False):
         model.require_dynamics()
         for name, value in (("horizon", horizon), ("context_frames", context_frames)):
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -71,7 +71,7 @@ class Imagination:
             raise NoDecoderError("this model has no decoder, so its dreams have no pixels: as_env(..., "
                                  "observation='latent') gives what it predicts")
         self.model, self.horizon, self.kind = model, horizon, observation
-        self.deterministic, self.window = deterministic, window
+        self.deterministic, self.window, self.drawn = deterministic, window, drawn
         self.context_frames = context_frames or max(1, model.config.timestep_horizon // 2)
         self.controls = controls_of(model, actions, action_space)
         self._standing = dict(conditions or {})
@@ -147,7 +147,7 @@ class Imagination:
         told |= {name: _spread(name, x, len(indices), self.device) for name, x in self._standing.items()}
         with torch.no_grad():
             dream = Dream(self.model, replace(start, conditions={}).to(self.device), conditions=told, sampler=sampler,
-                          window=self.window)
+                          window=self.window, drawn=self.drawn)
         return dream, dream.latent
 
     @torch.no_grad()

@@ -40,6 +40,7 @@ def as_env(
     observation: str = "pixels",
     deterministic: bool = False,
     window: str = "exact",
+    drawn: bool = False,
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
 ) -> ImaginedEnv | ImaginedVectorEnv:
     """A world model as an environment.
@@ -59,6 +60,8 @@ def as_env(
             `worldkit.Latent.pack` gives them; no decoder is needed.
         deterministic: Follow means: of the policy where latent actions are not given, of latents in models without any.
         window: As for `worldkit.WorldModel.rollout`.
+        drawn: Rewards and ends are drawn from what the heads say, as IRIS and DIAMOND do; otherwise rewards are what is
+            expected, and an end is what is likelier than not.
         autoreset_mode: Of a batch; as in Gymnasium.
     Returns:
         The environment. Rewards and ends are those of the model's heads "reward" and "terminated"; without them,
@@ -78,7 +81,7 @@ def as_env(
     """
     imagination = Imagination(model, data, context_frames=context_frames, horizon=horizon, actions=actions,
                               action_space=action_space, conditions=conditions, observation=observation,
-                              deterministic=deterministic, window=window)
+                              deterministic=deterministic, window=window, drawn=drawn)
     if missing := [name for name in HEADS if name not in imagination.predicts]:
         say = {"reward": "rewards are 0", "terminated": "no episode ends before its horizon"}
         warnings.warn(f"this model has no head {' and no head '.join(map(repr, missing))}: "

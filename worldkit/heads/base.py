@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..component import Component
 from ..config import ComponentConfig
+from ..distributions import Sampler
 from ..nn.readout import MLPReadoutConfig
 
 
@@ -72,6 +73,20 @@ class Head(Component, ABC):
         Returns:
             ``[B, T]``, or ``[B, T, S]`` of a target that is a vector.
         """
+
+    def sample(self, features: Tensor, sampler: Sampler, name: str = "head") -> Tensor:
+        """The prediction, drawn: what happens in imagination where a reward or an end is a matter of chance.
+
+        Heads that give a distribution over few values override this; of others it is `forward`.
+
+        Args:
+            features: As of `forward`.
+            sampler: Source of randomness; a deterministic one asks for what is likeliest.
+            name: Of the draw, the target's.
+        Returns:
+            As of `forward`.
+        """
+        return self(features)
 
     @abstractmethod
     def loss(self, features: Tensor, target: Tensor) -> Tensor:

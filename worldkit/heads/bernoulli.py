@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..batch import check_shape
+from ..distributions import Sampler
 from ..nn.readout import make_readout
 from .base import Head, HeadConfig
 
@@ -44,6 +45,10 @@ class BernoulliHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.sigmoid(self.readout(features)[..., 0])
+
+    def sample(self, features: Tensor, sampler: Sampler, name: str = "head") -> Tensor:
+        probability = self(features)
+        return (sampler.uniform(name, probability) < probability).to(probability.dtype)
 
     def loss(self, features: Tensor, target: Tensor) -> Tensor:
         check_shape(target, "b t", name="target of head 'bernoulli'")
