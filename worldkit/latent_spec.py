@@ -20,6 +20,7 @@ _WIDTHS = {"position": 2, "transparency": 1}
 _KINDS = {
     "particles": {"particles": ("position", "scale", "depth", "transparency", "features"), "background": ("features",)},
     "patches": {"patches": ()},
+    "pixels": {"pixels": ()},
     "slots": {"slots": ()},
 }
 """Kind of latent -> what pictures, decoders and the attributes of its class find in it: group -> fields."""
@@ -94,8 +95,8 @@ class LatentSpec:
         identity: ``"tracked"`` if token n is the same thing at every time, else ``"exchangeable"``.
         grid: (height, width) if the first group's tokens lie on a grid.
         views: Number of camera views folded into every group (view-major).
-        kind: Which `Latent` class holds the values: ``"particles"``, ``"patches"``, ``"slots"``, or ``"latent"`` for
-            the plain one.
+        kind: Which `Latent` class holds the values: ``"particles"``, ``"patches"``, ``"pixels"``, ``"slots"``, or
+            ``"latent"`` for the plain one.
     """
 
     groups: tuple[TokenGroup, ...]

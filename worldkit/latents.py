@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributions import MEANS, Beta, Normal, Sampler
+from .distributions import MEANS, Beta, Delta, Normal, Sampler
 from .editing import Editing
 from .errors import ShapeError
 from .latent_spec import Field, Key, LatentSpec, TokenGroup
 
 __all__ = [
-    "Field", "Key", "Latent", "LatentDist", "LatentSpec", "Particles", "PatchTokens", "Slots", "TokenGroup",
-    "particle_spec",
+    "Field", "Key", "Latent", "LatentDist", "LatentSpec", "Particles", "PatchTokens", "Pixels", "Slots", "TokenGroup",
+    "particle_spec", "pixel_spec",
 ]
 
 _Self = TypeVar("_Self", bound="_Fields")
@@ -236,6 +236,35 @@ class PatchTokens(Latent, kind="patches"):
         return self.flat("patches")
 
 
+class Pixels(Latent, kind="pixels"):
+    """Pixels themselves: one group "pixels", of the encoder with one field "pixels", row by row of every view.
+
+    Attributes:
+        pixels: ``[B, T, V * H * W, C]`` in [-1, 1].
+        maps: The same as pictures, ``[B, T, V, C, H, W]``, without a copy.
+    """
+
+    @property
+    def pixels(self) -> Tensor:
+        return self._tensors["pixels", "pixels"]
+
+    @property
+    def maps(self) -> Tensor:
+        rows, columns = self.spec.grid  # type: ignore[misc]  # pixels lie on one
+        return self.pixels.unflatten(2, (self.spec.views, rows, columns)).movedim(-1, 3)
+
+    @staticmethod
+    def of_maps(spec: LatentSpec, maps: Tensor) -> Pixels:
+        """The latent of pictures ``[B, T, V, C, H, W]`` in [-1, 1]; with one view without a copy.
+
+        Example:
+            >>> maps = torch.rand(2, 3, 1, 3, 4, 5)
+            >>> torch.equal(Pixels.of_maps(pixel_spec(height=4, width=5), maps).maps, maps)
+            True
+        """
+        return Pixels(spec, {("pixels", "pixels"): maps.movedim(3, -1).flatten(2, 4)})
+
+
 class Slots(Latent, kind="slots"):
     """Object slots: one group "slots", of encoders with one field "features".
 
@@ -310,3 +339,10 @@ def particle_spec(
     )
     background = TokenGroup("background", views, (Field("features", background_dim, Normal(), "appearance"),))
     return LatentSpec((particles, background), views=views, kind="particles")
+
+
+def pixel_spec(*, height: int, width: int, channels: int = 3, views: int = 1) -> LatentSpec:
+    """The spec of pixels as latents (see `Pixels`), points on a grid of the picture's size."""
+    pixels = Field("pixels", channels, Delta(), "[-1, 1], as the picture's channels")
+    group = TokenGroup("pixels", views * height * width, (pixels,))
+    return LatentSpec((group,), grid=(height, width), views=views, kind="pixels")

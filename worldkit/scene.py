@@ -22,7 +22,7 @@ from .latents import Latent
 from .model import ComposedWorldModel
 from .viz.boxes import boxes_from_masks, boxes_from_particles
 
-NOUNS = {"particles": "particle", "slots": "slot", "patches": "patch"}
+NOUNS = {"particles": "particle", "slots": "slot", "patches": "patch", "pixels": "pixel"}
 _SEEN = 0.002  # mean change of the picture below which a thing shows nothing
 _SPOT = 0.005  # of the picture, what must change without a slot for it to be listed
 

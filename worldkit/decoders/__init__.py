@@ -9,6 +9,7 @@ from ..registry import register_decoder
 
 register_decoder("conv", "worldkit.decoders.conv:ConvDecoder")
 register_decoder("conv-transposed", "worldkit.decoders.conv:TransposedDecoder")
+register_decoder("identity", "worldkit.decoders.identity:IdentityDecoder", aliases=("pixels",))
 register_decoder("mlp", "worldkit.decoders.mlp:MLPDecoder")
 register_decoder("multi", "worldkit.decoders.multi:MultiDecoder")
 register_decoder("particle", "worldkit.decoders.particle:ParticleDecoder", aliases=("dlp", "dlpv3"))

@@ -8,6 +8,7 @@ from ..lazy import lazy_exports
 from ..registry import register_encoder
 
 register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
+register_encoder("identity", "worldkit.encoders.identity:IdentityEncoder", aliases=("pixels",))
 register_encoder("mlp", "worldkit.encoders.mlp:MLPEncoder")
 register_encoder("multi", "worldkit.encoders.multi:MultiEncoder")
 register_encoder("particle", "worldkit.encoders.particle:ParticleEncoder", aliases=("dlp", "dlpv3"))

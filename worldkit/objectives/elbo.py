@@ -50,6 +50,7 @@ from .terms import (
     notes,
     place,
     presence,
+    psnr,
     summary,
     vector_errors,
 )
@@ -174,7 +175,7 @@ class ELBO(Turns, Objective):
         per_frame = {"reconstruction": rec_terms, "transparency": place(present[:, :, :static].square(), 0, frames)}
         if parts:
             per_frame["kl"] = sum(v * (weights.features if k in _APPEARANCE else 1.0) for k, v in parts.items())
-        terms = logged | ({"psnr": -10 * torch.log10(rec["mse"].mean())} if batch.video.numel() else {})
+        terms = logged | ({"psnr": psnr(rec["mse"].mean())} if batch.video.numel() else {})
         if z.spec.find("transparency") is not None:
             terms["visible_particles"] = present.mean()
         return per_frame, {f"kl/{k}": v for k, v in parts.items()}, terms

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..errors import ShapeError
 from ..latents import Latent
+from .terms import psnr
 
 if TYPE_CHECKING:
     from ..decoders import Decoded
@@ -123,5 +124,5 @@ def logged(parts: dict[str, Tensor], model: ComposedWorldModel, drawn: Any, batc
     if "image" in parts and drawn is not None:
         with torch.no_grad():
             video = seen_part(batch.as_float().video, drawn.video.shape[-4], batch.video.ndim - 4)
-            terms["psnr"] = -10 * torch.log10((drawn.video - video).square().mean())
+            terms["psnr"] = psnr((drawn.video - video).square().mean())
     return terms

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from einops import reduce
 from pydantic import Field
 from torch import Tensor
@@ -21,7 +20,7 @@ from ..batch import Batch
 from ..config import ComponentConfig
 from ..distributions import Sampler
 from .base import Loss, Objective
-from .terms import vector_errors
+from .terms import psnr, vector_errors
 
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel
@@ -56,7 +55,7 @@ class Reconstruction(Objective):
         total = reconstruction + self.config.regularizer_weight * sum(regularizers.values())
         if logged:
             total = total + _mean(told, batch.done_mask)
-        terms = {"reconstruction": reconstruction, **logged} | ({"psnr": -10 * torch.log10(error)} if seen else {})
+        terms = {"reconstruction": reconstruction, **logged} | ({"psnr": psnr(error)} if seen else {})
         terms |= {f"regularizer/{name}": value for name, value in regularizers.items()}
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 

@@ -102,6 +102,11 @@ def vector_errors(
     return total, {f"vector/{name}": loss.mean().detach() for name, loss in losses.items()}
 
 
+def psnr(error: Tensor) -> Tensor:
+    """Mean squared error of pictures in [0, 1] -> decibels, at most 100 (pixels that are latents come back exactly)."""
+    return -10 * torch.log10(error.clamp(min=1e-10))
+
+
 def place(value: Tensor, start: int, frames: int) -> Tensor:
     """Values ``[B, V, t]`` of the frames from ``start`` on, with zeros for all other frames: ``[B, V, frames]``."""
     return F.pad(value, (start, frames - start - value.shape[2]))

@@ -33,7 +33,7 @@ from ..errors import ShapeError
 from ..latents import Latent, LatentDist
 from .base import Loss, Objective
 from .remembered import Remembered
-from .terms import head_terms, vector_errors
+from .terms import head_terms, psnr, vector_errors
 
 if TYPE_CHECKING:
     from ..dynamics import Dynamics
@@ -124,7 +124,7 @@ class TwoStage(Objective):
             if video.numel():
                 squares = reduce((drawn.video - video).square(), "b ... t c h w -> b t", "mean")
                 squared = _mean(squares, valid, start)  # [-1, 1] is twice as wide as [0, 1]
-                terms |= {"image": 4 * squared, "psnr": -10 * torch.log10(squared)}
+                terms |= {"image": 4 * squared, "psnr": psnr(squared)}
                 total = total + self.config.image_weight * terms["image"]
         return total, terms
 

@@ -15,7 +15,7 @@ from ..batch import Batch
 from ..conditions import Condition
 from ..config import ObsSpec, WorldModelConfig, merge, nest
 from ..encoders.base import Encoding
-from ..latents import Field, Latent, LatentDist, LatentSpec, TokenGroup, particle_spec
+from ..latents import Field, Latent, LatentDist, LatentSpec, TokenGroup, particle_spec, pixel_spec
 
 BATCH, WINDOW, SIDE = 2, 4, 32
 LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
@@ -26,6 +26,7 @@ _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
 _CONV, _MLP = {"depth": 2, "multipliers": (2, 3, 4)}, {"units": 8, "layers": 2}
 _VECTORS = {"vectors": {"speed": 1, "joints": 3}, "discrete": {"door": 3}}
 OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS,
+                                      "identity": {"height": 8, "width": 8},
                                       "simnorm": {"height": 0, "width": 0, **_VECTORS},
                                       "simnorm-conv": {"height": 40, "width": 40}}
 """What small models with these encoders observe besides, or in place of, a picture."""
@@ -73,9 +74,11 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def example_spec(views: int = 1, kind: str = "particles") -> LatentSpec:
-    """Per view: five particles (three of them drawn) and a background, or 4 x 4 patches, or four other tokens."""
+    """Per view: five particles (three of them drawn) and a background, 4 x 4 patches, 8 x 8 pixels, or four others."""
     if kind == "particles":
         return particle_spec(num_particles=5, num_drawn=3, feature_dim=3, background_dim=2, views=views)
+    if kind == "pixels":
+        return pixel_spec(height=8, width=8, views=views)
     grid = (4, 4) if kind == "patches" else None
     group = TokenGroup(kind, views * (16 if grid else 4), (Field("features", 3),))
     return LatentSpec((group,), grid=grid, views=views, kind=kind)
