@@ -372,7 +372,7 @@ def test_remembered_latents_give_the_same_loss(objective):
     model, plain = (small(objective={"name": objective, "remember": n}) for n in (4, 0))
     plain.load_state_dict(model.state_dict())
     batch = example_batch(model.config)
-    model.objective.prepare(model, iter([batch]))
+    model.objective.study(model, iter([batch]))
     calls = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
     a, b = (m.eval().loss(batch, generator=torch.Generator().manual_seed(0)).total for m in (model, plain))

@@ -145,6 +145,7 @@ class ComposedWorldModel(WorldModel):
         self.receivers = dict(receivers)  # condition name -> "latent_action" | "dynamics" | "both"
         self.prior, self.heads, self.objective = prior, NamedModules(heads or {}), objective
         self._perceptual: list[nn.Module] = []  # in a list, so that it is no submodule
+        objective.prepare(self)
         self.freeze()
 
     @classmethod
@@ -160,11 +161,11 @@ class ComposedWorldModel(WorldModel):
     # -- parts that are not trained
 
     def _frozen(self) -> list[nn.Module]:
-        parts = (getattr(self, name) for name in sorted(self.objective.frozen))
+        parts = (getattr(self, name) for name in sorted(self.objective.frozen | self.objective.idle))
         return [part for part in parts if part is not None]
 
     def freeze(self) -> None:
-        """No gradients for the parts that the objective does not train (`Objective.frozen`)."""
+        """No gradients for the parts that the objective does not train (`Objective.frozen`, `Objective.idle`)."""
         for part in self._frozen():
             part.requires_grad_(False).eval()
 

@@ -83,7 +83,7 @@ def test_clips_are_encoded_once(trained):
         return model.loss(batch, generator=torch.Generator().manual_seed(0)).total
 
     before = loss(batch)
-    model.objective.prepare(model, [Batch(batch.video[:2]), Batch(batch.video[2:])])
+    model.objective.study(model, [Batch(batch.video[:2]), Batch(batch.video[2:])])
     assert len(calls) == 3 and model.prior.scale.settled
     first, second = loss(batch), loss(batch)
     assert len(calls) == 3 and torch.equal(first, second) and not torch.equal(first, before)
@@ -99,7 +99,7 @@ def test_clips_are_encoded_once(trained):
     changed = build(model.config).eval()
     changed.load_state_dict(model.state_dict())
     assert torch.equal(loss(batch), loss(batch, changed))  # not what was remembered
-    model.objective.prepare(model, [batch])
+    model.objective.study(model, [batch])
     torch.testing.assert_close(loss(batch), loss(batch, changed))
 
 

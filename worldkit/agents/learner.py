@@ -77,6 +77,7 @@ class ModelLearner(Learner):
         limit = self.config.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self._trained, limit if limit is not None else torch.inf)
         self.optimizer.step()
+        self.model.objective.after_step(self.model, self.steps)
         self.model.eval()
         self.steps += 1
         return {"loss": loss.total.detach(), **loss.terms, "grad_norm": norm}

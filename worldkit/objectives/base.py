@@ -54,8 +54,9 @@ class Objective(Component, ABC):
     Attributes:
         requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``; a dynamics that filters, ``"filtering"``, or one
             that does not, ``"no-filtering"``; ``"prior"`` or ``"heads"``, of objectives that train these alone.
-        frozen: Parts of the model that this objective does not train; they must come trained. They get no gradients and
-            stay in evaluation mode.
+        frozen: Parts of the model that this objective reads and does not train; they must come trained. They get no
+            gradients and stay in evaluation mode.
+        idle: Parts that it does not even use: they get no gradients either, and need not come trained.
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
     """
 
@@ -63,10 +64,12 @@ class Objective(Component, ABC):
     WORDS = {
         "requires": frozenset({"decoder", "dynamics", "no-dynamics", "filtering", "no-filtering", "prior", "heads"}),
         "frozen": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners", "heads"}),
+        "idle": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners", "heads"}),
     }
     Config: ClassVar[type[ComponentConfig]]
     requires: ClassVar[frozenset[str]] = frozenset()
     frozen: ClassVar[frozenset[str]] = frozenset()
+    idle: ClassVar[frozenset[str]] = frozenset()
     steps_per_epoch: int = 0
     config: ComponentConfig
 
@@ -78,7 +81,17 @@ class Objective(Component, ABC):
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         """The loss of a batch at a training step."""
 
-    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+    def prepare(self, model: ComposedWorldModel) -> None:
+        """Make what this objective needs of the model's own: teachers, predictors. Modules, so that they are saved.
+
+        Called when a model has been put together, and again whenever it got other weights from elsewhere without those
+        of its objective (a shared model leaves them out): teachers then begin anew, what learns stays as it is.
+        """
+
+    def after_step(self, model: ComposedWorldModel, step: int) -> None:
+        """Let what follows the weights follow them, behind the optimiser's update number ``step`` (the first is 0)."""
+
+    def study(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
         """Look at all training clips before a run begins or goes on, for what the loss needs to know about them.
 
         Args:

@@ -59,7 +59,7 @@ class FirstFrames(Objective):
                   for name, value in model.prior.loss(self._encoded(model, batch), sampler).items()}
         return Loss(sum(losses.values()), {name: value.detach() for name, value in losses.items()})
 
-    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+    def study(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
         latents = self._all(model, batches)
         model.prior.measure(latents)
         if self.config.remember:  # what the prior did not want to see as well

@@ -50,7 +50,7 @@ class Heads(Objective):
         super().__init__(config)
         self._remembered = Remembered(config.remember)
 
-    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+    def study(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
         if not model.dynamics.filtering:
             self._remembered.fill(model.encoder, batches)
 

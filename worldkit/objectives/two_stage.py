@@ -84,7 +84,7 @@ class TwoStage(Objective):
         super().__init__(config)
         self._remembered = Remembered(config.remember)
 
-    def prepare(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
+    def study(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
         self._remembered.fill(model.encoder, batches)
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:

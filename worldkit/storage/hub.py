@@ -29,6 +29,8 @@ from .weights import put, read_weights, stored_shapes, write_weights
 if TYPE_CHECKING:
     from ..model import ComposedWorldModel, WorldModel
 
+OBJECTIVE = "objective."
+"""What the names of tensors that an objective holds begin with; a shared model leaves them out."""
 MAX_NUMBER, MAX_COUNT = 2**20, 1000
 """Largest whole number, and largest number of layers or list entries, that a stored config may hold."""
 
@@ -51,16 +53,28 @@ def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str
 
 
 def write_model(
-    model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None, weights: Path | None = None
+    model: WorldModel, folder: Path, *, facts: Mapping[str, Any] | None = None, weights: Path | None = None,
+    whole: bool = True,
 ) -> None:
-    """Put a model's files into an existing folder; ``weights``: copy this file, which the model was loaded from."""
+    """Put a model's files into an existing folder.
+
+    Args:
+        model: Any model.
+        folder: Where to.
+        facts: See `save_pretrained`.
+        weights: Copy this file, which the model was loaded from.
+        whole: With what the objective holds (teachers, predictors), which training alone needs; without it nothing is
+            lost that the model is used for.
+    """
     config = {"worldkit_version": __version__, "providers": _providers(model.config), "config": model.config.to_dict()}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if weights is not None:
+    state = model.state_dict()
+    kept = state if whole else {name: x for name, x in state.items() if not name.startswith(OBJECTIVE)}
+    if weights is not None and len(kept) == len(state):
         shutil.copyfile(weights, folder / WEIGHTS_FILE)
     else:
         about = {"format": "pt", "worldkit_version": __version__}
-        write_weights(model.state_dict(), folder / WEIGHTS_FILE, metadata=about)
+        write_weights(kept, folder / WEIGHTS_FILE, metadata=about)
     (folder / "README.md").write_text(model_card(model, facts), encoding="utf-8")
     if facts:
         (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
@@ -222,15 +236,23 @@ def _check_size(config: WorldModelConfig, folder: Path) -> None:
 def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) -> None:
     """Put weights into a model; every tensor must fit. Names that were one tensor when they were saved are so again.
 
+    Those of the objective may all be missing, as a shared model leaves them out: its teachers then begin anew.
+
     Raises:
         CheckpointError: listing what is missing, left over or of another size.
     """
-    _check_tensors(*({name: list(x.shape) for name, x in s.items()} for s in (model.state_dict(), state)), where)
-    put(model, state)
+    own = model.state_dict()
+    _check_tensors(*({name: list(x.shape) for name, x in s.items()} for s in (own, state)), where)
+    shared = len(own) > len(state)
+    put(model, state, strict=not shared)
+    if shared:
+        model.objective.prepare(model)
 
 
 def _check_tensors(own: Mapping[str, list[int]], stored: Mapping[str, list[int]], where: str) -> None:
     """Compare name -> shape of a model's tensors and of those that are to be put into it."""
+    if not any(name.startswith(OBJECTIVE) for name in stored):
+        own = {name: shape for name, shape in own.items() if not name.startswith(OBJECTIVE)}
     missing, extra = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     sizes = [f"{name} {stored[name]} instead of {own[name]}" for name in sorted(own.keys() & stored.keys())
              if stored[name] != own[name]]
@@ -290,6 +312,7 @@ def load_parts(
             "Create the model with the options of the trained one, or train that one with these"
         )
     put(model, taken, strict=False)
+    model.objective.prepare(model)
     return names
 
 

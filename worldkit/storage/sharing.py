@@ -47,7 +47,8 @@ def export_model(
     pictures = _pictures(run) if run is not None else {}
 
     def fill(new: Path) -> None:
-        write_model(model, new, facts=facts, weights=None if place is None else place / WEIGHTS_FILE)
+        write_model(model, new, facts=facts, weights=None if place is None else place / WEIGHTS_FILE,
+                    whole=False)
         for name_, file in pictures.items():
             shutil.copyfile(file, new / name_)
         for file, text in texts.items():

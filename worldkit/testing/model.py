@@ -20,6 +20,7 @@ from ..dreaming import Dream
 from ..factory import create_config
 from ..latents import Latent
 from ..model import ComposedWorldModel, Rollout, WorldModel
+from ..storage.hub import OBJECTIVE, load_weights
 from .examples import BATCH, LAST, LEARNS, SECOND, changed, example_batch, last_time, small_config
 from .filtering import check_seen
 from .report import Reporter, prepare, shake, tensors
@@ -47,8 +48,32 @@ def check_objective(objective: str | type, *, model: Mapping[str, Any] | None = 
     bare |= LEARNS.get(config.name, {})
     world = shake(build(small_config(**{**bare, **(model or {})})))
     world.objective = cls(config)
+    world.objective.prepare(world)
     world.freeze()
-    _check_loss(report, world, example_batch(world.config))
+    batch = example_batch(world.config)
+    _check_loss(report, world, batch)
+    _check_follows(report, world, batch)
+
+
+def _check_follows(report: Reporter, world: ComposedWorldModel, batch: Batch) -> None:
+    """What is not trained gets no gradient, and what an objective holds of it stays in evaluation mode.
+
+    Without what the objective holds, as others share models, the rest is loaded, and ``prepare`` makes that again.
+    """
+    objective = world.objective
+    held = {name: p.detach().clone() for name, p in objective.named_parameters() if not p.requires_grad}
+    world.train().loss(batch, generator=_seeded()).total.backward()
+    objective.after_step(world, 0)
+    read = [name for name, p in world.named_parameters() if not p.requires_grad and p.grad is not None]
+    report.require(not read, "no gradient reaches what is only read", f"it reached {', '.join(read[:5])}")
+    rest = [part for part in map(objective.get_submodule, {name.rpartition(".")[0] for name in held} - {""})]
+    report.require(not any(part.training for part in rest), "teachers stay in evaluation mode",
+                   "after model.train() a part that is not trained is in training mode")
+    world.eval().zero_grad()
+    shared = {name: x.clone() for name, x in world.state_dict().items() if not name.startswith(OBJECTIVE)}
+    load_weights(world, shared, where="a shared model")
+    losses = [world.loss(batch, generator=_seeded()).total.detach() for _ in range(2)]
+    report.equal(*losses, "determinism under a generator", "the loss of a shared model", 0.0)
 
 
 def check_model(

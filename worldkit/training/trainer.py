@@ -130,7 +130,7 @@ class Trainer:
         check_trainable(model)
         self.notes = [*model.objective.notes(model), *unused(model, train)]
         train, valid = fed(model, train), fed(model, valid)
-        if "dynamics" in model.objective.frozen:  # it predicts as it did before
+        if "dynamics" in model.objective.frozen | model.objective.idle:  # it predicts as it did before
             rollouts = None
         if rollouts is not None:
             rollouts = (fed(model, rollouts[0], targets=False), rollouts[1])
@@ -272,6 +272,7 @@ class Trainer:
             if self.accelerator.scaler is None and not torch.isfinite(terms["grad_norm"]):  # a scaler skips such steps
                 raise self._not_finite("the gradients' norm", terms["grad_norm"], step=self.progress.step + 1)
         optimizer.step()
+        self.model.objective.after_step(self.model, self.progress.step)
         if self.ema is not None:
             self.ema.update(self.model)
         self.progress.step += 1
@@ -435,7 +436,7 @@ class Trainer:
             self._resume(newest)
             self._changed = record["resumed"][-1]["changed"]
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            self.strategy.prepare(lambda model: model.objective.prepare(model, self._all_clips()))
+            self.strategy.prepare(lambda model: model.objective.study(model, self._all_clips()))
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         self.loggers: list = []
         if not self.is_main:
