@@ -17,6 +17,7 @@ from worldkit.dynamics.features import token_dim, transition_tokens
 from worldkit.errors import ConfigError, DataError, IncompatibleComponentsError, ShapeError, UnknownComponentError
 from worldkit.heads import Head, HeadConfig, list_heads, register_head
 from worldkit.heads.bernoulli import BernoulliHead, BernoulliHeadConfig
+from worldkit.heads.categorical import CategoricalHead, CategoricalHeadConfig
 from worldkit.heads.gaussian import GaussianHead, GaussianHeadConfig
 from worldkit.heads.two_hot import TwoHotHead, TwoHotHeadConfig
 from worldkit.nn.readout import MLPReadout, MLPReadoutConfig
@@ -39,18 +40,40 @@ def small(**overrides):
 
 @pytest.mark.parametrize("name, options", [
     ("gaussian", {}), ("gaussian", {"dim": 3, "mean": (1.0, 2.0, 3.0), "std": (1.0, 0.1, 9.0)}), ("bernoulli", {}),
-    ("two-hot", {"num_bins": 9}),
+    ("two-hot", {"num_bins": 9}), ("categorical", {}), ("categorical", {"values": (0.0, 1.0, 2.5, 5.0)}),
 ])
 def test_ours_pass_the_checks(name, options):
     check_head(name, **options)
 
 
 def test_names():
-    assert list_heads() == ["bernoulli", "gaussian", "normed-bernoulli", "symlog-two-hot", "two-hot"]
+    assert list_heads() == ["bernoulli", "categorical", "gaussian", "normed-bernoulli", "symlog-two-hot", "two-hot"]
     with pytest.raises(ConfigError, match="heads.reward: unknown head 'two-hut'. Did you mean 'two-hot'?"):
         small_config(heads={"reward": "two-hut"})
     with pytest.raises(UnknownComponentError):
         check_head("none-such")
+
+
+def test_a_choice_counts_rewards_by_their_sign_and_flags_and_draws_them():
+    target = torch.tensor([[-9.0, 0.0, 0.2, 30.0]])
+    signs = CategoricalHead(CategoricalHeadConfig(), feature_dim=3)
+    assert signs.classes(target).tolist() == [[0, 1, 2, 2]]
+    flags = CategoricalHead(CategoricalHeadConfig(values=(0, 1)), feature_dim=3)
+    assert flags.classes(torch.tensor([[True, False]])).tolist() == [[1, 0]]
+    near = CategoricalHead(CategoricalHeadConfig(values=(0, 10, 25)), feature_dim=3)
+    assert near.classes(target).tolist() == [[0, 0, 0, 2]]
+    x = torch.randn(1, 1, 1, 3).expand(1, 4000, 1, 3)
+    with torch.no_grad():
+        signs.readout.out[-1].bias += torch.tensor([0.0, 1.0, 2.0])
+        shares = signs.logits(x)[0, 0].softmax(-1)
+        drawn = signs.sample(x, Sampler(generator=torch.Generator().manual_seed(0)), "head.reward")
+        assert torch.allclose(signs(x), (shares[2] - shares[0]).expand(1, 4000))
+    found = torch.stack([(drawn == value).float().mean() for value in (-1, 0, 1)])
+    assert (found - shares).abs().max() < 0.03
+    assert (signs.sample(x, MEANS, "head.reward") == 1).all()
+    for values in ((1.0,), (1.0, 0.0)):
+        with pytest.raises(ConfigError, match="two numbers or more"):
+            CategoricalHeadConfig.parse({"values": values})
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.3, -7.25, 1234.5, -1e6])

@@ -25,6 +25,14 @@ _FIELDS = {"conditioners": registries.conditioners, "heads": registries.heads}
 """Parts of which a model has one per field of its batches."""
 
 
+_NEEDS = {
+    "grid": "a grid of tokens (height x width)", "tracked": "tokens that keep their identity over time",
+    "normal": "Gaussian fields only", "codes": "codes (numbers of classes, as encoder 'vq' gives them)",
+    "continuous": "numbers that can be added up (no codes)",
+}
+"""Properties of a latent (`LatentSpec.properties`) in words."""
+
+
 def build(config: WorldModelConfig) -> WorldModel:
     """Build the model of a configuration. Its class is the one registered as ``config.family``.
 
@@ -65,7 +73,7 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
     spec, anchors = encoder.spec, encoder.anchors()
     decoder = dynamics = latent_action = None
     if config.decoder is not None:
-        _check_decoder(component("decoder"), config, spec)
+        _check_decoder(component("decoder"), config, encoder.drawn_spec)
     receivers = {name: wiring.receiver_of(name, c, config) for name, c in config.conditioners.items()}
     memory = wiring.memory_lengths(config, receivers)
     if config.dynamics is not None:
@@ -77,11 +85,13 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
             check_filtering(config, spec, dynamics)
             spec = dynamics.spec
     if config.decoder is not None:
-        decoder = make("decoder", component("decoder"), config.decoder, spec=spec, obs=config.obs)
+        drawn = spec if spec is not encoder.spec else encoder.drawn_spec
+        decoder = make("decoder", component("decoder"), config.decoder, spec=drawn, obs=config.obs)
     if config.latent_action is not None:
         if dynamics is None:
             raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")
         wiring.check_width("dynamics", dynamics)
+        _check_requires("latent_action", component("latent_action"), config, spec)
         latent_action = make(
             "latent_action", component("latent_action"), config.latent_action, spec=spec, anchors=anchors,
             window=horizon, dynamics_dim=dynamics.cond_dim, memory_length=memory["latent_action"],
@@ -138,18 +148,16 @@ def _check_decoder(decoder: Any, config: WorldModelConfig, spec: Any) -> None:
 
 
 def _check_requires(kind: str, cls: Any, config: WorldModelConfig, spec: Any) -> None:
-    """Refuse a dynamics or prior that cannot do with this latent."""
+    """Refuse a dynamics, prior or latent action that cannot do with this latent."""
     missing = cls.requires - spec.properties
     if missing:
         registry = WorldModelConfig.COMPONENTS[kind]
         fits = [n for n in registry.names() if registry.get(n).requires <= spec.properties]
-        what = " and ".join({"grid": "a grid of tokens (height x width)",
-                             "tracked": "tokens that keep their identity over time",
-                             "normal": "Gaussian fields only"}.get(m, m) for m in sorted(missing))
+        what = " and ".join(_NEEDS.get(m, m) for m in sorted(missing))
         groups = " + ".join(f"{g.size} {g.name}" for g in spec.groups)
         raise IncompatibleComponentsError(
-            f"{kind} '{getattr(config, kind).name}' needs {what}, but encoder '{config.encoder.name}' gives {groups} "
-            f"without that. {registry.plural.capitalize()} that fit: {', '.join(fits) or 'none'}"
+            f"{registry.kind} '{getattr(config, kind).name}' needs {what}, but encoder '{config.encoder.name}' gives "
+            f"{groups} without that. {registry.plural.capitalize()} that fit: {', '.join(fits) or 'none'}"
         )
 
 

@@ -37,11 +37,16 @@ class Distribution(ABC):
         point: A value without a spread: no density, `kl` and `nll` are half squared distances.
         properties: What a dynamics may require of all fields: ``"normal"``, parameters are ``[mean, logvar]``;
             ``"beta"``, they are ``[a, b]``; ``"categorical"``, they are logits.
+        codes: Values are numbers of classes (int64), which cannot be added up or averaged.
     """
 
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     point: ClassVar[bool] = False
     properties: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def codes(self) -> bool:
+        return False
 
     @abstractmethod
     def param_dim(self, dim: int) -> int:
@@ -305,6 +310,10 @@ class Categorical(Distribution):
             raise ConfigError(
                 f"a choice needs at least 2 classes and an unimix in [0, 1), got {self.classes} and {self.unimix}"
             )
+
+    @property
+    def codes(self) -> bool:
+        return self.index
 
     @property
     def support(self) -> tuple[float, float]:  # type: ignore[override]

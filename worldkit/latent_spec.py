@@ -165,8 +165,13 @@ class LatentSpec:
 
     @property
     def properties(self) -> frozenset[str]:
-        """What a dynamics may require: ``"grid"``, ``"tracked"``, ``"normal"`` (all fields Gaussian), ..."""
-        has = {"grid": self.grid is not None, "tracked": self.identity == "tracked"}
+        """What a dynamics may require: ``"grid"``, ``"tracked"``, ``"normal"`` (all fields Gaussian), ...
+
+        ``"codes"``: all fields are numbers of classes, ``"continuous"``: none is.
+        """
+        codes = [self.field(key).dist.codes for key in self.keys()]
+        has = {"grid": self.grid is not None, "tracked": self.identity == "tracked", "codes": all(codes),
+               "continuous": not any(codes)}
         common = frozenset.intersection(*(self.field(key).dist.properties for key in self.keys()))
         return common | {name for name, yes in has.items() if yes}
 

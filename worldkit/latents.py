@@ -133,7 +133,7 @@ class Latent(_Fields, Editing):
                 parts.append(self._tensors[group.name, "transparency"][..., 0])
             else:
                 first = self._tensors[group.name, group.fields[0].name]
-                parts.append(torch.ones_like(first[..., 0]))
+                parts.append(torch.ones_like(first[..., 0], dtype=None if first.is_floating_point() else torch.float))
         return torch.cat(parts, -1)
 
     @property
@@ -144,7 +144,8 @@ class Latent(_Fields, Editing):
     def bounded(self, edge: float = 1e-5) -> Latent:
         """The same latent with bounded fields, as a transparency, at least ``edge`` inside their bounds."""
         bounds = {key: self.spec.field(key).dist.support for key in self._tensors}
-        values = {key: x.clamp(bounds[key][0] + edge, bounds[key][1] - edge) for key, x in self._tensors.items()}
+        values = {key: x.clamp(bounds[key][0] + edge, bounds[key][1] - edge) if x.is_floating_point() else x
+                  for key, x in self._tensors.items()}
         return Latent.build(self.spec, values, score=self.score)
 
     def flat(self, group: str) -> Tensor:

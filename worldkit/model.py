@@ -224,7 +224,8 @@ class ComposedWorldModel(WorldModel):
             )
         if not isinstance(latent, Latent):
             raise ShapeError(f"decode takes a latent, as encode(video) gives it, got {type(latent).__name__}")
-        drawn, obs = self.decoder(latent, masks=masks), self.config.obs
+        shown = latent if latent.spec == self.decoder.spec else self.encoder.look_up(latent)
+        drawn, obs = self.decoder(shown, masks=masks), self.config.obs
         if drawn.video.shape[-3:] != (obs.channels, obs.height, obs.width):
             raise ShapeError(
                 f"{type(self.decoder).__name__}.forward must draw [..., {obs.channels}, {obs.height}, {obs.width}], "

@@ -58,7 +58,8 @@ class Dynamics(Component, ABC):
         filtering: True if its latents are states, which depend on the frames and actions before: then ``spec``
             describes the state, and `filter` is implemented (see `worldkit.dynamics.filtering`).
         borders: True if nothing is carried over frames that begin an episode inside a clip (``Batch.first``).
-        requires: Properties of the latent it cannot do without: ``"grid"``, ``"tracked"``, ``"normal"``.
+        requires: Properties of the latent it cannot do without: ``"grid"``, ``"tracked"``, ``"normal"``, ``"codes"``
+            (numbers of classes), ``"continuous"`` (no such numbers).
         takes: Forms of conditions it reads: ``"frame"`` (actions), ``"token"`` (latent actions, goals), ``"memory"``
             (language). A model that would give it another is refused. None: a dynamics that does not say so is tried
             out when a model with conditions is built.
@@ -66,7 +67,7 @@ class Dynamics(Component, ABC):
         window: Most frames it sees at once.
     """
 
-    WORDS = {"requires": ("grid", "tracked", "normal"), "takes": frozenset(FORMS)}
+    WORDS = {"requires": ("grid", "tracked", "normal", "codes", "continuous"), "takes": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
     explicit_prior: ClassVar[bool] = True
     filtering: ClassVar[bool] = False

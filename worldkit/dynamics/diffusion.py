@@ -107,7 +107,7 @@ class Diffusion(Dynamics):
 
     Config = DiffusionConfig
     explicit_prior = False
-    requires = frozenset({"tracked"})
+    requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: DiffusionConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,

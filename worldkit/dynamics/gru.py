@@ -76,7 +76,7 @@ class GRU(Dynamics):
     """
 
     Config = GRUConfig
-    requires = frozenset({"tracked"})
+    requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: GRUConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,

@@ -54,7 +54,7 @@ class LatentMLP(Dynamics):
     """
 
     Config = LatentMLPConfig
-    requires = frozenset({"tracked"})
+    requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token", "memory"})
     borders = True
     config: LatentMLPConfig

@@ -71,7 +71,7 @@ class PINT(Dynamics):
     """Transformer over all tokens of all frames so far."""
 
     Config = PINTConfig
-    requires = frozenset({"tracked"})
+    requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: PINTConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,

@@ -110,7 +110,7 @@ class PINTJoint(Dynamics):
     """
 
     Config = PINTJointConfig
-    requires = frozenset({"tracked"})
+    requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: PINTJointConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,

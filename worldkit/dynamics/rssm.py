@@ -161,7 +161,7 @@ class RSSM(FilteringDynamics):
 
     Config = RSSMConfig
     config: RSSMConfig
-    requires = frozenset({"tracked"})
+    requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token"})
 
     def __init__(

@@ -68,6 +68,7 @@ class SlotFormer(Dynamics):
     """Transformer encoder over the tokens of a window of frames."""
 
     Config = SlotFormerConfig
+    requires = frozenset({"continuous"})
     takes = frozenset({"frame", "token", "memory"})
 
     def __init__(self, config: SlotFormerConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,

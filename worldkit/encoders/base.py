@@ -27,12 +27,21 @@ class Encoding:
         latent: The sample (or mean) drawn while encoding; parts of the posterior may depend on it.
         aux: A typed dataclass of the encoder's own, for its regularizers, plots and tests.
         carry: Of an encoder that `carries`, what it goes on with after every frame, ``[B, T, ...]``.
+        drawn: Of an encoder of codes, through which no gradient goes: what a decoder draws in their place while both
+            learn, a latent of `Encoder.drawn_spec` whose gradient reaches the encoder; its values are those of
+            `Encoder.look_up`. None: the latent itself.
     """
 
     posterior: LatentDist
     latent: Latent
     aux: Any = None
     carry: Tensor | None = None
+    drawn: Latent | None = None
+
+    @property
+    def to_draw(self) -> Latent:
+        """What an objective gives to ``model.decode``: `drawn` where there is one, else the latent."""
+        return self.latent if self.drawn is None else self.drawn
 
 
 class Encoder(Component, ABC):
@@ -88,6 +97,19 @@ class Encoder(Component, ABC):
     def encode_goal(self, video: Tensor, *, sampler: Sampler) -> Latent:
         """Latent of goal images, ``video`` as in `forward`; means, unless an encoder says otherwise."""
         return self(video, sampler=MEANS).latent
+
+    @property
+    def drawn_spec(self) -> LatentSpec:
+        """Description of what decoders draw: `spec`, unless `look_up` makes something else of it."""
+        return self.spec
+
+    def look_up(self, z: Latent) -> Latent:
+        """What a decoder draws of a latent: of codes their vectors, a latent of `drawn_spec`. Others as they are.
+
+        Raises:
+            ShapeError: a code that there is not.
+        """
+        return z
 
     def static_prior(self, encoding: Encoding) -> LatentDist | None:
         """Constant prior for frames that no dynamics predicts; None if the latent has none."""

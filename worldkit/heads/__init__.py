@@ -9,6 +9,7 @@ from ..registry import list_heads, register_head
 
 register_head("gaussian", "worldkit.heads.gaussian:GaussianHead", aliases=("regression",))
 register_head("bernoulli", "worldkit.heads.bernoulli:BernoulliHead")
+register_head("categorical", "worldkit.heads.categorical:CategoricalHead")
 register_head("normed-bernoulli", "worldkit.heads.normed:NormedBernoulli")
 register_head("symlog-two-hot", "worldkit.heads.normed:SymlogTwoHot")
 register_head("two-hot", "worldkit.heads.two_hot:TwoHotHead", aliases=("twohot",))

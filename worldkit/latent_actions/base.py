@@ -43,6 +43,7 @@ class LatentAction(Component, ABC):
 
     Attributes:
         Config: The component's config class.
+        requires: Properties of the latent it cannot do without, as `Dynamics.requires`.
         takes: Forms of conditions it reads, as `Dynamics.takes`.
         gives: Forms of conditions that `condition` gives the dynamics: ``"frame"``, ``"token"``. None: not known before
             it runs.
@@ -50,8 +51,10 @@ class LatentAction(Component, ABC):
     """
 
     RETURNS = tuple
-    WORDS = {"takes": frozenset(FORMS), "gives": frozenset(FORMS)}
+    WORDS = {"requires": ("grid", "tracked", "normal", "codes", "continuous"), "takes": frozenset(FORMS),
+             "gives": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
+    requires: ClassVar[frozenset[str]] = frozenset()
     takes: frozenset[str] | None = None
     gives: ClassVar[frozenset[str] | None] = None
     config: ComponentConfig

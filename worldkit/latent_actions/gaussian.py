@@ -74,6 +74,7 @@ class GaussianLatentAction(LatentAction):
     """Posterior and prior over Gaussian latent actions from one spatio-temporal trunk."""
 
     Config = GaussianLatentActionConfig
+    requires = frozenset({"continuous"})
     takes = frozenset({"frame", "token", "memory"})
     gives = frozenset({"token"})
 

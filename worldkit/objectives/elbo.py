@@ -162,7 +162,7 @@ class ELBO(Turns, Objective):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """What trains encoder and decoder: (terms ``[B, V, T]``, parts of the static KL likewise, numbers for logs)."""
         weights, z = self.config.weights, seen.latent
-        drawn = model.decode(z)
+        drawn = model.decode(z if seen.prior is not None else seen.encoding.to_draw)
         told, logged = vector_errors(model, drawn, batch.vectors)
         rec = self._reconstruction(batch.video, drawn.video, model)
         rec_terms, frames = rec["per_frame"] + (told[:, None] / rec["per_frame"].shape[1] if logged else 0), z.shape[1]

@@ -45,7 +45,7 @@ class Reconstruction(Objective):
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         encoding = model.encoder.see(batch, sampler=sampler)
-        drawn = model.decode(encoding.latent)
+        drawn = model.decode(encoding.to_draw)
         told, logged = vector_errors(model, drawn, batch.vectors)
         squared, seen = (drawn.video - batch.video).square(), batch.video.numel() > 0
         error = _mean(reduce(squared, "b ... t c h w -> b t", "mean" if seen else "sum"), batch.done_mask)

@@ -39,7 +39,7 @@ class Prior(Component, ABC):
         spec: Description of the latent.
     """
 
-    WORDS = {"requires": ("grid", "tracked", "normal")}
+    WORDS = {"requires": ("grid", "tracked", "normal", "codes", "continuous")}
     Config: ClassVar[type[PriorConfig]]
     requires: ClassVar[frozenset[str]] = frozenset()
     config: PriorConfig

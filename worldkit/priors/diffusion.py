@@ -117,6 +117,7 @@ class DiffusionPrior(Prior):
     """
 
     Config = DiffusionPriorConfig
+    requires = frozenset({"continuous"})
     config: DiffusionPriorConfig
 
     def __init__(self, config: DiffusionPriorConfig, *, spec: LatentSpec):

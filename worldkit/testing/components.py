@@ -62,7 +62,14 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
     encoding = module.see(batch, sampler=Sampler(generator=torch.Generator().manual_seed(0)))
     report.fields(encoding.latent, module.spec, BATCH, 3, "latent")
     report.fields(encoding.posterior, module.spec, BATCH, 3, "posterior")
-    report.gradients(module, score(tensors(encoding.latent) + tensors(encoding.posterior)))
+    learned = [*tensors(encoding.to_draw), *tensors(encoding.posterior)]
+    if encoding.drawn is not None:  # nearest codes are chosen without a gradient: what is between trains them
+        learned = [x for x in (*learned, *module.regularizers(encoding).values()) if x.requires_grad]
+    report.gradients(module, score(learned))
+    looked = module.look_up(encoding.latent)
+    report.fields(looked, module.drawn_spec, BATCH, 3, "latent that is drawn")
+    for a, b in zip(tensors(encoding.to_draw), tensors(looked), strict=True):
+        report.equal(a, b, "look_up", "what training draws, beside what look_up gives,")
     with torch.no_grad():
         base = run(module, batch)
         for a, b in zip(run(module, changed(batch, LAST)), base, strict=True):
@@ -146,7 +153,7 @@ def _map_cond(cond: Condition, index: Any) -> Condition:
 def check_dynamics(
     dynamics: str | type, *, spec: LatentSpec | None = None, memory_length: int = 0, **options: Any
 ) -> None:
-    """Check a dynamics on random latents of ``spec`` (default: `example_spec`) with a window of 4 frames.
+    """Check a dynamics on random latents of ``spec`` (default: an `example_spec` that it reads), window of 4 frames.
 
     A rollout's cached steps must agree with `Dynamics.prior` over the whole history. If it filters, ``spec`` is the
     encoder's, and what it filters must agree with what it predicts.
@@ -155,7 +162,7 @@ def check_dynamics(
         >>> check_dynamics("pint", memory_length=2)
     """
     cls, config, report = prepare(registries.dynamics, dynamics, options)
-    seen = spec or example_spec()
+    seen = spec or example_spec(kind="codes" if "codes" in cls.requires else "particles")
 
     def make(memory_length: int = memory_length) -> nn.Module:
         return cls(config, spec=seen, anchors=example_anchors(seen), window=WINDOW, memory_length=memory_length)

@@ -14,6 +14,7 @@ from .. import registry as registries
 from ..batch import Batch
 from ..conditions import Condition
 from ..config import ObsSpec, WorldModelConfig, merge, nest
+from ..distributions import Categorical
 from ..encoders.base import Encoding
 from ..latents import Field, Latent, LatentDist, LatentSpec, TokenGroup, particle_spec, pixel_spec
 
@@ -74,24 +75,36 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def example_spec(views: int = 1, kind: str = "particles") -> LatentSpec:
-    """Per view: five particles (three of them drawn) and a background, 4 x 4 patches, 8 x 8 pixels, or four others."""
+    """Per view: five particles (three of them drawn) and a background, 4 x 4 patches, 8 x 8 pixels, or four others.
+
+    Kind ``"codes"``: 2 x 2 patches, each a number of one of six classes.
+    """
     if kind == "particles":
         return particle_spec(num_particles=5, num_drawn=3, feature_dim=3, background_dim=2, views=views)
     if kind == "pixels":
         return pixel_spec(height=8, width=8, views=views)
+    if kind == "codes":
+        group = TokenGroup("patches", views * 4, (Field("code", 1, Categorical(6, index=True)),))
+        return LatentSpec((group,), grid=(2, 2), views=views, kind="patches")
     grid = (4, 4) if kind == "patches" else None
     group = TokenGroup(kind, views * (16 if grid else 4), (Field("features", 3),))
     return LatentSpec((group,), grid=grid, views=views, kind=kind)
 
 
 def example_latent(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, seed: int = 0) -> Latent:
-    """Random latent ``[batch, time]``: normal with deviation 0.5, or uniform or log-normal within a field's bounds."""
+    """Random latent ``[batch, time]``: normal with deviation 0.5, or uniform or log-normal within a field's bounds.
+
+    Codes are numbers of any of their classes.
+    """
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for group in spec.groups:
         for f in group.fields:
-            shape = (batch, time, group.size, f.dim)
-            values[group.name, f.name] = _between(*f.dist.support, shape, generator)
+            shape, (low, high) = (batch, time, group.size, f.dim), f.dist.support
+            values[group.name, f.name] = (
+                torch.randint(int(low), int(high) + 1, shape, generator=generator) if f.dist.codes
+                else _between(low, high, shape, generator)
+            )
     return Latent.build(spec, values)
 
 

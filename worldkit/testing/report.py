@@ -47,10 +47,10 @@ class Reporter:
         """Nothing of sample 0 may move, not even by rounding, when sample 1 changes."""
         self.equal(changed[:1], base[:1], "batch independence", f"{what} of sample 0, when sample 1 changes,", 0.0)
 
-    def shape(self, x: Tensor, shape: Iterable[int], what: str) -> None:
+    def shape(self, x: Tensor, shape: Iterable[int], what: str, dtype: torch.dtype = torch.float32) -> None:
         shape = list(shape)
         self.require(list(x.shape) == shape, "shapes", f"{what} is {list(x.shape)}, expected {shape}")
-        self.require(x.dtype == torch.float32, "dtype", f"{what} is {x.dtype}, expected torch.float32")
+        self.require(x.dtype == dtype, "dtype", f"{what} is {x.dtype}, expected {dtype}")
         bad = (~torch.isfinite(x)).sum().item()
         self.require(bad == 0, "finite values", f"{what} has {bad} of {x.numel()} entries that are NaN or infinite")
 
@@ -59,9 +59,15 @@ class Reporter:
         self.require(isinstance(x, wanted), "types", f"{what} is {type(x).__name__}, expected {wanted.__name__}")
         tensors = x.values if isinstance(x, Latent) else x.params
         for group, field in spec.keys():
-            f = spec.field((group, field))
+            f, name = spec.field((group, field)), f"{what} {group}.{field}"
             width = f.dim if isinstance(x, Latent) else f.dist.param_dim(f.dim)
-            self.shape(tensors[group, field], (batch, time, spec.group(group).size, width), f"{what} {group}.{field}")
+            codes = isinstance(x, Latent) and f.dist.codes
+            self.shape(tensors[group, field], (batch, time, spec.group(group).size, width), name,
+                       torch.int64 if codes else torch.float32)
+            if codes:
+                low, high = tensors[group, field].aminmax()
+                self.require(0 <= low and high <= f.dist.support[1], "codes", f"{name} holds {low} to {high}, expected "
+                             f"0 to {f.dist.support[1]}")
 
     def gradients(self, module: nn.Module, loss: Tensor, *, ignore: Iterable[str] = ()) -> None:
         missing = without_gradient(module, loss, ignore)
