@@ -54,10 +54,10 @@ def terms(model: ComposedWorldModel, frames: LatentDist, batch: int, generator: 
     posterior = frames[episode, start + torch.arange(model.clip_length)]
     sampler = Sampler(generator=generator)
     z = posterior.sample(sampler)
-    cond, action, policy = model.condition(z, Batch(z.pack()), sampler=sampler)
-    prior = model.predict_next(z, cond)
+    steering = model.condition(z, Batch(z.pack()), sampler=sampler)
+    prior = model.predict_next(z, steering.cond)
     found = _by_field(posterior[:, 1:].kl(prior), z[:, 1:])
-    found["latent_action"] = _action_kl(action, policy, z.spec, 0)
+    found["latent_action"] = _action_kl(steering, z.spec, 0)
     return {name: kl.sum(2).mean() for name, kl in found.items()}
 
 

@@ -39,12 +39,13 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "contract": BASICS | COMPONENTS | {"objectives"},
     "conditioning": BASICS | {"conditioners", "wiring"},
     "perception": BASICS | {"conditioners", "encoders", "dynamics", "conditioning"},
-    "assembly": {"contract", "wiring", "perception", "config", "registry", "errors"},
+    "steering": BASICS | {"conditioning", "latent_actions", "perception", "wiring"},
+    "assembly": {"contract", "latent_actions", "wiring", "perception", "config", "registry", "errors"},
     "dreaming": BASICS | {"wiring", "perception"},
     "rolling": BASICS | {"dreaming"},
     "imagining": BASICS | {"conditioning", "dreaming", "dynamics"},
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "conditioning", "perception", "dreaming",
-                                    "rolling", "imagining"},
+                                    "rolling", "imagining", "steering"},
     "counterfactual": BASICS | {"model"},
     "scene": BASICS | {"counterfactual", "model", "viz"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
@@ -69,9 +70,9 @@ FILES = {
 }
 LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
 """Inside a function, for what few calls need."""
-TYPES = {"objectives": {"model", "perception"} | COMPONENTS, "dynamics": {"encoders", "cells"},
-         "conditioning": {"model"}, "perception": {"model"}, "imagining": {"model"},
-         "rolling": {"model", "dynamics"}, "dreaming": {"model", "dynamics"},
+TYPES = {"objectives": {"model", "perception", "steering"} | COMPONENTS, "dynamics": {"encoders", "cells"},
+         "conditioning": {"model"}, "perception": {"model"}, "steering": {"model"}, "imagining": {"model"},
+         "rolling": {"model", "dynamics"}, "dreaming": {"model", "decoders", "dynamics"},
          "assembly": {"model"}, "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
 TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}

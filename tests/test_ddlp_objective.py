@@ -54,7 +54,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     weak = (("particles", "depth"), ("particles", "features"), ("background", "features"))
     kl = sum(v.sum((1, 2)).mean() * (0.01 if key in weak else 1) for key, v in static.items())
     kl = kl + 0.01 * model.encoder.regularizers(encoding)["proposals"][:, :2].sum(1).mean()
-    cond, _, _ = model.condition(encoding.latent, wk.Batch(video), sampler=MEANS)
+    cond = model.condition(encoding.latent, wk.Batch(video), sampler=MEANS).cond
     prior = model.predict_next(encoding.latent, cond)
     dynamic = sum(v.sum((1, 2)).mean() for v in encoding.posterior[:, 2:].kl(prior[:, 1:]).values())
     for name, value in (("reconstruction", reconstruction), ("kl", kl), ("kl_dynamics", dynamic)):

@@ -197,7 +197,7 @@ def test_models_predict_what_they_would_be_told_of_their_own_latents(dynamics):
     with torch.no_grad():
         out = model.rollout(batch.video[:, :2], 3, conditions=batch.conditions, deterministic=True)
         z = type(out.latents).cat([out.context_latents, out.latents])
-        cond, _, _ = model.condition(z, batch, sampler=MEANS)
+        cond = model.condition(z, batch, sampler=MEANS).cond
         features = model.dynamics.features(z, cond)
         assert list(out.predictions) == ["reward", "terminated"]
         for name, head in model.heads.items():
@@ -246,7 +246,7 @@ def test_objectives_train_heads_and_heads_train_nothing_else(overrides):
     loss = model.loss(batch, generator=torch.Generator().manual_seed(0))
     assert {"head/reward", "head/terminated"} <= set(loss.terms)
     z = model.encode(batch.video)
-    cond, _, _ = model.condition(z, batch, sampler=MEANS)
+    cond = model.condition(z, batch, sampler=MEANS).cond
     sum(x.sum() for x in model.head_losses(z, cond, batch).values()).backward()
     for name, part in model.named_children():
         grads = [p.grad for p in part.parameters()]

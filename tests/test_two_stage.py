@@ -123,8 +123,8 @@ def test_latent_actions_drive_the_rollout_and_pay_their_kl():
     model = shake(build(small_config(encoder="patch", dynamics="slotformer", objective=two_stage(kl_weight=0.3))))
     batch = example_batch(model.config)
     loss = model.loss(batch, sampler=MEANS)
-    _, posterior, prior = model.condition(model.encode(batch.video), batch, sampler=MEANS)
-    torch.testing.assert_close(loss.terms["kl_latent_action"], posterior.kl(prior).mean())
+    steering = model.condition(model.encode(batch.video), batch, sampler=MEANS)
+    torch.testing.assert_close(loss.terms["kl_latent_action"], steering.posterior.kl(steering.prior).mean())
     parts = loss.terms
     torch.testing.assert_close(loss.total, parts["latent"] + parts["image"] + 0.3 * parts["kl_latent_action"])
 

@@ -15,6 +15,7 @@ from . import contract, wiring
 from . import registry as registries
 from .config import WorldModelConfig
 from .errors import IncompatibleComponentsError
+from .latent_actions.base import LatentAction
 from .perception import check_filtering
 
 if TYPE_CHECKING:
@@ -88,13 +89,16 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
         drawn = spec if spec is not encoder.spec else encoder.drawn_spec
         decoder = make("decoder", component("decoder"), config.decoder, spec=drawn, obs=config.obs)
     if config.latent_action is not None:
-        if dynamics is None:
+        kind = component("latent_action")
+        if dynamics is not None:
+            wiring.check_width("dynamics", dynamics)
+        elif "latent-action" not in component("objective").requires:
             raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")
-        wiring.check_width("dynamics", dynamics)
-        _check_requires("latent_action", component("latent_action"), config, spec)
+        _check_requires("latent_action", kind, config, spec)
         latent_action = make(
-            "latent_action", component("latent_action"), config.latent_action, spec=spec, anchors=anchors,
-            window=horizon, dynamics_dim=dynamics.cond_dim, memory_length=memory["latent_action"],
+            "latent_action", kind, config.latent_action, spec=spec, anchors=anchors, window=horizon,
+            dynamics_dim=getattr(dynamics, "cond_dim", 0), memory_length=memory["latent_action"],
+            **({"obs": config.obs} if kind.reads == "video" else {}),
         )
     wiring.check_read(config, receivers, {"dynamics": dynamics, "latent_action": latent_action})
     widths = {"dynamics": getattr(dynamics, "cond_dim", 0), "latent_action": getattr(latent_action, "cond_dim", 0)}
@@ -166,6 +170,10 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' needs a decoder, but none is set")
     if "dynamics" in objective.requires and dynamics is None:
         raise IncompatibleComponentsError(f"objective '{config.objective.name}' trains a dynamics, but none is set")
+    if "latent-action" in objective.requires and config.latent_action is None:
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' trains latent actions, but none is set; set latent_action='vq'"
+        )
     if "prior" in objective.requires and config.prior is None:
         raise IncompatibleComponentsError(
             f"objective '{config.objective.name}' trains a prior over first frames, but none is set; set "
@@ -182,6 +190,7 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
             f"objective '{config.objective.name}' would leave prior '{config.prior.name}' untrained; set prior=None, "
             f"and train one when everything else is trained, with objective='{trains[0]}'"
         )
+    _check_actions(objective, config)
     if dynamics is not None:
         _check_filters(objective, config, dynamics)
     most, runs = config.timestep_horizon + 1, dynamics is not None and "prior" not in objective.requires
@@ -196,6 +205,20 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
             f"objective '{config.objective.name}' trains encoder and decoder only and would leave dynamics "
             f"'{config.dynamics.name}' untrained; set dynamics=None, or objective='elbo'"
         )
+
+
+def _check_actions(objective: Any, config: WorldModelConfig) -> None:
+    """Refuse an objective that would leave latent actions untrained which learn by losses of their own."""
+    if config.latent_action is None:
+        return
+    cls = registries.latent_actions.get(config.latent_action.name)
+    if cls.losses is LatentAction.losses or objective.action_losses or "latent_action" in objective.frozen:
+        return
+    fits = [n for n in registries.list_objectives() if registries.objectives.get(n).action_losses]
+    raise IncompatibleComponentsError(
+        f"latent action '{config.latent_action.name}' learns by losses of its own, which objective "
+        f"'{config.objective.name}' leaves out; objectives that have them: {', '.join(fits)}"
+    )
 
 
 def _check_filters(objective: Any, config: WorldModelConfig, dynamics: Any) -> None:

@@ -25,9 +25,10 @@ from .distributions import MEANS, Sampler
 from .errors import ConditionError, ShapeError
 from .latents import Latent
 from .perception import look
-from .wiring import told_by
+from .wiring import told_by, video_for
 
 if TYPE_CHECKING:
+    from .decoders.base import Decoded
     from .dynamics.base import Window
     from .model import ComposedWorldModel
 
@@ -44,6 +45,7 @@ class Loop:
         past: Conditions of the ``C0 - 1`` transitions inside the context; None: none of them has any.
         latent_actions: Of these transitions, ``[B, C0 - 1, N or 1, A]``; then every step is given its latent action,
             too. None: inferred.
+        video: The frames behind ``z``, or a batch of them, for latent actions that read video.
         sampler: Source of randomness.
         window: As for `worldkit.WorldModel.rollout`.
         heads: Ask the model's heads after every step.
@@ -51,6 +53,7 @@ class Loop:
 
     Attributes:
         latent: The newest frame, ``[B, 1]``: the last one of the context, then what was predicted.
+        before: Frames before it, as many as the decoder looks back on; None if it does not.
         told: Whether the latent actions of the context were given.
         latent_actions: Of the context, ``[B, C0 - 1, N or 1, A]``, once the first step is made; None without any.
         latent_action: Of the last step, ``[B, 1, N or 1, A]``; None without latent actions.
@@ -61,14 +64,17 @@ class Loop:
 
     def __init__(self, model: ComposedWorldModel, z: Latent, past: Told | None, *, sampler: Sampler,
                  latent_actions: Tensor | None = None, window: Window = "exact", heads: bool = True,
-                 drawn: bool = False):
+                 drawn: bool = False, video: Any = None):
         self._model, self._past, self.sampler, self._window = model, past, sampler, window
+        self._video = video
+        self._history = 0 if model.decoder is None else model.decoder.history
         self._heads, self._drawn = dict(model.heads.items()) if heads else {}, drawn
         self._context: Latent | None = z
         self._state: Any = None  # of the dynamics
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
         self.told = latent_actions is not None
         self.latent, self.latent_actions = z[:, -1:], latent_actions
+        self.before = z[:, :-1][:, -self._history :] if self._history else None
         self.latent_action: Tensor | None = None
         self.cond = EMPTY
         self.predictions: dict[str, Tensor] = {}
@@ -85,7 +91,7 @@ class Loop:
         module: Any = self._model.latent_action
         if self._context is not None:
             self._begin(self._context, now)
-            self._context = self._past = None
+            self._context = self._past = self._video = None
         else:
             dynamics.observe(self._state, self.latent)
             if self._carry is not None:
@@ -96,6 +102,8 @@ class Loop:
         if latent_action is not None:
             cond = cond + told_by(module, dynamics, latent_action)
         left, self.latent_action, self.cond = self.latent, latent_action, cond
+        if self.before is not None:
+            self.before = type(left).cat([self.before, left])[:, -self._history :]
         self.latent = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
         if self._heads:
             features = dynamics.step_features(self._state, left, self.latent, cond)
@@ -111,7 +119,8 @@ class Loop:
         cond = past["dynamics"]
         if module is not None and self.latent_actions is None:
             given = past["latent_action"].then(now["latent_action"])
-            posterior, self._carry = module.start(z, given, streaming=self._window == "streaming")
+            seen = video_for(module, self._video, z.shape[1])
+            posterior, self._carry = module.start(z, given, streaming=self._window == "streaming", **seen)
             self.latent_actions = posterior.sample(MEANS, "latent_action.posterior")
         if self.latent_actions is not None and z.shape[1] > 1:
             cond = cond + told_by(module, dynamics, self.latent_actions)
@@ -163,6 +172,7 @@ class Dream:
         sampler: Source of randomness, as ``Sampler(generator=...)``; ``Sampler(deterministic=True)`` follows means.
         window: As for `worldkit.WorldModel.rollout`.
         drawn: The model's heads answer with a draw, not with what they expect.
+        video: The frames behind a context of latents, for latent actions that read video.
 
     Attributes:
         model, window: As given.
@@ -191,6 +201,7 @@ class Dream:
         sampler: Sampler | None = None,
         window: Window = "exact",
         drawn: bool = False,
+        video: Tensor | None = None,
     ):
         model.require_dynamics()
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
@@ -207,7 +218,7 @@ class Dream:
                               for name in model.conditioners if name not in self._moving}
         self.window, self.standing = window, {name: x for name, x in conditions.items() if name not in self._moving}
         self._loop = Loop(model, z, told, latent_actions=latent_actions, sampler=sampler or Sampler(), window=window,
-                          drawn=drawn)
+                          drawn=drawn, video=context if video is None else video)
 
     @property
     def latent(self) -> Latent:
@@ -222,6 +233,10 @@ class Dream:
         if not isinstance(z, Latent) or z.spec != self._loop.latent.spec or z.shape != self._loop.latent.shape:
             raise ShapeError(f"the newest frame is {self._loop.latent}; what takes its place must be alike, got {z}")
         self._loop.replace(z)
+
+    def picture(self, *, masks: bool = False) -> Decoded:
+        """The newest frame as the model draws it, ``[B, 1]``; see `worldkit.WorldModel.decode`."""
+        return self.model.decode(self.latent, masks=masks, before=self._loop.before)
 
     @property
     def sampler(self) -> Sampler:

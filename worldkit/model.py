@@ -19,7 +19,7 @@ from .assembly import assemble
 from .batch import Batch, as_table
 from .component import Component, NamedModules
 from .conditioners.base import Conditioner
-from .conditioning import gather, leading, refuse_unknown
+from .conditioning import gather, refuse_unknown
 from .conditions import Condition
 from .config import WorldModelConfig
 from .decoders.base import Decoded, Decoder
@@ -29,14 +29,15 @@ from .encoders.base import Encoder
 from .errors import NoDecoderError, ShapeError, WorldkitError
 from .heads.base import Head
 from .imagining import Imagined, Policy, imagine
-from .latent_actions.base import ActionDist, LatentAction
+from .latent_actions.base import LatentAction
 from .latents import Latent, LatentDist, LatentSpec
 from .objectives.base import Loss, Objective
-from .perception import Seen, begins, expected, look, perceive, refuse_borders
+from .perception import Seen, expected, look, perceive, refuse_borders
 from .priors.base import Prior
 from .registry import register_model
 from .rolling import Rollout, predicted
-from .wiring import told_by
+from .steering import Steering, steer
+from .wiring import video_for
 
 
 class WorldModel(Component, ABC):
@@ -216,7 +217,16 @@ class ComposedWorldModel(WorldModel):
         return perceive(self, video, sampler, conditions=conditions, masks=masks, first=first, last=last,
                         last_action=last_action)
 
-    def decode(self, latent: Latent, *, masks: bool = False) -> Decoded:
+    def decode(self, latent: Latent, *, masks: bool = False, before: Latent | None = None) -> Decoded:
+        """Latents -> video.
+
+        Args:
+            latent: ``[B, T]``.
+            masks: Ask for masks of the tokens, too.
+            before: Latents of the frames before these, for a decoder that looks back on them (`Decoder.history`).
+        Raises:
+            NoDecoderError: the model cannot draw.
+        """
         if self.decoder is None:
             raise NoDecoderError(
                 f"this model (objective '{self.config.objective.name}') has no decoder and cannot draw; "
@@ -224,8 +234,11 @@ class ComposedWorldModel(WorldModel):
             )
         if not isinstance(latent, Latent):
             raise ShapeError(f"decode takes a latent, as encode(video) gives it, got {type(latent).__name__}")
+        past = 0 if before is None else min(self.decoder.history, before.shape[1])
+        if past:
+            latent = type(latent).cat([before[:, -past:], latent])
         shown = latent if latent.spec == self.decoder.spec else self.encoder.look_up(latent)
-        drawn, obs = self.decoder(shown, masks=masks), self.config.obs
+        drawn, obs = self.decoder(shown, masks=masks).after(past), self.config.obs
         if drawn.video.shape[-3:] != (obs.channels, obs.height, obs.width):
             raise ShapeError(
                 f"{type(self.decoder).__name__}.forward must draw [..., {obs.channels}, {obs.height}, {obs.width}], "
@@ -246,32 +259,15 @@ class ComposedWorldModel(WorldModel):
         batch = batch.as_float()
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
-    def condition(
-        self, z: Latent, batch: Batch, *, sampler: Sampler
-    ) -> tuple[Condition, ActionDist | None, ActionDist | None]:
-        """What the dynamics is told about the transitions inside a clip.
+    def condition(self, z: Latent | None, batch: Batch, *, sampler: Sampler) -> Steering:
+        """What the dynamics is told about the transitions inside a clip, and what latent actions make of them.
 
-        Returns:
-            Conditions of the transitions 0..T-2 (given ones, and sampled latent actions), and posterior and prior of
-            the latent actions (None, None without them).
+        Args:
+            z: Latents of T frames; None will do for latent actions that read video.
+            batch: Where they come from, with its conditions.
+            sampler: Source of randomness.
         """
-        frames = z.shape[1]
-        if self.dynamics is not None and self.dynamics.filtering:
-            led = leading(self, batch.conditions, batch.masks, begins(batch.first, z), sampler)
-            return led.at(slice(1, None)), None, None
-        given = self._gather_conditions(batch.conditions, batch.masks, frames, sampler)
-        to_dynamics = given["dynamics"].at(slice(0, frames - 1))
-        posterior = prior = None
-        if self.latent_action is not None:
-            posterior, prior = self.latent_action(z, given["latent_action"])
-            for name, dist, length in (("posterior", posterior, frames - 1), ("prior", prior, frames)):
-                if not isinstance(dist, ActionDist) or dist.params.shape[:2] != (z.shape[0], length):
-                    raise ShapeError(f"{type(self.latent_action).__name__}.forward must give ActionDist for {length} "
-                                     f"{'transitions' if name == 'posterior' else 'frames'} as its {name}")
-            prior = prior[:, :-1]
-            action = posterior.sample(sampler, "latent_action.posterior")
-            to_dynamics = to_dynamics + told_by(self.latent_action, self.dynamics, action)
-        return to_dynamics, posterior, prior
+        return steer(self, z, batch, sampler=sampler)
 
     def predict_next(self, z: Latent, cond: Condition) -> LatentDist:
         """Teacher-forced predictions for a clip, of a dynamics with an explicit prior.
@@ -346,14 +342,16 @@ class ComposedWorldModel(WorldModel):
     ) -> Tensor:
         """Latent actions behind a clip, real or dreamed, ``[B, T - 1, N or 1, A]`` (means).
 
-        Index t explains frame t -> t + 1. ``video``: as `rollout`'s context, frames or a latent.
+        Index t explains frame t -> t + 1. ``video``: as `rollout`'s context, frames or a latent; those that read video
+        (`LatentAction.reads`) need frames.
         """
         module = self.require_latent_action("infer_latent_actions")
         conditions, masks = as_table(conditions, "conditions"), as_table(masks, "masks")
         with self._evaluating(video):
             z = look(self, video, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1], MEANS, strict=True)
-            return module.start(z, given["latent_action"])[0].sample(MEANS, "latent_action.posterior")
+            seen = video_for(module, video, z.shape[1])
+            return module.start(z, given["latent_action"], **seen)[0].sample(MEANS, "latent_action.posterior")
 
     def rollout(
         self,
@@ -399,8 +397,9 @@ class ComposedWorldModel(WorldModel):
         with self._evaluating(context, latent_actions, *conditions.values()):
             z = look(self, context, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1] + horizon, sampler, strict=True)
-            latents, actions, told = predicted(self, z, horizon, given, latent_actions, sampler, window)
-            drawn, given_back = (self.decode(x) if decode else None for x in (latents, z))
+            latents, actions, told = predicted(self, z, horizon, given, latent_actions, sampler, window, video=context)
+            drawn = self.decode(latents, before=z) if decode else None
+            given_back = self.decode(z) if decode else None
             return Rollout(
                 latents=latents,
                 context_latents=z,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -65,16 +65,19 @@ class Rollout:
 
 def predicted(
     model: ComposedWorldModel, z: Latent, horizon: int, given: Mapping[str, Condition], latent_actions: Tensor | None,
-    sampler: Sampler, window: Window,
+    sampler: Sampler, window: Window, *, video: Any = None,
 ) -> tuple[Latent, Tensor | None, dict[str, Tensor]]:
-    """Predicted latents ``[B, horizon]``, the latent actions of context and prediction, and what heads say."""
+    """Predicted latents ``[B, horizon]``, the latent actions of context and prediction, and what heads say.
+
+    ``video``: what ``z`` was seen in, for latent actions that read video.
+    """
     past = z.shape[1] - 1
     if latent_actions is not None:
         model.require_latent_action("latent_actions=...")
         check_shape(latent_actions, "b t n a", name="latent_actions", b=z.shape[0], t=past + horizon)
     inside = {receiver: cond.at(slice(0, past)) for receiver, cond in given.items()}
     actions = None if latent_actions is None else latent_actions[:, :past]
-    loop = Loop(model, z, inside, latent_actions=actions, sampler=sampler, window=window)
+    loop = Loop(model, z, inside, latent_actions=actions, sampler=sampler, window=window, video=video)
     latents, taken, told = [], [], []
     for t in range(past, past + horizon):  # transition t leads to frame t + 1
         now = slice(t, t + 1)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from . import registry as registries
+from .batch import Batch, to_float_video
 from .conditions import EMPTY, FORMS, Condition
 from .config import WorldModelConfig
 from .distributions import Sampler
 from .dynamics.base import EMBED, Dynamics
-from .errors import IncompatibleComponentsError, ShapeError
+from .errors import IncompatibleComponentsError, ShapeError, WorldkitError
 from .latents import Latent, LatentDist, LatentSpec
 from .registry import Registry
 
@@ -176,6 +177,30 @@ def told_by(latent_action: Any, dynamics: Any, action: Tensor) -> Condition:
     check_condition(latent_action, cond, "the latent action", shape, dim=dynamics.cond_dim)
     refuse_unread(dynamics, cond, "the latent action")
     return cond
+
+
+def video_for(latent_action: Any, video: Any, frames: int) -> dict[str, Tensor | None]:
+    """``{"video": ...}``, float in [0, 1], for latent actions that read video; nothing for others.
+
+    Args:
+        latent_action: A `LatentAction`.
+        video: Frames, a batch of them, or what was seen in them (then there are none to read).
+        frames: How many.
+    Raises:
+        WorldkitError: there are transitions to read it off, but no frames.
+    """
+    if latent_action.reads != "video":
+        return {}
+    seen = video.video if isinstance(video, Batch) else video
+    if torch.is_tensor(seen):
+        return {"video": to_float_video(seen)}
+    if frames > 1:
+        raise WorldkitError(
+            f"latent action '{latent_action.config.name}' is read off video, and this starts from {frames} frames of "
+            "latents: give the frames themselves, the latent actions between them (latent_actions=...), or the last "
+            "latent alone, z[:, -1:]"
+        )
+    return {"video": None}
 
 
 def _refusal(

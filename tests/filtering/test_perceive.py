@@ -41,7 +41,7 @@ def test_the_prior_is_the_prediction_from_the_state_before(make, encoder):
     assert seen.latent.spec == model.spec != model.encoder.spec and tuple(seen.latent.shape) == (2, 4)
     predicted = model.dynamics.prior(seen.latent[:, :-1], seen.cond.at(slice(1, None)))
     same(predicted, seen.prior[:, 1:])
-    same(model.predict_next(seen.latent, model.condition(seen.latent, batch, sampler=MEANS)[0]), predicted)
+    same(model.predict_next(seen.latent, model.condition(seen.latent, batch, sampler=MEANS).cond), predicted)
     assert model.decode(seen.latent).video.shape == batch.video.shape
 
 

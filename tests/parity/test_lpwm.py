@@ -179,8 +179,8 @@ def test_decode(name):
 def test_dynamics_teacher_forced(name):
     c, want = case(name), case(name).out["dynamics_teacher_forced"]
     z = c.model.encode(c.batch().video)
-    cond, _, action_prior = c.model.condition(z, c.batch(), sampler=MEANS)
-    prior = c.model.predict_next(z, cond)
+    steering = c.model.condition(z, c.batch(), sampler=MEANS)
+    prior = c.model.predict_next(z, steering.cond)
     names = {"position": "", "scale": "_scale", "depth": "_depth", "features": "_features"}
     for ours, theirs in names.items():
         mean, logvar = (per_view(p, c.views) for p in Normal.split(prior.params["particles", ours]))
@@ -192,7 +192,7 @@ def test_dynamics_teacher_forced(name):
     a, b = (per_view(p, c.views)[..., 0] for p in Beta.split(prior.params["particles", "transparency"]))
     close(a, want["obj_on_a_dyn"].view_as(a), "a_dyn")
     close(b, want["obj_on_b_dyn"].view_as(b), "b_dyn")
-    mean, logvar = (tokens(p, c.views) for p in Normal.split(action_prior.params))
+    mean, logvar = (tokens(p, c.views) for p in Normal.split(steering.prior.params))
     close(mean, want["mu_context_dyn"], "mu_context_dyn")
     close(logvar, want["logvar_context_dyn"], "logvar_context_dyn")
 

@@ -46,18 +46,33 @@ class Decoded:
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     raw: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def after(self, frames: int) -> Decoded:
+        """The same without the first ``frames`` frames."""
+        if not frames:
+            return self
+
+        def cut(x: Tensor | None, axis: int) -> Tensor | None:
+            return None if x is None else x.narrow(axis, frames, x.shape[axis] - frames)
+
+        axes = {"video": -4, "masks": -5, "foreground": -4, "background": -4, "background_mask": -4, "glimpses": -5,
+                "tokens": -2}
+        told = {name: {key: cut(x, 1) for key, x in getattr(self, name).items()} for name in ("vectors", "raw")}
+        return Decoded(**{name: cut(getattr(self, name), axis) for name, axis in axes.items()}, **told)
+
 
 class Decoder(Component, ABC):
     """Latent -> video, and vectors beside it.
 
     Subclasses set ``Config``; ``kinds`` names the latents they can draw (None = any). Those that predict vectors name
-    them in ``predicts``, and say with ``predicts_symlog`` whether their raw numbers are symlogs.
+    them in ``predicts``, and say with ``predicts_symlog`` whether their raw numbers are symlogs. Those that look back
+    on frames before say in ``history`` on how many; `ComposedWorldModel.decode` gives them these (``before=``).
     """
 
     RETURNS = Decoded
     Config: ClassVar[type[ComponentConfig]]
     WORDS = {"kinds": None}
     kinds: ClassVar[frozenset[str] | None] = None
+    history: int = 0
     predicts: tuple[str, ...] = ()
     predicts_symlog: bool = False
     config: ComponentConfig

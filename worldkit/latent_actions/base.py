@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -44,6 +44,11 @@ class LatentAction(Component, ABC):
     Attributes:
         Config: The component's config class.
         requires: Properties of the latent it cannot do without, as `Dynamics.requires`.
+        reads: ``"latent"``: what actions are inferred from is what the encoder saw. ``"video"``: the frames themselves;
+            then `__init__` also takes ``obs=``, and `forward` and `start` take ``video=`` (float in [0, 1],
+            ``[B, T, C, H, W]``; of `start` None if there is one frame, and so nothing to infer).
+        choices: How many actions there are, if they are told by numbers: int64 ``[B, T, N or 1, 1]``. None: actions are
+            vectors.
         takes: Forms of conditions it reads, as `Dynamics.takes`.
         gives: Forms of conditions that `condition` gives the dynamics: ``"frame"``, ``"token"``. None: not known before
             it runs.
@@ -55,6 +60,8 @@ class LatentAction(Component, ABC):
              "gives": frozenset(FORMS)}
     Config: ClassVar[type[ComponentConfig]]
     requires: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[Literal["latent", "video"]] = "latent"
+    choices: int | None = None
     takes: frozenset[str] | None = None
     gives: ClassVar[frozenset[str] | None] = None
     config: ComponentConfig
@@ -70,7 +77,23 @@ class LatentAction(Component, ABC):
 
     @abstractmethod
     def forward(self, z: Latent, cond: Condition) -> tuple[ActionDist, ActionDist]:
-        """(posterior of T - 1, prior of T) for T <= window + 1 frames; ``cond`` has one entry per frame."""
+        """(posterior of T - 1, prior of T) for T <= window + 1 frames; ``cond`` has one entry per frame.
+
+        Those that read video also take ``video``, and must do without ``z`` (None while they are trained alone).
+        """
+
+    def losses(self, video: Tensor, posterior: ActionDist) -> dict[str, Tensor]:
+        """What it learns by on its own, beside the dynamics: ``[B, T - 1]`` each, entry t about transition t -> t + 1.
+
+        Args:
+            video: Frames, as in `reads`.
+            posterior: What `forward` gave for them.
+        """
+        return {}
+
+    def summary(self, posterior: ActionDist) -> dict[str, Tensor]:
+        """Numbers worth a line in the log, about what `forward` found."""
+        return {}
 
     @abstractmethod
     def condition(self, action: Tensor) -> Condition:

@@ -53,16 +53,19 @@ class Objective(Component, ABC):
 
     Attributes:
         requires: ``"decoder"``, ``"dynamics"``, ``"no-dynamics"``; a dynamics that filters, ``"filtering"``, or one
-            that does not, ``"no-filtering"``; ``"prior"`` or ``"heads"``, of objectives that train these alone.
+            that does not, ``"no-filtering"``; ``"prior"``, ``"heads"`` or ``"latent-action"``, of objectives that train
+            these alone.
         frozen: Parts of the model that this objective reads and does not train; they must come trained. They get no
             gradients and stay in evaluation mode.
         idle: Parts that it does not even use: they get no gradients either, and need not come trained.
+        action_losses: What latent actions learn by on their own (`LatentAction.losses`) is part of this loss.
         steps_per_epoch: Set by the trainer before the first step; schedules counted in epochs need it.
     """
 
     RETURNS = Loss
     WORDS = {
-        "requires": frozenset({"decoder", "dynamics", "no-dynamics", "filtering", "no-filtering", "prior", "heads"}),
+        "requires": frozenset({"decoder", "dynamics", "no-dynamics", "filtering", "no-filtering", "prior", "heads",
+                               "latent-action"}),
         "frozen": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners", "heads"}),
         "idle": frozenset({"encoder", "decoder", "dynamics", "latent_action", "conditioners", "heads"}),
     }
@@ -70,6 +73,7 @@ class Objective(Component, ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     frozen: ClassVar[frozenset[str]] = frozenset()
     idle: ClassVar[frozenset[str]] = frozenset()
+    action_losses: ClassVar[bool] = False
     steps_per_epoch: int = 0
     config: ComponentConfig
 

@@ -286,11 +286,11 @@ class DDLP(Turns, Objective):
     ) -> tuple[dict[str, Tensor], Tensor | None, Condition]:
         """Field -> KL of the predicted frames, the KL of their latent actions, and the condition."""
         z, spec = detach_points(encoding.latent), model.encoder.spec
-        cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
-        prior = model.predict_next(z, cond)
+        steering = model.condition(z, batch, sampler=sampler)
+        prior = model.predict_next(z, steering.cond)
         posterior = detach_points(encoding.posterior[:, static:])
         kl = balanced_kl(posterior, prior[:, static - 1:], self.config.balance, leaky=self.config.leaky_balance)
-        return by_field(kl, spec), action_kl(action_posterior, action_prior, spec, static - 1), cond
+        return by_field(kl, spec), action_kl(steering, spec, static - 1), steering.cond
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         return notes(model)

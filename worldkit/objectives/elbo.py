@@ -232,11 +232,11 @@ class ELBO(Turns, Objective):
         if static >= z.shape[1]:
             return {}, None, None
         given = detach_points(z)
-        cond, action_posterior, action_prior = model.condition(given, batch, sampler=sampler)
-        prior = model.predict_next(given, cond)
+        steering = model.condition(given, batch, sampler=sampler)
+        prior = model.predict_next(given, steering.cond)
         target = detach_points(posterior[:, static:])
         terms = by_field(target.kl(prior[:, static - 1:]), z.spec, z[:, static:])
-        return terms, action_kl(action_posterior, action_prior, model.encoder.spec, static - 1), cond
+        return terms, action_kl(steering, model.encoder.spec, static - 1), steering.cond
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         return notes(model)

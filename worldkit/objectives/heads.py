@@ -61,6 +61,6 @@ class Heads(Objective):
                 z, cond = seen.latent, seen.cond.at(slice(1, None))
             else:
                 z = self._remembered.means(model.encoder, batch)
-                cond, _, _ = model.condition(z, batch, sampler=sampler)
+                cond = model.condition(z, batch, sampler=sampler).cond
         total, terms = head_terms(model, batch, z, cond)
         return Loss(total, terms)

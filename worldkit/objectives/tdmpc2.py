@@ -86,7 +86,7 @@ class TDMPC2(Objective):
         frames = batch.video.shape[-4]
         rest = _frames(batch, slice(skip, frames))
         z, seen = self._see(model, batch, skip, sampler)
-        cond, _, _ = model.condition(type(z).cat([z.detach(), seen]), rest, sampler=sampler)
+        cond = model.condition(type(z).cat([z.detach(), seen]), rest, sampler=sampler).cond
         carry, latents = model.dynamics.start(z, cond.at(slice(0, 0))), [z]
         for t in range(frames - skip - 1):
             if t:

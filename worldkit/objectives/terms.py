@@ -20,8 +20,9 @@ from ..latents import Key, Latent, LatentDist, LatentSpec
 
 if TYPE_CHECKING:
     from ..decoders.base import Decoded
-    from ..latent_actions import ActionDist
+    from ..latent_actions.base import LatentAction
     from ..model import ComposedWorldModel
+    from ..steering import Steering
 
 _Fields = TypeVar("_Fields", Latent, LatentDist)
 
@@ -33,14 +34,31 @@ def detach_points(x: _Fields) -> _Fields:
     return Latent.build(spec, cut, score=x.score) if isinstance(x, Latent) else LatentDist(spec, cut, score=x.score)
 
 
-def action_kl(posterior: ActionDist | None, prior: ActionDist | None, spec: LatentSpec, first: int) -> Tensor | None:
+def action_kl(steering: Steering, spec: LatentSpec, first: int) -> Tensor | None:
     """KL of the latent actions from transition ``first`` on, ``[B, V, T - 1 - first]``; None if there are none."""
-    if posterior is None or prior is None:
+    if steering.posterior is None or steering.prior is None:
         return None
-    kl = posterior.kl(prior)[:, first:]
+    kl = steering.posterior.kl(steering.prior)[:, first:]
     if kl.shape[2] == 1 != spec.num_tokens:  # one action for all tokens and views
         return rearrange(kl, "b t 1 -> b 1 t").expand(-1, spec.views, -1) / spec.views
     return spec.sum_views(kl)
+
+
+def action_terms(
+    module: LatentAction, steering: Steering, valid: Tensor | None = None
+) -> tuple[Tensor | float, dict[str, Tensor]]:
+    """What latent actions learn by on their own: the sum of their losses, means over transitions; and all for logs.
+
+    Args:
+        module: Latent actions.
+        steering: What the model made of a clip of T frames.
+        valid: ``[B, T]``, frames inside the episode; transitions to others do not count.
+    """
+    weights = None if valid is None else valid[:, 1:]
+    means = {name: x.mean() if weights is None else (x * weights).sum() / weights.sum().clamp(min=1)
+             for name, x in steering.losses.items()}
+    logged = {f"latent_action/{name}": x for name, x in (means | module.summary(steering.posterior)).items()}
+    return sum(means.values()), logged
 
 
 def presence(z: Latent) -> Tensor:
@@ -128,9 +146,10 @@ def implicit_terms(
     if z.shape[1] < 2:
         return {}, None, None
     z, views = z.detach(), z.spec.views
-    cond, action_posterior, action_prior = model.condition(z, batch, sampler=sampler)
-    terms = {k: v[:, None].expand(-1, views, -1) / views for k, v in model.dynamics.loss(z, cond, sampler).items()}
-    return terms, action_kl(action_posterior, action_prior, z.spec, 0), cond
+    steering = model.condition(z, batch, sampler=sampler)
+    losses = model.dynamics.loss(z, steering.cond, sampler)
+    terms = {k: v[:, None].expand(-1, views, -1) / views for k, v in losses.items()}
+    return terms, action_kl(steering, z.spec, 0), steering.cond
 
 
 def summary(posterior: LatentDist) -> dict[str, Tensor]:

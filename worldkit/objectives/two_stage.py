@@ -4,7 +4,8 @@ An explicit dynamics is given ``burn_in`` frames and rolls the rest of the clip 
 own predictions and never with true frames; gradients flow through the whole rollout. Every predicted frame is held
 against its latent (squared error of point latents, negative log-likelihood of others) and, drawn by the frozen
 decoder, against its image. Fields of a token count as much as the token is present, as in the ELBO. A latent action's
-posterior, which has seen the outcome, drives the rollout; its KL to the prior is added.
+posterior, which has seen the outcome, drives the rollout; its KL to the prior is added, and so is what it learns by on
+its own (`LatentAction.losses`).
 
 An implicit dynamics (diffusion) is not unrolled: it learns by its own loss on the latents (`TwoStage.notes` says so).
 
@@ -18,7 +19,7 @@ distributions and implicit dynamics are ours.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from einops import reduce
@@ -33,7 +34,7 @@ from ..errors import ShapeError
 from ..latents import Latent, LatentDist
 from .base import Loss, Objective
 from .remembered import Remembered
-from .terms import head_terms, psnr, vector_errors
+from .terms import action_terms, head_terms, psnr, vector_errors
 
 if TYPE_CHECKING:
     from ..dynamics import Dynamics
@@ -54,6 +55,8 @@ class TwoStageConfig(ComponentConfig):
             on a sum over tokens beside a sum over pixels.
         remember: Training clips whose latents are kept in memory, so that they are encoded once only. It pays where
             clips come again soon: with ``train.clips=tile``.
+        actions: Latent actions ``"learn"``, by their own losses and their KL, beside the dynamics, or are ``"frozen"``:
+            they come trained (objective ``latent-action``) and stay as they are.
         decay: Factor on the latents' loss from one predicted frame to the next; weights average 1 (as upstream).
     """
 
@@ -65,6 +68,7 @@ class TwoStageConfig(ComponentConfig):
     kl_weight: float = Field(default=1e-3, ge=0)
     decay: float = Field(default=1.0, gt=0, le=1)
     remember: int = Field(default=0, ge=0)
+    actions: Literal["learn", "frozen"] = "learn"
 
     @model_validator(mode="after")
     def _check_lengths(self) -> TwoStageConfig:
@@ -79,9 +83,12 @@ class TwoStage(Objective):
     Config = TwoStageConfig
     requires = frozenset({"decoder", "dynamics", "no-filtering"})
     frozen = frozenset({"encoder", "decoder"})
+    action_losses = True
 
     def __init__(self, config: TwoStageConfig):
         super().__init__(config)
+        if config.actions == "frozen":
+            self.frozen = self.frozen | {"latent_action"}
         self._remembered = Remembered(config.remember)
 
     def study(self, model: ComposedWorldModel, batches: Iterable[Batch]) -> None:
@@ -89,7 +96,8 @@ class TwoStage(Objective):
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         z = self._remembered.means(model.encoder, batch)
-        cond, posterior, prior = model.condition(z, batch, sampler=sampler)
+        steering = model.condition(z, batch, sampler=sampler)
+        cond = steering.cond
         valid = _valid(batch.done_mask)
         if model.dynamics.explicit_prior:
             total, terms = self._rollout_loss(model, z, cond, batch, valid)
@@ -98,9 +106,10 @@ class TwoStage(Objective):
             dynamics = sum(losses.values())
             total, terms = self.config.latent_weight * dynamics, {"dynamics": dynamics}
             terms |= {f"dynamics/{k}": v for k, v in losses.items()}
-        if posterior is not None and prior is not None:
-            kl = _mean(posterior.kl(prior).mean(2), valid, 1)
-            total, terms = total + self.config.kl_weight * kl, terms | {"kl_latent_action": kl}
+        if steering.posterior is not None and "latent_action" not in self.frozen:
+            told, logged = action_terms(model.latent_action, steering, valid)
+            kl = _mean(steering.posterior.kl(steering.prior).mean(2), valid, 1)
+            total, terms = total + told + self.config.kl_weight * kl, terms | logged | {"kl_latent_action": kl}
         heads, told = head_terms(model, batch, z, cond)
         total, terms = total + heads, terms | told
         return Loss(total, {name: value.detach() for name, value in terms.items()})

@@ -113,7 +113,8 @@ class Moment:
         conditions = {**self.dream.standing, **told}
         if "position" in model.encoder.anchors():
             z = model.encode(drawn(model, z), conditions=conditions)
-        dream = Dream(model, z, conditions=conditions, sampler=sampler, window=self.dream.window)
+        seen = None if getattr(model.latent_action, "reads", "latent") == "latent" else drawn(model, z)
+        dream = Dream(model, z, conditions=conditions, sampler=sampler, window=self.dream.window, video=seen)
         return replace(self, dream=dream, recent=z)
 
 
@@ -140,7 +141,7 @@ def first_moment(model: ComposedWorldModel, video: Tensor, conditions: Mapping[s
     """
     with torch.no_grad():
         z = model.encode(video, conditions=conditions)
-        dream = Dream(model, z, conditions=conditions, sampler=sampler)
+        dream = Dream(model, z, conditions=conditions, sampler=sampler, video=video)
     moving = {name: c.time_axis for name, c in model.conditioners.items() if c.per_frame}
     told = tuple({name: conditions[name].narrow(axis, t, 1) for name, axis in moving.items()}
                  for t in range(video.shape[-4] - 1))

@@ -289,7 +289,7 @@ class Session:
     def _frame(self, future: Future) -> Frame:
         moment = future.now
         z = moment.recent[:, -1:]
-        drawn = self.model.decode(z, masks=self.show_owners)
+        drawn = moment.dream.picture(masks=self.show_owners)
         views = self.model.config.obs.views
         owners = None
         if self.show_owners and drawn.masks is not None and views == 1:

@@ -150,7 +150,8 @@ def _check_perception(report: Reporter, model: Any, batch: Batch) -> None:
 def _priors(model: Any, batch: Batch) -> list[Tensor]:
     """Predictions at every transition; of an implicit dynamics its losses there."""
     z = model.encode(batch)
-    cond, _, action_prior = model.condition(z, batch, sampler=MEANS)
+    steering = model.condition(z, batch, sampler=MEANS)
+    cond, action_prior = steering.cond, steering.prior
     if model.dynamics.explicit_prior:
         predictions = tensors(model.predict_next(z, cond))
     else:

@@ -54,7 +54,7 @@ def predict(
         with torch.no_grad():
             z = model.encode(batch)
             given, rest = z[:, :context_frames], z[:, context_frames:]
-            drawn, again = model.decode(rest), model.decode(given)
+            drawn, again = model.decode(rest, before=given), model.decode(given)
             return Rollout(rest, given, drawn.video, again.video, vectors=drawn.vectors, context_vectors=again.vectors)
     known = {"conditions": {k: batch.conditions[k] for k in model.conditioners if k in batch.conditions},
              "masks": {k: batch.masks[k] for k in model.conditioners if k in batch.masks}}
