@@ -55,6 +55,10 @@ class Condition:
 
         return Condition(join(self.frame, new.frame), join(self.token, new.token), new.memory)
 
+    def put(self, rows: Tensor, other: Condition) -> Condition:
+        """The same with other clips in some rows, int64 ``[R]``."""
+        return Condition(**{form: getattr(self, form).index_copy(0, rows, getattr(other, form)) for form in self.forms})
+
     def where(self, given: Tensor) -> Condition:
         """Zeros where ``given``, bool ``[B, T]``, is False; the memory stays as it is."""
         return replace(

@@ -70,6 +70,7 @@ class Loop:
         self._history = 0 if model.decoder is None else model.decoder.history
         self._heads, self._drawn = dict(model.heads.items()) if heads else {}, drawn
         self._context: Latent | None = z
+        self._noted = False  # whether the dynamics has been told of the newest frame
         self._state: Any = None  # of the dynamics
         self._carry: Any = None  # of the latent actions, where they are inferred or drawn
         self.told = latent_actions is not None
@@ -93,7 +94,8 @@ class Loop:
             self._begin(self._context, now)
             self._context = self._past = self._video = None
         else:
-            dynamics.observe(self._state, self.latent)
+            if not self._noted:
+                dynamics.observe(self._state, self.latent)
             if self._carry is not None:
                 module.observe(self._carry, self.latent, now["latent_action"])
         if latent_action is None and self._carry is not None:
@@ -101,7 +103,7 @@ class Loop:
         cond = now["dynamics"]
         if latent_action is not None:
             cond = cond + told_by(module, dynamics, latent_action)
-        left, self.latent_action, self.cond = self.latent, latent_action, cond
+        left, self.latent_action, self.cond, self._noted = self.latent, latent_action, cond, False
         if self.before is not None:
             self.before = type(left).cat([self.before, left])[:, -self._history :]
         self.latent = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
@@ -128,9 +130,43 @@ class Loop:
 
     def replace(self, z: Latent) -> None:
         """Take ``z`` ``[B, 1]`` for the newest frame."""
+        if self._noted:
+            raise ShapeError("the dynamics was told of the newest frame already: step first, or put other rows")
         if self._context is not None:
             self._context = type(z).cat([self._context[:, :-1], z])
         self.latent = z
+
+    def settle(self) -> Any:
+        """Tell the dynamics of the newest frame now, not when the next step is made; gives its state."""
+        dynamics: Any = self._model.dynamics
+        if self._model.latent_action is not None or self._history:
+            what = "a decoder that looks back" if self._history else "latent actions"
+            raise ShapeError(f"a dream of a model with {what} is told of its newest frame when it steps, not before")
+        if self._context is not None:
+            past = EMPTY if self._past is None else self._past["dynamics"]
+            self._state = dynamics.start(self._context, past, window=self._window)
+            self._context = self._past = None
+        elif not self._noted:
+            dynamics.observe(self._state, self.latent)
+        self._noted = True
+        return self._state
+
+    def put(self, rows: Tensor, z: Latent, past: Told | None) -> None:
+        """Begin anew in some rows; the others go on.
+
+        Args:
+            rows: int64 ``[R]``.
+            z: Latents that they begin with, ``[R, C0]``.
+            past: Conditions of their ``C0 - 1`` transitions.
+        """
+        state, anew = self.settle(), Loop(self._model, z, past, sampler=self.sampler, window=self._window)
+        self._model.dynamics.put(state, rows, anew.settle())
+        self.latent = self.latent.put(rows, anew.latent)
+
+    def resume(self, state: Any, z: Latent) -> None:
+        """Go on from what `settle` and ``latent`` were."""
+        self._context = self._past = None
+        self._state, self.latent, self._noted = state, z, True
 
     def copy(self) -> Loop:
         """Another one that goes on from here; the two share the model, and nothing that a step writes into."""
@@ -243,6 +279,10 @@ class Dream:
         """Its source of randomness; a copy has its own."""
         return self._loop.sampler
 
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        self._loop.sampler = sampler
+
     @property
     def nbytes(self) -> int:
         """Bytes of tensors that a copied dream holds of its own; 0 if it is no copy."""
@@ -292,6 +332,33 @@ class Dream:
             z = loop.step(now, latent_action)
         self.steps += 1
         return z
+
+    def put(self, rows: Tensor, context: Tensor | Latent | Batch, conditions: Mapping[str, Any] | None = None) -> None:
+        """Begin anew in some rows, while the others go on: for models without latent actions.
+
+        Args:
+            rows: Which, int64 ``[R]``.
+            context: What they begin with, of R clips, as long as that of the others or as the model's window.
+            conditions: Of the transitions inside it.
+        Raises:
+            ConditionError: a condition is missing.
+            ShapeError: the dynamics keeps histories of other lengths.
+        """
+        conditions = as_table(conditions, "conditions")
+        with self.model._evaluating(context, *conditions.values()):
+            z = look(self.model, context, conditions, {})
+            past = z.shape[1] - 1
+            told = self.model._gather_conditions(conditions, {}, past, MEANS, strict=True) if past else None
+            self._loop.put(rows, z, told)
+
+    def settled(self) -> tuple[Any, Latent]:
+        """What it goes on from: the state of the dynamics, and the newest frame; for `resume`."""
+        with self.model._evaluating(self.latent):
+            return self._loop.settle(), self.latent
+
+    def resume(self, state: Any, z: Latent) -> None:
+        """Go on from what `settled` gave."""
+        self._loop.resume(state, z)
 
     def copy(self) -> Dream:
         """Another dream that goes on from here by itself; its randomness is the same, so it differs as it is told."""

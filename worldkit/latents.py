@@ -65,6 +65,14 @@ class _Fields:
         tensors = {key: choose(x, other._tensors[key]) for key, x in self._tensors.items()}
         return self._like(tensors, choose(self.score, other.score), choose(self.carry, other.carry))  # type: ignore
 
+    def put(self: _Self, rows: Tensor, other: _Self) -> _Self:
+        """These with other clips in some rows, int64 ``[R]``."""
+        def fill(x: Tensor | None, new: Tensor | None) -> Tensor | None:
+            return None if x is None or new is None else x.index_copy(0, rows.to(x.device), new)
+
+        tensors = {key: x.index_copy(0, rows.to(x.device), other._tensors[key]) for key, x in self._tensors.items()}
+        return self._like(tensors, fill(self.score, other.score), fill(self.carry, other.carry))
+
     def singles(self: _Self) -> _Self:
         """Every frame as a clip of its own, ``[B * T, 1]``: where imagination starts from."""
         return self.map(lambda x: x.flatten(0, 1).unsqueeze(1))

@@ -14,10 +14,10 @@ from gymnasium import spaces
 
 import worldkit as wk
 from worldkit.agents import check_fits, load_agent
+from worldkit.agents.carry import tensors_of, with_tensors
 from worldkit.envs import make_env
 from worldkit.errors import ConfigError, DataError, EnvError, TrainingError
 from worldkit.online import OnlineConfig, OnlineTrainer, find_agent
-from worldkit.online.carry import tensors_of, with_tensors
 from worldkit.training.config import TrainConfig
 
 SMALL = dict(steps=330, prefill=40, length=7, train_ratio=8, eval_every=0, save_every=100, eval_episodes=2,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,26 @@ class Learner(ABC):
     """Trains an agent, and the world model that it acts through, a batch at a time.
 
     Attributes:
+        draws: It draws what it learns from by itself: `learn` is called with all that was seen, not `update` with a
+            batch.
         latent: Of the last `update`: states of the frames that were trained, ``[B, T']``, without a graph; None for
             learners that have none to give.
     """
 
+    draws: ClassVar[bool] = False
     latent: Latent | None = None
+
+    def learn(self, replay: Any, random: np.random.Generator, sampler: Sampler) -> dict[str, Tensor]:
+        """One step of everything that learns, on what is drawn here; where `draws`.
+
+        Args:
+            replay: What was seen, a `worldkit.online.replay.Replay`.
+            random: Which of it.
+            sampler: Other randomness.
+        Returns:
+            As of `update`; nothing if nothing was due.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is given batches: update(batch, sampler)")
 
     @abstractmethod
     def update(self, batch: Batch, sampler: Sampler, *, carry: Latent | None = None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ..component import Component
 from ..conditions import FORMS, Condition
 from ..config import ComponentConfig
 from ..distributions import Sampler
-from ..errors import IncompatibleComponentsError
+from ..errors import IncompatibleComponentsError, ShapeError
 from ..latents import Latent, LatentDist, LatentSpec
 from .features import token_dim, transition_tokens
 
@@ -140,6 +140,28 @@ class Dynamics(Component, ABC):
     def observe(self, carry: Any, z: Latent) -> None:
         """Tell the rollout which frame ``[B, 1]`` came next (what `predict` answered)."""
         carry.history = type(z).cat([carry.history, z])
+
+    def put(self, carry: Any, rows: Tensor, other: Any) -> None:
+        """Let another rollout's rows take the place of some of this one: they begin anew, the others go on.
+
+        Args:
+            carry: State of this rollout, which was told of its newest frame (`observe`).
+            rows: int64 ``[R]``.
+            other: State of a rollout of R clips, likewise.
+        Raises:
+            ShapeError: their histories are not equally long, or the state is one that a dynamics has to put by itself.
+        """
+        if type(carry) is not Carry:
+            raise ShapeError(f"{type(self).__name__} keeps a state of its own and has no method put(carry, rows, "
+                             "other), so single rows of its rollouts cannot begin anew")
+        for one in (carry, other):
+            keep = slice(max(0, one.history.shape[1] - self.window), None)
+            one.history, one.cond = one.history[:, keep], one.cond.at(keep)
+        lengths = carry.history.shape[1], other.history.shape[1]
+        if lengths[0] != lengths[1]:
+            raise ShapeError(f"rows that begin anew have seen {lengths[1]} frames, and the others {lengths[0]}: begin "
+                             f"with as many frames as the window has, {self.window}")
+        carry.history, carry.cond = carry.history.put(rows, other.history), carry.cond.put(rows, other.cond)
 
     def feature_dim(self) -> int:
         """Width of the tokens of `features`."""

@@ -200,6 +200,11 @@ class Replay:
         return min(more, key=lambda stream: stream.tracks[0].number, default=None)
 
     @property
+    def episodes(self) -> list[Track]:
+        """Those in memory, in the order in which they were begun; the newest ones may be going on."""
+        return sorted((one for stream in self.streams.values() for one in stream.tracks), key=lambda one: one.number)
+
+    @property
     def windows(self) -> int:
         """Windows that can be drawn."""
         return int(self._starts()[2][-1]) if self.streams else 0

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..agents.acting import check_fits, name_of, perceived
 from ..agents.actions import ActionSpec
 from ..agents.base import Agent, Policy
+from ..agents.carry import tensors_of, with_tensors
 from ..agents.simple import RandomPolicy
 from ..collecting import EpisodeFolder, episode_seed
 from ..collecting.pool import IDLE, Slot
@@ -38,7 +39,6 @@ from ..training.denormals import flush_denormals
 from ..training.lock import locked
 from ..training.processes import check_device
 from ..training.stop import graceful_stop
-from .carry import tensors_of, with_tensors
 from .checkpoint import load_weights, newest_checkpoint, open_record, save_checkpoint, tidy
 from .config import LIMIT, OnlineConfig
 from .looks import Looks
@@ -138,7 +138,7 @@ class OnlineTrainer:
         self.looks = Looks(self)
         self._recent: deque[float] = deque(maxlen=RECENT)  # returns
         self._sums: dict[str, Tensor] = {}  # of terms since the last line of the log
-        self._summed = 0
+        self._summed: dict[str, int] = {}
         self._stop, self._saved = False, -1
         self._random: Policy = RandomPolicy(agent.action)
 
@@ -286,31 +286,38 @@ class OnlineTrainer:
 
     def _learn(self) -> None:
         """One update of all that learns."""
-        progress, size = self.progress, self.train.batch_size
-        batch = self.replay.draw(size, np.random.default_rng([self.train.seed, progress.updates]))
+        progress = self.progress
+        random = np.random.default_rng([self.train.seed, progress.updates])
         seed = _seed(self.train.seed, "learn", progress.updates)
         sampler = Sampler(generator=torch.Generator(self.device).manual_seed(seed))
+        learn = self.learner.learn if self.learner.draws else self._learn_clips
+        terms = learn(self.replay, random, sampler)
+        progress.updates += 1
+        progress.owed -= 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+            self._summed[name] = self._summed.get(name, 0) + 1
+        if progress.updates % self.train.log_every == 0 or progress.updates == 1:
+            self._write_terms()
+
+    def _learn_clips(self, replay: Replay, random: np.random.Generator, sampler: Sampler) -> dict[str, Tensor]:
+        """An update on a batch of clips."""
+        batch = replay.draw(self.train.batch_size, random)
         if self.config.reward == "tanh":
             batch.targets["reward"].tanh_()
         carry = None
         if self.config.context:
             shape = (self._spec.num_tokens, self._spec.packed_dim)
-            carry = Latent.unpack(self._spec, self.replay.states(shape).to(self.device))
+            carry = Latent.unpack(self._spec, replay.states(shape).to(self.device))
         terms = self.learner.update(batch.to(self.device), sampler, carry=carry)
         if self.config.context and self.learner.latent is not None:
-            self.replay.note_states(self.learner.latent.pack())
-        progress.updates += 1
-        progress.owed -= 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
-        self._summed += 1
-        if progress.updates % self.train.log_every == 0 or progress.updates == 1:
-            self._write_terms()
+            replay.note_states(self.learner.latent.pack())
+        return terms
 
     def _write_terms(self) -> None:
         if self._summed:
-            terms = {name: float(value) / self._summed for name, value in self._sums.items()}
-            self._sums, self._summed = {}, 0
+            terms = {name: float(value) / self._summed[name] for name, value in self._sums.items()}
+            self._sums, self._summed = {}, {}
             terms = {_RENAMED.get(name, name): value for name, value in terms.items()}
             self.log.write(self._head() | {"ratio": round(self.ratio, 3)} | terms)
             self.bar.terms = terms

@@ -1,8 +1,8 @@
 """Actor-critics that see pictures and learn in dreams of pictures: IRIS's and DIAMOND's, of any model that draws.
 
-`networks` (convolutions, an LSTM cell, policy and value), `returns`, `losses` and `segments` (which clips are drawn) know
-no model; `dreams` lets a network act in one, `agent` acts in the world, and `learner` trains the parts of the model and the
-behaviour, each in its turn.
+`networks` (convolutions, an LSTM cell, policy and value), `returns`, `losses` and `segments` (which clips are drawn)
+know no model; `dreams` lets a network act in one, `agent` acts in the world, and `learner` trains the parts of the
+model and the behaviour, each in its turn.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ _EXPORTS = {
     "returns": ("inside_returns", "lasting_returns"),
     "losses": ("Dreamed", "actor_critic_losses"),
     "segments": ("SegmentsConfig",),
+    "config": ("PixelActorCriticConfig",),
+    "dreams": ("LastingDreams", "Lived", "live_afresh"),
+    "agent": ("PixelActorCriticAgent",),
+    "learner": ("PixelLearner",),
 }
 _find = lazy_exports(__name__, _EXPORTS)
 
