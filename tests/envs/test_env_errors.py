@@ -164,3 +164,15 @@ def test_games_are_over_when_they_are_over():
     with pytest.raises(ValueError, match="0, 1 or 2, got 5"):
         env.reset()
         env.step(5)
+
+
+@pytest.mark.parametrize("env_id, options, message", [
+    ("ALE/Brekout-v5", {"protocol": "iris"}, "no environment 'ALE/Brekout-v5' .* Did you mean 'ALE/Breakout-v5'"),
+    ("ALE/Breakout-v5", {"protocol": "dreamer"}, "prepared as in 'iris' or 'diamond', not as in 'dreamer'"),
+    ("ALE/Breakout-v5", {"protocol": "iris", "noops": (3, 1)}, r"noops are a number or \(least, most\), got \(3, 1\)"),
+    ("ALE/Breakout-v5", {"training": True}, "has no option 'training'"),
+])
+def test_games_that_cannot_be_prepared(env_id, options, message):
+    pytest.importorskip("ale_py")
+    with pytest.raises((ConfigError, UnknownComponentError), match=message):
+        wk.make_env(env_id, **options)
