@@ -307,6 +307,6 @@ def test_untrained_parts_are_refused(tmp_path):
 
 
 def test_names():
-    assert wk.list_priors() == ["diffusion"] and issubclass(wk.create_config(
+    assert wk.list_priors() == ["diffusion", "dit"] and issubclass(wk.create_config(
         "lpwm-balls-mini", latent_action=None, prior="diffuse-ddlp", objective="first-frames").prior.__class__,
         DiffusionPriorConfig)

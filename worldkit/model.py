@@ -35,7 +35,7 @@ from .objectives.base import Loss, Objective
 from .perception import Seen, expected, look, perceive, refuse_borders
 from .priors.base import Prior
 from .registry import register_model
-from .rolling import Rollout, predicted
+from .rolling import Rollout, predicted, stills
 from .steering import Steering, steer
 from .wiring import video_for
 
@@ -427,7 +427,7 @@ class ComposedWorldModel(WorldModel):
         return as_env(self, data, **options)
 
     def sample(
-        self, batch_size: int, horizon: int, *, generator: torch.Generator | None = None, **rollout_options: Any
+        self, batch_size: int, horizon: int = 0, *, generator: torch.Generator | None = None, **rollout_options: Any
     ) -> Rollout:
         """Videos out of nothing: first frames from the model's prior, then a rollout.
 
@@ -436,7 +436,7 @@ class ComposedWorldModel(WorldModel):
 
         Args:
             batch_size: Videos to draw.
-            horizon: Frames to predict after the first ones, which are the rollout's context.
+            horizon: Frames to predict after the first ones, which are the rollout's context; 0: these alone.
             generator: Source of randomness, of the first frames and of the rollout.
             **rollout_options: As for `rollout`; conditions cover first frames and horizon. ``deterministic`` concerns
                 what follows the first frames.
@@ -450,6 +450,9 @@ class ComposedWorldModel(WorldModel):
         """
         told = {name: rollout_options[name] for name in ("conditions", "masks") if name in rollout_options}
         start = self.sample_first_frames(batch_size, generator=generator, **told)
+        if not horizon:
+            with self._evaluating():
+                return stills(self, start, decode=rollout_options.get("decode", True))
         return self.rollout(start, horizon, generator=generator, **rollout_options)
 
     def sample_first_frames(

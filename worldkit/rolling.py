@@ -63,6 +63,15 @@ class Rollout:
         ])
 
 
+def stills(model: ComposedWorldModel, z: Latent, *, decode: bool = True) -> Rollout:
+    """Frames ``[B, C0]`` after which nothing is predicted, as a prediction of no frames."""
+    drawn = model.decode(z) if decode else None
+    if drawn is None:
+        return Rollout(latents=z[:, :0], context_latents=z)
+    return Rollout(latents=z[:, :0], context_latents=z, video=drawn.video[..., :0, :, :, :], context_video=drawn.video,
+                   vectors={name: x[:, :0] for name, x in drawn.vectors.items()}, context_vectors=drawn.vectors)
+
+
 def predicted(
     model: ComposedWorldModel, z: Latent, horizon: int, given: Mapping[str, Condition], latent_actions: Tensor | None,
     sampler: Sampler, window: Window, *, video: Any = None,

@@ -10,8 +10,8 @@ A **target** is what a network predicts from :math:`x_t`: some combination :math
 (`denoise`). A **sampler** walks from t = 1 to t = 0 and asks only for data and noise, so it does not know the target.
 
 Sources: DDPM (arXiv:2006.11239), DDIM (2010.02502), variational diffusion models (2107.00630), v-prediction
-(2202.00512), flow matching (2210.02747). `CosineSteps` is a schedule of a fixed number of steps, as most published
-models are trained with (improved DDPM, 2102.09672): its times are whole steps.
+(2202.00512), flow matching (2210.02747). `CosineSteps` (improved DDPM, 2102.09672) and `LinearSteps` (DDPM) have a
+fixed number of steps, as most published models are trained with: their times are whole steps.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from torch import Tensor
 from ..distributions import Sampler
 from ..errors import ConfigError
 
-Denoiser = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(noisy values of any shape, time as a scalar tensor) -> (data, noise), as far as they can be told apart."""
+Denoiser = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""(noisy values of any shape, time as a scalar tensor) -> (data, noise), as far as they can be told apart; a network
+that learned how much noise a step back needs tells a share as well, see `learned_logvar`."""
 
 
 class Schedule(ABC):
@@ -108,29 +109,19 @@ class Flow(Schedule):
         return -torch.ones_like(t), torch.ones_like(t)
 
 
-class CosineSteps(Schedule):
-    """The cosine schedule of improved DDPM: whole steps, in each of which at most 0.999 of the variance is replaced.
+class Steps(Schedule):
+    """A schedule of whole steps, each of which replaces a share of the variance by fresh noise.
 
     Time k / steps stands behind step k; other times are rounded to the nearest step. Computed in float64. Factors of
     single times (0 axes) are float64 on the CPU, which go with tensors of any kind; others are as the times are.
 
     Args:
-        steps: From data to noise.
-        offset: Keeps the first steps from being too small.
-    Example:
-        >>> schedule = CosineSteps(20)
-        >>> schedule.number(torch.tensor([0.0, 0.5, 1.0])).tolist(), round(schedule.sigma(torch.tensor(0.05)).item(), 4)
-        ([0, 10, 20], 0.0894)
+        replaced: Share of the variance that every step replaces (DDPM's betas), float64 ``[steps]``.
     """
 
-    def __init__(self, steps: int, offset: float = 0.008):
-        if steps < 1:
-            raise ConfigError(f"a diffusion needs at least 1 step, got {steps}")
-        progress = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
-        wanted = torch.cos((progress + offset) / (1 + offset) * math.pi / 2).square()  # variance of the data
-        replaced = (1 - wanted[1:] / wanted[:-1]).clamp(0, 0.999)
+    def __init__(self, replaced: Tensor):
         kept = torch.cat([torch.ones_like(replaced[:1]), (1 - replaced).cumprod(0)])
-        self.steps, self._alpha, self._sigma = steps, kept.sqrt(), (1 - kept).sqrt()
+        self.steps, self._alpha, self._sigma = len(replaced), kept.sqrt(), (1 - kept).sqrt()
 
     def number(self, t: Tensor) -> Tensor:
         """Step of a time, int64."""
@@ -154,6 +145,75 @@ class CosineSteps(Schedule):
         if not 1 <= steps <= self.steps:
             raise ConfigError(f"a diffusion of {self.steps} steps is sampled in 1 to {self.steps} steps, got {steps}")
         return (torch.linspace(-1, self.steps - 1, steps + 1).int().flip(0) + 1) / self.steps
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ConfigError(f"a diffusion needs at least 1 step, got {steps}")
+
+
+class CosineSteps(Steps):
+    """The cosine schedule of improved DDPM: in each step at most 0.999 of the variance is replaced.
+
+    Args:
+        steps: From data to noise.
+        offset: Keeps the first steps from being too small.
+    Example:
+        >>> schedule = CosineSteps(20)
+        >>> schedule.number(torch.tensor([0.0, 0.5, 1.0])).tolist(), round(schedule.sigma(torch.tensor(0.05)).item(), 4)
+        ([0, 10, 20], 0.0894)
+    """
+
+    def __init__(self, steps: int, offset: float = 0.008):
+        _check_steps(steps)
+        progress = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
+        wanted = torch.cos((progress + offset) / (1 + offset) * math.pi / 2).square()  # variance of the data
+        super().__init__((1 - wanted[1:] / wanted[:-1]).clamp(0, 0.999))
+
+
+class LinearSteps(Steps):
+    """DDPM's: what a step replaces grows linearly from 1e-4 to 0.02 in 1000 steps.
+
+    With other numbers of steps all shares are scaled by 1000 / steps, so that as little of the data is left at the
+    end; below 20 steps the last shares would pass 1 and are 0.999.
+
+    Args:
+        steps: From data to noise.
+        low, high: The first and the last share, of 1000 steps.
+    Example:
+        >>> round(LinearSteps(1000).alpha(torch.tensor(1.0)).item() ** 2, 8)  # what is left of the data's variance
+        4.036e-05
+    """
+
+    def __init__(self, steps: int, low: float = 1e-4, high: float = 0.02):
+        _check_steps(steps)
+        scale = 1000 / steps
+        shares = torch.linspace(scale * low, scale * high, steps, dtype=torch.float64, device="cpu")
+        super().__init__(shares.clamp(max=0.999))
+
+
+STEP_SCHEDULES: dict[str, type[Steps]] = {"cosine": CosineSteps, "linear": LinearSteps}
+
+
+def learned_logvar(schedule: Schedule, now: Tensor, then: Tensor, share: Tensor) -> Tensor:
+    """Log-variance of a step back from ``now`` to ``then`` that a network chose between its two bounds.
+
+    The bounds are the variances of that step if the data were pure noise (all that was replaced), and if they were
+    known (`Schedule.posterior`); a share in [0, 1] goes from the second to the first, in logarithms. A share outside
+    goes beyond. The last step's second bound is 0, and that of the step before stands in.
+
+    Source: improved DDPM (arXiv:2102.09672), equation 15.
+    """
+    ratio = schedule.alpha(now) / schedule.alpha(then)
+    most = 1 - ratio.square()
+    least = most * schedule.sigma(then).square() / schedule.sigma(now).square()
+    if isinstance(schedule, Steps):
+        second = torch.tensor(2 / schedule.steps, dtype=then.dtype)
+        first = torch.tensor(1 / schedule.steps, dtype=then.dtype)
+        stand_in = schedule.posterior(second, first)[2] if schedule.steps > 1 else most.new_tensor(1e-20)
+        least = torch.where(then > 0, least, stand_in.to(least))
+    least = least.clamp(min=1e-20)
+    return share * most.log() + (1 - share) * least.log()
 
 
 SCHEDULES: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "flow": Flow()}
@@ -211,36 +271,42 @@ class DiffusionSampler(ABC):
         """
         x = noise
         for now, then in pairwise(self.schedule.times(steps)):  # scalars stay on the CPU: they fit every device
-            x = self.step(x, *denoiser(x, now), now, then, sampler)
+            data, fresh, *share = denoiser(x, now)
+            x = self.step(x, data, fresh, now, then, sampler, *share)
         return x
 
     @abstractmethod
-    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler) -> Tensor:
-        """Values at the earlier time ``then`` from those at ``now``."""
+    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler,
+             share: Tensor | None = None) -> Tensor:
+        """Values at the earlier time ``then`` from those at ``now``; ``share``: see `Denoiser`."""
 
 
 class DDIM(DiffusionSampler):
     """Deterministic: mix the same data and noise in the proportion of the earlier time (DDIM with eta = 0)."""
 
-    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler) -> Tensor:
+    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler,
+             share: Tensor | None = None) -> Tensor:
         return self.schedule.mix(data, noise, then)
 
 
 class DDPM(DiffusionSampler):
     """Ancestral: draw from q(x_then | x_now, data), which holds for every schedule."""
 
-    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler) -> Tensor:
+    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler,
+             share: Tensor | None = None) -> Tensor:
         if then == 0:
             return data
         of_noisy, of_data, variance = self.schedule.posterior(now, then)
         mean = of_noisy * x + of_data * data
-        return sampler.normal("diffusion.step", mean, variance.log().to(mean).expand(mean.shape))
+        logvar = variance.log() if share is None else learned_logvar(self.schedule, now, then, share)
+        return sampler.normal("diffusion.step", mean, logvar.to(mean).expand(mean.shape))
 
 
 class Euler(DiffusionSampler):
     """Euler's method for dx/dt = noise - data, the paths of flow matching."""
 
-    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler) -> Tensor:
+    def step(self, x: Tensor, data: Tensor, noise: Tensor, now: Tensor, then: Tensor, sampler: Sampler,
+             share: Tensor | None = None) -> Tensor:
         return x + (then - now) * (noise - data)
 
 

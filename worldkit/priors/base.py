@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
@@ -28,6 +29,19 @@ class PriorConfig(ComponentConfig):
     """
 
     frames: int = Field(default=1, gt=0)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a diffusion prior draws; may differ from one call to the next.
+
+    Attributes:
+        sampler: ``"ddpm"`` or ``"ddim"``.
+        steps: Steps taken.
+    """
+
+    sampler: str
+    steps: int
 
 
 class Prior(Component, ABC):

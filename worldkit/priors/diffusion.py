@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -34,7 +33,7 @@ from ..latents import Latent, LatentSpec
 from ..nn.diffusion import SAMPLERS, CosineSteps, denoise, target_value
 from ..nn.joint_denoiser import JointDenoiser
 from ..nn.standardize import SetScaler
-from .base import Prior, PriorConfig
+from .base import Prior, PriorConfig, Sampling
 from .tokens import TokenLayout
 
 
@@ -92,19 +91,11 @@ class DiffusionPriorConfig(PriorConfig):
         return self
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How first frames are drawn; may differ from one call to the next, see `DiffusionPriorConfig`."""
-
-    sampler: str
-    steps: int
-
-
 class DiffusionPrior(Prior):
     """Denoising of the first frames.
 
     Attributes:
-        sampling: A `Sampling`. Replace it to trade quality for time:
+        sampling: A `worldkit.priors.base.Sampling`. Replace it to trade quality for time:
             ``model.prior.sampling = Sampling("ddim", steps=50)``.
     Example:
         >>> from worldkit.testing import example_latent, example_spec

@@ -72,6 +72,26 @@ def look_at(
     return Frames(torch.cat(counts), torch.cat(features))
 
 
+def gaussian_frames(videos: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Frames drawn from a Gaussian with the mean and covariance of all pixels of some videos: what a model must beat.
+
+    Args:
+        videos: ``[n, T, C, H, W]``, uint8 or float in [0, 1]; all frames count alike.
+        count: Frames to draw.
+        generator: Source of randomness.
+    Returns:
+        ``[count, 1, C, H, W]``, float in [0, 1]: what lies beyond is clamped.
+    Example:
+        >>> gaussian_frames(torch.rand(5, 2, 3, 8, 8), 4).shape
+        torch.Size([4, 1, 3, 8, 8])
+    """
+    frames = to_float_video(videos).flatten(0, 1)
+    mean = frames.mean(0)
+    # a sum of the frames' offsets, each times a normal number, has their covariance exactly
+    weights = torch.randn(count, len(frames), generator=generator) / max(len(frames) - 1, 1) ** 0.5
+    return (mean + (weights @ (frames - mean).flatten(1)).unflatten(1, mean.shape)).clamp(0, 1)[:, None]
+
+
 def compare(true: Frames, drawn: Frames) -> dict[str, float]:
     """How far drawn frames are from true ones, all frames of all videos together.
 

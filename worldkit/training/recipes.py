@@ -194,9 +194,11 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
 
 
 def _frozen_parts(model: ComposedWorldModel) -> list[tuple[str, str]]:
-    """(part, registered name) of everything in a model that its objective does not train."""
+    """(part, registered name) of everything in a model that its objective does not train, and that has weights."""
+    frozen = {name for name in model.objective.frozen
+              if (part := getattr(model, name)) is not None and next(part.parameters(), None) is not None}
     found = [(path, name) for path, _, name in components(model.config.to_dict())]
-    return sorted((path, name) for path, name in found if path.partition(".")[0] in model.objective.frozen)
+    return sorted((path, name) for path, name in found if path.partition(".")[0] in frozen)
 
 
 def _first_stage_missing(model: ComposedWorldModel, preset: str, data: str, frozen: list[str]) -> str:

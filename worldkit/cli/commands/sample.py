@@ -27,8 +27,9 @@ EPILOG = """First frames come from the model's prior (worldkit train PRESET -o p
 -o train.init_from=RUN trains one), else one frame from the encoder's own; the dynamics goes on from there.
 
 With --data, drawn frames are held against true ones: how many things a frame shows (spots of one colour; their mean
-number, and the total variation of the histograms), and the Frechet distance of the encoder's features (FID). Other true
-frames are held against them, too: so near is near.
+number, and the total variation of the histograms), and the Frechet distance of the encoder's features (FID; --judge
+lets another model's encoder look). Other true frames are held against them, too: so near is near; and, where no frames
+are predicted, pictures of a Gaussian with the mean and covariance of the training split's pixels: so far is far.
 """
 
 
@@ -38,7 +39,8 @@ def add(commands: Commands) -> None:
     p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
     p.add_argument("--out", default="samples", help="folder to write (default: samples)")
     p.add_argument("--n", type=positive(int), default=8, help="how many videos (default: 8)")
-    p.add_argument("--horizon", type=positive(int), help="frames after the first ones (default: the preset's)")
+    p.add_argument("--horizon", type=positive(int), help="frames after the first ones (default: the preset's; "
+                   "0 of models without a dynamics)")
     p.add_argument("--follow", choices=("means", "draws"),
                    help="what follows the first frames: the dynamics' means or draws (default: draws, of models with "
                         "latent actions or diffusion dynamics; else means)")
@@ -50,6 +52,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--seed", type=natural, default=0)
     data_argument(p)
     data_option(p)
+    p.add_argument("--judge", metavar="MODEL", help="whose encoder looks at frames for the FID (default: the model's)")
     p.add_argument("--split", default="test", choices=SPLITS, help="of --data (default: test)")
     device_argument(p)
     p.set_defaults(function=run_sample, context=None)
@@ -76,19 +79,26 @@ def run_sample(options: Namespace) -> None:
             f"{options.model} is steered by {', '.join(model.conditioners)}, and nobody says by what where a video is "
             "drawn out of nothing. In Python: model.sample(batch_size, horizon, conditions={...})"
         )
-    true = _true_videos(options, loaded) if options.data else None  # before the work begins: the data may be wrong
-    videos, latents, first = _draw(model, options, protocol(options, loaded)[1])
+    if options.judge and not options.data:
+        raise ConfigError("--judge looks at drawn frames and true ones: give --data as well")
+    horizon = _horizon(options, loaded)
+    true = _true_videos(options, loaded, horizon) if options.data else None  # before the work begins: data may be wrong
+    judge = load(options.judge).model.to(options.device) if options.judge else model
+    _check_judge(judge, model)
+    videos, latents, first = _draw(model, options, horizon)
     out.mkdir(parents=True, exist_ok=True)
     shown = _first_view(videos, model)
     for number, video in enumerate(shown[:options.show]):
         save_animation(video, out / f"sample-{number:03d}.{options.format}")
     film = animate_samples(shown[:options.show], first_frames=first)
-    still = samples_strip(shown[:options.show], first_frames=first)
+    still = film[0] if len(film) == 1 else samples_strip(shown[:options.show], first_frames=first)
     save_animation(film, out / f"samples.{options.format}")
     save_png(still, out / "samples.png")
     tensors = {f"{group}.{name}": value.contiguous() for (group, name), value in latents.values.items()}
     write_atomically(out / "samples.safetensors", partial(save_file, tensors))
-    rows = [] if true is None else _scores(model, true, videos, first, options)
+    rows = [] if true is None else _scores(judge, true, videos, first, options)
+    if true is not None and true.ndim == 5 and first == 1 == videos.shape[-4]:
+        rows.append(_gaussian(judge, true, options, loaded))
     _page(out, options, loaded, film, still, rows, (len(videos), first, videos.shape[-4] - first), true)
     console.print(f"{out / f'samples.{options.format}'}: {len(videos)} videos, {first} frames drawn by the prior, "
                   f"{videos.shape[-4] - first} predicted; samples.png, report.html, latents and single films beside it",
@@ -115,6 +125,22 @@ def _set_sampling(model: Any, options: Namespace) -> None:
     model.prior.sampling = replace(model.prior.sampling, **given)
 
 
+def _horizon(options: Namespace, loaded: Loaded) -> int:
+    """Frames to predict after the first ones."""
+    if loaded.model.dynamics is None and options.horizon is None:
+        return 0
+    return protocol(options, loaded)[1]
+
+
+def _check_judge(judge: Any, model: Any) -> None:
+    """Refuse eyes that see frames of another size."""
+    sizes = [(x.config.obs.channels, x.config.obs.height, x.config.obs.width, x.config.obs.views)
+             for x in (judge, model)]
+    if sizes[0] != sizes[1]:
+        raise ConfigError("--judge sees frames of {} x {} x {} ({} view), the model draws {} x {} x {} ({} view): take "
+                          "a judge of the same data".format(*sizes[0], *sizes[1]))
+
+
 def _draw(model: Any, options: Namespace, horizon: int) -> tuple[Any, Any, int]:
     """Videos in [0, 1] ``[n, T, 3, H, W]``, their latents, and how many first frames the prior drew; on the CPU."""
     import torch
@@ -137,7 +163,7 @@ def _first_view(videos: Any, model: Any) -> Any:
     return videos[:, 0] if model.config.obs.views > 1 else videos
 
 
-def _true_videos(options: Namespace, loaded: Loaded) -> Any:
+def _true_videos(options: Namespace, loaded: Loaded, horizon: int, split: str | None = None) -> Any:
     """Twice as many true videos as are drawn, if there are so many: ``[m, T, 3, H, W]``; they begin with episodes."""
     import torch
 
@@ -145,10 +171,10 @@ def _true_videos(options: Namespace, loaded: Loaded) -> Any:
     from ...training.recipes import open_clips, resize_note
 
     model = loaded.model
-    frames = protocol(options, loaded)[1] + (model.prior.config.frames if model.prior is not None else 1)
-    clips = open_clips(model, options.data, split=options.split, num_frames=frames, mode="first",
+    frames = horizon + (model.prior.config.frames if model.prior is not None else 1)
+    clips = open_clips(model, options.data, split=split or options.split, num_frames=frames, mode="first",
                        **data_options(options))
-    if note := resize_note(options.model, loaded.facts, clips):
+    if split is None and (note := resize_note(options.model, loaded.facts, clips)):
         console.print(f"note: {note}", soft_wrap=True)
     if len(clips) < 4:
         raise ConfigError(f"--data {options.data} has {len(clips)} clip(s) of {frames} frames in split "
@@ -157,6 +183,8 @@ def _true_videos(options: Namespace, loaded: Loaded) -> Any:
     return collate([clips[i] for i in chosen]).video
 
 
+GAUSSIAN = 1000
+"""Half of the training pictures that the Gaussian is fitted to, at most."""
 _HEADER = ("frames", "of", "things", "true", "histogram", "FID")
 
 
@@ -173,6 +201,21 @@ def _scores(model: Any, true: Any, videos: Any, first: int, options: Namespace) 
             rows.append((name, whose, f"{found['things']:.2f}", f"{found['things, true']:.2f}",
                          f"{found['histogram']:.3f}", f"{found['fid']:.3g}"))
     return rows
+
+
+def _gaussian(judge: Any, true: Any, options: Namespace, loaded: Loaded) -> tuple[str, ...]:
+    """The row of pictures that know the mean and covariance of the training split's pixels, and nothing else."""
+    import torch
+
+    from ...training.generation import compare, gaussian_frames, look_at
+
+    generator = torch.Generator().manual_seed(options.seed)
+    learned = _true_videos(Namespace(**{**vars(options), "n": GAUSSIAN}), loaded, 0, split="train")
+    seen, drawn = (look_at(judge, x, batch_size=options.batch)
+                   for x in (true, gaussian_frames(learned, options.n, generator=generator)))
+    found = compare(seen.in_units_of(seen)[::2], drawn.in_units_of(seen))
+    return ("all", "a Gaussian of pixels", f"{found['things']:.2f}", f"{found['things, true']:.2f}",
+            f"{found['histogram']:.3f}", f"{found['fid']:.3g}")
 
 
 def _page(out: Path, options: Namespace, loaded: Loaded, film: Any, still: Any, rows: list[tuple[str, ...]],
