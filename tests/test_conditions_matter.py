@@ -40,7 +40,7 @@ CONDITIONERS = {
 }
 FAST = {"dim": 32, "num_heads": 2, "num_layers": 1, "history_layers": 1, "dropout": 0.0, "steps": 4}
 OURS = [name for name in registry.list_dynamics() if registry.dynamics.entry(name).provider == "worldkit"
-        and not registry.dynamics.get(name).filtering]
+        and not registry.dynamics.get(name).filtering and "codes" not in registry.dynamics.get(name).requires]
 LATENT_ACTION = {"name": "gaussian", "dim": 32, "num_layers": 1, "action_dim": 3}
 
 

@@ -53,8 +53,13 @@ def compose(encoder, dynamics, conditions, options, latent_action=None):
                         latent_action=latent_action)
 
 
-ALL = [name for name in wk.list_dynamics() if not wk.registry.dynamics.get(name).filtering]
-"""Dynamics that do not filter: those that do go with fewer parts."""
+CODES = ("vq",)
+"""Encoders of codes. They go with dynamics of codes, and those with nothing else."""
+READS_CODES = [name for name in wk.list_dynamics() if "codes" in wk.registry.dynamics.get(name).requires]
+ALL = [name for name in wk.list_dynamics()
+       if not wk.registry.dynamics.get(name).filtering and name not in READS_CODES]
+"""Dynamics that do not filter and read numbers: the others go with fewer parts."""
+NUMBERS = [name for name in wk.list_encoders() if name not in CODES]
 FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(name).filtering]
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
          "simnorm": ("no condition",), "simnorm-conv": ("no condition",), "identity": ("action",)}
@@ -66,7 +71,7 @@ NARROW = ("multi", "mlp", "simnorm", "simnorm-conv")
 
 def some_of_the_whole():
     """Encoder, dynamics and condition."""
-    return [(encoder, dynamics, condition) for encoder in wk.list_encoders() for dynamics in ALL
+    return [(encoder, dynamics, condition) for encoder in NUMBERS for dynamics in ALL
             for condition in WHOLE.get(encoder, CONDITIONS) if encoder not in NARROW or dynamics == "gru"
             if dynamics != "latent-mlp" or condition in ("no condition", "action and language")]  # it embeds no goals
 
@@ -76,15 +81,38 @@ def test_composition(encoder, dynamics, condition, encoder_options):
     check_model(compose(encoder, dynamics, CONDITIONS[condition], encoder_options))
 
 
+@pytest.mark.parametrize("condition", ["no condition", "action"])
+@pytest.mark.parametrize("dynamics", READS_CODES)
+@pytest.mark.parametrize("encoder", CODES)
+def test_codes(encoder, dynamics, condition, encoder_options):
+    check_model(compose(encoder, dynamics, CONDITIONS[condition], encoder_options))
+
+
+@pytest.mark.parametrize("encoder, dynamics", [
+    *((e, d) for e in CODES for d in wk.list_dynamics() if d not in READS_CODES),
+    *((e, d) for e in NUMBERS if e not in NARROW for d in READS_CODES),
+])
+def test_codes_and_numbers_are_told_apart(encoder, dynamics, encoder_options):
+    with pytest.raises(IncompatibleComponentsError, match=f"dynamics '{dynamics}' needs .*encoder '{encoder}'") as told:
+        build(compose(encoder, dynamics, {}, encoder_options))
+    fits = str(told.value).split("Dynamics that fit: ")[1].split(", ")
+    assert (READS_CODES[0] in fits) == (encoder in CODES) and dynamics not in fits
+
+
+def test_latent_actions_that_add_values_up_refuse_codes(encoder_options):
+    with pytest.raises(IncompatibleComponentsError, match="latent action 'gaussian' needs numbers .*codes"):
+        build(compose("vq", "token-transformer", {}, encoder_options, "gaussian"))
+
+
 @pytest.mark.parametrize("dynamics", ALL)
-@pytest.mark.parametrize("encoder", [e for e in wk.list_encoders() if e not in NARROW])
+@pytest.mark.parametrize("encoder", [e for e in NUMBERS if e not in NARROW])
 @pytest.mark.parametrize("latent_action", wk.list_latent_actions())
 def test_latent_actions_work_with_every_encoder(latent_action, encoder, dynamics, encoder_options):
     check_model(compose(encoder, dynamics, {}, encoder_options, latent_action))
 
 
 @pytest.mark.parametrize("dynamics", FILTERING)
-@pytest.mark.parametrize("encoder", [e for e in wk.list_encoders() if e != "identity"])  # refused: test_identity.py
+@pytest.mark.parametrize("encoder", [e for e in NUMBERS if e != "identity"])  # refused: test_identity.py
 def test_dynamics_that_filter_go_with_every_encoder(encoder, dynamics, encoder_options):
     told = {"action": {"name": "transition-action", "dim": 3}}
     check_model(compose(encoder, dynamics, told, encoder_options))

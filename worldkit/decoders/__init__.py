@@ -17,6 +17,7 @@ register_decoder("particle-tracking", "worldkit.decoders.particle_tracking:Parti
                  aliases=("dlpv2", "ddlp"))
 register_decoder("patch", "worldkit.decoders.patch:PatchDecoder", aliases=("dvae",))
 register_decoder("slot", "worldkit.decoders.slot:SlotDecoder", aliases=("spatial-broadcast",))
+register_decoder("vq", "worldkit.decoders.vq:VQDecoder", aliases=("vqgan", "iris"))
 
 _BASE = ("Decoded", "Decoder")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

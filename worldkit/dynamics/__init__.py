@@ -14,6 +14,7 @@ register_dynamics("pint", "worldkit.dynamics.pint:PINT", aliases=("particle-tran
 register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliases=("ddlp-pint",))
 register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")
 register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
+register_dynamics("token-transformer", "worldkit.dynamics.token_transformer:TokenTransformer", aliases=("iris",))
 
 _BASE = ("Dynamics", "Window")
 _FILTERING = ("Filtered", "FilteringDynamics")

@@ -20,6 +20,7 @@ register_encoder("simnorm", "worldkit.encoders.simnorm:SimNormEncoder", aliases=
 register_encoder("simnorm-conv", "worldkit.encoders.simnorm:SimNormConv")
 register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))
 register_encoder("vit", "worldkit.encoders.vit:ViTEncoder")
+register_encoder("vq", "worldkit.encoders.vq:VQEncoder", aliases=("vqgan", "iris"))
 
 _BASE = ("Encoder", "Encoding")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

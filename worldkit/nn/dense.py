@@ -23,7 +23,7 @@ from .deferred import Linear
 
 Activation = Literal["silu", "elu", "relu", "gelu", "tanh", "none"]
 Norm = Literal["rms", "layer", "none"]
-Init = Literal["truncated-normal", "glorot"]
+Init = Literal["truncated-normal", "glorot", "normal"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu, "elu": F.elu, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh, "none": lambda x: x,
@@ -137,7 +137,7 @@ def init_weight_(weight: Tensor, init: str, *, fan_in: int, fan_out: int, scale:
     Args:
         weight: Any shape.
         init: ``"truncated-normal"`` (Dreamer v3: deviation about ``1 / sqrt(fan_in)``) or ``"glorot"`` (uniform; Keras,
-            so Dreamer v1, v2 and PlaNet).
+            so Dreamer v1, v2 and PlaNet), or ``"normal"`` (deviation 0.02: GPT, so IRIS).
         fan_in, fan_out: Inputs of an output, and outputs of an input.
         scale: Factor on the result; 0 gives zeros.
     Raises:
@@ -149,8 +149,10 @@ def init_weight_(weight: Tensor, init: str, *, fan_in: int, fan_out: int, scale:
     elif init == "glorot":
         bound = math.sqrt(6 / (fan_in + fan_out))
         nn.init.uniform_(weight, -bound, bound)
+    elif init == "normal":
+        nn.init.normal_(weight, std=0.02)
     else:
-        raise ConfigError(f"initial weights are 'truncated-normal' or 'glorot', got {init!r}")
+        raise ConfigError(f"initial weights are 'truncated-normal', 'glorot' or 'normal', got {init!r}")
     with torch.no_grad():
         weight.mul_(scale)
 

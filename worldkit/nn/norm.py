@@ -1,4 +1,4 @@
-"""GroupNorm followed by GELU or ReLU, with accurate statistics in channels-last layout.
+"""GroupNorm followed by GELU, ReLU or SiLU, with accurate statistics in channels-last layout.
 
 On a CPU, PyTorch 2.13 sums channels-last inputs one pixel after the other and takes the variance as the mean of squares
 less the square of the mean. At a mean of 10 standard deviations its result is off by 1e-3 and at 100 by 1e-1, where
@@ -57,6 +57,18 @@ class GroupNormReLU(_GroupNormAnd):
     follow = "relu"
 
 
+class GroupNormSiLU(_GroupNormAnd):
+    """``silu(group_norm(x))`` of maps ``[M, C, h, w]``.
+
+    Example:
+        >>> x = torch.randn(2, 8, 4, 4)
+        >>> torch.allclose(GroupNormSiLU(4, 8)(x), F.silu(F.group_norm(x, 4)))
+        True
+    """
+
+    follow = "silu"
+
+
 def _channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=LAST)
 
@@ -96,6 +108,8 @@ class _ChannelsLast(torch.autograd.Function):
         grad = grad.contiguous(memory_format=LAST)
         if ctx.follow == "gelu":
             torch.ops.aten.gelu_backward.grad_input(grad, inner, grad_input=inner)
+        elif ctx.follow == "silu":
+            torch.ops.aten.silu_backward.grad_input(grad, inner, grad_input=inner)
         else:
             torch.ops.aten.threshold_backward.grad_input(grad, inner, 0, grad_input=inner)
         grads = torch.ops.aten.native_group_norm_backward(

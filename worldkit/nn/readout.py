@@ -58,7 +58,7 @@ class MLPReadoutConfig(Config):
         layers, units: How many layers, and how wide each is.
         norm, eps: Between linear layer and activation; PlaNet and versions 1 and 2 have none.
         activation: Version 3 ``"silu"``, 1 and 2 ``"elu"``, PlaNet ``"relu"``.
-        init: Initial weights; before version 3 ``"glorot"``.
+        init: Initial weights; before version 3 ``"glorot"``; IRIS ``"normal"``.
         outscale: Factor on the initial weights of the last layer; 0: the first prediction is that of zeros.
     """
 

@@ -24,6 +24,7 @@ LAST, SECOND = (slice(None), slice(-1, None)), (slice(1, 2),)
 
 _CNN = {"base_channels": 8, "channel_multipliers": (1, 2), "latent_channels": 8}
 _TRANSFORMER = {"dim": 16, "num_heads": 2, "num_layers": 2, "dropout": 0.0}
+_VQ = {"channels": 8, "groups": 4, "multipliers": (1, 1, 1, 2), "num_blocks": 1, "attention": (), "map_channels": 8}
 _CONV, _MLP = {"depth": 2, "multipliers": (2, 3, 4)}, {"units": 8, "layers": 2}
 _VECTORS = {"vectors": {"speed": 1, "joints": 3}, "discrete": {"door": 3}}
 OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS,
@@ -34,6 +35,9 @@ OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTO
 LEARNS: dict[str, dict[str, Any]] = {
     "tdmpc2": {"objective": "tdmpc2", "encoder": "simnorm", "decoder": None, "dynamics": "latent-mlp",
                "latent_action": None, "heads": {"reward": {"name": "symlog-two-hot", "hidden": (8,)}}},
+    "iris": {"objective": {"name": "iris", "perceptual": 0}, "encoder": "vq", "dynamics": "token-transformer",
+             "latent_action": None, "heads": {"reward": {"name": "categorical", "readout": {"units": 8}}}},
+    "vq": {"encoder": "vq"},
 }
 """Objective -> what the small model that learns by it is made of, if it trains no particles and no decoder."""
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
@@ -48,6 +52,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
                  "dropout": 0.0},
         "simnorm": {"latent_dim": 16, "simnorm": 4, "hidden": (8,)},
         "simnorm-conv": {"latent_dim": 8, "simnorm": 4, "channels": 8, "stack": 1},
+        "vq": {**_VQ, "quantizer": {"codes": 9, "dim": 4}},
         "vit": {"dim": 12, "num_heads": 2, "num_layers": 1}},
     "decoder": {
         "conv": {**_CONV, "units": 8}, "conv-transposed": {"depth": 2}, "mlp": _MLP,
@@ -55,9 +60,10 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
-        "slot": {"channels": (8, 8)}},
+        "slot": {"channels": (8, 8)}, "vq": _VQ},
     "dynamics": {
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
+        "token-transformer": _TRANSFORMER,
         "gru": {"dim": 16, "num_heads": 2}, "latent-mlp": {"hidden": (16,)},
         "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
                  "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
@@ -70,7 +76,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
               "dit": {"dim": 16, "num_heads": 2, "num_layers": 2, "steps": 8, "sampling_steps": 4}},
     "conditioner": {"action": {"dim": 3}, "raw-action": {"dim": 3}, "transition-action": {"dim": 3},
                     "language": {"embed_dim": 5, "max_length": 2}},
-    "objective": {"two-stage": {"burn_in": 2}, "dreamer": {"free_nats": 0}, "planet": {"free_nats": 0}},
+    "objective": {"iris": {"perceptual": 0}, "vq": {"perceptual": 0},
+                  "two-stage": {"burn_in": 2}, "dreamer": {"free_nats": 0}, "planet": {"free_nats": 0}},
 }
 """Options that make our own components small; options given to a check come on top."""
 

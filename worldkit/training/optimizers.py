@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import Config
+from ..nn.decay import weights_of_layers
 
 OptimizerName = Literal["adam", "adamw", "adam-tf", "laprop"]
 
@@ -35,6 +36,8 @@ class OptimizerConfig(Config):
         betas: Of the mean of gradients and of their squares.
         eps: Added to the root of the mean of squares.
         weight_decay: Of adam, adamw and laprop as torch has them; of laprop for matrices and kernels only.
+        decay: Of adam and adamw: ``"all"``, or ``"weights"``: those of linear, convolutional and recurrent layers alone
+            (IRIS, DIAMOND), as `worldkit.nn.decay` finds them.
         agc: Each tensor's gradient is at most this fraction of that tensor's norm; None: no such limit.
         agc_floor: Norms of tensors count as at least this.
         max_grad_norm: All gradients together are scaled down to this norm; None: they are not.
@@ -54,6 +57,7 @@ class OptimizerConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    decay: Literal["all", "weights"] = "all"
     agc: float | None = Field(default=None, gt=0)
     agc_floor: float = Field(default=1e-3, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
@@ -73,21 +77,27 @@ class OptimizerConfig(Config):
         left = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         return self.lr * (self.final + (1 - self.final) * left)
 
-    def make(self, parameters: Iterable[nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        """The optimiser of some parameters, at the learning rate of the first update."""
+    def make(self, parameters: Iterable[nn.Parameter], *, fused: bool = False,
+             module: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimiser of some parameters, at the learning rate of the first update.
+
+        ``module`` has them all; ``decay = "weights"`` asks its layers.
+        """
+        decays = weights_of_layers(module) if self.decay == "weights" and module is not None else None
         return make_optimizer(self.name, parameters, lr=self.rate(0), betas=self.betas, eps=self.eps,
-                              weight_decay=self.weight_decay, agc=self.agc, agc_floor=self.agc_floor,
+                              weight_decay=self.weight_decay, decays=decays, agc=self.agc, agc_floor=self.agc_floor,
                               nesterov=self.nesterov, fused=fused)
 
 
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float,
-    weight_decay: float = 0.0, agc: float | None = None, agc_floor: float = 1e-3, nesterov: bool = False,
-    fused: bool = False,
+    weight_decay: float = 0.0, decays: Iterable[nn.Parameter] | None = None, agc: float | None = None,
+    agc_floor: float = 1e-3, nesterov: bool = False, fused: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimiser by name; see `OptimizerConfig`.
 
     Args:
+        decays: Parameters that weight decay is for, of adam and adamw; None: all.
         fused: Torch's own take their fused form; the others work on lists of tensors anyway.
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -97,7 +107,8 @@ def make_optimizer(
     parameters = list(parameters)
     if name in ("adam", "adamw"):
         kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-        made: torch.optim.Optimizer = kind(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
+        groups = parameters if decays is None or not weight_decay else _split(parameters, decays, weight_decay)
+        made: torch.optim.Optimizer = kind(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
                                            fused=fused)
         return made if agc is None else _clipped(made, agc, agc_floor)
     if name == "adam-tf":
@@ -109,6 +120,14 @@ def make_optimizer(
                   {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
     return LaProp([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, agc=agc, agc_floor=agc_floor,
                   nesterov=nesterov)
+
+
+def _split(parameters: list[nn.Parameter], decays: Iterable[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Groups of parameters with decay and without."""
+    chosen = {id(p) for p in decays}
+    groups = [{"params": [p for p in parameters if (id(p) in chosen) == which], "weight_decay": decay * which}
+              for which in (True, False)]
+    return [group for group in groups if group["params"]]
 
 
 def _clipped(optimizer: torch.optim.Optimizer, limit: float, floor: float) -> torch.optim.Optimizer:

@@ -1,0 +1,19 @@
+"""Which parameters weight decay is for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase)
+
+
+def weights_of_layers(module: nn.Module) -> list[nn.Parameter]:
+    """Matrices and kernels of linear, convolutional and recurrent layers; no biases, norms, tables of rows.
+
+    Example:
+        >>> net = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 3))
+        >>> [tuple(p.shape) for p in weights_of_layers(net)]
+        [(4, 4), (4, 4, 3)]
+    """
+    return [p for layer in module.modules() if isinstance(layer, _LAYERS)
+            for name, p in layer.named_parameters(recurse=False) if name.startswith("weight")]
