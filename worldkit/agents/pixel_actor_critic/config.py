@@ -57,7 +57,7 @@ class PixelActorCriticConfig(ComponentConfig):
     waits: dict[str, int] = {}
     optimizers: dict[str, OptimizerConfig] = {
         "tokenizer": OptimizerConfig(lr=1e-4, max_grad_norm=10.0),
-        "dynamics": OptimizerConfig(name="adamw", lr=1e-4, weight_decay=0.01, max_grad_norm=10.0),
+        "dynamics": OptimizerConfig(name="adamw", lr=1e-4, weight_decay=0.01, decay="weights", max_grad_norm=10.0),
         BEHAVIOR: OptimizerConfig(lr=1e-4, max_grad_norm=10.0),
     }
     segments: dict[str, SegmentsConfig] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,10 +61,10 @@ class PixelLearner(Learner):
         self.parameters[BEHAVIOR] = list(agent.network.parameters())
         self.optimizers = {}
         for part in self.parts:
-            options, within = config.optimizers[part], agent.network if part == BEHAVIOR else self.model
-            groups = groups_of(within, self.parameters[part], options.weight_decay)
             device = self.parameters[part][0].device
-            self.optimizers[part] = options.make(groups, fused=device.type in ("cpu", "cuda"))  # type: ignore[arg-type]
+            self.optimizers[part] = config.optimizers[part].make(
+                self.parameters[part], fused=device.type in ("cpu", "cuda"),
+                module=agent.network if part == BEHAVIOR else self.model)
         self.made = dict.fromkeys(self.parts, 0)  # updates of each part
         self.dreams = LastingDreams(self.model, agent.network, context=config.context, length=config.length) if (
             config.dreams == "lasting") else None
@@ -180,27 +180,3 @@ class PixelLearner(Learner):
             optimizer.load_state_dict(state["optimizers"][name])
         if self.dreams is not None:
             self.dreams.load_state_dict(state["dreams"])
-
-
-def groups_of(module: nn.Module, parameters: Iterable[nn.Parameter], decay: float) -> list[Any]:
-    """Parameters for an optimiser; with a decay, in two groups: weights of matrices, kernels and LSTMs, and the others.
-
-    Biases, norms, embeddings and tables of positions are left alone, as both papers' codes do.
-
-    Args:
-        module: Whose parameters these are.
-        parameters: Which of them.
-        decay: Weight decay.
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
-        >>> [len(group["params"]) for group in groups_of(net, net.parameters(), 0.1)]
-        [1, 3]
-    """
-    parameters = list(parameters)
-    if not decay:
-        return parameters
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM, nn.LSTMCell, nn.GRU, nn.GRUCell)
-    shrink = {id(p) for part in module.modules() if isinstance(part, kinds)
-              for name, p in part.named_parameters(recurse=False) if name.startswith("weight")}
-    return [{"params": [p for p in parameters if id(p) in shrink], "weight_decay": decay},
-            {"params": [p for p in parameters if id(p) not in shrink], "weight_decay": 0.0}]

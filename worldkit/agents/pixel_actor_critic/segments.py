@@ -33,6 +33,8 @@ class SegmentsConfig(Config):
             one takes the rest), each drawn with this weight, and evenly inside. Fewer episodes than groups: by their
             lengths.
         pad: Brightness of padding, 0 to 1. Other than 0 makes pictures float.
+        reached: The frame that the last transition reached is no padding. Otherwise only rows that an action leaves are
+            none (as upstream has it).
     """
 
     count: int = Field(default=32, gt=0)
@@ -40,6 +42,7 @@ class SegmentsConfig(Config):
     anchor: Literal["start", "end", "before", "around"] = "start"
     weights: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     pad: float = Field(default=0.0, ge=0, le=1)
+    reached: bool = False
 
     @field_validator("weights")
     @classmethod
@@ -115,7 +118,8 @@ def places(lengths: Sequence[int], config: SegmentsConfig, random: Draws) -> np.
     return np.stack([episode, start, start + reach], 1)
 
 
-def cut(episodes: Sequence[Episode], where: np.ndarray, *, columns: Mapping[str, str], pad: float = 0.0) -> Batch:
+def cut(episodes: Sequence[Episode], where: np.ndarray, *, columns: Mapping[str, str], pad: float = 0.0,
+        reached: bool = False) -> Batch:
     """The segments at some `places`.
 
     Args:
@@ -123,8 +127,9 @@ def cut(episodes: Sequence[Episode], where: np.ndarray, *, columns: Mapping[str,
         where: ``[count, 3]``.
         columns: Condition -> column.
         pad: Brightness of padding.
+        reached: See `SegmentsConfig`.
     Returns:
-        Video, conditions, targets and ``done_mask``: True in rows that an action leaves.
+        Video, conditions, targets and ``done_mask``: False in padding.
     """
     count, length = len(where), int(where[0, 2] - where[0, 1])
     names = ["video", *TARGETS, *columns.values()]
@@ -140,7 +145,7 @@ def cut(episodes: Sequence[Episode], where: np.ndarray, *, columns: Mapping[str,
         for name, column in found.items():
             values = episode[name][first:last]
             column[i, rows] = values / np.float32(255) if name == "video" and pad else values
-        inside[i, first - start : min(len(episode) - 1, stop) - start] = True
+        inside[i, first - start : min(len(episode) - (not reached), stop) - start] = True
     tensors = {name: torch.from_numpy(column) for name, column in found.items()}
     return Batch(tensors["video"], conditions={name: tensors[column] for name, column in columns.items()},
                  targets={name: tensors[name] for name in TARGETS}, done_mask=torch.from_numpy(inside))
@@ -162,4 +167,4 @@ def draw(episodes: Sequence[Episode], config: SegmentsConfig, random: Draws, *, 
         raise DataError("nothing was done yet, so there is nothing to learn from: act for more steps first "
                         "(-o online.prefill=...)")
     where = places([len(episode) - 1 for episode in usable], config, random)
-    return cut(usable, where, columns=columns, pad=config.pad)
+    return cut(usable, where, columns=columns, pad=config.pad, reached=config.reached)
