@@ -194,7 +194,8 @@ def _check_objective(objective: Any, config: WorldModelConfig, dynamics: Any) ->
     if dynamics is not None:
         _check_filters(objective, config, dynamics)
     most, runs = config.timestep_horizon + 1, dynamics is not None and "prior" not in objective.requires
-    if runs and config.clip_length > most and (config.latent_action or not dynamics.explicit_prior):
+    if runs and config.clip_length > most and (
+            config.latent_action or not (dynamics.explicit_prior or dynamics.unrolls)):
         raise IncompatibleComponentsError(
             f"objective '{config.objective.name}' asks for clips of {config.clip_length} frames, but "
             f"{'latent actions read' if config.latent_action else 'an implicit dynamics learns from'} at most {most} "

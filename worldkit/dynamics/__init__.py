@@ -15,6 +15,7 @@ register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliase
 register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")
 register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
 register_dynamics("token-transformer", "worldkit.dynamics.token_transformer:TokenTransformer", aliases=("iris",))
+register_dynamics("unet-diffusion", "worldkit.dynamics.unet_diffusion:UNetDiffusion", aliases=("diamond",))
 
 _BASE = ("Dynamics", "Window")
 _FILTERING = ("Filtered", "FilteringDynamics")

@@ -58,6 +58,7 @@ class Dynamics(Component, ABC):
         filtering: True if its latents are states, which depend on the frames and actions before: then ``spec``
             describes the state, and `filter` is implemented (see `worldkit.dynamics.filtering`).
         borders: True if nothing is carried over frames that begin an episode inside a clip (``Batch.first``).
+        unrolls: True if `loss` feeds predictions back, so that clips may be longer than the window and one frame more.
         requires: Properties of the latent it cannot do without: ``"grid"``, ``"tracked"``, ``"normal"``, ``"codes"``
             (numbers of classes), ``"continuous"`` (no such numbers).
         takes: Forms of conditions it reads: ``"frame"`` (actions), ``"token"`` (latent actions, goals), ``"memory"``
@@ -72,6 +73,7 @@ class Dynamics(Component, ABC):
     explicit_prior: ClassVar[bool] = True
     filtering: ClassVar[bool] = False
     borders: ClassVar[bool] = False
+    unrolls: ClassVar[bool] = False
     requires: ClassVar[frozenset[str]] = frozenset()
     takes: frozenset[str] | None = None
     config: ComponentConfig

@@ -60,6 +60,7 @@ class MLPReadoutConfig(Config):
         activation: Version 3 ``"silu"``, 1 and 2 ``"elu"``, PlaNet ``"relu"``.
         init: Initial weights; before version 3 ``"glorot"``; IRIS ``"normal"``.
         outscale: Factor on the initial weights of the last layer; 0: the first prediction is that of zeros.
+        bias: Of the last layer.
     """
 
     layers: int = Field(default=1, ge=0)
@@ -69,6 +70,7 @@ class MLPReadoutConfig(Config):
     activation: Activation = "silu"
     init: Init = "truncated-normal"
     outscale: float = Field(default=1.0, ge=0)
+    bias: bool = True
 
 
 class MLPReadout(nn.Module):
@@ -87,7 +89,7 @@ class MLPReadout(nn.Module):
             dim, units=config.units, layers=config.layers, norm=config.norm, activation=config.activation,
             eps=config.eps, init=config.init,
         )
-        self.out = linear(self.layers.width, outputs, init=config.init, scale=config.outscale)
+        self.out = linear(self.layers.width, outputs, init=config.init, scale=config.outscale, bias=config.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.layers(tokens)

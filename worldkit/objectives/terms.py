@@ -101,7 +101,7 @@ def head_terms(
     valid = None
     if batch.done_mask is not None:
         inside = batch.done_mask if batch.done_mask.ndim == 2 else batch.done_mask.float().mean(1)
-        valid = inside[:, 1:].float()
+        valid = (inside[:, 1:] * inside[:, :-1]).float()  # padding may come first, too
     if batch.first is not None:  # no transition leads over a border
         crossed = ~batch.first[:, 1:]
         valid = crossed.float() if valid is None else valid * crossed

@@ -162,7 +162,7 @@ def check_dynamics(
         >>> check_dynamics("pint", memory_length=2)
     """
     cls, config, report = prepare(registries.dynamics, dynamics, options)
-    seen = spec or example_spec(kind="codes" if "codes" in cls.requires else "particles")
+    seen = spec or example_spec(kind=_kind(cls))
 
     def make(memory_length: int = memory_length) -> nn.Module:
         return cls(config, spec=seen, anchors=example_anchors(seen), window=WINDOW, memory_length=memory_length)
@@ -191,6 +191,11 @@ def check_dynamics(
             report.equal(a, b, "determinism", "the second prior", 0.0)
         report.reload(module, make, lambda m: tensors(m.prior(z, cond)))
         _check_steps(report, module, z, cond, base)
+
+
+def _kind(cls: Any) -> str:
+    """Kind of latent that a dynamics can do with."""
+    return "codes" if "codes" in cls.requires else "pixels" if "grid" in cls.requires else "particles"
 
 
 def _check_implicit(report: Reporter, module: Any, make: Any, z: Latent, cond: Condition) -> None:

@@ -33,6 +33,8 @@ OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTO
                                       "simnorm-conv": {"height": 40, "width": 40}}
 """What small models with these encoders observe besides, or in place of, a picture."""
 LEARNS: dict[str, dict[str, Any]] = {
+    "denoising": {"objective": "denoising", "encoder": "identity", "decoder": "identity", "dynamics": "unet-diffusion",
+                  "latent_action": None},
     "tdmpc2": {"objective": "tdmpc2", "encoder": "simnorm", "decoder": None, "dynamics": "latent-mlp",
                "latent_action": None, "heads": {"reward": {"name": "symlog-two-hot", "hidden": (8,)}}},
     "iris": {"objective": {"name": "iris", "perceptual": 0}, "encoder": "vq", "dynamics": "token-transformer",
@@ -67,7 +69,9 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "gru": {"dim": 16, "num_heads": 2}, "latent-mlp": {"hidden": (16,)},
         "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
                  "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
-        "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2}},
+        "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2},
+        "unet-diffusion": {"channels": (8, 16), "depths": (1, 1), "attention": (False, False), "dim": 16,
+                           "sampling": {"steps": 2}}},
     "cell": {**{name: {"hidden": 6} for name in ("planet-gru", "gru", "layernorm-gru", "lstm")},
              "block-gru": {"hidden": 6, "blocks": 2},
              "transformer": {"hidden": 6, "window": 3, "num_heads": 2}},

@@ -1,0 +1,301 @@
+"""DIAMOND's denoiser, sampler, and reward and end model against recorded numbers of the official code."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from worldkit.assembly import build
+from worldkit.batch import Batch
+from worldkit.conditions import Condition
+from worldkit.config import WorldModelConfig
+from worldkit.convert.diamond import denoiser_views, fill, outcomes_views
+from worldkit.latents import Pixels
+from worldkit.nn.edm import Preconditioning, SamplingConfig, to_levels
+
+from .diamond import (
+    MISSING,
+    D,
+    Tape,
+    arrays,
+    blocks,
+    close,
+    config_of,
+    folders,
+    golden,
+    noise_of,
+    outcomes_of,
+    pictures,
+    sampling_of,
+    weights,
+)
+
+DENOISERS, OUTCOMES = folders("denoiser", "samplers"), folders("rew_end_model", "seq_length")
+UNITS, REAL = folders("sigmas"), folders("denoiser", "rew_end_model", "actor_critic")
+pytestmark = pytest.mark.skipif(not DENOISERS, reason=MISSING)
+HEAD = {"name": "categorical", "readout": {"layers": 0, "bias": False}}
+
+
+def make_model(config, size, *, outcomes=False, **options):
+    """Our model of an official configuration, in float64, with its weights and those gradients asked for by name."""
+    inner = config["denoiser"]["inner"]
+    dynamics = {"name": "unet-diffusion", **blocks(inner), "dim": inner["cond_channels"], "before": "action-0",
+                "noise": {"offset": config["denoiser"]["sigma_offset_noise"], "data": config["denoiser"]["sigma_data"]},
+                **options}
+    if outcomes:
+        dynamics["outcomes"] = outcomes_of(config["rew_end_model"]).to_dict()
+    model = build(WorldModelConfig.parse({
+        "obs": {"height": size[0], "width": size[1]}, "encoder": "identity", "decoder": "identity",
+        "timestep_horizon": inner["num_steps_conditioning"], "dynamics": dynamics,
+        "conditioners": {"action": {"name": "raw-action", "num_actions": config["num_actions"]}},
+        "heads": {"reward": HEAD, "terminated": {**HEAD, "values": [0, 1]}} if outcomes else {},
+        "objective": {"name": "denoising", "cut": "end"},
+    }))
+    return model.to(D).eval()
+
+
+@pytest.fixture(params=DENOISERS, ids=lambda f: f.name, scope="module")
+def case(request):
+    """(configuration, model with its weights, inputs, recorded tensors, recorded scalars)."""
+    folder = request.param
+    config = config_of(folder)
+    model = make_model(config, config["image"], unroll=config["num_autoregressive_steps"], noise=noise_of(
+        config["denoiser"], config["sigma_distribution"]).to_dict())
+    fill(denoiser_views(model.dynamics.denoiser), weights(folder / "param_order.json"), where=folder.name)
+    return config, model, *golden(folder)
+
+
+def clip(inputs):
+    """Frames ``[B, T, C, H, W]`` in [-1, 1] and one-hot actions."""
+    return pictures(inputs["obs_u8"], inputs["mask_padding"]), inputs["act"].long() * inputs["mask_padding"]
+
+
+def one_hot(actions, count):
+    return F.one_hot(actions.long(), count).to(D)
+
+
+def test_preconditioning_and_network(case):
+    config, model, inputs, tensors, _ = case
+    dynamics, noise = model.dynamics, model.dynamics.config.noise
+    frames, actions = clip(inputs)
+    past = one_hot(actions[:, : model.dynamics.window], config["num_actions"])
+    given, sigma, x = frames[:, : dynamics.window].flatten(1, 2), inputs["sigma"], inputs["x_noisy"]
+    at = Preconditioning.at(sigma, noise)
+    for ours, name in ((at.into, "c_in"), (at.out, "c_out"), (at.skip, "c_skip"), (at.noise, "c_noise")):
+        close(ours.reshape(tensors[name].shape), tensors[name], name)
+    net, per = dynamics.denoiser, (slice(None), None, None, None)
+    close(net.level(at.noise), tensors["tap_noise_emb"], "noise level")
+    close(net.actions(past).flatten(-2), tensors["tap_act_emb"], "actions")
+    answer = net(given / noise.data, at.into[per] * x, net.told(at.noise, past))
+    close(answer, tensors["model_output"], "network")
+    found = at.skip[per] * x + at.out[per] * answer
+    close(found, tensors["denoised_before_quantisation"], "denoised")
+    close(to_levels(found, "down"), tensors["denoised"], "denoised, in 256 levels")
+
+
+def test_taps(case):
+    """Maps inside of the network: first sample, every eighth channel."""
+    config, model, inputs, tensors, _ = case
+    net, seen = model.dynamics.denoiser.net, {}
+    modules = {"conv_in": net.conv_in, "mid0": net.middle[0], "mid0_attn": net.middle[0].attention,
+               "mid1": net.middle[1], "d0_res0": net.down[0].blocks[0]}
+    for i, level in enumerate(net.down):
+        modules |= {f"d{i}": level.blocks[-1]} | ({f"down{i}": level.resample} if i else {})
+    for i, level in enumerate(net.up):
+        modules |= {f"u{i}": level.blocks[-1]} | ({f"up{i}": level.resample} if i else {})
+    hooks = [module.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out))
+             for name, module in modules.items()]
+    test_preconditioning_and_network(case)
+    for hook in hooks:
+        hook.remove()
+    for name, value in seen.items():
+        close(value[:1, ::8], tensors[f"tap_{name}"], name)
+
+
+def test_loss_and_gradients(case):
+    config, model, inputs, tensors, scalars = case
+    frames, actions = clip(inputs)
+    batch = Batch((frames + 1) / 2, {"action": actions}, done_mask=inputs["mask_padding"])
+    model.zero_grad()
+    loss = model.loss(batch, sampler=Tape(inputs, "loss_"))
+    close(loss.total, scalars["loss"], "loss")
+    loss.total.backward()
+    grads = denoiser_views(model.dynamics.denoiser, lambda p: p.grad)
+    assert grads.keys() == scalars["grad_norms"].keys()
+    for name, grad in grads.items():
+        close(grad.norm(), scalars["grad_norms"][name], f"gradient of {name}")
+
+
+def test_frames_that_are_fed_back(case):
+    config, model, inputs, tensors, _ = case
+    frames, actions = clip(inputs)
+    dynamics, window, tape = model.dynamics, model.dynamics.window, Tape(inputs, "loss_")
+    past, frames = one_hot(actions, config["num_actions"]), list(frames.unbind(1))
+    for i in range(config["num_autoregressive_steps"] + 1):
+        now = slice(i, i + window)
+        _, frames[i + window] = dynamics.denoise_one(torch.cat(frames[now], 1), frames[i + window], past[:, now], tape)
+        close(frames[i + window], tensors[f"loss_denoised{i}"], f"fed back {i}")
+
+
+def test_samplers(case):
+    config, model, inputs, tensors, _ = case
+    frames, actions = clip(inputs)
+    dynamics, window = model.dynamics, model.dynamics.window
+    for i, options in enumerate(config["samplers"]):
+        dynamics.sampling = sampling_of(options)
+        close(torch.tensor(dynamics.sampling.levels(), dtype=D), tensors[f"sampler{i}_sigmas"], f"levels {i}")
+        z = Pixels.of_maps(model.spec, frames[:, :window, None])
+        state = dynamics.start(z, _told(model, actions[:, : window - 1]))
+        with torch.no_grad():
+            *steps, last = dynamics.drawn(
+                state.frames, torch.cat([state.actions, one_hot(actions[:, window - 1 : window],
+                                                                config["num_actions"])], 1),
+                Tape(inputs, f"sampler{i}_"))
+            close(torch.stack([x[:1] for x in (*steps, last)]), tensors[f"sampler{i}_trajectory"], f"trajectory {i}")
+            close(last, tensors[f"sampler{i}_x"], f"sample {i}")
+            z = dynamics.predict(state, _told(model, actions[:, window - 1 : window]), Tape(inputs, f"sampler{i}_"),
+                                 mean=False)
+        close(z.maps[:, 0, 0], tensors[f"sampler{i}_x"], f"prediction {i}")
+    dynamics.sampling = dynamics.config.sampling
+
+
+def _told(model, actions):
+    return Condition(frame=one_hot(actions, model.dynamics.cond_dim))
+
+
+def test_three_updates(case):
+    config, model, inputs, tensors, scalars = case
+    options, before = config["optimizer"], {k: v.clone() for k, v in model.state_dict().items()}
+    frames, actions = clip(inputs)
+    batch = Batch((frames + 1) / 2, {"action": actions}, done_mask=inputs["mask_padding"])
+    decayed = [p for n, p in model.dynamics.named_parameters() if p.ndim > 1 and not n.endswith("actions.weight")]
+    kept = [p for p in model.dynamics.parameters() if all(p is not q for q in decayed)]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": options["weight_decay"]},
+                                   {"params": kept, "weight_decay": 0.0}], lr=options["lr"], eps=1e-8)
+    tape = Tape(inputs, "train_")
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = options["lr"] * min(1.0, step / options["warmup"])
+        loss = model.loss(batch, sampler=tape).total
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.dynamics.parameters(), options["max_grad_norm"])
+        close(loss, scalars["train3_losses"][step], f"loss {step}")
+        close(norm, scalars["train3_grad_norms"][step], f"gradient norm {step}")
+        optimizer.step()
+    views = denoiser_views(model.dynamics.denoiser)
+    for name, (total, length) in scalars["train3_param_sum_norm"].items():
+        close(torch.stack([views[name].sum(), views[name].norm()]), torch.tensor([total, length], dtype=D), name)
+    model.load_state_dict(before)
+
+
+@pytest.fixture(params=OUTCOMES, ids=lambda f: f.name, scope="module")
+def outcome_case(request):
+    """(configuration, model, inputs, tensors, scalars)."""
+    folder, config = request.param, config_of(request.param)
+    inputs, tensors, scalars = golden(folder)
+    size = config["rew_end_model"]["img_size"]
+    model = outcome_model(config, size)
+    fill(outcomes_views(model.dynamics.outcomes, model.heads), weights(folder / "param_order.json"), where=folder.name)
+    return config, model, inputs, tensors, scalars
+
+
+def outcome_model(config, size):
+    """A model whose denoiser plays no part."""
+    denoiser = {"sigma_offset_noise": 0.3, "sigma_data": 0.5, "inner": {
+        "channels": [8], "depths": [1], "attn_depths": [0], "cond_channels": 8, "num_steps_conditioning": 4}}
+    return make_model({**config, "denoiser": denoiser}, (size, size), outcomes=True)
+
+
+def test_outcomes(outcome_case):
+    """Logits, state and taps of the network; the loss, with the true frame after an end, and its gradients."""
+    config, model, inputs, tensors, scalars = outcome_case
+    frames, actions = clip(inputs)
+    outcomes, told = model.dynamics.outcomes, one_hot(actions, config["num_actions"])
+    said, (hidden, cell) = outcomes(frames[:, :-1], frames[:, 1:], told[:, :-1])
+    for head, name in (("reward", "rew"), ("terminated", "end")):
+        close(model.heads[head].logits(said[:, :, None]), tensors[f"logits_{name}"], name)
+    close(hidden, tensors["hx"], "hidden state")
+    close(cell, tensors["cx"], "cell state")
+    end = inputs["end"].long() * inputs["mask_padding"]
+    frames, real = frames.clone(), inputs["mask_padding"].clone()
+    for b, t in end[:, :-1].nonzero().tolist():
+        frames[b, t + 1], real[b, t + 1] = pictures(inputs["final_observation_u8"])[b], True
+    model.zero_grad()
+    batch = Batch((frames + 1) / 2, {"action": actions}, done_mask=real,
+                  targets={"reward": inputs["rew"], "terminated": end.bool()})
+    loss = model.objective.turn_loss(model, batch, "outcomes", sampler=Tape({}, ""))
+    # ours counts transitions between real frames; upstream those that leave one, whose end it may not have seen
+    assert torch.equal(real[:, :-1] & real[:, 1:], inputs["mask_padding"][:, :-1])
+    close(loss.total, scalars["loss"], "loss")
+    close(loss.terms["head/reward"], scalars["loss_rew"], "loss of rewards")
+    close(loss.terms["head/terminated"], scalars["loss_end"], "loss of ends")
+    loss.total.backward()
+    grads, squares = outcomes_views(outcomes, model.heads, lambda p: p.grad), {}
+    for name, grad in grads.items():
+        key = name.partition("#")[0]
+        squares[key] = squares.get(key, 0) + grad.square().sum()
+    assert squares.keys() == scalars["grad_norms"].keys()
+    for name, square in squares.items():
+        close(square.sqrt(), scalars["grad_norms"][name], f"gradient of {name}")
+
+
+def test_outcomes_step_by_step(outcome_case):
+    """What a rollout's steps say equals what the whole clip says."""
+    config, model, inputs, tensors, _ = outcome_case
+    frames, actions = clip(inputs)
+    z, dynamics = Pixels.of_maps(model.spec, frames[:, :, None]), model.dynamics
+    state = dynamics.start(z[:, :2], _told(model, actions[:, :1]))
+    with torch.no_grad():
+        whole = dynamics.features(z, _told(model, actions[:, :-1]))
+        for t in range(1, frames.shape[1] - 1):
+            now = _told(model, actions[:, t : t + 1])
+            state.action = dynamics._told(now, frames[:, :2])
+            said = dynamics.step_features(state, z[:, t : t + 1], z[:, t + 1 : t + 2], now)
+            close(said, whole[:, t : t + 1], f"transition {t}")
+            dynamics.observe(state, z[:, t + 1 : t + 2])
+
+
+@pytest.mark.parametrize("folder", UNITS, ids=lambda f: f.name)
+def test_units(folder):
+    config, (inputs, tensors, _) = config_of(folder), golden(folder)
+    for i, (steps, low, high, rho) in enumerate(config["sigmas"]):
+        levels = SamplingConfig(steps=steps, low=low, high=high, rho=rho).levels()
+        close(torch.tensor(levels, dtype=D), tensors[f"sigmas{i}"], f"levels {i}")
+    close(to_levels(inputs["quant_in"], "down"), tensors["quant_out"], "256 levels")
+    close(to_levels(to_levels(inputs["quant_in"], "down"), "down"), tensors["quant_out_twice"], "256 levels, twice")
+    u8 = torch.arange(256, dtype=torch.uint8)
+    for dtype, recorded in ((D, tensors), (torch.float32, arrays(folder / "tensors.npz"))):
+        x = u8.to(dtype) / 255 * 2 - 1
+        back = ((to_levels(x, "down") + 1) / 2 * 255).round()
+        close(back, recorded["u8_roundtrip"], f"levels come back in {dtype}")
+        close(((to_levels(x, "nearest") + 1) / 2 * 255).round(), u8, "nearest levels come back")
+
+
+@pytest.mark.parametrize("folder", REAL, ids=lambda f: f.name)
+def test_real_sizes(folder):
+    """Published sizes: every other row and column of what the denoiser gives, rewards and ends, one sample."""
+    config, (inputs, tensors, _) = config_of(folder), golden(folder)
+    size = config["rew_end_model"]["img_size"]
+    model = make_model(config, (size, size), outcomes=True, sampling=SamplingConfig().to_dict())
+    parts = {"denoiser": denoiser_views(model.dynamics.denoiser),
+             "rew_end_model": outcomes_views(model.dynamics.outcomes, model.heads)}
+    for part, views in parts.items():
+        fill(views, weights(folder / f"param_order_{part}.json"), where=part)
+    frames, actions = pictures(inputs["obs_u8"]), inputs["act"]
+    dynamics, window = model.dynamics, model.dynamics.window
+    past, noise = one_hot(actions[:, :window], config["num_actions"]), dynamics.config.noise
+    with torch.no_grad():
+        at = Preconditioning.at(inputs["sigma"], noise)
+        net = dynamics.denoiser
+        given = frames[:, :window].flatten(1, 2) / noise.data
+        answer = net(given, at.into * inputs["x_noisy"], net.told(at.noise, past))
+        close(answer[..., ::2, ::2], tensors["model_output"], "network")
+        *steps, last = dynamics.drawn(frames[:, :window], past, Tape(inputs, ""))
+        close(last[..., ::2, ::2], tensors["sample_x"], "sample")
+        found = torch.stack([torch.stack([x.mean(), x.std()]) for x in (*steps, last)])
+        close(found, tensors["sample_trajectory_mean_std"], "trajectory")
+        told = one_hot(actions, config["num_actions"])
+        said, (hidden, _) = dynamics.outcomes(frames[:, :-1], frames[:, 1:], told[:, :-1])
+        close(model.heads["reward"].logits(said[:, :, None]), tensors["logits_rew"], "rewards")
+        close(model.heads["terminated"].logits(said[:, :, None]), tensors["logits_end"], "ends")
+        close(hidden[..., ::8], tensors["hx"], "state")
