@@ -80,6 +80,15 @@ class Sampler:
             return (logits + self.gumbel(name, logits)).argmax(-1)
         return pick(probabilities(logits), self.uniform(name, logits[..., 0]))
 
+    def shared(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of ``like`` that belong to no clip, but to the whole batch.
+
+        Any first axis will do; every process of a training draws the same. Deterministic: always the same ones.
+        """
+        if self.deterministic:
+            return _seeded_normal(0, like)
+        return self.normal(name, torch.zeros_like(like), torch.zeros_like(like))
+
     @property
     def replays_gumbel(self) -> bool:
         """Whether a subclass has Gumbel noise of its own, which classes are then drawn by."""
@@ -146,6 +155,7 @@ class ClipSampler(Sampler):
 
     def __init__(self, seed: int, step: int, clips: Sequence[int], device: torch.device | str = "cpu"):
         super().__init__()
+        self.step = f"{seed}:{step}"
         self.generators = []
         for clip in clips:
             digest = hashlib.sha256(f"{seed}:{step}:{clip}".encode()).digest()
@@ -163,8 +173,17 @@ class ClipSampler(Sampler):
     def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
         return self._per_clip(like, lambda x, g: kind(x.shape, generator=g, device=x.device, dtype=x.dtype))
 
+    def shared(self, name: str, like: Tensor) -> Tensor:
+        digest = hashlib.sha256(f"{self.step}:{name}".encode()).digest()
+        return _seeded_normal(int.from_bytes(digest[:7], "big"), like)
+
     def _dirichlet(self, concentration: Tensor) -> Tensor:
         return self._per_clip(concentration, _DirichletSample.apply)
+
+
+def _seeded_normal(seed: int, like: Tensor) -> Tensor:
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 MEANS = Sampler(deterministic=True)

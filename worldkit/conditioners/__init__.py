@@ -10,6 +10,7 @@ from ..registry import register_conditioner
 
 register_conditioner("action", "worldkit.conditioners.action:ActionConditioner", aliases=("actions",))
 register_conditioner("transition-action", "worldkit.conditioners.transition_action:TransitionActionConditioner")
+register_conditioner("action-mlp", "worldkit.conditioners.action_mlp:ActionMLP", aliases=("lewm-action",))
 register_conditioner("goal-image", "worldkit.conditioners.goal_image:GoalImageConditioner", aliases=("goal",))
 register_conditioner("language", "worldkit.conditioners.language:LanguageConditioner", aliases=("t5",),
                      extra="language")

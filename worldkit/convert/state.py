@@ -153,6 +153,23 @@ def read_checkpoint(checkpoint: str | Path) -> Any:
         raise CheckpointError(f"cannot read checkpoint {checkpoint}: {cause}") from error
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no such checkpoint: {path}") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
+
+
 def read_state(checkpoint: str | Path) -> Mapping[str, Tensor]:
     """The state dict in a file of ``torch.save``, itself or as the entry ``"model"`` or ``"state_dict"``.
 

@@ -71,3 +71,27 @@ def _kinds(spec: LatentSpec, like: Tensor) -> Tensor:
     numbers = torch.arange(len(spec.groups), device=like.device)
     kinds = torch.repeat_interleave(numbers, torch.tensor([g.size for g in spec.groups], device=like.device))
     return repeat((kinds[:, None] == numbers).to(like.dtype), "n g -> b t n g", b=like.shape[0], t=like.shape[1])
+
+
+def flat_frames(z: Latent) -> Tensor:
+    """All numbers of a frame side by side, ``[B, T, width]``.
+
+    Example:
+        >>> from worldkit.testing import example_latent, example_spec
+        >>> flat_frames(example_latent(example_spec(kind="slots"), batch=2, time=3)).shape
+        torch.Size([2, 3, 12])
+    """
+    parts = [x.flatten(2) for x in z.values.values()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def told_frames(cond: Condition, like: Tensor, dim: int) -> Tensor:
+    """What conditions say about every transition, as one vector ``[B, T, dim]``; zeros where nothing is said.
+
+    What is said of tokens, or to attend to, is averaged.
+    """
+    told = like.new_zeros(*like.shape[:2], dim)
+    for part in (cond.frame, None if cond.token is None else cond.token.mean(2),
+                 None if cond.memory is None else cond.memory.mean(1)[:, None]):
+        told = told if part is None else told + part
+    return told

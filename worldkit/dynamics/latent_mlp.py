@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.simnorm import SimNorm, normed_mlp
 from .base import Dynamics, Window
+from .features import flat_frames, told_frames
 
 
 class LatentMLPConfig(ComponentConfig):
@@ -78,22 +79,9 @@ class LatentMLP(Dynamics):
                               "take a divisor, or 0 for no SimNorm")
         return SimNorm(size) if size else None
 
-    def _flat(self, z: Latent) -> Tensor:
-        """``[B, T, width]``."""
-        parts = [x.flatten(2) for x in z.values.values()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-    def _told(self, cond: Condition, like: Tensor) -> Tensor:
-        """``[B, T, cond_dim]``; zeros where nothing is."""
-        told = like.new_zeros(*like.shape[:2], self.cond_dim)
-        for part in (cond.frame, None if cond.token is None else cond.token.mean(2),
-                     None if cond.memory is None else cond.memory.mean(1)[:, None]):
-            told = told if part is None else told + part
-        return told
-
     def prior(self, z: Latent, cond: Condition) -> LatentDist:
-        left = self._flat(z)
-        out = self.net(torch.cat([left, self._told(cond, left)], -1))
+        left = flat_frames(z)
+        out = self.net(torch.cat([left, told_frames(cond, left, self.cond_dim)], -1))
         raw = out.split([count * width for count, width in self._sizes.values()], -1)
         return LatentDist(self.spec, {
             key: self.spec.field(key).dist.from_raw(x.unflatten(-1, size))
@@ -114,6 +102,6 @@ class LatentMLP(Dynamics):
         return 2 * self.width + self.cond_dim
 
     def features(self, z: Latent, cond: Condition) -> Tensor:
-        flat = self._flat(z)
+        flat = flat_frames(z)
         left, reached = flat[:, :-1], flat[:, 1:]
-        return torch.cat([left, self._told(cond, left), reached], -1)[:, :, None]
+        return torch.cat([left, told_frames(cond, left, self.cond_dim), reached], -1)[:, :, None]

@@ -9,6 +9,7 @@ from ..registry import register_encoder
 
 register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
 register_encoder("identity", "worldkit.encoders.identity:IdentityEncoder", aliases=("pixels",))
+register_encoder("jepa-vit", "worldkit.encoders.jepa_vit:JEPAViT", aliases=("ijepa", "vjepa", "vjepa2"))
 register_encoder("mlp", "worldkit.encoders.mlp:MLPEncoder")
 register_encoder("multi", "worldkit.encoders.multi:MultiEncoder")
 register_encoder("particle", "worldkit.encoders.particle:ParticleEncoder", aliases=("dlp", "dlpv3"))
@@ -20,6 +21,7 @@ register_encoder("simnorm", "worldkit.encoders.simnorm:SimNormEncoder", aliases=
 register_encoder("simnorm-conv", "worldkit.encoders.simnorm:SimNormConv")
 register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))
 register_encoder("vit", "worldkit.encoders.vit:ViTEncoder")
+register_encoder("vit-cls", "worldkit.encoders.vit_cls:ViTCLS", aliases=("lewm",))
 register_encoder("vq", "worldkit.encoders.vq:VQEncoder", aliases=("vqgan", "iris"))
 
 _BASE = ("Encoder", "Encoding")

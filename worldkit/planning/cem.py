@@ -7,12 +7,16 @@ arXiv:2008.06389), written from its description.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from .base import Elites, Generator, Returns, SamplingPlanner, begin_mean, draw
 from .objective import Objective
+
+Normalize = Literal["spectrum", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class ICEM(CEM):
     Attributes:
         beta: Colour of the noise along the horizon: power falls as frequency to the ``-beta``; 0 is white.
         momentum: Share of the old mean and standard deviation that stays.
+        normalize: ``"spectrum"``: numbers of noise have variance 1 over many candidates; ``"sequence"``: over the
+            horizon of every candidate, as stable-worldmodel has it.
         keep: How many elites are candidates again in the next round.
     """
 
@@ -83,9 +89,22 @@ class ICEM(CEM):
     momentum: float = 0.1
     keep: int = 5
     returns: Returns = "best"
+    normalize: Normalize = "spectrum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalize not in ("spectrum", "sequence"):
+            raise ConfigError(f"ICEM: normalize must be 'spectrum' or 'sequence', got {self.normalize!r}")
+
+    def white(self, shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
+        """White noise ``[problems, candidates, horizon, dim]``."""
+        return draw(torch.randn, shape, generator, device)
 
     def noise(self, shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
-        return colored(draw(torch.randn, shape, generator, device), self.beta)
+        noise = colored(self.white(shape, generator, device), self.beta)
+        if self.normalize == "sequence" and noise.shape[2] > 1:
+            noise = noise / noise.std(2, keepdim=True).clamp(min=1e-8)
+        return noise
 
     def learn(self, state: Gaussian, elites: Elites) -> Gaussian:
         (mean, std), stay = moments(elites, state), self.momentum

@@ -58,7 +58,7 @@ def make_planner(name: str, **options: Any) -> Planner:
         if option not in known:
             raise ConfigError(f"planner '{name}' has no option '{option}'.{suggestion(option, known)} It has: "
                               f"{', '.join(known)}")
-        wanted = {"int": int, "float": (int, float), "Returns": str}[str(known[option])]
+        wanted = {"int": int, "float": (int, float), "Returns": str, "Normalize": str}[str(known[option])]
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ConfigError(f"option '{option}' of planner '{name}' must be {known[option]}, got {value!r}")
     return kind(**options)

@@ -40,6 +40,9 @@ LEARNS: dict[str, dict[str, Any]] = {
     "iris": {"objective": {"name": "iris", "perceptual": 0}, "encoder": "vq", "dynamics": "token-transformer",
              "latent_action": None, "heads": {"reward": {"name": "categorical", "readout": {"units": 8}}}},
     "vq": {"encoder": "vq"},
+    "jepa": {"objective": "jepa", "encoder": "vit-cls", "decoder": None, "dynamics": "adaln-causal",
+             "latent_action": None, "conditioners": {"action": {"name": "action-mlp", "dim": 3}}},
+    "masked-jepa": {"objective": "masked-jepa", "encoder": "jepa-vit", "decoder": None},
 }
 """Objective -> what the small model that learns by it is made of, if it trains no particles and no decoder."""
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
@@ -55,7 +58,9 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "simnorm": {"latent_dim": 16, "simnorm": 4, "hidden": (8,)},
         "simnorm-conv": {"latent_dim": 8, "simnorm": 4, "channels": 8, "stack": 1},
         "vq": {**_VQ, "quantizer": {"codes": 9, "dim": 4}},
-        "vit": {"dim": 12, "num_heads": 2, "num_layers": 1}},
+        "jepa-vit": {"patch_size": 8, "dim": 16, "num_heads": 2, "num_layers": 1},
+        "vit": {"dim": 12, "num_heads": 2, "num_layers": 1},
+        "vit-cls": {"patch_size": 8, "dim": 12, "num_heads": 2, "num_layers": 1, "projector": 8}},
     "decoder": {
         "conv": {**_CONV, "units": 8}, "conv-transposed": {"depth": 2}, "mlp": _MLP,
         "multi": {"image": {**_CONV, "units": 8}, "vectors": _MLP},
@@ -64,6 +69,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "patch": {"hidden_dim": 16, "cnn": _CNN},
         "slot": {"channels": (8, 8)}, "vq": _VQ},
     "dynamics": {
+        "adaln-causal": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "projector": 8, "dropout": 0.0},
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
         "token-transformer": _TRANSFORMER,
         "gru": {"dim": 16, "num_heads": 2}, "latent-mlp": {"hidden": (16,)},
@@ -78,9 +84,12 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8},
               "dit": {"dim": 16, "num_heads": 2, "num_layers": 2, "steps": 8, "sampling_steps": 4}},
-    "conditioner": {"action": {"dim": 3}, "raw-action": {"dim": 3}, "transition-action": {"dim": 3},
+    "conditioner": {**{name: {"dim": 3} for name in ("action", "action-mlp", "raw-action", "transition-action")},
                     "language": {"embed_dim": 5, "max_length": 2}},
     "objective": {"iris": {"perceptual": 0}, "vq": {"perceptual": 0},
+                  "jepa": {"sigreg": {"weight": 0.1, "projections": 8}},
+                  "masked-jepa": {"image": {"min_keep": 0, "num_targets": 2},
+                                  "predictor": {"dim": 8, "num_layers": 1, "num_heads": 2}},
                   "two-stage": {"burn_in": 2}, "dreamer": {"free_nats": 0}, "planet": {"free_nats": 0}},
 }
 """Options that make our own components small; options given to a check come on top."""

@@ -223,7 +223,7 @@ def _rollout_clips(
 ) -> tuple[ClipDataset, int] | None:
     """Validation clips long enough for the preset's protocol, or as long as the data allow; None where the training
     has no influence on predictions."""
-    if model.dynamics is None or "dynamics" in model.objective.frozen | model.objective.idle:
+    if model.dynamics is None or model.decoder is None or "dynamics" in model.objective.frozen | model.objective.idle:
         return None
     context, horizon = protocol(preset, model)
     for frames in (context + horizon, model.clip_length):

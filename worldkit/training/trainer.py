@@ -130,8 +130,8 @@ class Trainer:
         check_trainable(model)
         self.notes = [*model.objective.notes(model), *unused(model, train)]
         train, valid = fed(model, train), fed(model, valid)
-        if "dynamics" in model.objective.frozen | model.objective.idle:  # it predicts as it did before
-            rollouts = None
+        if "dynamics" in model.objective.frozen | model.objective.idle or model.decoder is None:
+            rollouts = None  # it predicts as it did before, or nothing that could be looked at
         if rollouts is not None:
             rollouts = (fed(model, rollouts[0], targets=False), rollouts[1])
         self.config, self.run, self.valid, self.rollouts = config, Path(run), valid, rollouts
@@ -374,7 +374,7 @@ class Trainer:
                 save_animation(frames, self.run / "figures" / f"step-{step:08d}-{name}.gif")
             else:
                 clip, name = collate([self.valid[len(self.valid) // 2]]).to(self.device), "panel"
-                picture = panel(model, clip) if clip.video.numel() else None
+                picture = panel(model, clip) if clip.video.numel() and model.decoder is not None else None
             if picture is not None:
                 save_png(picture, self.run / "figures" / f"step-{step:08d}-{name}.png")
         self._warn(self.watch.look_at_masks(self._masks(model)), bar)

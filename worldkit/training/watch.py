@@ -1,4 +1,5 @@
-"""Signs that a run has gone wrong: a diverging KL, all particles gone or all saturated, dead tokens."""
+"""Signs that a run has gone wrong: a diverging KL, all particles gone or all saturated, dead tokens, embeddings that
+are all the same."""
 
 from __future__ import annotations
 
@@ -15,6 +16,11 @@ DEAD = 0.002
 """A token that covers less than this share of the pixels of every clip is called dead."""
 
 
+COLLAPSED, COLLAPSED_RANK, COLLAPSE_PATIENCE = 0.02, 2.0, 100
+"""Embeddings are called collapsed when for so many steps their spread was below this share of its highest value, or
+they spread in fewer directions than this (`worldkit.objectives.collapse.health`)."""
+
+
 class Watch:
     """Looks at the logged terms of a run and says once, in words, when something is wrong.
 
@@ -27,20 +33,23 @@ class Watch:
         self.mean: dict[str, float] = {}
         self.lowest: dict[str, float] = {}
         self.since: dict[str, int] = {}
+        self.highest: dict[str, float] = {}
         self.said: set[str] = set()
 
     def look(self, step: int, terms: Mapping[str, float]) -> list[str]:
         """New warnings, given the terms of a step's loss."""
-        return [text for text in (*self._diverging(terms), self._particles(step, terms)) if text]
+        return [text for text in (*self._diverging(terms), self._particles(step, terms),
+                                self._collapsed(step, terms)) if text]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on as if never stopped."""
-        return {"mean": self.mean, "lowest": self.lowest, "since": self.since, "said": sorted(self.said)}
+        return {"mean": self.mean, "lowest": self.lowest, "since": self.since, "said": sorted(self.said),
+                "highest": self.highest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s answer."""
         self.mean, self.lowest, self.since = (dict(state[name]) for name in ("mean", "lowest", "since"))
-        self.said = set(state["said"])
+        self.said, self.highest = set(state["said"]), dict(state.get("highest", {}))
 
     def _diverging(self, terms: Mapping[str, float]) -> list[str]:
         found = []
@@ -74,6 +83,22 @@ class Watch:
             elif step - self.since.setdefault(name, step) >= PATIENCE:
                 return self._once(name, f"{text} (mean visible: {visible:.3g} of {self.num_particles})")
         return None
+
+    def _collapsed(self, step: int, terms: Mapping[str, float]) -> str | None:
+        if "embedding_std" not in terms:
+            return None
+        std, rank = terms["embedding_std"], terms["embedding_rank"]
+        highest = self.highest["embedding_std"] = max(std, self.highest.get("embedding_std", 0.0))
+        if std >= COLLAPSED * highest and rank >= COLLAPSED_RANK:
+            self.since.pop("collapse", None)
+            self.said.discard("collapse")
+            return None
+        if step - self.since.setdefault("collapse", step) < COLLAPSE_PATIENCE:
+            return None
+        return self._once("collapse", (
+            f"embeddings have collapsed, they are (almost) the same for every picture: standard deviation {std:.3g} "
+            f"(highest so far {highest:.3g}), spread over {rank:.3g} directions; raise objective.sigreg.weight or the "
+            "terms of objective.vicreg, take objective.target=ema, or lower train.lr"))
 
     def look_at_masks(self, masks: Tensor | None) -> list[str]:
         """New warnings, given what share of every pixel the tokens drew, ``[B, T, K, 1, H, W]``."""

@@ -11,14 +11,17 @@ from ..loading import load
 from ..options import Commands, check_place, command
 from ..output import console
 
+NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": ()}
+"""What comes beside a checkpoint, by kind."""
+
 
 def add(commands: Commands) -> None:
     """Their arguments."""
     p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.",
                 "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that\n"
-                "goes on from its frames, converted before.")
-    p.add_argument("kind", choices=("lpwm", "ddlp", "diffuse-ddlp"), help="which project the checkpoint comes from")
-    p.add_argument("checkpoint", help="the .pth file")
+                "goes on from its frames, converted before. LeWM, PLDM and V-JEPA 2 need nothing else.")
+    p.add_argument("kind", choices=tuple(NEEDS), help="which project the checkpoint comes from (lewm: PLDM, too)")
+    p.add_argument("checkpoint", help="the .pth, .pt or .safetensors file")
     p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run")
     p.add_argument("--stats", help="diffuse-ddlp: latent_stats.pth beside the checkpoint")
     p.add_argument("--ddlp", help="diffuse-ddlp: model folder of the converted DDLP")
@@ -38,10 +41,10 @@ def add(commands: Commands) -> None:
 
 def run_convert(options: Namespace) -> None:
     """``worldkit convert``."""
-    from ...convert import from_ddlp, from_diffuse_ddlp, from_lpwm
+    from ...convert import from_ddlp, from_diffuse_ddlp, from_lewm, from_lpwm, from_vjepa2
 
     check_place(options.out, "--out")
-    wanted = ("stats", "ddlp") if options.kind == "diffuse-ddlp" else ("hparams",)
+    wanted = NEEDS[options.kind]
     given = [name for name in ("hparams", "stats", "ddlp") if getattr(options, name) is not None]
     if missing := [name for name in wanted if name not in given]:
         raise ConfigError(f"worldkit convert {options.kind} needs --{' and --'.join(missing)}; worldkit convert --help")
@@ -49,6 +52,8 @@ def run_convert(options: Namespace) -> None:
         raise ConfigError(f"worldkit convert {options.kind} takes no --{' and no --'.join(extra)}")
     if options.kind == "diffuse-ddlp":
         model = from_diffuse_ddlp(options.checkpoint, options.stats, load(options.ddlp).model)
+    elif not wanted:
+        model = {"lewm": from_lewm, "vjepa2": from_vjepa2}[options.kind](options.checkpoint)
     else:
         model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)

@@ -1,0 +1,119 @@
+"""Joint embedding prediction: sizes, teachers, bad input, and that collapse is noticed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.assembly import build
+from worldkit.objectives.collapse import health
+from worldkit.objectives.teacher import Teacher
+from worldkit.storage.sharing import export_model
+from worldkit.testing.examples import example_batch, small_config
+from worldkit.training.watch import Watch
+
+COUNTS = Path(os.environ.get("WORLDKIT_PARITY", Path(__file__).parents[2] / "shared" / "parity")) / "jepa"
+
+
+def size(*modules):
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+@pytest.mark.skipif(not COUNTS.exists(), reason="golden files not found; set WORLDKIT_PARITY")
+def test_parameter_counts():
+    said = json.loads((COUNTS / "parameter_counts.json").read_text())
+
+    def empty(name):
+        with torch.device("meta"):
+            return build(wk.create_config(name))
+
+    lewm = empty("lewm")
+    parts = {"encoder": lewm.encoder.net, "projector": lewm.encoder.projector, "pred_proj": lewm.dynamics.outputs,
+             "action_encoder_10d": lewm.conditioners["action"]}
+    assert {name: size(part) for name, part in parts.items()} == {name: said[f"lewm/{name}"] for name in parts}
+    assert size(lewm.dynamics) - size(lewm.dynamics.outputs) == said["lewm/predictor"]
+    assert size(lewm) == said["lewm/total"]
+    names = {"base": "vit_base/16@224", "large": "vit_large/16@224", "huge": "vit_huge/14@224"}
+    for ours, theirs in names.items():
+        assert size(empty(f"ijepa-{ours}").encoder) == said[f"ijepa/{theirs}"]["trainable"], ours
+    for ours, theirs in (("giant", "giant/16"),):
+        model = empty(f"ijepa-{ours}")
+        assert size(model.encoder) == said[f"ijepa/vit_{theirs}@224"]["trainable"]
+        assert size(model.objective.predictor) == said[f"ijepa/predictor for vit_{theirs}"]["trainable"]
+    for ours, theirs in (("large", "large"), ("giant", "giant_xformers")):
+        model = empty(f"vjepa2-{ours}")
+        assert size(model.encoder) == said[f"vjepa2/vit_{theirs}"]
+        assert size(model.objective.predictor) == said[f"vjepa2/predictor for vit_{theirs} (10 mask tokens)"]
+
+
+LEWM = {"encoder": "vit-cls", "decoder": None, "dynamics": "adaln-causal", "latent_action": None,
+        "conditioners": {"action": {"name": "action-mlp", "dim": 3}}}
+
+
+def test_a_slow_copy_gives_targets_and_is_saved(tmp_path):
+    model = build(small_config(**LEWM, objective={"name": "jepa", "target": "ema", "momentum": (0.5, 1.0),
+                                                  "momentum_steps": 2}))
+    assert isinstance(model.objective.teacher, Teacher)
+    before = model.objective.teacher.net.net.cls.detach().clone()
+    with torch.no_grad():
+        model.encoder.net.cls.add_(1.0)
+    model.objective.after_step(model, 1)  # momentum 0.75
+    assert torch.allclose(model.objective.teacher.net.net.cls - before, torch.tensor(0.25))
+    model.save_pretrained(tmp_path / "model")
+    again = wk.WorldModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(again.objective.teacher.net.net.cls, model.objective.teacher.net.net.cls)
+    export_model(tmp_path / "model", tmp_path / "shared")
+    shared = wk.WorldModel.from_pretrained(tmp_path / "shared")  # its slow copy begins anew
+    assert torch.equal(shared.objective.teacher.net.net.cls, model.encoder.net.cls)
+
+
+def test_bad_input():
+    with pytest.raises(wk.ConfigError, match="does not divide into patches.*obs.height="):
+        build(small_config(encoder={"name": "jepa-vit", "patch_size": 7}, dynamics=None, latent_action=None))
+    with pytest.raises(wk.ConfigError, match="tiled-rotary.*lower encoder.num_heads"):
+        build(small_config(encoder={"name": "jepa-vit", "dim": 16, "num_heads": 4, "positions": "tiled-rotary"},
+                           dynamics=None, latent_action=None))
+    with pytest.raises(wk.IncompatibleComponentsError, match="cannot do: set encoder='jepa-vit'"):
+        build(small_config(encoder="vit-cls", decoder=None, dynamics=None, latent_action=None, objective="masked-jepa"))
+    masked = {"encoder": "jepa-vit", "decoder": None, "dynamics": None, "latent_action": None}
+    model = build(small_config(**masked, objective={"name": "masked-jepa", "image": {"min_keep": 20}}))
+    with pytest.raises(wk.ConfigError, match="min_keep 20"):
+        model.loss(example_batch(model.config))
+    with pytest.raises(wk.IncompatibleComponentsError, match="vicreg.inverse"):
+        build(small_config(**{**LEWM, "conditioners": {}}, objective={"name": "jepa", "vicreg": {"inverse": 1.0}}))
+    with pytest.raises(wk.NoDecoderError):
+        build(small_config(**LEWM, objective="jepa")).decode(None)
+
+
+def test_collapse_is_noticed_while_training():
+    """Nothing keeps latents apart, so the best prediction is that they are all the same; with SIGReg they are not."""
+    said = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        encoder = {"name": "vit-cls", "patch_size": 16, "dim": 12, "num_heads": 2, "num_layers": 1, "projector": None}
+        model = build(small_config(**{**LEWM, "encoder": encoder}, timestep_horizon=2, objective={
+            "name": "jepa", "sigreg": {"weight": weight, "projections": 32}}))
+        batch, watch = example_batch(model.config, batch=8), Watch()
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        found = []
+        for step in range(70):
+            loss = model.train().loss(batch, step)
+            optimizer.zero_grad()
+            loss.total.backward()
+            optimizer.step()
+            found += watch.look(3 * step, {name: float(value) for name, value in loss.terms.items()})
+        said[weight] = found
+    assert len(said[0.0]) == 1 and "collapsed" in said[0.0][0] and "sigreg" in said[0.0][0]
+    assert not said[1.0]
+    assert len(model.objective.notes(model)) == 0
+
+
+def test_health():
+    torch.manual_seed(0)
+    assert health(torch.ones(8, 3, 4))["embedding_rank"] == 0
+    assert health(torch.randn(2000, 1, 6))["embedding_rank"] > 5.8
+    again = Watch()
+    again.load_state_dict({"mean": {}, "lowest": {}, "since": {}, "said": []})  # of a run before there was this sign
