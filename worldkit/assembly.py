@@ -213,6 +213,14 @@ def _check_actions(objective: Any, config: WorldModelConfig) -> None:
     if config.latent_action is None:
         return
     cls = registries.latent_actions.get(config.latent_action.name)
+    if "latent-action" in objective.requires and cls.losses is LatentAction.losses:
+        fits = [n for n in registries.list_latent_actions()
+                if registries.latent_actions.get(n).losses is not LatentAction.losses]
+        raise IncompatibleComponentsError(
+            f"objective '{config.objective.name}' trains latent actions by losses of their own, and latent action "
+            f"'{config.latent_action.name}' has none, it learns beside a dynamics; latent actions that have: "
+            f"{', '.join(fits)}"
+        )
     if cls.losses is LatentAction.losses or objective.action_losses or "latent_action" in objective.frozen:
         return
     fits = [n for n in registries.list_objectives() if registries.objectives.get(n).action_losses]

@@ -80,15 +80,17 @@ def width_of(name: str, receiver: str, widths: Mapping[str, int]) -> int:
 
 
 def dynamics_options(config: WorldModelConfig) -> Any:
-    """The dynamics' options; an open width of conditions (``cond_dim``) is that of numbers that are told as they are.
+    """The dynamics' options; an open width of conditions (``cond_dim``) is that of what is told as it is (its option
+    ``given_width``): numbers, or latent actions.
 
     Nothing else may be told beside them; of a dynamics that is told nothing it is 0.
     """
     options = config.dynamics
     if getattr(options, "cond_dim", 0) is not None:
         return options
-    widths = [getattr(c, "given_width", None) for c in config.conditioners.values()]
-    if config.latent_action is not None or None in widths:
+    told = [*config.conditioners.values(), *([] if config.latent_action is None else [config.latent_action])]
+    widths = [getattr(c, "given_width", None) for c in told]
+    if None in widths or config.latent_action is not None and len(widths) > 1:
         return options
     return options.model_copy(update={"cond_dim": max(widths, default=0)})
 

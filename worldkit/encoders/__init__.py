@@ -20,6 +20,7 @@ register_encoder("pretrained", "worldkit.encoders.pretrained:PretrainedEncoder",
 register_encoder("simnorm", "worldkit.encoders.simnorm:SimNormEncoder", aliases=("tdmpc2",))
 register_encoder("simnorm-conv", "worldkit.encoders.simnorm:SimNormConv")
 register_encoder("slot", "worldkit.encoders.slot:SlotEncoder", aliases=("savi",))
+register_encoder("space-time-vq", "worldkit.encoders.space_time_vq:SpaceTimeVQ", aliases=("st-vivit", "genie"))
 register_encoder("vit", "worldkit.encoders.vit:ViTEncoder")
 register_encoder("vit-cls", "worldkit.encoders.vit_cls:ViTCLS", aliases=("lewm",))
 register_encoder("vq", "worldkit.encoders.vq:VQEncoder", aliases=("vqgan", "iris"))

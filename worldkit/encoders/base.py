@@ -123,6 +123,10 @@ class Encoder(Component, ABC):
         """Further terms in nats, ``[B, T]`` each, added to the static KL."""
         return {}
 
+    def summary(self, encoding: Encoding) -> dict[str, Tensor]:
+        """Numbers worth a line in the log, about what `forward` found."""
+        return {}
+
     def anchors(self) -> dict[str, Tensor]:
         """Field -> anchor of every token of one view (``{"position": [N, 2]}``), for heads and embeddings."""
         return {}

@@ -9,6 +9,7 @@ from ..lazy import lazy_exports
 from ..registry import register_latent_action
 
 register_latent_action("gaussian", "worldkit.latent_actions.gaussian:GaussianLatentAction", aliases=("lpwm",))
+register_latent_action("vq", "worldkit.latent_actions.vq:VQLatentAction", aliases=("genie",))
 
 _BASE = ("ActionDist", "LatentAction")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

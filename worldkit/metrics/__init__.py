@@ -7,6 +7,7 @@ torchvision, scipy and rich are imported on first use. Which metric means what: 
 from ..lazy import lazy_exports
 
 _EXPORTS = {
+    "agreement": ("Agreement", "agreement", "normalized_mutual_information"),
     "control": ("bootstrap_interval", "interquartile_mean", "success_rate"),
     "generation": ("count_spots", "histogram_distance", "pooled_features"),
     "image": ("lpips", "psnr", "ssim"),

@@ -63,22 +63,32 @@ class Attention(Checkpointed):
     """Multi-head self-attention without biases over the second-last axis of ``[..., L, D]``.
 
     ``qkv`` holds the query, key and value projections as rows, in this order.
+
+    Args:
+        dim, num_heads, dropout: As everywhere.
+        head_dim: Width of a head; None: ``dim / num_heads``.
+        qk_norm: Queries and keys are normalised.
     """
 
     when = frozenset({"cnn"})
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, *, head_dim: int | None = None,
+                 qk_norm: bool = False):
         super().__init__()
-        if dim % num_heads:
+        if head_dim is None and dim % num_heads:
             raise ValueError(f"dim {dim} must be divisible by num_heads {num_heads}")
         self.num_heads, self.dropout = num_heads, dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=False)
+        head_dim = head_dim or dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * num_heads * head_dim, bias=False)
+        self.proj = nn.Linear(num_heads * head_dim, dim, bias=False)
+        self.query_norm, self.key_norm = (RMSNorm(head_dim) if qk_norm else None for _ in range(2))
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``[..., heads, L, D / heads]``."""
         x = self.qkv(x)
         q, k, v = x.view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)  # [..., L, heads, d]
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
     def attend(

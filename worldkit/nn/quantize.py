@@ -49,6 +49,16 @@ class QuantizerConfig(Config):
     restart_after: int = Field(default=0, ge=0)
 
 
+class UnitQuantizerConfig(QuantizerConfig):
+    """Options of a quantiser of unit vectors that lets no code rest: what Genie's tokenizer and latent actions use."""
+
+    codes: int = Field(default=1024, gt=1)
+    dim: int = Field(default=32, gt=0)
+    beta: float = Field(default=0.25, ge=0)
+    cosine: bool = True
+    restart_after: int = Field(default=50, ge=0)
+
+
 @dataclass(frozen=True)
 class Quantized:
     """What a quantiser made of vectors ``[..., D]``.

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
 
 from ..batch import Batch
 from ..config import ComponentConfig
-from ..distributions import Sampler
+from ..distributions import MEANS, Sampler
 from .base import Loss, Objective
 from .terms import action_terms
 
@@ -44,7 +45,10 @@ class LatentActionObjective(Objective):
     action_losses = True
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
-        found = model.condition(None, batch, sampler=sampler)
+        with torch.no_grad():
+            reads_pixels = model.latent_action.reads == "video"
+            z = None if reads_pixels else model.encoder.see(batch, sampler=MEANS).latent
+        found = model.condition(z, batch, sampler=sampler)
         valid = None if batch.done_mask is None else batch.done_mask.float()
         total, terms = action_terms(model.latent_action, found, valid)
         return Loss(total, {name: value.detach() for name, value in terms.items()})

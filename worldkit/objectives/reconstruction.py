@@ -57,6 +57,7 @@ class Reconstruction(Objective):
             total = total + _mean(told, batch.done_mask)
         terms = {"reconstruction": reconstruction, **logged} | ({"psnr": psnr(error)} if seen else {})
         terms |= {f"regularizer/{name}": value for name, value in regularizers.items()}
+        terms |= model.encoder.summary(encoding)
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
 

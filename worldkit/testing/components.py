@@ -258,9 +258,12 @@ def _check_steps(report: Reporter, module: Any, z: Latent, cond: Condition, base
 
 
 def check_latent_action(
-    latent_action: str | type, *, spec: LatentSpec | None = None, memory_length: int = 0, **options: Any
+    latent_action: str | type, *, spec: LatentSpec | None = None, memory_length: int = 0, obs: ObsSpec | None = None,
+    **options: Any
 ) -> None:
     """Check a latent-action module on random latents of ``spec`` (default: `example_spec`), window 4.
+
+    One that reads video: on random video of ``obs`` (default: 32 x 32 pixels), with its own losses.
 
     Example:
         >>> check_latent_action("gaussian", pool="mean")
@@ -270,17 +273,22 @@ def check_latent_action(
 
     def make(memory_length: int = memory_length) -> nn.Module:
         return cls(config, spec=spec, anchors=example_anchors(spec), window=WINDOW, dynamics_dim=12,
-                   memory_length=memory_length)
+                   memory_length=memory_length, **({"obs": obs} if reads else {}))
 
-    module, frames, z = shake(make()), WINDOW + 1, example_latent(spec, time=WINDOW + 1)
-    taken = check_forms(report, module, partial(make, memory_length or 2))
-    cond = example_conditioning(module.cond_dim, spec, frames, memory_length).only(taken)
+    reads, obs = cls.reads == "video", obs or ObsSpec(height=SIDE, width=SIDE)
+    module, frames = shake(make()), WINDOW + 1
+    z: Any = example_video(obs, frames) if reads else example_latent(spec, time=frames)  # what it reads
+    taken = module.takes if reads else check_forms(report, module, partial(make, memory_length or 2))
+    cond = example_conditioning(module.cond_dim, spec, frames, memory_length).only(taken or ())
 
-    def run(m: Any, z: Latent, cond: Condition) -> tuple[Tensor, Tensor]:
-        posterior, prior = m(z, cond)
+    def see(m: Any, z: Any, cond: Condition) -> tuple[Any, Any]:
+        return m(None, cond, video=z) if reads else m(z, cond)
+
+    def run(m: Any, z: Any, cond: Condition) -> tuple[Tensor, Tensor]:
+        posterior, prior = see(m, z, cond)
         return posterior.params, prior.params
 
-    posterior, prior = module(z, cond)
+    posterior, prior = see(module, z, cond)
     tokens = posterior.params.shape[2]
     report.require(tokens in (1, spec.num_tokens), "shapes",
                    f"actions are for {tokens} tokens, expected 1 or {spec.num_tokens}")
@@ -293,7 +301,11 @@ def check_latent_action(
     steer = told.adaln()
     report.require(steer is not None and steer.shape[2] in (1, spec.num_tokens) and steer.shape[-1] == 12, "shapes",
                    "condition() must give the dynamics' width per frame or per token")
-    report.gradients(module, score([posterior.params, prior.params, steer]))
+    losses = module.losses(z, posterior) if reads else {}
+    for name, loss in losses.items():
+        report.shape(loss, (BATCH, frames - 1), f"loss {name}")
+    learned = [posterior.params, prior.params, steer, *losses.values()]
+    report.gradients(module, score([x for x in learned if x.requires_grad]))
     with torch.no_grad():
         base = run(module, z, cond)
         for what, other in (("frame", (changed(z, LAST), cond)), ("condition", (z, _map_cond(cond, LAST)))):
@@ -302,12 +314,14 @@ def check_latent_action(
         for a, b in zip(run(module, changed(z, SECOND), _map_cond(cond, SECOND)), base, strict=True):
             report.independent(a, b, "the action")
         report.reload(module, make, lambda m: list(run(m, z, cond)))
-        start, carry = module.start(z[:, :2], cond.at(slice(0, 2)))
+        seen = {"video": z[:, :2]} if reads else {}
+        start, carry = module.start(example_latent(spec, time=2) if reads else z[:, :2], cond.at(slice(0, 2)), **seen)
         report.equal(start.params, base[0][:, :1], "rollout agrees with forward()", "the posterior of start()")
         for t in range(1, WINDOW):
             report.equal(module.next(carry).params, base[1][:, t : t + 1], "rollout agrees with forward()",
                          f"the prior of transition {t}")
-            module.observe(carry, z[:, t + 1 : t + 2], cond.at(slice(t + 1, t + 2)))
+            newest = example_latent(spec, time=1) if reads else z[:, t + 1 : t + 2]
+            module.observe(carry, newest, cond.at(slice(t + 1, t + 2)))
         report.shape(module.next(carry).params, (BATCH, 1, *base[1].shape[2:]), "the prior beyond the window")
 
 

@@ -35,6 +35,7 @@ OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTO
 LEARNS: dict[str, dict[str, Any]] = {
     "denoising": {"objective": "denoising", "encoder": "identity", "decoder": "identity", "dynamics": "unet-diffusion",
                   "latent_action": None},
+    "latent-action": {"objective": "latent-action", "latent_action": "vq", "dynamics": None},
     "tdmpc2": {"objective": "tdmpc2", "encoder": "simnorm", "decoder": None, "dynamics": "latent-mlp",
                "latent_action": None, "heads": {"reward": {"name": "symlog-two-hot", "hidden": (8,)}}},
     "iris": {"objective": {"name": "iris", "perceptual": 0}, "encoder": "vq", "dynamics": "token-transformer",
@@ -59,6 +60,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "simnorm-conv": {"latent_dim": 8, "simnorm": 4, "channels": 8, "stack": 1},
         "vq": {**_VQ, "quantizer": {"codes": 9, "dim": 4}},
         "jepa-vit": {"patch_size": 8, "dim": 16, "num_heads": 2, "num_layers": 1},
+        "space-time-vq": {**_TRANSFORMER, "patch_size": 16, "window": 4, "quantizer": {"codes": 6, "dim": 4}},
         "vit": {"dim": 12, "num_heads": 2, "num_layers": 1},
         "vit-cls": {"patch_size": 8, "dim": 12, "num_heads": 2, "num_layers": 1, "projector": 8}},
     "decoder": {
@@ -67,7 +69,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
-        "slot": {"channels": (8, 8)}, "vq": _VQ},
+        "slot": {"channels": (8, 8)}, "space-time": {**_TRANSFORMER, "window": 4}, "vq": _VQ},
     "dynamics": {
         "adaln-causal": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "projector": 8, "dropout": 0.0},
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
@@ -76,12 +78,14 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
                  "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
         "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2},
+        "maskgit": {**_TRANSFORMER, "steps": 3},
         "unet-diffusion": {"channels": (8, 16), "depths": (1, 1), "attention": (False, False), "dim": 16,
                            "sampling": {"steps": 2}}},
     "cell": {**{name: {"hidden": 6} for name in ("planet-gru", "gru", "layernorm-gru", "lstm")},
              "block-gru": {"hidden": 6, "blocks": 2},
              "transformer": {"hidden": 6, "window": 3, "num_heads": 2}},
-    "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}},
+    "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}, "vq": {**_TRANSFORMER, "quantizer": {
+        "codes": 5, "dim": 4}}},
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8},
               "dit": {"dim": 16, "num_heads": 2, "num_layers": 2, "steps": 8, "sampling_steps": 4}},
     "conditioner": {**{name: {"dim": 3} for name in ("action", "action-mlp", "raw-action", "transition-action")},
