@@ -5,15 +5,16 @@ from functools import lru_cache
 import pytest
 import torch
 
-from worldkit.agents import ActionSpec, create_agent
 from worldkit.agents.pixel_actor_critic import live_afresh
 from worldkit.agents.pixel_actor_critic.dreams import as_drawn
 from worldkit.agents.pixel_actor_critic.losses import actor_critic_losses
 from worldkit.agents.pixel_actor_critic.official import PREFIX, our_name
+from worldkit.agents.pixel_actor_critic.official import agent_of as agent_of_official
 from worldkit.assembly import build
 from worldkit.batch import Batch
 from worldkit.config import WorldModelConfig
 from worldkit.distributions import MEANS, Sampler
+from worldkit.errors import CheckpointError
 from worldkit.training import TrainConfig
 
 from .iris_files import HEADS, MISSING, D, arrays, close, config_of, filled, folders, scalars, stack_options, weights
@@ -39,11 +40,9 @@ def agent_of(folder):
                   for name, values in HEADS.items()}, "objective": "iris"}))
     stored = {key: x for key, x in weights(folder).items() if ".lpips." not in key}
     filled(model, {key: x for key, x in stored.items() if not key.startswith(PREFIX)})
-    agent = create_agent(
-        "iris", action=ActionSpec(num_actions=config["act_vocab"]), model=model.to(D), horizon=config["horizon"],
-        discount=config["gamma"], lam=config["lambda_"], entropy=config["entropy_weight"]).to(D)
-    agent.network.load_state_dict({our_name(key): x for key, x in stored.items() if key.startswith(PREFIX)})
-    return agent
+    own = {key: x for key, x in stored.items() if key.startswith(PREFIX)}
+    return agent_of_official(own, model.to(D), horizon=config["horizon"], discount=config["gamma"],
+                             lam=config["lambda_"], entropy=config["entropy_weight"]).to(D)
 
 
 class Recorded(Sampler):
@@ -83,6 +82,24 @@ def test_an_agent_looks_back_and_acts(folder):
             close(said.value, wanted["act_value_first_frame"][:, 0, 0], "value")
             actions.append(agent.act(video[:, t], agent.start(len(seen)), first=first, sampler=MEANS)[0])
     assert len(actions) == 1 and (actions[0] == wanted["agent_act_argmax"]).all()
+
+
+def test_an_actor_of_another_game_is_refused():
+    agent = agent_of(AGENTS[0])
+    weights = {key: torch.zeros_like(x) for key, x in agent.network.state_dict().items()}
+    kinds = ("weight", "bias")
+    names = {f"{part}.{kind}": f"{part}_linear.{kind}" for part in ("actor", "critic") for kind in kinds}
+    names |= {f"encoder.{3 * i}.{kind}": f"conv{i + 1}.{kind}" for i in range(4) for kind in kinds}
+    state = {PREFIX + names.get(key, key): x for key, x in weights.items()}
+    other = {**state, PREFIX + "actor_linear.weight": torch.zeros(18, 512),
+             PREFIX + "actor_linear.bias": torch.zeros(18)}
+    choices = agent.action.num_actions
+    with pytest.raises(CheckpointError, match=f"has 18 actions, and the model is told one of {choices}"):
+        agent_of_official(other, agent.model)
+    with pytest.raises(CheckpointError, match="keys with no place in this model:\n    actor_critic.strange.weight"):
+        agent_of_official({**state, PREFIX + "strange.weight": torch.zeros(2)}, agent.model)
+    with pytest.raises(CheckpointError, match="no weights of IRIS's or DIAMOND's actor-critic: 'lstm.weight_hh'"):
+        agent_of_official({PREFIX + "conv1.weight": torch.zeros(2)}, agent.model)
 
 
 @pytest.mark.parametrize("mode", ["argmax", "icdf"])

@@ -11,7 +11,7 @@ from worldkit.agents.pixel_actor_critic import (
     inside_returns,
     lasting_returns,
 )
-from worldkit.agents.pixel_actor_critic.official import PREFIX, our_name
+from worldkit.agents.pixel_actor_critic.official import PREFIX, network_of, our_name
 
 from .pixels import (
     MISSING,
@@ -33,6 +33,8 @@ pytestmark = pytest.mark.skipif(not ROOT.exists(), reason=MISSING)
 
 def filled(config, weights, *, size, num_actions):
     """A network with official weights; every key must have a place."""
+    assert NetworkConfig(**network_of(weights, (size, size))).halves == config.halves
+    config = NetworkConfig(**network_of(weights, (size, size)))
     net = PixelNetwork(config, frame_shape=(3, size, size), num_actions=num_actions).to(D)
     net.load_state_dict({our_name(key): x for key, x in weights.items()}, strict=True)
     return net

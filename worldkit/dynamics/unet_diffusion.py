@@ -257,10 +257,26 @@ class UNetDiffusion(Dynamics):
 
     def step_features(self, carry: _Carry, left: Latent, reached: Latent, cond: Condition) -> Tensor:
         assert self.outcomes is not None
-        if carry.unread is not None:
-            (maps, actions), carry.unread = carry.unread, None
-            if maps.shape[1] > 1:
-                carry.state = self.outcomes(maps[:, :-1], maps[:, 1:], actions)[1]
+        self._read(carry)
         pair = self._maps(type(left).cat([left, reached]))
         said, carry.next_state = self.outcomes(pair[:, :1], pair[:, 1:], self._told(cond, pair), carry.state)
         return said[:, :, None]
+
+    def _read(self, carry: _Carry) -> None:
+        """Let the LSTM read the context, if it has not yet."""
+        if carry.unread is None or self.outcomes is None:
+            return
+        (maps, actions), carry.unread = carry.unread, None
+        if maps.shape[1] > 1:
+            carry.state = self.outcomes(maps[:, :-1], maps[:, 1:], actions)[1]
+
+    # -- rows that begin anew
+
+    def put(self, carry: _Carry, rows: Tensor, other: _Carry) -> None:
+        self._read(carry)
+        self._read(other)
+        carry.frames = carry.frames.index_copy(0, rows, other.frames)
+        carry.actions = carry.actions.index_copy(0, rows, other.actions)
+        if carry.state is not None:
+            anew = other.state or tuple(x[:, rows] * 0 for x in carry.state)
+            carry.state = tuple(x.index_copy(1, rows, new) for x, new in zip(carry.state, anew, strict=True))

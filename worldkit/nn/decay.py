@@ -10,10 +10,13 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase)
 def weights_of_layers(module: nn.Module) -> list[nn.Parameter]:
     """Matrices and kernels of linear, convolutional and recurrent layers; no biases, norms, tables of rows.
 
+    A linear layer called ``actions`` reads one-hot choices: it is such a table.
+
     Example:
         >>> net = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 3))
         >>> [tuple(p.shape) for p in weights_of_layers(net)]
         [(4, 4), (4, 4, 3)]
     """
-    return [p for layer in module.modules() if isinstance(layer, _LAYERS)
+    return [p for place, layer in module.named_modules()
+            if isinstance(layer, _LAYERS) and place.rpartition(".")[2] != "actions"
             for name, p in layer.named_parameters(recurse=False) if name.startswith("weight")]

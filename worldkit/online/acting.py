@@ -71,7 +71,7 @@ def load_acting(place: str | Path, *, env: str | None = None, env_options: Mappi
     name = env or record.get("facts", {}).get("env") or agent.environment
     if name is None:
         raise ConfigError(f"{folder} does not say where it acts: --env ENV does")
-    options = {**SCALED, **online.env_options, **(env_options or {})}
+    options = {**SCALED, **online.env_options, **online.eval_env_options, **(env_options or {})}
     make = partial(make_env, name, **seen_as(agent.frame_shape, vectors=bool(agent.wants_vectors)), **options)
     with make() as one:
         check_fits(agent, one)

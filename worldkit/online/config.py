@@ -22,6 +22,7 @@ class OnlineConfig(Config):
         num_envs: Environments that are acted in at once.
         processes: Each of them in a process of its own: pays where a step takes milliseconds.
         env_options: Options of the environment, ``repeat`` among them.
+        eval_env_options: On top of these where it is scored: agents may learn from lives and be scored by games.
         max_steps: Steps after which an episode is cut off; None: where the environment ends it, or `LIMIT`.
         prefill: Steps before anything is learned.
         prefill_by: Who acts then: ``"random"`` actions, or the ``"agent"`` as it is.
@@ -46,6 +47,7 @@ class OnlineConfig(Config):
     num_envs: int = Field(default=1, gt=0)
     processes: bool = False
     env_options: dict[str, Any] = {}
+    eval_env_options: dict[str, Any] = {}
     max_steps: int | None = Field(default=None, gt=0)
     prefill: int = Field(default=1000, ge=0)
     prefill_by: Literal["random", "agent"] = "random"

@@ -77,7 +77,7 @@ class Looks:
             episodes=of.config.eval_episodes, together=of.config.eval_episodes, deterministic=policy.eval_by_mode)
         of.agent.eval()
         of.agent.model.eval()
-        results: ControlResults = evaluate_control({"agent": policy}, protocol, make=of.make)
+        results: ControlResults = evaluate_control({"agent": policy}, protocol, make=of.make_eval)
         return results.interval("agent", "return")
 
     def _film(self) -> None:

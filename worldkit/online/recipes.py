@@ -61,7 +61,9 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     with make() as one:
         agent = create_agent(preset, env=one, seed=train.seed, agent=own["agent"], **tables)
     known = {"preset": resolve_preset(preset), "env": env, **(facts or {})}
-    return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress)
+    make_eval = partial(make, **config.eval_env_options)
+    return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress,
+                         make_eval=make_eval)
 
 
 def seen_as(frame: tuple[int, int, int], *, vectors: bool = False) -> dict[str, Any]:

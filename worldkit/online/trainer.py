@@ -103,6 +103,7 @@ class OnlineTrainer:
         run: Run folder. If it holds checkpoints of the same agent and environment, training goes on from the newest.
         facts: Stored with the run (preset, command, ...).
         show_progress: Show a progress bar.
+        make_eval: Makes an environment to be scored in; None: as ``make``.
     Raises:
         ConfigError: the agent does not fit the environment.
     Example::
@@ -113,8 +114,8 @@ class OnlineTrainer:
 
     def __init__(self, agent: Agent, make: Callable[[], Any], config: OnlineConfig | None = None,
                  train: TrainConfig | None = None, *, run: str | Path, facts: Mapping[str, Any] | None = None,
-                 show_progress: bool = True):
-        self.agent, self.make, self.run = agent, make, Path(run)
+                 show_progress: bool = True, make_eval: Callable[[], Any] | None = None):
+        self.agent, self.make, self.run, self.make_eval = agent, make, Path(run), make_eval or make
         self.config, self.train = config or OnlineConfig(), train or TrainConfig(batch_size=16)
         check_device(self.train.device)
         self.device = torch.device(self.train.device or ("cuda" if torch.cuda.is_available() else "cpu"))
