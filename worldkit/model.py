@@ -25,7 +25,7 @@ from .config import WorldModelConfig
 from .decoders.base import Decoded, Decoder
 from .distributions import MEANS, Sampler
 from .dynamics.base import Dynamics, Window
-from .encoders.base import Encoder
+from .encoders.base import Encoder, Encoding
 from .errors import NoDecoderError, ShapeError, WorldkitError
 from .heads.base import Head
 from .imagining import Imagined, Policy, imagine
@@ -195,7 +195,7 @@ class ComposedWorldModel(WorldModel):
     def perceive(
         self, video: Tensor | Batch, sampler: Sampler = MEANS, *, conditions: Mapping[str, Any] | None = None,
         masks: Mapping[str, Tensor] | None = None, first: Tensor | None = None, last: Latent | None = None,
-        last_action: Mapping[str, Any] | None = None,
+        last_action: Mapping[str, Any] | None = None, encoding: Encoding | None = None,
     ) -> Seen:
         """Everything found in a clip: latents, their posterior, the encoder's by-products; of states their prior.
 
@@ -210,12 +210,13 @@ class ComposedWorldModel(WorldModel):
             last: State ``[B, 1]`` of the frame before these, of a dynamics that filters; frame 0 then begins no
                 episode, unless ``first`` says so.
             last_action: With ``last``: condition name -> value ``[B, 1, ...]`` that led from there to frame 0.
+            encoding: What the encoder found in these frames, if it looked before.
         Raises:
             ConditionError: a condition is missing, unknown or too short.
             ShapeError: something has another shape, or episodes begin where a part cannot let go of what was before.
         """
         return perceive(self, video, sampler, conditions=conditions, masks=masks, first=first, last=last,
-                        last_action=last_action)
+                        last_action=last_action, encoding=encoding)
 
     def decode(self, latent: Latent, *, masks: bool = False, before: Latent | None = None) -> Decoded:
         """Latents -> video.

@@ -58,6 +58,7 @@ def perceive(
     model: ComposedWorldModel, video: Tensor | Batch, sampler: Sampler = MEANS, *,
     conditions: Mapping[str, Any] | None = None, masks: Mapping[str, Tensor] | None = None,
     first: Tensor | None = None, last: Latent | None = None, last_action: Mapping[str, Any] | None = None,
+    encoding: Encoding | None = None,
 ) -> Seen:
     """See `worldkit.model.ComposedWorldModel.perceive`."""
     batch = video if isinstance(video, Batch) else Batch(video)
@@ -71,7 +72,8 @@ def perceive(
         if not filters:
             raise ShapeError("last= goes on from a state, and this model has none: its dynamics does not filter")
         _check_last(model, last, batch.batch_size)
-    encoding = encoded(model, batch, sampler, first=first, last=last)
+    if encoding is None:
+        encoding = encoded(model, batch, sampler, first=first, last=last)
     if not filters:
         return Seen(encoding, encoding.latent, encoding.posterior)
     conditions = _known(model, batch.conditions) if conditions is None else as_table(conditions, "conditions")

@@ -49,6 +49,16 @@ class Policy(ABC):
         """Who acts while experience is collected; by default it itself."""
         return self
 
+    def ended(self, row: int, total: float, carry: Any) -> None:
+        """Told of those who explore: an episode that they acted in is over.
+
+        Args:
+            row: Which of the environments.
+            total: Its return.
+            carry: As `act` gave it last.
+        """
+        return None
+
     @abstractmethod
     def start(self, batch_size: int, *, goal: Tensor | None = None) -> Any:
         """What it remembers before the first frame.

@@ -8,4 +8,5 @@ agents.register("imitation", "worldkit.agents.imitation:Imitation")
 agents.register("actor-critic", "worldkit.agents.actor_critic.agent:ActorCriticAgent", aliases=("dreamer",))
 agents.register("pixel-actor-critic", "worldkit.agents.pixel_actor_critic.agent:PixelActorCriticAgent",
                 aliases=("iris", "diamond"))
+agents.register("controller", "worldkit.agents.controller.agent:ControllerAgent", aliases=("world-models",))
 agents.register("tdmpc2", "worldkit.agents.tdmpc2.agent:TDMPC2Agent")

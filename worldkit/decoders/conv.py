@@ -14,6 +14,7 @@ description. Difference: pictures are in [0, 1] outside (v1, v2: -0.5 .. 0.5), w
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -70,6 +71,7 @@ class TransposedDecoderConfig(ComponentConfig):
         norm_eps: Added to what the norm divides by.
         activation: After every convolution but the last.
         init: Of the initial weights.
+        output: What the last convolution gives: the picture less a half (``"linear"``), or what its ``"sigmoid"`` is.
     """
 
     name: str = "conv-transposed"
@@ -81,6 +83,7 @@ class TransposedDecoderConfig(ComponentConfig):
     norm_eps: float = Field(default=1e-3, gt=0)
     activation: Activation = "relu"
     init: Init = "glorot"
+    output: Literal["linear", "sigmoid"] = "linear"
 
     @model_validator(mode="after")
     def _check_lengths(self) -> TransposedDecoderConfig:
@@ -188,7 +191,7 @@ class TransposedPainter(nn.Module):
     ):
         super().__init__()
         _need_pictures(config, obs, path)
-        layers = len(config.multipliers) + 1
+        self.output, layers = config.output, len(config.multipliers) + 1
         fitting = kernels_for(obs.height, layers) if obs.height == obs.width else None
         kernels = config.kernel_sizes or fitting or ()
         if not kernels or {obs.height, obs.width} != {TransposedTower.size(kernels)}:
@@ -205,7 +208,8 @@ class TransposedPainter(nn.Module):
         )
 
     def forward(self, drawn: Tensor, memory: Tensor) -> Tensor:
-        return self.tower(torch.cat([drawn, memory], -1)) + 0.5
+        made = self.tower(torch.cat([drawn, memory], -1))
+        return torch.sigmoid(made) if self.output == "sigmoid" else made + 0.5
 
 
 def _need_pictures(config: ComponentConfig, obs: ObsSpec, path: str) -> None:

@@ -12,6 +12,7 @@ register_dynamics("diffusion", "worldkit.dynamics.diffusion:Diffusion", aliases=
 register_dynamics("gru", "worldkit.dynamics.gru:GRU", aliases=("recurrent",))
 register_dynamics("latent-mlp", "worldkit.dynamics.latent_mlp:LatentMLP", aliases=("tdmpc2",))
 register_dynamics("maskgit", "worldkit.dynamics.maskgit:MaskGIT", aliases=("genie", "masked-tokens"))
+register_dynamics("mdn-rnn", "worldkit.dynamics.mdn_rnn:MDNRNN")
 register_dynamics("pint", "worldkit.dynamics.pint:PINT", aliases=("particle-transformer",))
 register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliases=("ddlp-pint",))
 register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")

@@ -8,6 +8,7 @@ from ..lazy import lazy_exports
 from ..registry import register_encoder
 
 register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
+register_encoder("conv-vae", "worldkit.encoders.conv_vae:ConvVAE")
 register_encoder("identity", "worldkit.encoders.identity:IdentityEncoder", aliases=("pixels",))
 register_encoder("jepa-vit", "worldkit.encoders.jepa_vit:JEPAViT", aliases=("ijepa", "vjepa", "vjepa2"))
 register_encoder("mlp", "worldkit.encoders.mlp:MLPEncoder")

@@ -22,6 +22,7 @@ register_objective("reconstruction", "worldkit.objectives.reconstruction:Reconst
 register_objective("tdmpc2", "worldkit.objectives.tdmpc2:TDMPC2")
 register_objective("two-stage", "worldkit.objectives.two_stage:TwoStage")
 register_objective("vq", "worldkit.objectives.vq:VQ", aliases=("tokenizer",))
+register_objective("world-models", "worldkit.objectives.world_models:WorldModels")
 
 _BASE = ("Loss", "Objective")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

@@ -257,6 +257,8 @@ class OnlineTrainer:
         """An episode is over: it goes into the data set."""
         self.folder.add(slot.episode.entries(), slot.number, replace=True)
         self._recent.append(slot.episode.total)
+        if self._explorer is not None:
+            self._explorer.ended(self.slots.index(slot), slot.episode.total, self._carry)
         self.log.write(self._head() | {"episode": slot.number, "return": slot.episode.total,
                                        "length": len(slot.episode)})
         if len(slot.episode) >= LIMIT and self.config.max_steps is None:
@@ -274,7 +276,7 @@ class OnlineTrainer:
     def _earn(self) -> None:
         """Count what the newest steps are worth."""
         config, progress = self.config, self.progress
-        if progress.steps < config.prefill or not config.train_ratio:
+        if progress.steps < config.prefill or not (config.train_ratio or config.pretrain > progress.updates):
             return
         if not self.replay.windows:
             if self._recent and not config.cross:

@@ -36,6 +36,8 @@ LEARNS: dict[str, dict[str, Any]] = {
     "denoising": {"objective": "denoising", "encoder": "identity", "decoder": "identity", "dynamics": "unet-diffusion",
                   "latent_action": None},
     "latent-action": {"objective": "latent-action", "latent_action": "vq", "dynamics": None},
+    "world-models": {"objective": "world-models", "encoder": "conv-vae", "decoder": {"name": "conv-transposed",
+                     "output": "sigmoid"}, "dynamics": "mdn-rnn", "latent_action": None},
     "tdmpc2": {"objective": "tdmpc2", "encoder": "simnorm", "decoder": None, "dynamics": "latent-mlp",
                "latent_action": None, "heads": {"reward": {"name": "symlog-two-hot", "hidden": (8,)}}},
     "iris": {"objective": {"name": "iris", "perceptual": 0}, "encoder": "vq", "dynamics": "token-transformer",
@@ -47,7 +49,9 @@ LEARNS: dict[str, dict[str, Any]] = {
 }
 """Objective -> what the small model that learns by it is made of, if it trains no particles and no decoder."""
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
-    "encoder": {"conv": _CONV, "mlp": _MLP, "multi": {"image": _CONV, "vectors": _MLP}, "particle": {
+    "encoder": {
+        "conv": _CONV, "conv-vae": {"depth": 2, "multipliers": (2, 3), "latent_dim": 4}, "mlp": _MLP,
+        "multi": {"image": _CONV, "vectors": _MLP}, "particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
         "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2},
         "particle-tracking": {
@@ -77,6 +81,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "gru": {"dim": 16, "num_heads": 2}, "latent-mlp": {"hidden": (16,)},
         "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
                  "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
+        "mdn-rnn": {"units": 8, "components": 2},
         "diffusion": {"dim": 16, "num_heads": 2, "num_layers": 2, "history_layers": 2, "steps": 2},
         "maskgit": {**_TRANSFORMER, "steps": 3},
         "unet-diffusion": {"channels": (8, 16), "depths": (1, 1), "attention": (False, False), "dim": 16,

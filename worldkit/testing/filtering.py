@@ -99,8 +99,12 @@ def _at(encoding: Encoding, time: slice) -> Encoding:
 
 
 def _changed(encoding: Encoding, index: Any) -> Encoding:
-    latent = changed(encoding.latent, index)
-    return Encoding(encoding.posterior, latent)
+    def moved(params: Tensor) -> Tensor:  # up, which any parameters may be
+        params = params.clone()
+        params[index] += 0.1
+        return params
+
+    return Encoding(encoding.posterior.map(moved), changed(encoding.latent, index))
 
 
 def check_seen(report: Reporter, model: Any, batch: Batch) -> None:

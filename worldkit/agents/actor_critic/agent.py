@@ -106,9 +106,12 @@ class ActorCriticAgent(Agent):
                               last_action={"action": carry.action}).latent
 
 
-def check_model(model: Any, action: ActionSpec, frame_shape: tuple[int, int, int]) -> None:
+def check_model(model: Any, action: ActionSpec, frame_shape: tuple[int, int, int], *, rewards: bool = True) -> None:
     """Refuse a model that an actor-critic cannot act and learn in.
 
+    Args:
+        model, action, frame_shape: As of an agent.
+        rewards: It must predict them.
     Raises:
         ConfigError: saying what to change.
     """
@@ -125,7 +128,7 @@ def check_model(model: Any, action: ActionSpec, frame_shape: tuple[int, int, int
                           "different environments; create both for one, create_agent(PRESET, env=ENVIRONMENT)")
     if others := sorted({*conditioners} - {"action"}):
         raise ConfigError(f"an actor-critic tells its model actions only; this one needs {', '.join(others)} too")
-    if "reward" not in heads:
+    if rewards and "reward" not in heads:
         raise ConfigError(f"an actor-critic learns from predicted rewards, and this model has "
                           f"{'no heads' if not heads else 'heads of ' + ', '.join(heads) + ' only'}: create it with "
                           "heads.reward=two-hot")
