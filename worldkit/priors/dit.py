@@ -116,7 +116,7 @@ class DiTPrior(Prior):
 
     Config = DiTPriorConfig
     config: DiTPriorConfig
-    requires = frozenset({"grid"})
+    requires = frozenset({"grid", "continuous"})
 
     def __init__(self, config: DiTPriorConfig, *, spec: LatentSpec):
         super().__init__(config, spec=spec)
