@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from ..batch import Batch
-from ..distributions import MEANS, Sampler
+from ..distributions import Sampler
 from ..errors import IncompatibleComponentsError
+from ..latents import Latent
 from .base import Loss
+from .remembered import RememberedFrames
 from .vq import VQ, VQConfig, masked_mean, tokenizer_loss
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ class IRISConfig(VQConfig):
         tokenizer_steps: So many training steps train the tokenizer alone, and all later ones the rest alone. None:
             every step trains both, on the same clips.
         num_frames: Frames of a training clip; None = one more than the dynamics' window.
+        remember: Frames whose codes are kept in memory while the tokenizer stays as it is, each encoded once.
     """
 
     name: str = "iris"
     tokenizer_steps: int | None = Field(default=None, ge=0)
     num_frames: int | None = Field(default=None, gt=1)
+    remember: int = Field(default=0, ge=0)
 
 
 class IRIS(VQ):
@@ -54,6 +57,10 @@ class IRIS(VQ):
     turns: ClassVar[tuple[str, ...]] = ("tokenizer", "dynamics")
     config: IRISConfig
 
+    def __init__(self, config: IRISConfig):
+        super().__init__(config)
+        self._remembered = RememberedFrames(config.remember)
+
     def prepare(self, model: ComposedWorldModel) -> None:
         if not hasattr(model.dynamics, "token_losses"):
             raise IncompatibleComponentsError(
@@ -66,9 +73,9 @@ class IRIS(VQ):
         if first is not None and self.training and self.steps_per_epoch:  # not outside of a training run
             part = self.turns[step >= first]
             loss = tokenizer_loss(model, batch, sampler, self.config) if part == "tokenizer" else (
-                dynamics_loss(model, batch, sampler))
+                self._dynamics_loss(model, batch, sampler))
             return Loss(loss.total, loss.terms, partial=part == "tokenizer")
-        both = tokenizer_loss(model, batch, sampler, self.config), dynamics_loss(model, batch, sampler)
+        both = tokenizer_loss(model, batch, sampler, self.config), self._dynamics_loss(model, batch, sampler)
         return Loss(both[0].total + both[1].total, {**both[0].terms, **both[1].terms})
 
     def turn_loss(self, model: ComposedWorldModel, batch: Batch, part: str, *, sampler: Sampler) -> Loss:
@@ -84,7 +91,17 @@ class IRIS(VQ):
         batch = batch.as_float()
         if part == "tokenizer":
             return tokenizer_loss(model, batch, sampler, self.config)
-        return dynamics_loss(model, batch, sampler, last=True)
+        return self._dynamics_loss(model, batch, sampler, last=True)
+
+    def _dynamics_loss(self, model: ComposedWorldModel, batch: Batch, sampler: Sampler, *, last: bool = False) -> Loss:
+        """`dynamics_loss` on the codes that the encoder gives when it does not learn."""
+        encoder, learning = model.encoder, model.encoder.training
+        encoder.eval()
+        try:
+            z = self._remembered.means(encoder, batch)
+        finally:
+            encoder.train(learning)
+        return dynamics_loss(model, batch, z, sampler, last=last)
 
     def turn_parameters(self, model: ComposedWorldModel, part: str) -> list[nn.Parameter]:
         """What one of `turns` trains."""
@@ -93,18 +110,20 @@ class IRIS(VQ):
         return [p for module in parts for p in module.parameters() if p.requires_grad]
 
 
-def dynamics_loss(model: ComposedWorldModel, batch: Batch, sampler: Sampler, *, last: bool = False) -> Loss:
+def dynamics_loss(
+    model: ComposedWorldModel, batch: Batch, z: Latent, sampler: Sampler, *, last: bool = False
+) -> Loss:
     """The loss of transformer and heads on the codes of clips.
 
     Args:
         model: The model.
         batch: Clips.
+        z: Their codes.
         sampler: Source of randomness.
         last: The action that leaves the last frame of a clip counts, and ``done_mask`` says of every frame whether the
             transition that leaves it is there. Otherwise a transition counts if both of its frames do.
     """
     done = None if batch.done_mask is None else batch.done_mask if batch.done_mask.ndim == 2 else batch.done_mask[:, 0]
-    z = _codes(model, batch)
     frames = z.shape[1]
     if last:
         cond = model._gather_conditions(batch.conditions, batch.masks, frames, sampler)["dynamics"]
@@ -127,14 +146,3 @@ def dynamics_loss(model: ComposedWorldModel, batch: Batch, sampler: Sampler, *, 
         total = total + model.config.heads[name].weight * loss
         terms[f"head/{name}"] = loss
     return Loss(total, {name: value.detach() for name, value in terms.items()})
-
-
-@torch.no_grad()
-def _codes(model: ComposedWorldModel, batch: Batch):
-    """Codes of clips, of the encoder as it is when it does not learn."""
-    encoder, learning = model.encoder, model.encoder.training
-    encoder.eval()
-    try:
-        return encoder.see(batch, sampler=MEANS).latent
-    finally:
-        encoder.train(learning)

@@ -76,6 +76,35 @@ class Remembered:
         return Latent.unpack(self._spec, torch.stack(known).to(batch.video.device))
 
 
+class RememberedFrames(Remembered):
+    """Latents by the frames they were encoded from, of encoders that see every frame by itself: clips share them.
+
+    Args:
+        most: Frames that are remembered.
+    """
+
+    @torch.compiler.disable
+    def means(self, encoder: Encoder, batch: Batch) -> Latent:
+        """Means of the latents of clips; what is not known is encoded, every frame once."""
+        frames = batch.video.flatten(0, 1)[:, None]
+        apart = not encoder.borders or encoder.obs.views > 1 or encoder.reads_vectors or type(frames) is not Tensor
+        if not self.most or apart:
+            return super().means(encoder, batch)
+        if (weights := _state(encoder)) != self._weights:
+            self._known, self._weights = {}, weights
+        keys = _keys(Batch(frames))
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            with torch.no_grad():
+                z = encoder.see(Batch(frames[list(new.values())]), sampler=MEANS).latent
+            self._spec = z.spec
+            self._known |= dict(zip(new, z.pack()[:, 0].cpu(), strict=True))
+        packed = torch.stack([self._known[key] for key in keys]).to(frames.device)
+        if len(self._known) > self.most:
+            self._known = {}
+        return Latent.unpack(self._spec, packed.unflatten(0, batch.video.shape[:2]))
+
+
 def _keys(batch: Batch) -> list[bytes]:
     """What every clip of a batch is known by: its pixels, and its vectors."""
     seen = [batch.video, *(batch.vectors[name] for name in sorted(batch.vectors))]

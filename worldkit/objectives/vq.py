@@ -9,7 +9,8 @@ switched on while training, which adds noise to that term and does not change it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from einops import rearrange, reduce
@@ -33,11 +34,13 @@ class VQConfig(ComponentConfig):
         perceptual: Weight of LPIPS, whose network is loaded at the first step (`ComposedWorldModel.perceptual`); 0 does
             without.
         reconstruction: ``"l1"``, IRIS's, or ``"l2"``: the squared error, likewise in [-1, 1].
+        frames: So many frames of every clip are looked at, drawn anew at every step; None: all.
     """
 
     name: str = "vq"
     perceptual: float = Field(default=1.0, ge=0)
-    reconstruction: str = Field(default="l1", pattern="^l[12]$")
+    reconstruction: Literal["l1", "l2"] = "l1"
+    frames: int | None = Field(default=None, gt=0)
 
 
 class VQ(Objective):
@@ -53,6 +56,8 @@ class VQ(Objective):
 
 def tokenizer_loss(model: ComposedWorldModel, batch: Batch, sampler: Sampler, config: VQConfig) -> Loss:
     """The loss of encoder and decoder; frames outside of the episode (``done_mask``) do not count."""
+    if config.frames is not None and config.frames < batch.video.shape[-4]:
+        batch = some_frames(batch, config.frames, sampler)
     encoding = model.encoder.see(batch, sampler=sampler)
     drawn, done = model.decode(encoding.to_draw).video, batch.done_mask
     error = (drawn - batch.video).abs() if config.reconstruction == "l1" else (drawn - batch.video).square()
@@ -71,6 +76,20 @@ def tokenizer_loss(model: ComposedWorldModel, batch: Batch, sampler: Sampler, co
             if (dist := encoding.latent.spec.field(key).dist).codes:
                 terms["codes_in_use"] = perplexity(codes, int(dist.support[1]) + 1)
     return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+
+def some_frames(batch: Batch, frames: int, sampler: Sampler) -> Batch:
+    """As many frames of every clip, drawn without order: pictures, and which of them are there."""
+    video = batch.video.movedim(-4, 1)
+    clips = torch.arange(len(video), device=video.device)[:, None]
+    chance = sampler.uniform("vq.frames", torch.zeros(video.shape[:2], device=video.device))
+    chosen = chance.topk(frames, 1).indices
+    done = batch.done_mask
+    if done is not None:
+        done = done.movedim(-1, 1)[clips, chosen].movedim(1, -1)
+    vectors = {name: value[clips, chosen] for name, value in batch.vectors.items()}
+    return replace(batch, video=video[clips, chosen].movedim(1, -4), done_mask=done, vectors=vectors, conditions={},
+                   masks={}, targets={}, first=None)
 
 
 def masked_mean(value: Tensor, valid: Tensor | None) -> Tensor:

@@ -29,6 +29,8 @@ class TrainConfig(Config):
         early_steps, early_factor: The first ``early_steps`` steps take ``early_factor`` times that learning rate.
         final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of the optimiser.
+        decay: Of adam and adamw, what weight decay is for: ``"all"``, or ``"weights"`` of layers (no biases, norms and
+            tables).
         agc: No tensor's gradient is longer than this fraction of the tensor itself (adaptive clipping); None: no limit.
         max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
         clips: ``"all"``: every window of an episode is a training clip; ``"tile"``: windows that do not overlap;
@@ -79,6 +81,7 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    decay: Literal["all", "weights"] = "all"
     agc: float | None = Field(default=None, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
     clips: Literal["all", "tile", "first"] = "all"

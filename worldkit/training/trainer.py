@@ -29,6 +29,7 @@ from ..errors import TrainingError
 from ..files import check_writable, reason
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
+from ..nn.decay import weights_of_layers
 from ..progress import Meter
 from ..storage.folders import write_folder
 from ..storage.hub import write_model
@@ -168,6 +169,7 @@ class Trainer:
         self.optimizer = make_optimizer(
             config.optimizer, [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
             eps=config.eps, weight_decay=config.weight_decay, agc=config.agc,
+            decays=weights_of_layers(model) if config.decay == "weights" else None,
             fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
         )
         self.ema = None if config.ema is None else EMA(

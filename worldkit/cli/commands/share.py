@@ -11,20 +11,25 @@ from ..loading import load
 from ..options import Commands, check_place, command
 from ..output import console
 
-NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": ()}
+NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": (),
+         "iris": ()}
 """What comes beside a checkpoint, by kind."""
+AGENTS = ("iris",)
+"""Kinds whose checkpoints hold an agent besides its world."""
 
 
 def add(commands: Commands) -> None:
     """Their arguments."""
     p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.",
                 "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that\n"
-                "goes on from its frames, converted before. LeWM, PLDM and V-JEPA 2 need nothing else.")
+                "goes on from its frames, converted before. LeWM, PLDM and V-JEPA 2 need nothing else. One of IRIS\n"
+                "becomes an agent's folder, whose world model is the folder model in it.")
     p.add_argument("kind", choices=tuple(NEEDS), help="which project the checkpoint comes from (lewm: PLDM, too)")
     p.add_argument("checkpoint", help="the .pth, .pt or .safetensors file")
     p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run")
     p.add_argument("--stats", help="diffuse-ddlp: latent_stats.pth beside the checkpoint")
     p.add_argument("--ddlp", help="diffuse-ddlp: model folder of the converted DDLP")
+    p.add_argument("--env", help="iris: environment that the agent acts in, for example ALE/Breakout-v5")
     p.add_argument("--out", required=True, help="folder to write")
     p.set_defaults(function=run_convert)
 
@@ -45,11 +50,14 @@ def run_convert(options: Namespace) -> None:
 
     check_place(options.out, "--out")
     wanted = NEEDS[options.kind]
-    given = [name for name in ("hparams", "stats", "ddlp") if getattr(options, name) is not None]
+    may = (*wanted, *(("env",) if options.kind in AGENTS else ()))
+    given = [name for name in ("hparams", "stats", "ddlp", "env") if getattr(options, name) is not None]
     if missing := [name for name in wanted if name not in given]:
         raise ConfigError(f"worldkit convert {options.kind} needs --{' and --'.join(missing)}; worldkit convert --help")
-    if extra := [name for name in given if name not in wanted]:
+    if extra := [name for name in given if name not in may]:
         raise ConfigError(f"worldkit convert {options.kind} takes no --{' and no --'.join(extra)}")
+    if options.kind in AGENTS:
+        return _convert_agent(options)
     if options.kind == "diffuse-ddlp":
         model = from_diffuse_ddlp(options.checkpoint, options.stats, load(options.ddlp).model)
     elif not wanted:
@@ -58,6 +66,22 @@ def run_convert(options: Namespace) -> None:
         model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)
     console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
+
+
+def _convert_agent(options: Namespace) -> None:
+    """A checkpoint of an agent and its world."""
+    from ...agents.folder import save_agent
+    from ...agents.pixel_actor_critic.official import agent_of
+    from ...convert.iris import model_of
+    from ...convert.state import read_state
+
+    state = read_state(options.checkpoint)
+    agent = agent_of(state, model_of(state), environment=options.env)
+    folder = save_agent(agent, options.out)
+    world = sum(p.numel() for p in agent.model.parameters())
+    own = sum(p.numel() for p in agent.network.parameters())
+    console.print(f"{world + own:,} parameters, every key used: the agent ({own:,}) in {folder}, its world ({world:,}) "
+                  f"in {folder / 'model'}", soft_wrap=True)
 
 
 def run_push(options: Namespace) -> None:
