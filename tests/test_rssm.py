@@ -64,6 +64,15 @@ def test_tokens_meet_only_if_they_may(interaction):
     assert ((away[1:, [0, 2, 3]] > 0).any() == interaction)
 
 
+def test_tokens_that_meet_begin_with_gradients_that_end():
+    spec = example_spec(kind="slots")
+    config = RSSMConfig.parse({"name": "rssm", **SMALL_RSSM, "interaction": True, "num_heads": 2})
+    dynamics = RSSM(config, spec=spec, anchors={}, window=4)  # as initialised, and episodes begin with zeros
+    dynamics.filter(example_encoding(spec), EMPTY, Sampler(), first=FIRST).posterior.params[
+        "slots", "stochastic"].square().sum().backward()
+    assert max(p.grad.abs().max() for p in dynamics.parameters() if p.grad is not None) < 1e6
+
+
 def test_the_frame_reaches_the_draw_and_the_draw_the_next_state_only():
     dynamics = make()
     tokens = torch.randn(2, 4, 5)

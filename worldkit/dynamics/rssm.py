@@ -39,7 +39,7 @@ from ..latents import Field as LatentField
 from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.attention import Block
 from ..nn.deferred import deferred, plus_product
-from ..nn.dense import ACTIVATIONS, Activation, DenseStack, Init, Norm, linear, normed
+from ..nn.dense import ACTIVATIONS, Activation, DenseStack, Init, Norm, RMSNorm, linear, normed
 from ..nn.spec import LatentEmbed, LatentHead
 from .base import Window
 from .filtering import Filtered, FilteringDynamics, State
@@ -181,7 +181,9 @@ class RSSM(FilteringDynamics):
             self.change.start_at_rest()
         self.interaction = self.meet = None
         if config.interaction:
-            self.meet, self.interaction = linear(dim + drawn, hidden, init=config.init), Block(hidden, config.num_heads)
+            self.meet = linear(dim + drawn, hidden, init=config.init)
+            # episodes begin with zeros, where a norm must not be too steep
+            self.interaction = Block(hidden, config.num_heads, lambda width: RMSNorm(width, config.norm_eps))
         beside = (seen if keeps else 0) + (hidden if config.interaction else 0)
         cell = registries.cells.get(config.cell.name)
         self.cell = cell(config.cell, dim=dim, drawn=drawn + beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -141,12 +142,12 @@ class FeedForward(Checkpointed, nn.Sequential):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block over ``[B, L, D]``."""
+    """Pre-norm transformer block over ``[B, L, D]``; ``norm``: what makes its norms (ours is infinitely steep at 0)."""
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, norm: Callable[[int], nn.Module] = RMSNorm):
         super().__init__()
-        self.norm1, self.attention = RMSNorm(dim), Attention(dim, num_heads)
-        self.norm2, self.feed_forward = RMSNorm(dim), FeedForward(dim)
+        self.norm1, self.attention = norm(dim), Attention(dim, num_heads)
+        self.norm2, self.feed_forward = norm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
