@@ -1,9 +1,11 @@
 """Time and memory of Dreamer's parts and of a whole training step, beside public PyTorch code; one JSON line each.
 
 Tasks: ``observe`` (an RSSM filters 16 clips of 64 frames: states, posterior and prior, and their two divergences),
-``imagine`` (15 steps from 256 states, actions given), both without a graph; ``observe-grad`` and ``imagine-grad`` (the
-same, and the backward pass to all weights and inputs); ``learn`` (one step of everything, 4 clips of 16 frames of 64
-pixels, 15 imagined steps from each state; shape ``tiny``). Pictures are not part of the first four.
+``imagine`` (15 steps from 256 states, actions given), both without a graph: so imagine r2dreamer and our version 3 when
+they are trained; ``imagine-actor`` (the same, and the backward pass to the actions alone, weights want no gradient: so
+an actor learns through the dynamics in dreamerv3-torch and our version 1); ``observe-grad`` and ``imagine-grad`` (the
+backward pass to all weights and inputs; nobody trains the latter); ``learn`` (one step of everything, 4 clips of 16
+frames of 64 pixels, 15 imagined steps from each state; shape ``tiny``). Pictures are not part of the first five.
 
 ``--reference`` takes a checkout of r2dreamer, which has the network of ours (``block-gru``), or of dreamerv3-torch,
 beside which ours has that one's (``layernorm-gru``; `--cell` chooses otherwise). With r2dreamer both sides have the
@@ -32,7 +34,7 @@ SIZES = {
 CLIPS, FRAMES, STARTS = 16, 64, 256
 TRAINED = (4, 16)
 """Clips and frames of a training step."""
-TASKS = ("observe", "observe-grad", "imagine", "imagine-grad", "learn")
+TASKS = ("observe", "observe-grad", "imagine", "imagine-actor", "imagine-grad", "learn")
 TOLERANCE = 1e-4
 """Largest difference of what both sides compute, relative to the largest number."""
 
@@ -150,16 +152,17 @@ def imagine(model: Any, deter: Any, stoch: Any, actions: Any, sampler: Any = Non
                                       (group, "stochastic"): stoch.flatten(1)[:, None, None]})
     steps = iter(actions.split(1, 1))
     found = model.imagine(start, lambda *_: (next(steps), {}), actions.shape[1], sampler=sampler, grad=grad)
-    return found.latents.flat(group)[:, 1:, 0]
+    return found.latents.flat(group).flatten(2)[:, 1:]
 
 
-def timed(call: Callable[..., Any], given: Mapping[str, Any], *, grad: bool) -> Callable[[], object]:
-    """One call without a graph, or one and its backward pass to weights and inputs."""
+def timed(call: Callable[..., Any], given: Mapping[str, Any], task: str) -> Callable[[], object]:
+    """One call without a graph, or one and its backward pass to weights and inputs, or to the actions."""
     import torch
 
-    if not grad:
+    if not task.endswith(("grad", "actor")):
         return torch.no_grad()(lambda: call(**given))
-    given = {name: x.requires_grad_() if x.is_floating_point() else x for name, x in given.items()}
+    wants = given.keys() if task.endswith("grad") else {"actions"}
+    given = {name: x.requires_grad_() if x.is_floating_point() and name in wants else x for name, x in given.items()}
 
     def both() -> None:
         found = call(**given)
@@ -173,10 +176,10 @@ def run_ours(shape: str, task: str, options: argparse.Namespace) -> Callable[[],
     """What to time, with worldkit; everything that is built once is built here."""
     if task == "learn":
         return train_ours(shape, options)
-    model, grad = build_ours(shape, options).train(), task.endswith("grad")
+    model = build_ours(shape, options).train().requires_grad_(not task.endswith("actor"))
     if task.startswith("observe"):
-        return timed(lambda **given: observe(model, **given), inputs(shape, task), grad=grad)
-    return timed(lambda **given: imagine(model, **given, grad=grad), inputs(shape, task), grad=grad)
+        return timed(lambda **given: observe(model, **given), inputs(shape, task), task)
+    return timed(lambda **given: imagine(model, **given, grad=task != "imagine"), inputs(shape, task), task)
 
 
 def run_reference(shape: str, task: str, options: argparse.Namespace) -> Callable[[], object]:
@@ -187,9 +190,9 @@ def run_reference(shape: str, task: str, options: argparse.Namespace) -> Callabl
             raise SystemExit("a whole training step is measured beside r2dreamer, whose agent is ours")
         agent, clips = reference.agent(), clips_of(shape)
         return lambda: reference.train_step(agent, {key: x.clone() for key, x in clips.items()})
-    rssm, call = build_reference(reference, options), reference.observe if task.startswith("observe") else None
-    return timed(lambda **given: (call or reference.imagine)(rssm, **given), inputs(shape, task),
-                 grad=task.endswith("grad"))
+    rssm = build_reference(reference, options).requires_grad_(not task.endswith("actor"))
+    call = reference.observe if task.startswith("observe") else reference.imagine
+    return timed(lambda **given: call(rssm, **given), inputs(shape, task), task)
 
 
 def open_reference(shape: str, options: argparse.Namespace) -> Any:

@@ -6,7 +6,7 @@ import torch
 from worldkit.assembly import build
 from worldkit.cells import Cell, CellConfig, list_cells, register_cell
 from worldkit.cells.base import InputLayer, as_given
-from worldkit.cells.gru import gated
+from worldkit.cells.gru import gated, sooner
 from worldkit.distributions import Sampler
 from worldkit.errors import ConfigError, IncompatibleComponentsError
 from worldkit.registry import cells
@@ -104,16 +104,22 @@ def test_wrong_widths_are_refused():
         check_cell(torch.nn.Linear)
 
 
-def test_the_fused_gates_are_the_formula():
-    state, gates = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 9, dtype=torch.float64)
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_the_fused_gates_are_the_formula(blocks):
+    state, weight = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
+    gates = torch.randn(*([blocks, 5, 9] if blocks else [5, 18]), dtype=torch.float64)
     leaves = [x.requires_grad_() for x in (state, gates)]
-    reset, candidate, update = gates.chunk(3, -1)
-    formula = torch.lerp(state, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
-    weight = torch.randn(4, 3, dtype=torch.float64)
-    ours = gated(state, gates)
+    # of blocks [blocks, N, 3 D / blocks] -> [N, 3 D], all resets first
+    flat = gates.unflatten(-1, (3, -1)).permute(1, 2, 0, 3).flatten(1) if blocks else gates
+    reset, candidate, update = flat.chunk(3, -1)
+    formula = torch.lerp(state, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update))
+    ours = gated(state, gates, blocks)
+    with torch.no_grad():
+        assert torch.equal(gated(state, gates, blocks), ours) and ours.is_contiguous()
     assert torch.allclose(ours, formula, atol=1e-14)
     for a, b in zip(*(torch.autograd.grad((x * weight).sum(), leaves) for x in (ours, formula)), strict=True):
         assert torch.allclose(a, b, atol=1e-14)
+    assert sooner(torch.zeros(6), 2).tolist() == [0, 0, 0, 0, -1, -1]
 
 
 @pytest.mark.parametrize("stochastic", ["categorical", "normal"])

@@ -354,18 +354,23 @@ class Categorical(Distribution):
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """The one-hot value that parameters and `noise` make."""
+        logits = self.choices(full_precision(params))
         with torch.no_grad():
-            shares = probabilities(self.choices(full_precision(params)))
-            if self.unimix:  # probabilities up to a factor, which changes nothing
-                shares += self.unimix / self.classes / (1 - self.unimix)
+            probs = probabilities(logits)
+            # probabilities up to a factor, which changes nothing
+            shares = probs + self.unimix / self.classes / (1 - self.unimix) if self.unimix else probs
             if noise.shape[-1] == params.shape[-1]:
-                chosen = shares.mul_(self.choices(noise)).argmax(-1)
+                chosen = (shares * self.choices(noise)).argmax(-1)
             else:
                 chosen = pick(shares, noise)
-        return self._one_hot(params, chosen)
+        return self._one_hot(params, chosen, probs)
 
-    def _one_hot(self, params: Tensor, chosen: Tensor) -> Tensor:
-        return _StraightThrough.apply(self.choices(full_precision(params)), chosen, 1 - self.unimix).flatten(-2)
+    def _one_hot(self, params: Tensor, chosen: Tensor, probs: Tensor | None = None) -> Tensor:
+        logits = self.choices(full_precision(params))
+        if not torch.is_grad_enabled() or not logits.requires_grad:
+            return _one_hot(logits, chosen).flatten(-2)
+        probs = probabilities(logits.detach()) if probs is None else probs
+        return _StraightThrough.apply(logits, probs, chosen, 1 - self.unimix).flatten(-2)
 
     def kl(self, params: Tensor, prior: Tensor) -> Tensor:
         log_p, log_q = self.log_probs(params), self.log_probs(prior)
@@ -383,21 +388,25 @@ class Categorical(Distribution):
         return -(log_p.exp() * log_p).sum((-2, -1))
 
 
+def _one_hot(like: Tensor, chosen: Tensor) -> Tensor:
+    return torch.zeros_like(like).scatter_(-1, chosen[..., None], 1.0)
+
+
 class _StraightThrough(torch.autograd.Function):
-    """One-hot of ``chosen``; backward, the gradient of ``share * softmax(logits)``."""
+    """One-hot of ``chosen``; backward, the gradient of ``share * softmax(logits)``, whose softmax is ``probs``."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, chosen: Tensor, share: float) -> Tensor:
-        ctx.save_for_backward(logits)
+    def forward(ctx, logits: Tensor, probs: Tensor, chosen: Tensor, share: float) -> Tensor:
+        ctx.save_for_backward(probs)
         ctx.share = share
-        return torch.zeros_like(logits).scatter_(-1, chosen[..., None], 1.0)
+        return _one_hot(probs, chosen)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        probs = probabilities(ctx.saved_tensors[0])
+        probs, = ctx.saved_tensors
         inner = probs * grad
-        return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None
+        return inner.addcmul_(probs, inner.sum(-1, keepdim=True), value=-1).mul_(ctx.share), None, None, None
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def _now(
         model.conditioners[name].check(raw, name=name)
     target, now = model.receivers[name], {"latent_action": EMPTY, "dynamics": EMPTY}
     for receiver in now if target == "both" else [target]:
-        now[receiver] = told(model, name, raw, None, 1, sampler, receiver=receiver)
+        now[receiver] = told(model, name, raw, None, 1, sampler, receiver=receiver, check=check)
     return now
 
 

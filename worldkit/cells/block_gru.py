@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..nn.deferred import block_product, plus_product
 from ..nn.dense import ACTIVATIONS, BlockLinear, DenseLayer, make_norm, normed
 from .base import Cell, CellConfig, Hoist, Step
-from .gru import gated
+from .gru import gated, sooner
 
 
 class BlockGRUConfig(CellConfig):
@@ -72,7 +72,8 @@ class BlockGRU(Cell):
         own, shared = first.weight.tensor_split([-3 * hidden], 1)
         # what all blocks see, as matrices: of state and draw [2 hidden, D], of the action [hidden, D]
         both, action = rearrange(shared, "g i o -> i (g o)").split([2 * hidden, hidden])
-        gates, gate_bias = self.gates.weight, rearrange(self.gates.bias, "(g o) -> g 1 o", g=blocks)
+        gates, width = self.gates.weight, self.gates.weight.shape[-1] // 3
+        gate_bias = sooner(rearrange(self.gates.bias, "(g o) -> g 1 o", g=blocks), width)
 
         def hoist(told: Tensor) -> Tensor:
             return F.linear(told, action.t(), first.bias)
@@ -85,6 +86,6 @@ class BlockGRU(Cell):
             for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
                 x = normed(norm, self.activation, layer(x))
             x = x.unflatten(-1, (blocks, -1)).transpose(0, 1)
-            return gated(parts, block_product(x, gates, gate_bias)).transpose(0, 1).flatten(1), memory
+            return gated(deter, block_product(x, gates, gate_bias), blocks), memory
 
         return hoist, step

@@ -13,6 +13,7 @@ danijar/dreamerv2 @ 07d906e, written from their description.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -132,53 +133,81 @@ class LayerNormGRU(Cell):
         self.gate_norm = nn.LayerNorm(3 * dim, eps=config.gate_norm_eps)
 
     def begin(self) -> tuple[Hoist, Step]:
+        norm, dim = self.gate_norm, self.gate_norm.weight.shape[0] // 3
+        bias = sooner(norm.bias, dim)
+
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-            x = self.inputs(drawn, told)
-            return gated(deter, self.gate_norm(self.gates(torch.cat([x, deter], -1)))), memory
+            x = self.gates(torch.cat([self.inputs(drawn, told), deter], -1))
+            return gated(deter, F.layer_norm(x, norm.normalized_shape, norm.weight, bias, norm.eps)), memory
 
         return as_given, step
 
 
-def gated(state: Tensor, gates: Tensor) -> Tensor:
-    """``u tanh(sigmoid(reset) candidate) + (1 - u) state`` with ``u = sigmoid(update - 1)``: of Dreamer v2 and v3.
+def sooner(bias: Tensor, dim: int) -> Tensor:
+    """Biases ``[..., 3 dim]`` of reset, candidate and update, less 1 for the update: what `gated` expects."""
+    return torch.cat([bias[..., : 2 * dim], bias[..., 2 * dim :] - 1], -1)
+
+
+def gated(state: Tensor, gates: Tensor, blocks: int = 0) -> Tensor:
+    """``u tanh(sigmoid(reset) candidate) + (1 - u) state`` with ``u = sigmoid(update)``: of Dreamer v2 and v3.
+
+    There the update is made less 1 before its sigmoid: `sooner` does so to its bias.
 
     Args:
-        state: ``[..., D]``.
-        gates: ``[..., 3 D]``: reset, candidate, update.
+        state: ``[N, D]``.
+        gates: ``[N, 3 D]``: reset, candidate, update; or, of as many blocks, ``[blocks, N, 3 D / blocks]``.
+        blocks: See there.
     Example:
-        >>> gated(torch.ones(2), torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0]))
-        tensor([0.5000, 0.5000])
+        >>> gated(torch.ones(1, 2), torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]))
+        tensor([[0.5000, 0.5000]])
     """
     gates = gates.to(state.dtype)  # under autocast they come in bfloat16, and a state must not
     if state.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _Gated.apply(state, gates)
+        return _Gated.apply(state, gates, blocks) if torch.is_grad_enabled() else _gated(state, gates, blocks)[0]
     reset, candidate, update = gates.chunk(3, -1)
-    return torch.lerp(state, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
+    parts = _parts(state, blocks)
+    new = torch.lerp(parts, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update))
+    return new.transpose(0, 1).flatten(1) if blocks else new
+
+
+def _parts(state: Tensor, blocks: int) -> Tensor:
+    """Blocks of the state, a view ``[blocks, N, D / blocks]``; without any the state as it is."""
+    return state.unflatten(-1, (blocks, -1)).transpose(0, 1) if blocks else state
+
+
+def _gated(state: Tensor, gates: Tensor, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The next state, and what made it: reset, candidate, update."""
+    reset, candidate, update = gates.chunk(3, -1)
+    reset, update = reset.sigmoid(), update.sigmoid()
+    new = (reset * candidate).tanh_()
+    found = torch.empty_like(state, memory_format=torch.contiguous_format)
+    torch.lerp(_parts(state, blocks), new, update, out=_parts(found, blocks))
+    return found, reset, new, update
 
 
 class _Gated(torch.autograd.Function):
     """The same in few operations, most of them in place: on a CPU they count, beside small matrices."""
 
     @staticmethod
-    def forward(ctx, state: Tensor, gates: Tensor) -> Tensor:
-        reset, candidate, update = gates.chunk(3, -1)
-        reset, update = reset.sigmoid(), (update - 1).sigmoid_()
-        new = (reset * candidate).tanh_()
-        ctx.save_for_backward(state, gates, reset, new, update)
-        return torch.lerp(state, new, update)
+    def forward(ctx, state: Tensor, gates: Tensor, blocks: int) -> Tensor:
+        found, *made = _gated(state, gates, blocks)
+        ctx.save_for_backward(state, gates, *made)
+        ctx.blocks = blocks
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         state, gates, reset, new, update = ctx.saved_tensors
-        found = torch.empty_like(gates)
+        found, d_state = torch.empty_like(gates), torch.empty_like(grad, memory_format=torch.contiguous_format)
         d_reset, d_candidate, d_update = found.chunk(3, -1)
+        grad, state = (_parts(x, ctx.blocks) for x in (grad, state))
         d_new = grad * update
-        d_state = grad - d_new
-        change = (new - state).mul_(d_new)
+        torch.sub(grad, d_new, out=_parts(d_state, ctx.blocks))
+        change = torch.sub(new, state).mul_(d_new)
         torch.addcmul(change, change, update, value=-1, out=d_update)
         inner = torch.addcmul(d_new, d_new * new, new, value=-1)
         torch.mul(inner, reset, out=d_candidate)
-        inner = d_candidate * gates.chunk(3, -1)[1]
+        inner = torch.mul(d_candidate, gates.chunk(3, -1)[1], out=inner)
         torch.addcmul(inner, inner, reset, value=-1, out=d_reset)
-        return d_state, found
+        return d_state, found, None

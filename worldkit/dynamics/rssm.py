@@ -214,7 +214,9 @@ class RSSM(FilteringDynamics):
 
     def _fields(self, **tokens: Tensor) -> dict[tuple[str, str], Tensor]:
         """Field -> tokens ``[B, T, N, D]``, as fields of the groups."""
-        found = {}
+        found, (only, *others) = {}, self.spec.groups
+        if not others:
+            return {(only.name, name): x for name, x in tokens.items() if only.field(name) is not None}
         for name, x in tokens.items():
             for group, part in zip(self.spec.groups, x.split(self.sizes, 2), strict=True):
                 if group.field(name) is not None:
