@@ -64,14 +64,14 @@ NUMBERS = [name for name in wk.list_encoders() if name not in CODES]
 FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(name).filtering]
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
          "simnorm": ("no condition",), "simnorm-conv": ("no condition",), "identity": ("action",),
-         "vit-cls": ("no condition",), "jepa-vit": ("no condition",)}
+         "vit-cls": ("no condition",), "jepa-vit": ("no condition",), "conv-vae": ("no condition",)}
 """Encoders that give one token for a whole frame, or its pixels: for other parts they are alike, so part of the product
 will do."""
-NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit")
+NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae")
 """Those of them that are put together with one dynamics alone."""
 
 
-HAVE = {"grid": ("identity", "patch", "pretrained")}
+HAVE = {"grid": ("identity", "patch", "pretrained"), "normal": ("conv-vae", "patch")}
 """Property of latents -> encoders that have it, where not all have."""
 NO_GOALS = ("latent-mlp", "unet-diffusion")
 """Dynamics that embed no goals."""
@@ -107,7 +107,7 @@ def covering(rows, size):
     return [pytest.param(*row, marks=() if row in chosen else pytest.mark.slow) for row in rows]
 
 
-@pytest.mark.parametrize("dynamics", [d for d in ALL if not fits("particle", d)])
+@pytest.mark.parametrize("dynamics", [d for d in (*ALL, *FILTERING) if not fits("particle", d)])
 def test_a_dynamics_that_needs_another_latent_is_refused(dynamics, encoder_options):
     with pytest.raises(IncompatibleComponentsError, match=f"dynamics '{dynamics}' needs .* encoder 'particle' gives "
                                                           ".*Dynamics that fit: "):
@@ -156,8 +156,8 @@ def test_latent_actions_that_read_video_know_no_encoder(encoder, dynamics):
         build(small_config(encoder=encoder, dynamics=dynamics, latent_action="vq"))
 
 
-@pytest.mark.parametrize("dynamics", FILTERING)
-@pytest.mark.parametrize("encoder", [e for e in NUMBERS if e != "identity"])  # refused: test_identity.py
+@pytest.mark.parametrize("encoder, dynamics", [(e, d) for e in NUMBERS for d in FILTERING if fits(e, d)
+                                               and e != "identity"])  # refused: test_identity.py
 def test_dynamics_that_filter_go_with_every_encoder(encoder, dynamics, encoder_options):
     told = {"action": {"name": "transition-action", "dim": 3}}
     check_model(compose(encoder, dynamics, told, encoder_options))
