@@ -64,10 +64,11 @@ NUMBERS = [name for name in wk.list_encoders() if name not in CODES]
 FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(name).filtering]
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
          "simnorm": ("no condition",), "simnorm-conv": ("no condition",), "identity": ("action",),
-         "vit-cls": ("no condition",), "jepa-vit": ("no condition",), "conv-vae": ("no condition",)}
+         "vit-cls": ("no condition",), "jepa-vit": ("no condition",), "conv-vae": ("no condition",),
+         "with-vectors": ("no condition",)}
 """Encoders that give one token for a whole frame, or its pixels: for other parts they are alike, so part of the product
 will do."""
-NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae")
+NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae", "with-vectors")
 """Those of them that are put together with one dynamics alone."""
 
 
@@ -89,7 +90,8 @@ def some_of_the_whole():
             if fits(encoder, dynamics) and (encoder, dynamics) != ("pretrained", "unet-diffusion")  # as with "patch"
             if dynamics not in NO_GOALS or condition in ("no condition", "action and language")
             or encoder == "identity"
-            if dynamics != "adaln-causal" or (condition == "action and language" and encoder in ("particle", "patch"))]
+            if dynamics != "adaln-causal" or (condition == "action and language" and encoder in ("particle", "patch"))
+            if dynamics != "vjepa2-ac" or (condition == "action" and encoder == "patch")]
 
 
 def covering(rows, size):
@@ -144,7 +146,7 @@ def test_latent_actions_that_add_values_up_refuse_codes(encoder_options):
 
 @pytest.mark.parametrize("encoder, dynamics", covering([(e, d) for e in NUMBERS for d in ALL
                                                         if e not in NARROW and fits(e, d)
-                                                        and d != "adaln-causal"], 1))  # to it it is as an action
+                                                        and d not in ("adaln-causal", "vjepa2-ac")], 1))  # as actions
 def test_latent_actions_work_with_every_encoder_and_dynamics(encoder, dynamics, encoder_options):
     check_model(compose(encoder, dynamics, {}, encoder_options, "gaussian"))
 

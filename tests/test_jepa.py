@@ -49,6 +49,11 @@ def test_parameter_counts():
         assert size(model.objective.predictor) == said[f"vjepa2/predictor for vit_{theirs} (10 mask tokens)"]
 
 
+    ac = empty("vjepa2-ac").dynamics
+    assert size(ac) == said["vjepa2-ac predictor (1408->1024x24x16)"]
+    assert size(ac.cameras) == said["vjepa2-ac: extrinsics_encoder is always built"]
+
+
 LEWM = {"encoder": "vit-cls", "decoder": None, "dynamics": "adaln-causal", "latent_action": None,
         "conditioners": {"action": {"name": "action-mlp", "dim": 3}}}
 

@@ -10,6 +10,7 @@ from worldkit.planning import (
     CEM,
     ICEM,
     MPPI,
+    ArmCEM,
     CategoricalCEM,
     Continuous,
     Discrete,
@@ -251,7 +252,7 @@ def test_one_generator_per_problem():
 
 def test_planners_by_name():
     assert {type(make_planner(name)) for name in list_planners()} == {
-        CEM, ICEM, MPPI, GradientPlanner, CategoricalCEM, PlaNetCEM, PredictiveSampling}
+        ArmCEM, CEM, ICEM, MPPI, GradientPlanner, CategoricalCEM, PlaNetCEM, PredictiveSampling}
     assert make_planner("cem", candidates=7, elites=3) == CEM(candidates=7, elites=3)
 
 

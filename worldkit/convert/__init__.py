@@ -5,6 +5,6 @@ from .diffuse_ddlp import from_diffuse_ddlp
 from .iris import from_iris
 from .lewm import from_lewm
 from .lpwm import from_lpwm
-from .vjepa import from_vjepa2
+from .vjepa import from_vjepa2, from_vjepa2_ac
 
-__all__ = ["from_ddlp", "from_diffuse_ddlp", "from_iris", "from_lewm", "from_lpwm", "from_vjepa2"]
+__all__ = ["from_ddlp", "from_diffuse_ddlp", "from_iris", "from_lewm", "from_lpwm", "from_vjepa2", "from_vjepa2_ac"]

@@ -94,9 +94,14 @@ def from_vjepa2(
     return model.eval()
 
 
+AC_OBJECTIVE = {"name": "frozen-jepa", "num_frames": 8, "target": "detached", "distance": "l1", "rollout_frames": 2,
+                "fields": ["features"]}
+"""How V-JEPA 2-AC is trained."""
+
+
 def from_vjepa2_ac(
     checkpoint: str | Path | Mapping[str, Any], *, image_size: int = 256, num_heads: int | None = None,
-    predictor_heads: int = 16, frames: int = 16, **overrides: Any,
+    predictor_heads: int = 16, frames: int = 16, camera: bool = False, **overrides: Any,
 ) -> ComposedWorldModel:
     """The world model of a V-JEPA 2-AC checkpoint: frozen encoder and block-causal predictor.
 
@@ -104,6 +109,7 @@ def from_vjepa2_ac(
         checkpoint: The file, or what is in it: ``encoder`` (or ``target_encoder``) and ``predictor``.
         image_size, num_heads, frames: See `from_vjepa2`; ``frames``: that the predictor looks back at, at most.
         predictor_heads: Of the predictor.
+        camera: It is told where the camera is (extrinsics).
         **overrides: Further options of the model, as of `create_model`.
     """
     parts = _parts(checkpoint)
@@ -114,20 +120,22 @@ def from_vjepa2_ac(
     predictor = parts["predictor"]
     config = _encoder_config(encoder, image_size, num_heads, 2) | {"normalize": True, "frozen": True}
     dim, actions = predictor["action_encoder.weight"].shape
+    cameras = {"camera": predictor["extrinsics_encoder.weight"].shape[1]} if camera else {}
     fc1 = predictor["predictor_blocks.0.mlp.fc1.weight"].shape[0]
     silu = "predictor_blocks.0.mlp.fc3.weight" in predictor
     poses = predictor["state_encoder.weight"].shape[1]
     whole = merge({
-        "obs": {"height": image_size, "width": image_size, "vectors": {"pose": poses}}, "timestep_horizon": frames,
-        "encoder": {"name": "posed", "picture": config},
+        "obs": {"height": image_size, "width": image_size, "vectors": {"pose": poses, **cameras}},
+        "timestep_horizon": frames,
+        "encoder": {"name": "with-vectors", "picture": config},
         "decoder": None,
         "dynamics": {
             "name": "vjepa2-ac", "dim": dim, "num_layers": _count(predictor, r"predictor_blocks\.(\d+)\."),
-            "num_heads": predictor_heads, "mlp_ratio": (1.5 if silu else 1.0) * fc1 / dim,
+            "num_heads": predictor_heads, "mlp_ratio": _ratio(fc1, dim, silu),
             "activation": "swiglu" if silu else "gelu",
         },
         "conditioners": {"action": {"name": "raw-action", "dim": actions}},
-        "objective": {"name": "vjepa2-ac"},
+        "objective": AC_OBJECTIVE,
     }, nest(overrides))
     model = build(WorldModelConfig.parse(whole))
     state = {f"encoder|{key}": value for key, value in encoder.items()}

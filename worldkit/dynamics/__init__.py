@@ -19,6 +19,7 @@ register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")
 register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
 register_dynamics("token-transformer", "worldkit.dynamics.token_transformer:TokenTransformer", aliases=("iris",))
 register_dynamics("unet-diffusion", "worldkit.dynamics.unet_diffusion:UNetDiffusion", aliases=("diamond",))
+register_dynamics("vjepa2-ac", "worldkit.dynamics.vjepa2_ac:VJEPA2AC")
 
 _BASE = ("Dynamics", "Window")
 _FILTERING = ("Filtered", "FilteringDynamics")

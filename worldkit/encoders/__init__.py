@@ -25,6 +25,7 @@ register_encoder("space-time-vq", "worldkit.encoders.space_time_vq:SpaceTimeVQ",
 register_encoder("vit", "worldkit.encoders.vit:ViTEncoder")
 register_encoder("vit-cls", "worldkit.encoders.vit_cls:ViTCLS", aliases=("lewm",))
 register_encoder("vq", "worldkit.encoders.vq:VQEncoder", aliases=("vqgan", "iris"))
+register_encoder("with-vectors", "worldkit.encoders.with_vectors:WithVectors")
 
 _BASE = ("Encoder", "Encoding")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .memory import Remember
 from .positions import Rotation, places, sincos_2d, sincos_3d, tiled_rotation
 
 Positions = Literal["sincos-2d", "sincos-3d", "sincos-3d-uniform", "tiled-rotary"]
@@ -37,15 +38,21 @@ class ViTAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, *, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, rotation: Rotation | None = None, mask: Tensor | None = None,
+        remember: Remember | None = None,
+    ) -> Tensor:
         """Args:
             x: ``[M, L, D]``.
             rotation: Turns queries and keys by where they are.
-            mask: Bool ``[L, L]``, True where a query (first axis) sees a key.
+            mask: Bool ``[L, S]``, True where a query (first axis) sees a key.
+            remember: Adds keys and values to earlier ones.
         """
         q, k, v = rearrange(self.qkv(x), "m l (three h d) -> three m h l d", three=3, h=self.num_heads)
         if rotation is not None:
             q, k = rotation(q), rotation(k)
+        if remember is not None:
+            k, v = remember(k, v)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(rearrange(out, "m h l d -> m l (h d)"))
 
@@ -86,8 +93,11 @@ class ViTBlock(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(dim, eps), ViTAttention(dim, num_heads)
         self.norm2, self.mlp = nn.LayerNorm(dim, eps), (MLP if activation == "gelu" else SwiGLU)(dim, hidden)
 
-    def forward(self, x: Tensor, *, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), rotation=rotation, mask=mask)
+    def forward(
+        self, x: Tensor, *, rotation: Rotation | None = None, mask: Tensor | None = None,
+        remember: Remember | None = None,
+    ) -> Tensor:
+        x = x + self.attention(self.norm1(x), rotation=rotation, mask=mask, remember=remember)
         return x + self.mlp(self.norm2(x))
 
 

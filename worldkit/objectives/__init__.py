@@ -12,6 +12,7 @@ register_objective("denoising", "worldkit.objectives.denoising:Denoising", alias
 register_objective("dreamer", "worldkit.objectives.dreamer:Dreamer")
 register_objective("elbo", "worldkit.objectives.elbo:ELBO")
 register_objective("first-frames", "worldkit.objectives.first_frames:FirstFrames")
+register_objective("frozen-jepa", "worldkit.objectives.jepa:FrozenJEPA", aliases=("vjepa2-ac",))
 register_objective("heads", "worldkit.objectives.heads:Heads")
 register_objective("iris", "worldkit.objectives.iris:IRIS")
 register_objective("jepa", "worldkit.objectives.jepa:JEPA", aliases=("lewm", "pldm"))

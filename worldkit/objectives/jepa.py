@@ -96,6 +96,10 @@ class JEPAConfig(ComponentConfig):
         distance: ``"mse"``, ``"l1"`` or ``"smooth-l1"``; a mean over everything.
         rollout: Predict from the first frame alone, fed with its own predictions (PLDM), instead of from the frames
             that were seen.
+        rollout_frames: Besides, so many frames after the first are predicted from its own predictions, with gradients
+            through all of them, and held against the targets (V-JEPA 2-AC: 2); 0: none.
+        fields: Names of the fields of the latent that are predicted and compared; None: all. The others (a pose) are
+            given as they were, also in rollouts.
         sigreg, vicreg: What keeps latents apart; without either, they may all become the same, which training notices.
     Example:
         >>> JEPAConfig(sigreg={"weight": 0.09}).sigreg.projections
@@ -110,6 +114,8 @@ class JEPAConfig(ComponentConfig):
     target_norm: Literal["none", "layer"] = "none"
     distance: Distance = "mse"
     rollout: bool = False
+    rollout_frames: int = Field(default=0, ge=0)
+    fields: tuple[str, ...] | None = None
     sigreg: SIGRegConfig = SIGRegConfig()
     vicreg: VICRegConfig = VICRegConfig()
 
@@ -123,6 +129,10 @@ class JEPA(Objective):
     config: JEPAConfig
 
     def prepare(self, model: ComposedWorldModel) -> None:
+        names = {name for _, name in model.spec.keys()}
+        if self.config.fields is not None and not names.issuperset(self.config.fields):
+            raise IncompatibleComponentsError(f"objective.fields must be among the fields of the latent, "
+                                              f"{', '.join(sorted(names))}; got {', '.join(self.config.fields)}")
         if not model.dynamics.explicit_prior:
             raise IncompatibleComponentsError(
                 f"objective 'jepa' holds what a dynamics predicts against latents, and '{model.dynamics.config.name}' "
@@ -144,12 +154,18 @@ class JEPA(Objective):
         config = self.config
         z = model.perceive(batch, sampler).latent
         cond = model.condition(z, batch, sampler=sampler).cond
-        predicted = self._predicted(model, z, cond)
+        predicted, targets = self._predicted(model, z, cond), self._targets(batch, z, sampler)
         inside = valid_frames(batch, z)
-        terms = {"prediction": weighted(distance(predicted.pack(), self._targets(batch, z, sampler), config.distance),
-                                        None if inside is None else inside[:, 1:])}
+        inside = None if inside is None else inside[:, 1:]
+        terms = {"prediction": weighted(self._distance(predicted, targets), inside)}
         total = terms["prediction"]
-        rows = embeddings(z)
+        if config.rollout_frames:
+            frames = min(config.rollout_frames, z.shape[1] - 1)
+            made = self._rolled(model, z, cond, predicted, frames)
+            terms["rollout"] = weighted(self._distance(made, [x[:, :frames] for x in targets]),
+                                        None if inside is None else inside[:, :frames])
+            total = total + terms["rollout"]
+        rows = embeddings(z, config.fields)
         if config.sigreg.weight:
             directions = sampler.shared("sigreg", rows.new_empty(rows.shape[-1], config.sigreg.projections))
             terms["sigreg"] = sigreg(rows, directions, knots=config.sigreg.knots)
@@ -177,14 +193,43 @@ class JEPA(Objective):
             made.append(model.dynamics.step(carry, cond.at(slice(t, t + 1))).mode())
         return type(z).cat(made)
 
-    def _targets(self, batch: Batch, z: Latent, sampler: Sampler) -> Tensor:
-        """``[B, T - 1, N, D]``."""
+    def _rolled(self, model: ComposedWorldModel, z: Latent, cond: Condition, ahead: Latent, frames: int) -> Latent:
+        """Frames 1..``frames``, each predicted from frame 0 and the predictions before it."""
+        seen = [z[:, :1], self._given(ahead[:, :1], z[:, 1:2])]
+        while len(seen) <= frames:
+            now = type(z).cat(seen)
+            made = model.dynamics.prior(now, cond.at(slice(0, len(seen)))).mode()[:, -1:]
+            seen.append(self._given(made, z[:, len(seen) : len(seen) + 1]))
+        return type(z).cat(seen[1:])
+
+    def _given(self, made: Latent, true: Latent) -> Latent:
+        """A prediction whose fields that are not compared are the true ones."""
+        if self.config.fields is None:
+            return made
+        return type(made).build(made.spec, {key: value if key[1] in self.config.fields else true.values[key]
+                                            for key, value in made.values.items()})
+
+    def _compared(self, z: Latent) -> list[Tensor]:
+        """What is compared, ``[B, T, N_group, D]`` per group."""
+        chosen = self.config.fields
+        parts = ([z.values[g.name, f.name] for f in g.fields if chosen is None or f.name in chosen]
+                 for g in z.spec.groups)
+        return [x[0] if len(x) == 1 else torch.cat(x, -1) for x in parts if x]
+
+    def _distance(self, made: Latent, targets: list[Tensor]) -> Tensor:
+        """``[B, T]``: mean over all numbers of a frame."""
+        pairs = list(zip(self._compared(made), targets, strict=True))
+        count = sum(b[0, 0].numel() for _, b in pairs)
+        return torch.stack([distance(a, b, self.config.distance) * b[0, 0].numel() for a, b in pairs]).sum(0) / count
+
+    def _targets(self, batch: Batch, z: Latent, sampler: Sampler) -> list[Tensor]:
+        """Of frames 1..T-1."""
         if self.config.target == "ema":
             with torch.no_grad():
                 z = self.teacher.net.see(batch, sampler=sampler).latent
-        target = z[:, 1:].pack()
-        target = target if self.config.target == "attached" else target.detach()
-        return F.layer_norm(target, target.shape[-1:]) if self.config.target_norm == "layer" else target
+        found = self._compared(z[:, 1:])
+        found = found if self.config.target == "attached" else [x.detach() for x in found]
+        return [F.layer_norm(x, x.shape[-1:]) for x in found] if self.config.target_norm == "layer" else found
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         config = self.config
@@ -192,6 +237,15 @@ class JEPA(Objective):
             return []
         return ["nothing keeps latents apart (objective.sigreg.weight and objective.vicreg are 0, no slow copy gives "
                 "the targets): they can all become the same, which embedding_std and embedding_rank in the log tell"]
+
+
+class FrozenJEPA(JEPA):
+    """The same on the latents of an encoder that is trained already and stays as it is: V-JEPA 2-AC."""
+
+    frozen = frozenset({"encoder"})
+
+    def notes(self, model: ComposedWorldModel) -> list[str]:
+        return []
 
 
 class InverseModel(nn.Module):
@@ -224,9 +278,12 @@ class InverseModel(nn.Module):
         return (self(z) - action.nan_to_num(0.0).to(z.presence.dtype)).square().mean()
 
 
-def embeddings(z: Latent) -> Tensor:
-    """``[B * N, T, D]``: tokens of a frame as so many samples."""
-    return rearrange(z.pack(), "b t n d -> (b n) t d")
+def embeddings(z: Latent, fields: tuple[str, ...] | None = None) -> Tensor:
+    """``[B * N, T, D]``: tokens of a frame as so many samples; of the first group alone if some fields are chosen."""
+    group = z.spec.groups[0]
+    packed = z.pack() if fields is None else torch.cat(
+        [z.values[group.name, f.name] for f in group.fields if f.name in fields], -1)
+    return rearrange(packed, "b t n d -> (b n) t d")
 
 
 def momentum(ends: tuple[float, float], steps: int, step: int) -> float:

@@ -21,6 +21,7 @@ _EXPORTS = {
     "planners": ("PLANNERS", "list_planners", "make_planner", "COSTS", "make_cost"),
     "pictures": ("considered_picture", "plan_film", "plan_strip"),
     "base": ("Planner", "Plan", "Round"),
+    "arm": ("ArmCEM",),
     "cem": ("CEM", "ICEM", "PlaNetCEM", "PredictiveSampling"),
     "mppi": ("MPPI",),
     "gradient": ("GradientPlanner",),

@@ -94,7 +94,7 @@ class _Distance(Cost):
 
 @dataclass(frozen=True)
 class LatentDistance(_Distance):
-    """Mean squared difference of the latents, token by token.
+    """Mean difference of the latents, token by token, squared unless ``norm`` says otherwise.
 
     That means something where token n is the same in every picture: grids and vectors. Which slot or particle shows a
     thing is another one in the goal; `ObjectDistance` pairs them.
@@ -102,11 +102,13 @@ class LatentDistance(_Distance):
     Attributes:
         frames: ``"last"`` predicted frame, or mean over ``"all"``.
         fields: Names of the fields that count; None: all.
+        norm: ``"l2"``, squared differences, or ``"l1"``, their sizes (V-JEPA 2-AC).
     Raises:
         WorldkitError: the latent is a set of things, or has no such field.
     """
 
     fields: tuple[str, ...] | None = None
+    norm: Literal["l2", "l1"] = "l2"
 
     def check(self, model: WorldModel, goal: Goal) -> None:
         super().check(model, goal)
@@ -125,7 +127,8 @@ class LatentDistance(_Distance):
         for key, value in goal.latent.values.items():
             if self.fields is None or key[1] in self.fields:
                 difference = imagined.split(now.values[key]) - value[:, None]
-                total = total + difference.square().mean(2).sum((-1, -2))
+                size = difference.square() if self.norm == "l2" else difference.abs()
+                total = total + size.mean(2).sum((-1, -2))
                 count += value[0, 0].numel()
         return total / count
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError, UnknownComponentError
 from ..registry import canonical, suggestion
+from .arm import ArmCEM
 from .base import Planner
 from .categorical import CategoricalCEM
 from .cem import CEM, ICEM, PlaNetCEM, PredictiveSampling
@@ -19,7 +20,7 @@ from .objects import ObjectDistance
 
 PLANNERS: dict[str, type[Planner]] = {
     "cem": CEM, "icem": ICEM, "mppi": MPPI, "gradient": GradientPlanner, "categorical-cem": CategoricalCEM,
-    "predictive-sampling": PredictiveSampling, "planet-cem": PlaNetCEM,
+    "predictive-sampling": PredictiveSampling, "planet-cem": PlaNetCEM, "arm-cem": ArmCEM,
 }
 
 COSTS: dict[str, Callable[[], Cost]] = {
@@ -33,7 +34,7 @@ def list_planners() -> list[str]:
 
     Example:
         >>> list_planners()
-        ['categorical-cem', 'cem', 'gradient', 'icem', 'mppi', 'planet-cem', 'predictive-sampling']
+        ['arm-cem', 'categorical-cem', 'cem', 'gradient', 'icem', 'mppi', 'planet-cem', 'predictive-sampling']
     """
     return sorted(PLANNERS)
 

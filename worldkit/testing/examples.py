@@ -30,7 +30,8 @@ _VECTORS = {"vectors": {"speed": 1, "joints": 3}, "discrete": {"door": 3}}
 OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTORS}, "multi": _VECTORS,
                                       "identity": {"height": 8, "width": 8},
                                       "simnorm": {"height": 0, "width": 0, **_VECTORS},
-                                      "simnorm-conv": {"height": 40, "width": 40}}
+                                      "simnorm-conv": {"height": 40, "width": 40},
+                                      "with-vectors": {"vectors": {"pose": 7}}}
 """What small models with these encoders observe besides, or in place of, a picture."""
 LEARNS: dict[str, dict[str, Any]] = {
     "denoising": {"objective": "denoising", "encoder": "identity", "decoder": "identity", "dynamics": "unet-diffusion",
@@ -45,6 +46,8 @@ LEARNS: dict[str, dict[str, Any]] = {
     "vq": {"encoder": "vq"},
     "jepa": {"objective": "jepa", "encoder": "vit-cls", "decoder": None, "dynamics": "adaln-causal",
              "latent_action": None, "conditioners": {"action": {"name": "action-mlp", "dim": 3}}},
+    "frozen-jepa": {"objective": "frozen-jepa", "encoder": "with-vectors", "decoder": None, "dynamics": "vjepa2-ac",
+                    "latent_action": None, "conditioners": {"action": {"name": "raw-action", "dim": 7}}},
     "masked-jepa": {"objective": "masked-jepa", "encoder": "jepa-vit", "decoder": None},
 }
 """Objective -> what the small model that learns by it is made of, if it trains no particles and no decoder."""
@@ -66,7 +69,9 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "jepa-vit": {"patch_size": 8, "dim": 16, "num_heads": 2, "num_layers": 1},
         "space-time-vq": {**_TRANSFORMER, "patch_size": 16, "window": 4, "quantizer": {"codes": 6, "dim": 4}},
         "vit": {"dim": 12, "num_heads": 2, "num_layers": 1},
-        "vit-cls": {"patch_size": 8, "dim": 12, "num_heads": 2, "num_layers": 1, "projector": 8}},
+        "vit-cls": {"patch_size": 8, "dim": 12, "num_heads": 2, "num_layers": 1, "projector": 8},
+        "with-vectors": {"picture": {"name": "jepa-vit", "patch_size": 8, "dim": 16, "num_heads": 2,
+                                     "num_layers": 1}}},
     "decoder": {
         "conv": {**_CONV, "units": 8}, "conv-transposed": {"depth": 2}, "mlp": _MLP,
         "multi": {"image": {**_CONV, "units": 8}, "vectors": _MLP},
@@ -75,6 +80,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "patch": {"hidden_dim": 16, "cnn": _CNN},
         "slot": {"channels": (8, 8)}, "space-time": {**_TRANSFORMER, "window": 4}, "vq": _VQ},
     "dynamics": {
+        "vjepa2-ac": {"dim": 24, "num_layers": 1, "num_heads": 2},
         "adaln-causal": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "projector": 8, "dropout": 0.0},
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
         "token-transformer": _TRANSFORMER,
@@ -97,6 +103,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
                     "language": {"embed_dim": 5, "max_length": 2}},
     "objective": {"iris": {"perceptual": 0}, "vq": {"perceptual": 0},
                   "jepa": {"sigreg": {"weight": 0.1, "projections": 8}},
+                  "frozen-jepa": {"target": "detached", "distance": "l1", "rollout_frames": 2, "fields": ("features",)},
                   "masked-jepa": {"image": {"min_keep": 0, "num_targets": 2},
                                   "predictor": {"dim": 8, "num_layers": 1, "num_heads": 2}},
                   "two-stage": {"burn_in": 2}, "dreamer": {"free_nats": 0}, "planet": {"free_nats": 0}},

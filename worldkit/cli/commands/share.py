@@ -12,7 +12,7 @@ from ..options import Commands, check_place, command
 from ..output import console
 
 NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": (),
-         "iris": ()}
+         "vjepa2-ac": (), "iris": ()}
 """What comes beside a checkpoint, by kind."""
 AGENTS = ("iris",)
 """Kinds whose checkpoints hold an agent besides its world."""
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 
 def run_convert(options: Namespace) -> None:
     """``worldkit convert``."""
-    from ...convert import from_ddlp, from_diffuse_ddlp, from_lewm, from_lpwm, from_vjepa2
+    from ...convert import from_ddlp, from_diffuse_ddlp, from_lewm, from_lpwm, from_vjepa2, from_vjepa2_ac
 
     check_place(options.out, "--out")
     wanted = NEEDS[options.kind]
@@ -61,7 +61,8 @@ def run_convert(options: Namespace) -> None:
     if options.kind == "diffuse-ddlp":
         model = from_diffuse_ddlp(options.checkpoint, options.stats, load(options.ddlp).model)
     elif not wanted:
-        model = {"lewm": from_lewm, "vjepa2": from_vjepa2}[options.kind](options.checkpoint)
+        made = {"lewm": from_lewm, "vjepa2": from_vjepa2, "vjepa2-ac": from_vjepa2_ac}
+        model = made[options.kind](options.checkpoint)
     else:
         model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)
