@@ -102,7 +102,7 @@ def test_an_actor_of_another_game_is_refused():
         agent_of_official({PREFIX + "conv1.weight": torch.zeros(2)}, agent.model)
 
 
-@pytest.mark.parametrize("mode", ["argmax", "icdf"])
+@pytest.mark.parametrize("mode", [pytest.param("argmax", marks=pytest.mark.slow), "icdf"])
 @pytest.mark.parametrize("folder", AGENTS, ids=lambda f: f.name)
 def test_a_dream_is_lived_and_learned_from(folder, mode):
     agent, given, wanted = agent_of(folder), arrays(folder, "inputs"), arrays(folder, "tensors_f64")
