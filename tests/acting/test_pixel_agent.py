@@ -169,7 +169,7 @@ def test_a_run_trains_saves_and_acts(tmp_path):
 
 def test_what_does_not_fit_is_said():
     with pytest.raises(ConfigError, match="gives one of a few choices, and here are 2 numbers from -1 to 1"):
-        create_agent("iris", action=ActionSpec((-1.0,) * 2, (1.0,) * 2), frame_shape=(3, 32, 32), model=world())
+        create_agent("pixel-actor-critic", action=ActionSpec((-1.0,) * 2, (1.0,) * 2), model=world())
     with pytest.raises(ConfigError, match="halves pictures 6 times, so their sides are multiples of 64, not 32 x 32"):
         agent_of(network={"channels": (4,) * 6})
     with pytest.raises(ConfigError, match="optimizers and segments name the same parts"):

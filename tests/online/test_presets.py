@@ -44,6 +44,10 @@ COUNTS = {
     "dreamer-v3-size400m": (7850496, 214791168, 45617283, 23987967, 23597569, 28339212, 28712703),
     "dreamer-v3-size400m-vectors": (4764672, 207713280, 28357656, 23987967, 23597569, 28339212, 28712703),
 }
+PIXELS = {  # parts of the official agents with 4 actions: iris-keys.md, diamond-keys.md
+    "iris-atari": {"encoder decoder": 4027523, "dynamics heads": 8447493, "network": 3217957},
+    "diamond-atari": {"dynamics heads": 4405955 + 5900864, "network": 3229637},
+}
 CARTPOLE = {  # 5 numbers, 1 action
     "dreamer-v3-size1m-vectors": (8896, 364096, 49861, 57663, 41153, 49666, 66111),
     "dreamer-v3-size12m-vectors": (133888, 5781760, 789253, 721407, 656129, 788482, 853503),
@@ -71,11 +75,21 @@ def test_parameters_for_another_environment(name):
     assert counts(name, action=ActionSpec((-1,), (1,)), obs__vectors__observation=5) == CARTPOLE[name]
 
 
+@pytest.mark.parametrize("name", [name for name in PIXELS if name in acting_presets()])
+def test_parameters_of_actors_on_pictures_are_counted_as_upstreams(name):
+    with torch.device("meta"):
+        agent = create_agent(name, action=ActionSpec(num_actions=4), frame_shape=(3, 64, 64))
+    parts = {**dict(agent.model.named_children()), "network": agent.network}
+    for names, count in PIXELS[name].items():
+        assert sum(p.numel() for part in names.split() for p in parts[part].parameters()) == count, names
+
+
 @pytest.mark.parametrize("name", acting_presets())
 def test_a_preset_that_acts_is_whole(name):
     spec = wk.get_model_spec(name)
     online, train = OnlineConfig.parse(spec.online), TrainConfig.parse(spec.train)
-    assert online.length < wk.create_config(name).clip_length and train.batch_size > 0
+    draws = spec.agent["name"] == "pixel-actor-critic"  # segments of its own, of other lengths
+    assert (draws or online.length < wk.create_config(name).clip_length) and train.batch_size > 0
     assert spec.config["conditioners"]["action"]["name"]
 
 
