@@ -251,6 +251,7 @@ class Pixels(Latent, kind="pixels"):
     Attributes:
         pixels: ``[B, T, V * H * W, C]`` in [-1, 1].
         maps: The same as pictures, ``[B, T, V, C, H, W]``, without a copy.
+        fine: Pictures in full size, where there is a second group "fine" of them; then the first ones are small.
     """
 
     @property
@@ -262,16 +263,24 @@ class Pixels(Latent, kind="pixels"):
         rows, columns = self.spec.grid  # type: ignore[misc]  # pixels lie on one
         return self.pixels.unflatten(2, (self.spec.views, rows, columns)).movedim(-1, 3)
 
+    @property
+    def fine(self) -> Tensor:
+        rows, columns = self.spec.grid  # type: ignore[misc]
+        factor = round((self.spec.group("fine").size / self.spec.group("pixels").size) ** 0.5)
+        sizes = (self.spec.views, rows * factor, columns * factor)
+        return self._tensors["fine", "pixels"].unflatten(2, sizes).movedim(-1, 3)
+
     @staticmethod
-    def of_maps(spec: LatentSpec, maps: Tensor) -> Pixels:
-        """The latent of pictures ``[B, T, V, C, H, W]`` in [-1, 1]; with one view without a copy.
+    def of_maps(spec: LatentSpec, *maps: Tensor) -> Pixels:
+        """The latent of pictures ``[B, T, V, C, H, W]`` in [-1, 1], small and fine; with one view without a copy.
 
         Example:
             >>> maps = torch.rand(2, 3, 1, 3, 4, 5)
             >>> torch.equal(Pixels.of_maps(pixel_spec(height=4, width=5), maps).maps, maps)
             True
         """
-        return Pixels(spec, {("pixels", "pixels"): maps.movedim(3, -1).flatten(2, 4)})
+        return Pixels(spec, {(group.name, "pixels"): x.movedim(3, -1).flatten(2, 4)
+                             for group, x in zip(spec.groups, maps, strict=True)})
 
 
 class Slots(Latent, kind="slots"):
@@ -350,8 +359,11 @@ def particle_spec(
     return LatentSpec((particles, background), views=views, kind="particles")
 
 
-def pixel_spec(*, height: int, width: int, channels: int = 3, views: int = 1) -> LatentSpec:
-    """The spec of pixels as latents (see `Pixels`), points on a grid of the picture's size."""
+def pixel_spec(*, height: int, width: int, channels: int = 3, views: int = 1, factor: int = 1) -> LatentSpec:
+    """The spec of pixels as latents (see `Pixels`), points on a grid of the picture's size, or that many times less."""
     pixels = Field("pixels", channels, Delta(), "[-1, 1], as the picture's channels")
-    group = TokenGroup("pixels", views * height * width, (pixels,))
-    return LatentSpec((group,), grid=(height, width), views=views, kind="pixels")
+    rows, columns = height // factor, width // factor
+    groups = [TokenGroup("pixels", views * rows * columns, (pixels,))]
+    if factor > 1:
+        groups.append(TokenGroup("fine", views * rows * columns * factor**2, (pixels,)))
+    return LatentSpec(tuple(groups), grid=(rows, columns), views=views, kind="pixels")

@@ -70,14 +70,13 @@ def blocks(config):
             "attention": tuple(bool(a) for a in config["attn_depths"])}
 
 
-def make_denoiser(config, num_actions, *, noisy_past=False, extra=0):
-    """Denoiser of an official configuration in float64, and its noise."""
-    inner = config["inner"]
-    noise = NoiseConfig(offset=config["sigma_offset_noise"], data=config["sigma_data"])
+def make_denoiser(config, law, num_actions, **options):
+    """Denoiser of an official configuration in float64; an upsampler sees one frame more and no actions."""
+    inner, upsampler = config["inner"], bool(config["upsampling_factor"])
     channels, past = inner["img_channels"], inner["num_steps_conditioning"]
-    return Denoiser(BlocksConfig(**blocks(inner)), channels=channels, given=(past + extra) * channels,
-                    dim=inner["cond_channels"], past=past if num_actions else 0, action_dim=num_actions,
-                    noisy_past=noisy_past).to(D).eval(), noise
+    told = {} if upsampler else {"past": past, "action_dim": num_actions}
+    return Denoiser(BlocksConfig(**blocks(inner)), channels=channels, given=(past + upsampler) * channels,
+                    dim=inner["cond_channels"], noise=noise_of(config, law), **told, **options).to(D).eval()
 
 
 def noise_of(config, law):

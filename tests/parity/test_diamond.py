@@ -10,6 +10,7 @@ from worldkit.conditions import Condition
 from worldkit.config import WorldModelConfig
 from worldkit.convert.diamond import denoiser_views, fill, outcomes_views
 from worldkit.latents import Pixels
+from worldkit.nn.denoiser import resized
 from worldkit.nn.edm import Preconditioning, SamplingConfig, to_levels
 
 from .diamond import (
@@ -22,6 +23,7 @@ from .diamond import (
     config_of,
     folders,
     golden,
+    make_denoiser,
     noise_of,
     outcomes_of,
     pictures,
@@ -31,6 +33,7 @@ from .diamond import (
 
 DENOISERS, OUTCOMES = folders("denoiser", "samplers"), folders("rew_end_model", "seq_length")
 UNITS, REAL = folders("sigmas"), folders("denoiser", "rew_end_model", "actor_critic")
+CSGO = folders("upsampler", "samplers_up")
 pytestmark = pytest.mark.skipif(not DENOISERS, reason=MISSING)
 HEAD = {"name": "categorical", "readout": {"layers": 0, "bias": False}}
 
@@ -132,7 +135,8 @@ def test_frames_that_are_fed_back(case):
     past, frames = one_hot(actions, config["num_actions"]), list(frames.unbind(1))
     for i in range(config["num_autoregressive_steps"] + 1):
         now = slice(i, i + window)
-        _, frames[i + window] = dynamics.denoise_one(torch.cat(frames[now], 1), frames[i + window], past[:, now], tape)
+        _, frames[i + window] = dynamics.denoiser.learn(
+            torch.cat(frames[now], 1), frames[i + window], past[:, now], tape, "x")
         close(frames[i + window], tensors[f"loss_denoised{i}"], f"fed back {i}")
 
 
@@ -146,10 +150,9 @@ def test_samplers(case):
         z = Pixels.of_maps(model.spec, frames[:, :window, None])
         state = dynamics.start(z, _told(model, actions[:, : window - 1]))
         with torch.no_grad():
-            *steps, last = dynamics.drawn(
-                state.frames, torch.cat([state.actions, one_hot(actions[:, window - 1 : window],
-                                                                config["num_actions"])], 1),
-                Tape(inputs, f"sampler{i}_"))
+            told = torch.cat([state.actions, one_hot(actions[:, window - 1 : window], config["num_actions"])], 1)
+            *steps, last = dynamics.denoiser.draw(state.frames.flatten(1, 2), state.frames[:, 0], told,
+                                                  dynamics.sampling, Tape(inputs, f"sampler{i}_"), "x")
             close(torch.stack([x[:1] for x in (*steps, last)]), tensors[f"sampler{i}_trajectory"], f"trajectory {i}")
             close(last, tensors[f"sampler{i}_x"], f"sample {i}")
             z = dynamics.predict(state, _told(model, actions[:, window - 1 : window]), Tape(inputs, f"sampler{i}_"),
@@ -255,6 +258,78 @@ def test_outcomes_step_by_step(outcome_case):
             dynamics.observe(state, z[:, t + 1 : t + 2])
 
 
+@pytest.fixture(params=CSGO, ids=lambda f: f.name, scope="module")
+def csgo(request):
+    """(configuration, denoiser, upsampler, inputs, tensors, scalars)."""
+    folder, config = request.param, config_of(request.param)
+    law, made = config["sigma_distribution"], []
+    for part, treats in (("denoiser", "learnt"), ("upsampler", "told")):
+        made.append(make_denoiser(config[part], law, config["num_actions"], past_noise=treats))
+        fill(denoiser_views(made[-1]), weights(folder / f"param_order_{part}.json"), where=part)
+    return config, *made, *golden(folder)
+
+
+def test_noised_conditions_and_several_keys_at_once(csgo):
+    config, denoiser, _, inputs, tensors, _ = csgo
+    past, per = config["denoiser"]["inner"]["num_steps_conditioning"], (slice(None), None, None, None)
+    frames, actions, noise = pictures(inputs["obs_u8"]), inputs["act"].to(D), denoiser.noise
+    at, past_noise = Preconditioning.at(inputs["sigma"], noise), inputs["sigma_cond"].log() / 4
+    close(at.noise, tensors["c_noise"], "noise level")
+    close(past_noise, tensors["c_noise_cond"], "noise level of the condition")
+    told = denoiser.told(at.noise, actions[:, :past], past_noise)
+    answer = denoiser(frames[:, :past].flatten(1, 2) / noise.data, at.into[per] * inputs["x_noisy"], told)
+    close(answer, tensors["model_output"], "network")
+    found = to_levels(at.skip[per] * inputs["x_noisy"] + at.out[per] * answer, "down")
+    close(found, tensors["denoised"], "denoised")
+    for i, options in enumerate(config["samplers_next"]):
+        offsets = range(1, 1 + 2 * options["num_steps_denoising"], 2)  # drawn, times 0
+        *steps, last = denoiser.draw(frames[:, :past].flatten(1, 2), frames[:, 0], actions[:, :past],
+                                     sampling_of(options), Tape(inputs, f"next{i}_", skip=offsets), "x")
+        close(last, tensors[f"next{i}_x"], f"sample {i}")
+        close(torch.stack([x[:1] for x in (*steps, last)]), tensors[f"next{i}_trajectory"], f"trajectory {i}")
+
+
+def test_upsampler(csgo):
+    config, _, upsampler, inputs, tensors, _ = csgo
+    past, count = config["upsampler"]["inner"]["num_steps_conditioning"], len(tensors["bicubic"])
+    small, full, noise = pictures(inputs["obs_u8"]), pictures(inputs["full_u8"]), upsampler.noise
+    t = config["denoiser"]["inner"]["num_steps_conditioning"]
+    large = resized(small[:, t], full.shape[-2:])
+    close(large[:count], tensors["bicubic"], "bicubic")
+    given = torch.cat([full[:, t - past : t].flatten(1, 2), large], 1)
+    at, per = Preconditioning.at(inputs["sigma"], noise), (slice(None), None, None, None)
+    answer = upsampler(given / noise.data, at.into[per] * inputs["x_noisy_up"], upsampler.told(at.noise, None))
+    close(answer[:count], tensors["upsampler_model_output"], "network")
+    for i, options in enumerate(config["samplers_up"]):
+        *_, last = upsampler.draw(given[:1], full[:1, 0], None, sampling_of(options), Tape(inputs, f"up{i}_"), "x")
+        close(last, tensors[f"up{i}_x"], f"sample {i}")
+
+
+@pytest.mark.parametrize("part", ["denoiser", "upsampler"])
+def test_losses_of_csgo(csgo, part):
+    """The last frames are predicted; small pictures are the recorded ones, not made of the large ones."""
+    config, denoiser, upsampler, inputs, _, scalars = csgo
+    small, full = pictures(inputs["obs_u8"]), pictures(inputs["full_u8"])
+    net, losses, tape = {"denoiser": denoiser, "upsampler": upsampler}[part], [], Tape(inputs, f"{part}_loss_")
+    past = config[part]["inner"]["num_steps_conditioning"]
+    frames = list((small if part == "denoiser" else full).unbind(1))
+    predictions = len(tape.normals) // (6 if part == "denoiser" else 3)
+    for t in range(len(frames) - predictions, len(frames)):
+        given, actions = torch.cat(frames[t - past : t], 1), inputs["act"].to(D)[:, t - past : t]
+        if part == "upsampler":
+            given, actions = torch.cat([given, resized(small[:, t], full.shape[-2:])], 1), None
+        loss, frames[t] = net.learn(given, frames[t], actions, tape, "x")
+        losses.append(loss.mean())
+    total = torch.stack(losses).mean()
+    close(total, scalars[f"{part}_loss"], "loss")
+    net.zero_grad()
+    total.backward()
+    grads = denoiser_views(net, lambda p: p.grad)
+    assert grads.keys() == scalars[f"{part}_grad_norms"].keys()
+    for name, grad in grads.items():
+        close(grad.norm(), scalars[f"{part}_grad_norms"][name], f"gradient of {name}")
+
+
 @pytest.mark.parametrize("folder", UNITS, ids=lambda f: f.name)
 def test_units(folder):
     config, (inputs, tensors, _) = config_of(folder), golden(folder)
@@ -290,7 +365,8 @@ def test_real_sizes(folder):
         given = frames[:, :window].flatten(1, 2) / noise.data
         answer = net(given, at.into * inputs["x_noisy"], net.told(at.noise, past))
         close(answer[..., ::2, ::2], tensors["model_output"], "network")
-        *steps, last = dynamics.drawn(frames[:, :window], past, Tape(inputs, ""))
+        *steps, last = net.draw(frames[:, :window].flatten(1, 2), frames[:, 0], past, SamplingConfig(),
+                                Tape(inputs, ""), "x")
         close(last[..., ::2, ::2], tensors["sample_x"], "sample")
         found = torch.stack([torch.stack([x.mean(), x.std()]) for x in (*steps, last)])
         close(found, tensors["sample_trajectory_mean_std"], "trajectory")

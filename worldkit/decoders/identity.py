@@ -41,5 +41,6 @@ class IdentityDecoder(Decoder):
             )
 
     def forward(self, z: Latent, *, masks: bool = False) -> Decoded:
-        maps = (cast(Pixels, z).maps + 1) / 2
+        pixels = cast(Pixels, z)
+        maps = ((pixels.maps if len(self.spec.groups) == 1 else pixels.fine) + 1) / 2
         return Decoded(video=maps[:, :, 0] if self.spec.views == 1 else rearrange(maps, "b t v c h w -> b v t c h w"))

@@ -15,9 +15,9 @@ and which of it can be switched off, is in docs/diamond.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -27,12 +27,25 @@ from ..conditions import Condition
 from ..config import ComponentConfig
 from ..distributions import Sampler, full_precision
 from ..errors import IncompatibleComponentsError
-from ..latents import Latent, LatentSpec
-from ..nn.denoiser import Denoiser
-from ..nn.edm import Levels, NoiseConfig, Preconditioning, SamplingConfig, sample, to_levels
+from ..latents import Latent, LatentSpec, Pixels
+from ..nn.denoiser import Denoiser, resized
+from ..nn.edm import Levels, NoiseConfig, SamplingConfig
 from ..nn.outcomes import Outcomes, OutcomesConfig, State
 from ..nn.unet import BlocksConfig
 from .base import Dynamics, Window
+
+
+class UpsamplerConfig(BlocksConfig):
+    """Options of the network that draws small pictures in full size, from them and the full picture before.
+
+    Attributes:
+        dim, noise, sampling, unroll: As of `UNetDiffusionConfig`.
+    """
+
+    dim: int = Field(default=256, gt=0)
+    noise: NoiseConfig = NoiseConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    unroll: int = Field(default=1, ge=0)
 
 
 class UNetDiffusionConfig(BlocksConfig, ComponentConfig):
@@ -51,6 +64,8 @@ class UNetDiffusionConfig(BlocksConfig, ComponentConfig):
             alone.
         unroll: Predicted frames of a training clip that are fed back, so that ``unroll + 1`` are predicted.
         outcomes: The network that heads read; None: no heads.
+        upsampler: What draws the pictures of encoder ``identity`` with a ``factor`` in full size (csgo);
+            ``model.dynamics.upsampling`` is its sampler.
     """
 
     name: str = "unet-diffusion"
@@ -63,6 +78,7 @@ class UNetDiffusionConfig(BlocksConfig, ComponentConfig):
     levels: Levels = "down"
     unroll: int = Field(default=1, ge=0)
     outcomes: OutcomesConfig | None = None
+    upsampler: UpsamplerConfig | None = None
 
 
 @dataclass
@@ -75,6 +91,7 @@ class _Carry:
     state: State | None = None  # of the LSTM, after the newest frame
     action: Tensor | None = None  # of the transition to come, `predict` to `observe`
     next_state: State | None = None
+    fine: Tensor | None = None  # the newest frame in full size, ``[B, C, H, W]``, where an upsampler draws it
 
 
 class UNetDiffusion(Dynamics):
@@ -106,34 +123,56 @@ class UNetDiffusion(Dynamics):
     def __init__(self, config: UNetDiffusionConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):
         super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
-        if len(spec.groups) > 1:
-            raise IncompatibleComponentsError("dynamics 'unet-diffusion' predicts one group of tokens on a grid, got "
-                                              f"{', '.join(group.name for group in spec.groups)}")
+        self._check_groups(config, spec)
         self.cond_dim = config.dim if config.cond_dim is None else config.cond_dim
         self.channels = spec.views * sum(f.dim for f in spec.groups[0].fields)
-        self.denoiser = Denoiser(config, channels=self.channels, given=window * self.channels, dim=config.dim,
-                                 past=window, action_dim=self.cond_dim, noisy_past=config.noisy_past)
+        levels: Levels = config.levels if spec.kind == "pixels" else "none"
+        self.denoiser = Denoiser(
+            config, channels=self.channels, given=window * self.channels, dim=config.dim, past=window,
+            action_dim=self.cond_dim, noise=config.noise, past_noise="learnt" if config.noisy_past else "none",
+            levels=levels)
+        self.upsampler, up = None, config.upsampler
+        if up is not None:
+            self.upsampler = Denoiser(up, channels=self.channels, given=2 * self.channels, dim=up.dim, noise=up.noise,
+                                      past_noise="told", levels=levels)
+            self.upsampling = up.sampling
         self.outcomes = None
         if config.outcomes is not None:
             assert spec.grid is not None  # required
             self.outcomes = Outcomes(config.outcomes, channels=self.channels, size=spec.grid, action_dim=self.cond_dim)
         self.sampling = config.sampling
-        self.levels: Levels = config.levels if spec.kind == "pixels" else "none"
+
+    @staticmethod
+    def _check_groups(config: UNetDiffusionConfig, spec: LatentSpec) -> None:
+        groups, fine = [group.name for group in spec.groups], config.upsampler is not None
+        if len(groups) > 1 and groups != ["pixels", "fine"]:
+            raise IncompatibleComponentsError("dynamics 'unet-diffusion' predicts one group of tokens on a grid, got "
+                                              f"{', '.join(groups)}")
+        if fine != (len(groups) > 1):
+            told = ("draws small pictures in full size, and there are none: set encoder.factor, or drop it" if fine else
+                    "is missing: encoder.factor makes small pictures, which dynamics.upsampler={} draws in full size")
+            raise IncompatibleComponentsError(f"the upsampler of dynamics 'unet-diffusion' {told}")
 
     # -- latents as maps, conditions as one vector per transition
 
     def _maps(self, z: Latent) -> Tensor:
-        """``[B, T, C, H, W]``; all views, and all fields, are channels."""
-        values = list(z.values.values())
+        """Of the first group, ``[B, T, C, H, W]``; all views, and all fields, are channels."""
+        values = [z.values[self.spec.groups[0].name, f.name] for f in self.spec.groups[0].fields]
         x = values[0] if len(values) == 1 else torch.cat(values, -1)
         return full_precision(x).unflatten(2, (self.spec.views, *self.spec.grid)).movedim(-1, 3).flatten(2, 3)
 
-    def _latent(self, maps: Tensor) -> Latent:
-        """The latent of maps ``[B, T, C, H, W]``."""
-        fields = self.spec.groups[0].fields
-        x = maps.unflatten(2, (self.spec.views, -1)).movedim(3, -1).flatten(2, 4)
-        parts = x.split([f.dim for f in fields], -1)
-        return Latent.build(self.spec, dict(zip(self.spec.keys(), parts, strict=True)))
+    def _fine(self, z: Latent) -> Tensor:
+        """Pictures in full size, ``[B, T, C, H, W]``."""
+        return full_precision(cast(Pixels, z).fine.flatten(2, 3))
+
+    def _latent(self, *maps: Tensor) -> Latent:
+        """The latent of maps ``[B, T, C, H, W]``, one per group."""
+        values = {}
+        for group, x in zip(self.spec.groups, maps, strict=True):
+            parts = x.unflatten(2, (self.spec.views, -1)).movedim(3, -1).flatten(2, 4)
+            split = parts.split([f.dim for f in group.fields], -1)
+            values |= {(group.name, f.name): part for f, part in zip(group.fields, split, strict=True)}
+        return Latent.build(self.spec, values)
 
     def _told(self, cond: Condition, like: Tensor) -> Tensor:
         """Conditions of the transitions between frames ``like`` ``[B, T, ...]``: ``[B, T - 1, cond_dim]``."""
@@ -168,32 +207,22 @@ class UNetDiffusion(Dynamics):
         losses = [maps.new_zeros(maps.shape[0])] * (self.predicted(total).start - 1)
         for t in self.predicted(total):
             now = slice(t + ahead - window, t + ahead)
-            loss, frames[t + ahead] = self.denoise_one(
-                torch.cat(frames[now], 1), frames[t + ahead], actions[:, now], sampler)
+            loss, frames[t + ahead] = self.denoiser.learn(
+                torch.cat(frames[now], 1), frames[t + ahead], actions[:, now], sampler, "diffusion")
             losses.append(loss)
-        return {"denoising": torch.stack(losses, 1)}
+        terms = {"denoising": torch.stack(losses, 1)}
+        return terms if self.upsampler is None else {**terms, "upsampling": self._upsampling(z.detach(), maps, sampler)}
 
-    def denoise_one(self, given: Tensor, target: Tensor, actions: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor]:
-        """Losses ``[B]`` of one predicted frame, and the frame as the model sees it, without gradient.
-
-        Args:
-            given: Frames before it, ``[B, window * C, H, W]``.
-            target: The frame, ``[B, C, H, W]``.
-            actions: ``[B, window, cond_dim]``.
-            sampler: Source of noise.
-        """
-        noise, past_noise = self.config.noise, None
-        if self.config.noisy_past:
-            sigma = noise.draw(given, sampler, "past")
-            given, past_noise = noise.add(given, sigma, sampler, "past"), sigma.log() / 4
-        sigma = noise.draw(target, sampler, "diffusion")
-        noisy = noise.add(target, sigma, sampler, "diffusion")
-        at = Preconditioning.at(sigma, noise)
-        into, skip, out = (x[:, None, None, None] for x in (at.into, at.skip, at.out))
-        answer = self.denoiser(given / noise.data, into * noisy, self.denoiser.told(at.noise, actions, past_noise))
-        answer = full_precision(answer)
-        loss = (answer - (target - skip * noisy) / out).square().mean((1, 2, 3))
-        return loss, to_levels(skip * noisy + out * answer, self.levels)
+    def _upsampling(self, z: Latent, maps: Tensor, sampler: Sampler) -> Tensor:
+        """Losses of the fine pictures, each predicted from the one before it and the small one, ``[B, T - 1]``."""
+        fine = list(self._fine(z).unbind(1))
+        first = max(1, len(fine) - self.config.upsampler.unroll - 1)
+        losses = [maps.new_zeros(maps.shape[0])] * (first - 1)
+        for t in range(first, len(fine)):
+            given = torch.cat([fine[t - 1], resized(maps[:, t], fine[t].shape[-2:])], 1)
+            loss, fine[t] = self.upsampler.learn(given, fine[t], None, sampler, "upsampling")
+            losses.append(loss)
+        return torch.stack(losses, 1)
 
     # -- rollouts
 
@@ -203,41 +232,28 @@ class UNetDiffusion(Dynamics):
         grey = maps.new_zeros(maps.shape[0], lacking, *maps.shape[2:])
         seen = torch.cat([grey, maps[:, -self.window :]], 1)
         kept = self._before(actions, lacking)[:, max(0, maps.shape[1] - self.window) :]
-        return _Carry(seen, kept, unread=(maps, actions))
+        fine = None if self.upsampler is None else self._fine(z)[:, -1]
+        return _Carry(seen, kept, unread=(maps, actions), fine=fine)
 
     def predict(self, carry: _Carry, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:
         """One frame. A deterministic sampler asks for the path that starts at zero noise and adds none."""
         carry.action = self._told(cond, carry.frames[:, :2])
-        *_, x = self.drawn(carry.frames, torch.cat([carry.actions, carry.action], 1), sampler)
-        return self._latent(x[:, None])
-
-    def drawn(self, frames: Tensor, actions: Tensor, sampler: Sampler) -> Iterator[Tensor]:
-        """Maps ``[B, C, H, W]`` after every step of the sampler, from noise to the next picture.
-
-        Args:
-            frames: The last ones, ``[B, window, C, H, W]``.
-            actions: ``[B, window, cond_dim]``; the last one leads to the next picture.
-            sampler: Source of noise.
-        """
-        noise, choice = self.config.noise, self.sampling
-        levels = torch.tensor(choice.told(), dtype=frames.dtype, device=frames.device)
-        at = Preconditioning.at(levels, noise)
-        past = None
-        if choice.past_noise:
-            past = levels.new_tensor(choice.past_noise).log() / 4
-        told = self.denoiser.told(at.noise[:, None].expand(-1, len(frames)), actions, past)  # of all calls at once
-
-        def denoise(x: Tensor, call: int, given: Tensor) -> Tensor:
-            answer = full_precision(self.denoiser(given / noise.data, at.into[call] * x, told[call]))
-            return to_levels(at.skip[call] * x + at.out[call] * answer, self.levels)
-
-        given = frames.flatten(1, 2)
-        return sample(denoise, torch.zeros_like(frames[:, 0]), given, choice, sampler, "diffusion")
+        actions = torch.cat([carry.actions, carry.action], 1)
+        *_, x = self.denoiser.draw(carry.frames.flatten(1, 2), carry.frames[:, 0], actions, self.sampling, sampler,
+                                   "diffusion")
+        if self.upsampler is None:
+            return self._latent(x[:, None])
+        assert carry.fine is not None  # as there is an upsampler
+        given = torch.cat([carry.fine, resized(x, carry.fine.shape[-2:])], 1)
+        *_, fine = self.upsampler.draw(given, carry.fine, None, self.upsampling, sampler, "upsampling")
+        return self._latent(x[:, None], fine[:, None])
 
     def observe(self, carry: _Carry, z: Latent) -> None:
         carry.frames = torch.cat([carry.frames[:, 1:], self._maps(z)], 1)
         carry.actions = torch.cat([carry.actions, carry.action], 1)[:, 1:]
         carry.state, carry.next_state = carry.next_state, None
+        if self.upsampler is not None:
+            carry.fine = self._fine(z)[:, 0]
 
     # -- what heads read
 

@@ -9,6 +9,7 @@ Source: DIAMOND (arXiv:2405.12399) predicts pixels, and image diffusion models d
 from __future__ import annotations
 
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor
 
 from ..batch import check_shape
@@ -16,13 +17,20 @@ from ..config import ComponentConfig, ObsSpec
 from ..distributions import Sampler
 from ..errors import ConfigError
 from ..latents import LatentDist, Pixels, pixel_spec
+from ..nn.denoiser import resized
 from .base import Encoder, Encoding
 
 
 class IdentityEncoderConfig(ComponentConfig):
-    """The identity encoder has no options."""
+    """Options of the identity encoder.
+
+    Attributes:
+        factor: Beside the pixels themselves (group "fine") there are those of the picture that many times smaller
+            (bicubic), for models that predict small pictures and draw them in full size afterwards. 1: none.
+    """
 
     name: str = "identity"
+    factor: int = Field(default=1, ge=1)
 
 
 class IdentityEncoder(Encoder):
@@ -40,13 +48,19 @@ class IdentityEncoder(Encoder):
 
     Config = IdentityEncoderConfig
     default_decoder = "identity"
+    config: IdentityEncoderConfig
 
     def __init__(self, config: IdentityEncoderConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)
         if not obs.height:
             raise ConfigError("encoder 'identity' takes pictures as they are, but these observations have none "
                               "(obs.height is 0): use encoder=mlp, which reads vectors")
-        self.spec = pixel_spec(height=obs.height, width=obs.width, channels=obs.channels, views=obs.views)
+        if obs.height % config.factor or obs.width % config.factor:
+            fits = [f for f in range(1, min(obs.height, obs.width)) if not obs.height % f and not obs.width % f]
+            raise ConfigError(f"an image of {obs.height} x {obs.width} cannot be made encoder.factor {config.factor} "
+                              f"times smaller; factors that fit: {', '.join(map(str, fits))}")
+        self.spec = pixel_spec(height=obs.height, width=obs.width, channels=obs.channels, views=obs.views,
+                               factor=config.factor)
 
     def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:
         obs = self.obs
@@ -56,5 +70,10 @@ class IdentityEncoder(Encoder):
         else:
             check_shape(video, "b v t c h w", name="video", v=obs.views, c=obs.channels, h=obs.height, w=obs.width)
             maps = rearrange(video, "b v t c h w -> b t v c h w")
-        z = Pixels.of_maps(self.spec, 2 * maps - 1)
+        maps, factor = 2 * maps - 1, self.config.factor
+        if factor == 1:
+            z = Pixels.of_maps(self.spec, maps)
+        else:
+            small = resized(maps.flatten(0, 2), self.spec.grid)
+            z = Pixels.of_maps(self.spec, small.unflatten(0, maps.shape[:3]), maps)
         return Encoding(LatentDist(self.spec, z.values), z)
