@@ -270,6 +270,11 @@ class Dream:
             raise ShapeError(f"the newest frame is {self._loop.latent}; what takes its place must be alike, got {z}")
         self._loop.replace(z)
 
+    @property
+    def before(self) -> Latent | None:
+        """Frames before the newest one, as many as the model's decoder looks back on; None if it does not."""
+        return self._loop.before
+
     def picture(self, *, masks: bool = False) -> Decoded:
         """The newest frame as the model draws it, ``[B, 1]``; see `worldkit.WorldModel.decode`."""
         return self.model.decode(self.latent, masks=masks, before=self._loop.before)

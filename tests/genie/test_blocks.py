@@ -34,6 +34,9 @@ def test_an_axis_is_mixed_by_its_own_attention_alone():
 def test_heads_have_a_width_of_their_own_and_parameters_are_counted():
     for qk_norm in (False, True):
         transformer = SpaceTimeTransformer(**SIZES, qk_norm=qk_norm)
+        x = tokens()
+        torch.testing.assert_close(transformer.blocks[0](x), x)  # begins by changing nothing
+        shake(transformer)
         assert sum(p.numel() for p in transformer.parameters()) == parameter_count(**SIZES, qk_norm=qk_norm)
         transformer(tokens()).square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in transformer.parameters())

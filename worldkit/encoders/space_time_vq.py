@@ -12,6 +12,7 @@ restarts of idle codes from vectors of the batch, a commitment of 0.25.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +25,7 @@ from ..errors import ConfigError
 from ..latents import Field as LatentField
 from ..latents import Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.patches import patch_grid, to_patches
-from ..nn.quantize import UnitQuantizerConfig, VectorQuantizer, perplexity
+from ..nn.quantize import Center, UnitQuantizerConfig, VectorQuantizer, perplexity
 from ..nn.space_time import SpaceTimeTransformer
 from .base import Encoder, Encoding
 
@@ -39,6 +40,8 @@ class SpaceTimeVQConfig(ComponentConfig):
         head_dim: Width of a head; None: ``dim / num_heads``.
         window: Frames that a frame's codes depend on at most, itself included.
         quantizer: The codes.
+        center: ``"batch"``: vectors are made 0 on average and 1 wide before they are compared with codes, see
+            `worldkit.nn.quantize.Center`. ``"none"``: the paper.
     """
 
     name: str = "space-time-vq"
@@ -50,6 +53,7 @@ class SpaceTimeVQConfig(ComponentConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     window: int = Field(default=16, gt=0)
     quantizer: UnitQuantizerConfig = UnitQuantizerConfig()
+    center: Literal["none", "batch"] = "none"
 
 
 class SpaceTimeVQ(Encoder):
@@ -85,6 +89,7 @@ class SpaceTimeVQ(Encoder):
             dropout=config.dropout, num_tokens=self.spec.num_tokens, max_frames=config.window,
         )
         self.to_code = nn.Linear(config.dim, config.quantizer.dim)
+        self.center = Center(config.quantizer.dim) if config.center == "batch" else nn.Identity()
         self.quantizer = VectorQuantizer(config.quantizer)
 
     @property
@@ -95,7 +100,7 @@ class SpaceTimeVQ(Encoder):
         obs = self.obs
         check_shape(video, "b t c h w", name="video", c=obs.channels, h=obs.height, w=obs.width)
         tokens = self.transformer.slide(self.embed_patches(to_patches(video, self.config.patch_size)))
-        vectors = self.to_code(tokens)
+        vectors = self.center(self.to_code(tokens))
         found = self.quantizer(vectors, sampler)
         latent = Latent.build(self.spec, {("patches", "code"): found.codes[..., None]})
         posterior = LatentDist(self.spec, {("patches", "code"): -self.quantizer.distances(vectors)})

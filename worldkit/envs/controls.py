@@ -20,7 +20,7 @@ class Controls:
     Attributes:
         space: Of one environment.
         field: Condition that is given the actions; None: another one, or nobody.
-        latent: Actions are the model's latent actions, ``[N or 1, A]``.
+        latent: Actions are the model's latent actions, ``[N or 1, A]``, or the numbers of their codes.
     """
 
     space: spaces.Space
@@ -34,6 +34,9 @@ class Controls:
             ConfigError: they are no actions of the space's shape, not finite, or not one of its choices.
         """
         self._check(actions)
+        if self.latent and isinstance(self.space, spaces.Discrete):
+            numbers = np.asarray(actions, np.int64).reshape(len(actions), 1, 1, 1)
+            return {}, torch.as_tensor(numbers, device=device)
         if self.latent:
             return {}, torch.as_tensor(np.asarray(actions, np.float32), device=device)[:, None]
         if self.field is None:

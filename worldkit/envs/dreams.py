@@ -100,10 +100,11 @@ class Imagination:
         self._advance(dream, np.zeros((1, *(told.space.shape or ()))), told)
         if self.controls.latent:
             assert dream.latent_action is not None  # the model has latent actions, or controls_of had refused
-            shape = tuple(dream.latent_action.shape[2:])
-            self.controls = replace(self.controls, space=spaces.Box(-np.inf, np.inf, shape, np.float32))
+            shape, choices = tuple(dream.latent_action.shape[2:]), self.model.latent_action.choices
+            space = spaces.Box(-np.inf, np.inf, shape, np.float32) if choices is None else spaces.Discrete(choices)
+            self.controls = replace(self.controls, space=space)
         self.predicts = tuple(name for name in HEADS if name in dream.predictions)
-        seen, pixels = self._observe(z)[0], self.kind == "pixels"
+        seen, pixels = self._observe(z, dream.before)[0], self.kind == "pixels"
         self.observation_space = (spaces.Box(0, 255, seen.shape, np.uint8) if pixels else
                                   spaces.Box(-np.inf, np.inf, seen.shape, np.float32))
 
@@ -114,7 +115,7 @@ class Imagination:
             cohort.rows = np.array([-1 if row in gone else row for row in cohort.rows])
         dream, z = self._dream(indices, generators)
         self._cohorts = [c for c in self._cohorts if (c.rows >= 0).any()] + [_Cohort(np.array(rows), dream)]
-        return self._observe(z)
+        return self._observe(z, dream.before)
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
         """One step of the episodes in these rows (sorted), each with its action, ``[len(rows), ...]``."""
@@ -128,12 +129,19 @@ class Imagination:
             told = np.zeros((len(cohort.rows), *actions.shape[1:]), actions.dtype)
             told[alive] = actions[mine]  # who has left the cohort is dreamed on, and nobody looks
             z = self._advance(cohort.dream, told, self.controls)
-            parts.append(z if len(alive) == len(cohort.rows) else z[torch.tensor(alive, device=self.device)])
+            seen = (z, cohort.dream.before)
+            if len(alive) < len(cohort.rows):
+                kept = torch.tensor(alive, device=self.device)
+                seen = tuple(None if x is None else x[kept] for x in seen)
+            parts.append(seen)
             where += mine
             for name in self.predicts:
                 made[name][mine] = cohort.dream.predictions[name][alive, 0].float().cpu().numpy()
         order = np.argsort(where)
-        seen = self._observe(parts[0] if len(parts) == 1 else type(parts[0]).cat(parts, 0))
+        if len(parts) == 1 or parts[0][1] is not None:  # histories differ in length
+            seen = np.concatenate([self._observe(*part) for part in parts])
+        else:
+            seen = self._observe(type(parts[0][0]).cat([z for z, _ in parts], 0))
         seen = seen if len(parts) == 1 and (np.diff(order) == 1).all() else seen[order]
         return Step(seen, made["reward"].astype(np.float64), made["terminated"] > 0.5)
 
@@ -156,17 +164,17 @@ class Imagination:
         return dream.step(conditions, latent_action=latent_action)
 
     @torch.no_grad()
-    def _observe(self, z: Latent) -> np.ndarray:
+    def _observe(self, z: Latent, before: Latent | None = None) -> np.ndarray:
         """What is seen of latents ``[B, 1]``."""
         if self.kind == "latent":
             return z.pack()[:, 0].float().cpu().numpy().copy()
-        return self.draw(z)
+        return self.draw(z, before)
 
     @torch.no_grad()
-    def draw(self, z: Latent) -> np.ndarray:
-        """Pictures of latents ``[B, 1]``: uint8 ``[B, H, W, C]`` (``[B, V, H, W, C]``)."""
+    def draw(self, z: Latent, before: Latent | None = None) -> np.ndarray:
+        """Pictures of latents ``[B, 1]``, after those ``before``: uint8 ``[B, H, W, C]`` (``[B, V, H, W, C]``)."""
         with self.model._evaluating():
-            video = self.model.decode(z).video[..., 0, :, :, :]
+            video = self.model.decode(z, before=before).video[..., 0, :, :, :]
         pictures = (video.clamp(0, 1) * 255).round().to(torch.uint8)
         return np.ascontiguousarray(rearrange(pictures, "... c h w -> ... h w c").cpu().numpy())
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from ..distributions import Categorical
 from ..errors import ConfigError, IncompatibleComponentsError
 from ..latents import Latent, LatentSpec
 from ..nn.patches import from_patches, patch_grid, to_patches
-from ..nn.quantize import Quantized, UnitQuantizerConfig, VectorQuantizer, perplexity
+from ..nn.quantize import Center, Quantized, UnitQuantizerConfig, VectorQuantizer, perplexity
 from ..nn.space_time import SpaceTimeTransformer
 from .base import ActionDist, LatentAction
 
@@ -59,6 +59,10 @@ class VQLatentActionConfig(ComponentConfig):
         head_dim: Width of a head; None: ``dim / num_heads``.
         decoder_layers: Of the decoder, which is needed in training alone; None: as many.
         quantizer: The codes: ``quantizer.codes`` is how many actions there are.
+        target: What the decoder draws: ``"frame"``, the next one (the paper), or ``"change"``, what that adds to this
+            one: then it need not learn first what stays.
+        center: ``"batch"``: vectors are made 0 on average and 1 wide before they are compared with codes (Łańcucki et
+            al., arXiv:2005.08520); what all transitions share cannot crowd out how they differ. ``"none"``: the paper.
         regularizer_weight: Of what draws codes and vectors to one another, beside the reconstruction. Where little of a
             picture changes, a squared error per pixel is small, and 1 (the paper, as far as it says) ties all vectors
             to one code before it has said anything.
@@ -75,6 +79,8 @@ class VQLatentActionConfig(ComponentConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     decoder_layers: int | None = Field(default=None, gt=0)
     quantizer: ActionQuantizerConfig = ActionQuantizerConfig()
+    target: Literal["frame", "change"] = "frame"
+    center: Literal["none", "batch"] = "none"
     regularizer_weight: float = Field(default=1.0, ge=0)
     change_weight: float = Field(default=0.0, ge=0)
 
@@ -134,12 +140,16 @@ class VQLatentAction(LatentAction):
         self.encoder = SpaceTimeTransformer(num_layers=config.num_layers, num_tokens=rows * columns + 1,
                                             max_frames=window + 1, **sizes)
         self.to_code = nn.Linear(config.dim, config.quantizer.dim)
+        self.center = Center(config.quantizer.dim) if config.center == "batch" else nn.Identity()
         self.quantizer = VectorQuantizer(config.quantizer)
         self.decode_patches, self.decode_code = nn.Linear(pixels, config.dim), nn.Linear(config.quantizer.dim,
                                                                                         config.dim)
         self.decoder = SpaceTimeTransformer(num_layers=config.decoder_layers or config.num_layers,
                                             num_tokens=rows * columns, max_frames=window, **sizes)
         self.to_pixels = nn.Linear(config.dim, pixels)
+        if config.target == "change":
+            nn.init.zeros_(self.to_pixels.weight)
+            nn.init.zeros_(self.to_pixels.bias)
         told_as_it_is = dynamics_dim in (0, config.quantizer.dim)
         self.to_condition = nn.Identity() if told_as_it_is else nn.Linear(config.quantizer.dim, dynamics_dim)
         self.register_buffer("usage", torch.full((config.quantizer.codes,), 1 / config.quantizer.codes))
@@ -159,7 +169,7 @@ class VQLatentAction(LatentAction):
         tokens = self.embed_patches(to_patches(video, self.config.patch_size))
         token = repeat(self.action_token, "d -> b t 1 d", b=tokens.shape[0], t=tokens.shape[1])
         seen = self.encoder.slide(torch.cat([token, tokens], 2))[:, 1:, 0]
-        return self.quantizer(self.to_code(seen))
+        return self.quantizer(self.center(self.to_code(seen)))
 
     def _posterior(self, found: Quantized) -> CodedActions:
         sure = F.one_hot(found.codes, self.choices).to(found.vectors.dtype)
@@ -185,8 +195,10 @@ class VQLatentAction(LatentAction):
         """
         told = self.decode_code(vectors)[:, :, None]
         tokens = self.decoder(self.decode_patches(to_patches(video, self.config.patch_size)) + told)
-        pixels = torch.sigmoid(self.to_pixels(tokens))
-        return from_patches(pixels, self.config.patch_size, height=self.obs.height, width=self.obs.width)
+        pixels, change = self.to_pixels(tokens), self.config.target == "change"
+        pixels = torch.tanh(pixels) if change else torch.sigmoid(pixels)
+        drawn = from_patches(pixels, self.config.patch_size, height=self.obs.height, width=self.obs.width)
+        return video + drawn if change else drawn
 
     def losses(self, video: Tensor, posterior: ActionDist) -> dict[str, Tensor]:
         """Squared error of frame t + 1, mean over pixels; and what draws codes and vectors to one another."""

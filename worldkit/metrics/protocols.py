@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 
 METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "med10_painted", "pck", "ari", "fg_ari", "fg_ari_video",
-           "miou")
+           "miou", "delta_psnr")
 DRIVERS = ("prior", "sampled", "inferred", "encoded")
 WINDOWS = ("tile", "start", "slide")
 
@@ -129,5 +129,11 @@ PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in (
         "balls-med10", "Balls-Interaction: 10 frames given, tracking error of 10 predicted ones",
         "G-SWM (Lin et al. 2020), which DDLP follows; it predicts 90 frames, of which MED10 uses the first 10",
         10, 10, metrics=("psnr", "ssim", "med10", "pck"), windows="start",
+    ),
+    Protocol(
+        "genie-controllability", "1 frame given, 8 predicted by inferred latent actions, and by others",
+        "Genie (arXiv 2402.15391), section 3, reports t = 4; how many frames are given, what others are drawn from and "
+        "how often is ours: see worldkit.training.controllability. The other row is the tokenizer's ceiling",
+        1, 8, driven_by=("inferred", "encoded"), metrics=("psnr", "delta_psnr"), max_clips=512,
     ),
 )}

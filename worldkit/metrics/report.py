@@ -36,6 +36,7 @@ TITLES = {
     "pck": "PCK@0.1 ↑", "paired": "objects paired ↑",
     "kept": "objects kept ↑",
     "vector_error": "error of vectors ↓",
+    "delta_psnr": "ΔPSNR, any latent action (dB) ↑", "delta_psnr_usage": "ΔPSNR, as used (dB) ↑",
     "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""

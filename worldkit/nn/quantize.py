@@ -211,6 +211,38 @@ class VectorQuantizer(nn.Module):
         self.restarted[which] = True
 
 
+class Center(nn.Module):
+    """Vectors ``[..., D]``, 0 on average and 1 wide: by the batch while it learns, by averages of batches afterwards.
+
+    A direction that all vectors share, as a bias gives them, would leave unit vectors hardly any room to differ, and
+    one code would do for all of them. Source: Łańcucki et al. (arXiv:2005.08520).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, dim: int, decay: float = 0.9):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = full_precision(z)
+        mean, variance = self.mean, self.variance
+        if self.training:
+            rows = z.reshape(-1, z.shape[-1])
+            mean, variance = rows.mean(0), rows.var(0, correction=0)
+            with torch.no_grad():
+                self.batches += 1
+                share = (1 / self.batches).clamp(min=1 - self.decay)  # of the first batches a plain mean
+                self.mean.lerp_(mean.detach(), share)
+                self.variance.lerp_(variance.detach(), share)
+        return (z - mean) * torch.rsqrt(variance + 1e-5)
+
+
 def clear_moments(optimizer: torch.optim.Optimizer, quantizer: VectorQuantizer) -> None:
     """Forget an optimiser's averages of the codes that were just restarted."""
     for value in optimizer.state.get(quantizer.codebook, {}).values():

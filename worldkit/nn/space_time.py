@@ -2,8 +2,9 @@
 feed-forward layer.
 
 Unlike PINT's (`worldkit.nn.transformer`) it has no AdaLN: what a frame is told is added to its tokens before. Heads
-have a width of their own (Genie's are wider than ``dim / num_heads``). The paper leaves norms, their place and
-positions open: here LayerNorm before every part, and learned tables of tokens and of times, added once at the input.
+have a width of their own (Genie's are wider than ``dim / num_heads``). The paper leaves norms, positions and initial
+weights open: here LayerNorm before every part, learned tables of tokens and of times, added once at the input,
+and the last layer of every part at zero, so that what a token shows gets through to its code from the first step on.
 
 A `Memory` carries keys and values of past frames; `Memory.length` may be set back, and the frames behind it are written
 over: so a frame is tried out, again and again, on what is known of the frames before it.
@@ -36,6 +37,10 @@ class SpaceTimeBlock(Checkpointed):
         self.norm_space, self.space = nn.LayerNorm(dim), Attention(dim, num_heads, dropout, **options)
         self.norm_time, self.time = nn.LayerNorm(dim), Attention(dim, num_heads, dropout, **options)
         self.norm_forward, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim, dropout)
+        for last in (self.space.proj, self.time.proj, self.feed_forward[2]):  # a block begins by changing nothing
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, remember: Remember | None = None) -> Tensor:
         """``remember`` adds the keys and values of frames before these, see `Memory.extend`."""

@@ -34,11 +34,15 @@ LONGEST = 600
 
 @dataclass(frozen=True)
 class Steering:
-    """The action condition of a model: ``dim`` numbers from -1 to 1, or one of ``choices``; else both None."""
+    """What a player steers by: ``dim`` numbers from -1 to 1, or one of ``choices``; else both None.
+
+    It is the model's action condition of this name, or, with ``latent``, its latent action.
+    """
 
     name: str | None = None
     dim: int | None = None
     choices: int | None = None
+    latent: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,10 @@ class Session:
         context_frames: Frames of data that the model sees first.
         seed: Of everything drawn.
         clip: Number of the first clip.
+        latent: Steer by the model's latent action instead of its action condition.
     Raises:
         NoDecoderError: the model cannot draw.
-        WorldkitError: it has no dynamics.
+        WorldkitError: it has no dynamics, or no latent action to be steered by.
     Example:
         >>> import worldkit as wk
         >>> clips = wk.data.open_dataset("balls-32", split="test", num_frames=12)
@@ -87,14 +92,14 @@ class Session:
     """
 
     def __init__(self, model: ComposedWorldModel, clips: ClipDataset, *, context_frames: int, seed: int = 0,
-                 clip: int = 0):
+                 clip: int = 0, latent: bool = False):
         model.require_dynamics()
         if model.decoder is None:
             raise NoDecoderError("this model has no decoder, so there is nothing to see: play one that draws")
         self.model, self.clips, self.context_frames = model.eval(), clips, context_frames
         self.device = next(model.parameters()).device
         self.random = torch.Generator(self.device).manual_seed(seed)
-        self.steering = _steering(model)
+        self.steering = _latent_steering(model) if latent else _steering(model)
         self.action: Any = None  # what the keys or the pad say: numbers, or a choice
         self.mode = "sample" if self.modes else "mean"
         self.show_owners = False
@@ -260,15 +265,23 @@ class Session:
         return told
 
     def _latent_action(self, moment: Moment) -> Tensor | None:
-        """What really happened then, if that is to be followed and known."""
+        """What the player says, or what really happened then, if that is to be followed and known."""
+        if self.steering.latent and self.action is not None:
+            like = self._really_happened()
+            value = torch.as_tensor(self.action, dtype=like.dtype, device=like.device)
+            return value.expand(1, 1, *like.shape[2:]).clone()
         if self.mode != "inferred":
             return None
+        found, at = self._really_happened(), self.context_frames - 1 + moment.t
+        return found[:, at : at + 1] if at < found.shape[1] else None
+
+    def _really_happened(self) -> Tensor:
+        """Latent actions of the clip, ``[1, T - 1, N or 1, A]``."""
         if self._inferred is None:
             frames = self._video.shape[-4]
             told = {name: x for name, x in self._told.items()}
             self._inferred = self.model.infer_latent_actions(self._video, conditions=told)[:, : frames - 1]
-        at = self.context_frames - 1 + moment.t
-        return self._inferred[:, at : at + 1] if at < self._inferred.shape[1] else None
+        return self._inferred
 
     def _generator(self) -> torch.Generator:
         seed = int(torch.randint(2**62, (), generator=self.random, device=self.device))
@@ -338,6 +351,14 @@ def _steering(model: ComposedWorldModel) -> Steering:
         if hasattr(config, "num_actions"):
             return Steering(name, config.dim, config.num_actions)
     return Steering()
+
+
+def _latent_steering(model: ComposedWorldModel) -> Steering:
+    """Codes are chosen among; vectors are pushed, the same of every token."""
+    module = model.require_latent_action("steering by latent actions")
+    if module.choices is not None:
+        return Steering("latent action", choices=module.choices, latent=True)
+    return Steering("latent action", dim=module.config.action_dim, latent=True)
 
 
 def _picture(frame: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from ..metrics import ImageFeatures, Report, VideoFeatures, copy_last_frame, mea
 from ..metrics.tracking import MED_STEPS
 from ..model import ComposedWorldModel, Rollout
 from ..progress import track
+from .controllability import DELTA, Controllability, with_true_actions
 from .rows import Rows
 from .scores import Scorer, Truth, flat
 
@@ -56,13 +57,18 @@ def predict(
             given, rest = z[:, :context_frames], z[:, context_frames:]
             drawn, again = model.decode(rest, before=given), model.decode(given)
             return Rollout(rest, given, drawn.video, again.video, vectors=drawn.vectors, context_vectors=again.vectors)
-    known = {"conditions": {k: batch.conditions[k] for k in model.conditioners if k in batch.conditions},
-             "masks": {k: batch.masks[k] for k in model.conditioners if k in batch.masks}}
+    known = conditions_of(model, batch)
     actions = model.infer_latent_actions(batch, **known) if driven_by == "inferred" else None
     return model.rollout(
         batch.context(context_frames), horizon, latent_actions=actions, generator=generator,
         deterministic=driven_by != "sampled", window=window, **known,  # type: ignore[arg-type]
     )
+
+
+def conditions_of(model: ComposedWorldModel, batch: Batch) -> dict[str, dict[str, Any]]:
+    """What a model takes of the conditions and masks of a batch."""
+    return {"conditions": {k: batch.conditions[k] for k in model.conditioners if k in batch.conditions},
+            "masks": {k: batch.masks[k] for k in model.conditioners if k in batch.masks}}
 
 
 def choose_clips(dataset: ClipDataset, max_clips: int | None, *, starts: bool = False) -> list[int]:
@@ -107,7 +113,8 @@ def evaluate(
         samples: Rollouts per clip of ``"sampled"``. Its report then has the mean over them, and a report
             ``"best of n"`` has, for every clip, the sample with the highest PSNR.
         metrics: More numbers: ``"med10"``, ``"med10_painted"``, ``"pck"`` (positions in the data's state), ``"ari"``,
-            ``"fg_ari"``, ``"miou"`` (state "segmentation"), ``"fvd"``, ``"fid"`` (with ``networks``).
+            ``"fg_ari"``, ``"miou"`` (state "segmentation"), ``"fvd"``, ``"fid"`` (with ``networks``); where inferred
+            latent actions drive, ``"delta_psnr"`` (see `worldkit.training.controllability`).
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`.
         starts: Only clips that begin with their episode.
         **facts: Stored with the protocol.
@@ -117,6 +124,9 @@ def evaluate(
     Raises:
         ConfigError, DataError: the model or the data lack what a metric needs.
     """
+    control = Controllability(model, seed=seed) if DELTA in metrics else None
+    if control is not None:
+        dataset = with_true_actions(dataset)
     indices = choose_clips(dataset, max_clips, starts=starts)
     scorer = Scorer(model, metrics, perceptual, networks or {})
     obs, horizon = model.config.obs, dataset.num_frames - context_frames
@@ -139,6 +149,9 @@ def evaluate(
             for _ in range(count):
                 rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
                 drawn.append(scorer.model_scores(rollout, truth))
+                if control is not None and driver == "inferred":
+                    drawn[-1] |= control.scores(batch, truth.video, rollout.video, rollout.latent_actions,
+                                                context_frames=context_frames, **conditions_of(model, batch))
                 if scorer.networks:
                     rows.add_features("model", scorer.features(flat(rollout.context_video), flat(rollout.video)))
             rows.add_samples(drawn)
@@ -149,6 +162,8 @@ def evaluate(
                              "driven_by": DRIVERS[driver]} | facts
         stated |= {"tracking": scorer.followed} if scorer.track else {}
         stated |= {"samples": count} if count > 1 else {}
+        if control is not None and driver == "inferred" and (found := control.agreement()) is not None:
+            stated |= {"codes and true actions": str(found)}
         reports[driver] = rows.report(stated, scorer)
         if count > 1:
             reports["best of n"] = rows.best_report(stated | {"driven_by": DRIVERS["best of n"]}, scorer)

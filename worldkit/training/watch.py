@@ -1,5 +1,5 @@
 """Signs that a run has gone wrong: a diverging KL, all particles gone or all saturated, dead tokens, embeddings that
-are all the same."""
+are all the same, a single code for everything."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ DEAD = 0.002
 COLLAPSED, COLLAPSED_RANK, COLLAPSE_PATIENCE = 0.02, 2.0, 100
 """Embeddings are called collapsed when for so many steps their spread was below this share of its highest value, or
 they spread in fewer directions than this (`worldkit.objectives.collapse.health`)."""
+ONE_CODE = 1.2
+"""Codes in use (perplexity) up to which they are called collapsed, if that lasts for `PATIENCE` steps."""
+_WEIGHTS = {"latent_action": "latent_action.regularizer_weight", "encoder": "objective.regularizer_weight"}
 
 
 class Watch:
@@ -39,7 +42,7 @@ class Watch:
     def look(self, step: int, terms: Mapping[str, float]) -> list[str]:
         """New warnings, given the terms of a step's loss."""
         return [text for text in (*self._diverging(terms), self._particles(step, terms),
-                                self._collapsed(step, terms)) if text]
+                                self._collapsed(step, terms), *self._codes(step, terms)) if text]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on as if never stopped."""
@@ -64,6 +67,22 @@ class Watch:
             else:
                 self.said.discard(name)
         return [text for text in found if text]
+
+    def _codes(self, step: int, terms: Mapping[str, float]) -> list[str | None]:
+        """Codes that have collapsed: of latent actions, then there is nothing to steer by; of a tokenizer, to see."""
+        found = []
+        for name, value in terms.items():
+            if name.rpartition("/")[2] != "perplexity":
+                continue
+            if value > ONE_CODE:
+                self.since.pop(name, None)
+                self.said.discard(name)
+            elif step - self.since.setdefault(name, step) >= PATIENCE:
+                part = "latent_action" if name.startswith("latent_action") else "encoder"
+                found.append(self._once(name, f"the codes have collapsed: {name} is {value:.3g}, so one stands for "
+                                              f"everything; {part}.center=batch, a lower weight of what ties vectors "
+                                              f"to codes ({_WEIGHTS[part]}) or {part}.quantizer.restart_after help"))
+        return found
 
     def _particles(self, step: int, terms: Mapping[str, float]) -> str | None:
         visible = terms.get("visible_particles")

@@ -28,7 +28,8 @@ examples:
   worldkit play lpwm-balls-mini --web               in the browser
   worldkit play lpwm-push-mini --web                steer with arrow keys, or the pad
   worldkit play lpwm-push-mini                      in this terminal
-  worldkit play runs/a --data recordings/ --clip 3 --web --port 0"""
+  worldkit play runs/a --data recordings/ --clip 3 --web --port 0
+  worldkit play runs/genie --data catch --latent    steer by latent actions: digits choose a code"""
 
 
 def add(commands: Commands) -> None:
@@ -36,6 +37,7 @@ def add(commands: Commands) -> None:
     p = command(commands, "play", "Step inside a model's dream: in the terminal, or in a browser.", _HELP)
     p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
     p.add_argument("--web", action="store_true", help="in a browser; needs the extra 'play'")
+    p.add_argument("--latent", action="store_true", help="steer by the model's latent action: nobody recorded any")
     p.add_argument("--port", type=natural, help="of --web; 0: any free one (default: 8080)")
     p.add_argument("--open", action="store_true", help="of --web: open the browser, too")
     p.add_argument("--fps", type=float, default=10.0, help="steps per second; 0: as fast as it goes (default: 10)")
@@ -87,7 +89,8 @@ def _session(options: Namespace) -> tuple[Any, dict[str, str]]:
     clips = open_clips(model, data, split=options.split, num_frames=context + horizon, **data_options(options))
     if note := resize_note(options.model, loaded.facts, clips):
         console.print(f"note: {note}", soft_wrap=True)
-    session = Session(model, clips, context_frames=context, seed=options.seed, clip=options.clip)
+    session = Session(model, clips, context_frames=context, seed=options.seed, clip=options.clip,
+                      latent=options.latent)
     return session, {"model": options.model, "data": data}
 
 
