@@ -47,6 +47,18 @@ def test_windows_are_drawn_evenly_and_never_cross_unless_asked():
     assert torch.equal(batch.first[:, 0], (batch.video[:, 0, 0, 0, 0] % 10) == 0)
 
 
+@pytest.mark.parametrize("by", ["episodes", "ends"])
+def test_episodes_may_be_drawn_first_and_their_ends_more_often(by):
+    replay = Replay(4, cross=False, by=by)
+    for number, (rows, over) in enumerate(((6, True), (3, True), (4, True), (7, False))):
+        replay.add(number % 2, number, episode(number, rows), over=over)
+    batch = replay.draw(6000, np.random.default_rng(0))
+    starts, counts = np.unique(batch.video[:, 0, 0, 0, 0].numpy(), return_counts=True)
+    assert starts.tolist() == [0, 1, 2, 20, 30, 31, 32, 33]  # three episodes are long enough, and a third of all each
+    ends = [1 / 7, 1 / 7, 5 / 7] if by == "ends" else [1 / 3] * 3
+    assert counts / 2000 == pytest.approx([*ends, 1, *[1 / 4] * 4], abs=0.06)
+
+
 def test_a_window_over_a_border_says_so_and_leaks_nothing():
     replay = Replay(4)
     for number, rows in enumerate((3, 4)):

@@ -32,6 +32,8 @@ class OnlineConfig(Config):
         every: Steps between bursts of updates; 1: as soon as one is due.
         length: Transitions of a clip.
         cross: Clips may go on in the next episode. Models that carry nothing over such a border can learn from them.
+        draw: Clips are drawn evenly from all ``"steps"``; or an episode is drawn, then a clip in it (``"episodes"``),
+            and the last clip of an episode as often as one clip's length of others (``"ends"``, Dreamer v2).
         queue: Every new clip is learned from once before others are drawn.
         capacity: Steps that are kept in memory; older ones are forgotten, their files stay.
         reward: What is learned as the reward: the environment's ``"own"``, or its ``"tanh"`` (Dreamer v2 in Atari).
@@ -56,6 +58,7 @@ class OnlineConfig(Config):
     every: int = Field(default=1, gt=0)
     length: int = Field(default=64, gt=0)
     cross: bool = True
+    draw: Literal["steps", "episodes", "ends"] = "steps"
     queue: bool = False
     capacity: int = Field(default=1_000_000, gt=0)
     reward: Literal["own", "tanh"] = "own"

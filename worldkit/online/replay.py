@@ -1,5 +1,8 @@
 """`Replay`: windows of collected episodes, drawn from memory.
 
+Which windows are likely is said by ``by``; Dreamer v2's rule ("ends") is danijar/dreamerv2 @ 07d906e's, from its
+description.
+
 The episodes are an ordinary data set (a folder of ``npz`` files, `worldkit.collecting`); this is a view of it that
 grows while environments play. Rows are frames: row t holds frame t, the action and the reward of the transition from
 there to frame t + 1, and whether that ended the episode. The last row of an episode leads nowhere: action and reward
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -133,7 +136,7 @@ class Stream:
 
 
 class Replay:
-    """Draws windows of the episodes that were played, all of them equally likely.
+    """Draws windows of the episodes that were played.
 
     Args:
         length: Frames of a window.
@@ -145,6 +148,8 @@ class Replay:
         conditions: Condition -> column that it is fed from.
         vectors: Vector beside the picture -> column; a model has it in ``config.vectors``.
         pictures: Keep them; else video is empty, for models that see vectors alone.
+        by: ``"steps"``: all windows are equally likely; ``"episodes"``: all episodes are, then all windows in one;
+            ``"ends"``: likewise, but the last window of an episode that is over counts as ``length`` more.
     Example:
         >>> from worldkit.collecting import make_policy, play_episode
         >>> from worldkit.envs import make_env
@@ -158,10 +163,11 @@ class Replay:
 
     def __init__(self, length: int, *, capacity: int = 1_000_000, cross: bool = True, queue: bool = False,
                  channels: int = 3, conditions: Mapping[str, str] | None = None,
-                 vectors: Mapping[str, VectorColumn] | None = None, pictures: bool = True):
+                 vectors: Mapping[str, VectorColumn] | None = None, pictures: bool = True,
+                 by: Literal["steps", "episodes", "ends"] = "steps"):
         self.length, self.capacity, self.cross, self.queue, self.channels = length, capacity, cross, queue, channels
         self.conditions = {"action": "action"} if conditions is None else dict(conditions)
-        self.vectors, self.pictures = dict(vectors or {}), pictures
+        self.vectors, self.pictures, self.by = dict(vectors or {}), pictures, by
         self.streams: dict[int, Stream] = {}
         self.rows = 0
         self._drawn: list[list[tuple[Track, int, int]]] = []  # parts (track, row, rows) of the newest windows
@@ -242,10 +248,23 @@ class Replay:
             stream, row = self._fresh.popleft()
             if (found := self._locate(stream, row)) is not None:
                 chosen.append(found)
+        if self.by != "steps":
+            return self._batch(tracks, chosen + self._in_episodes(tracks, ends, count - len(chosen), random))
         places = random.integers(0, ends[-1], count - len(chosen))
         at = np.searchsorted(ends, places, side="right")
         chosen += zip(at.tolist(), (places - np.where(at > 0, ends[at - 1], 0)).tolist(), strict=True)
         return self._batch(tracks, chosen)
+
+    def _in_episodes(
+        self, tracks: list[Track], ends: np.ndarray, count: int, random: np.random.Generator
+    ) -> list[tuple[int, int]]:
+        """Tracks and rows in them: an episode, then a window that begins there."""
+        windows = np.diff(ends, prepend=0)
+        at = random.choice(np.flatnonzero(windows), count)
+        windows = windows[at]
+        more = np.array([self.length * tracks[number].over for number in at.tolist()], int) * (self.by == "ends")
+        rows = np.minimum(random.integers(0, windows + more), windows - 1)
+        return list(zip(at.tolist(), rows.tolist(), strict=True))
 
     def _locate(self, stream: int, row: int) -> tuple[int, int] | None:
         """Track and row in it of a row of a stream; None if it is forgotten."""

@@ -130,7 +130,7 @@ class OnlineTrainer:
         model = agent.model.config
         self.replay = Replay(self.config.length + 1, capacity=self.config.capacity, cross=self.config.cross,
                              queue=self.config.queue, channels=model.obs.channels, conditions=model.columns,
-                             vectors=model.vectors, pictures=model.obs.height > 0)
+                             vectors=model.vectors, pictures=model.obs.height > 0, by=self.config.draw)
         self._spec = agent.model.spec
         if self.config.context and not agent.model.require_dynamics().filtering:
             raise ConfigError("online.context begins clips with states, and this model's dynamics "
