@@ -50,6 +50,7 @@ class DreamerConfig(ComponentConfig):
         free_nats: What costs nothing.
         free: Of what: ``"frame"``: of every frame; ``"mean"``: of the mean over clips and frames.
         image_scale: Of the pictures' loss.
+        train_encoder: Without it the encoder comes trained and stays as it is.
     """
 
     name: str = "dreamer"
@@ -61,6 +62,7 @@ class DreamerConfig(ComponentConfig):
     free_nats: float = Field(default=1.0, ge=0)
     free: Literal["frame", "mean"] = "frame"
     image_scale: float = Field(default=1.0, ge=0)
+    train_encoder: bool = True
 
 
 class Dreamer(Objective):
@@ -69,6 +71,10 @@ class Dreamer(Objective):
     Config = DreamerConfig
     config: DreamerConfig
     requires = frozenset({"decoder", "dynamics", "filtering"})
+
+    def __init__(self, config: DreamerConfig):
+        super().__init__(config)
+        self.frozen = frozenset() if config.train_encoder else frozenset({"encoder"})  # type: ignore[misc]
 
     def parts(
         self, model: ComposedWorldModel, seen: Any, batch: Batch, *, sampler: Sampler, step: int = 0
