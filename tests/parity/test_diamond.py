@@ -1,5 +1,7 @@
 """DIAMOND's denoiser, sampler, and reward and end model against recorded numbers of the official code."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,12 +11,14 @@ from worldkit.batch import Batch
 from worldkit.conditions import Condition
 from worldkit.config import WorldModelConfig
 from worldkit.convert.diamond import denoiser_views, fill, outcomes_views
+from worldkit.factory import create_config
 from worldkit.latents import Pixels
 from worldkit.nn.denoiser import resized
 from worldkit.nn.edm import Preconditioning, SamplingConfig, to_levels
 
 from .diamond import (
     MISSING,
+    ROOT,
     D,
     Tape,
     arrays,
@@ -375,3 +379,28 @@ def test_real_sizes(folder):
         close(model.heads["reward"].logits(said[:, :, None]), tensors["logits_rew"], "rewards")
         close(model.heads["terminated"].logits(said[:, :, None]), tensors["logits_end"], "ends")
         close(hidden[..., ::8], tensors["hx"], "state")
+
+
+KEYS = ROOT.parent / "reference" / "diamond-keys.md"
+
+
+@pytest.mark.skipif(not KEYS.exists(), reason="names of the official weights not found beside the golden files")
+def test_names_are_the_official_ones():
+    """All names and shapes of Atari with 4 actions, and of csgo, but those of the actor-critic."""
+    text = KEYS.read_text().split("```")
+    for listed, preset, options in ((text[1], "diamond-atari", {"conditioners__action__num_actions": 4}),
+                                    (text[3], "diamond-csgo", {})):
+        wanted = {name: shape for name, shape in re.findall(r"^(\S+) (\(.*?\))", listed, re.M)
+                  if not name.startswith("actor_critic.")}
+        with torch.device("meta"):
+            model = build(create_config(preset, **options))
+        dynamics = model.dynamics
+        parts = {"denoiser": denoiser_views(dynamics.denoiser)}
+        if dynamics.upsampler is not None:
+            parts["upsampler"] = denoiser_views(dynamics.upsampler)
+        if dynamics.outcomes is not None:
+            views = outcomes_views(dynamics.outcomes, model.heads)
+            rows = [views.pop(name) for name in sorted(views) if "#" in name]
+            parts["rew_end_model"] = views | {"head.2.weight": torch.cat(rows)}
+        found = {f"{part}.{name}": str(tuple(x.shape)) for part, views in parts.items() for name, x in views.items()}
+        assert found == wanted

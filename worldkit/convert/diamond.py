@@ -15,15 +15,25 @@ Source: github.com/eloialonso/diamond @ 5bcd159, 851cefb (csgo); key names only.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..assembly import build
+from ..config import WorldModelConfig
 from ..errors import CheckpointError
+from ..factory import create_config
+from ..model import ComposedWorldModel
 from ..nn.denoiser import Denoiser
 from ..nn.outcomes import Outcomes
 from ..nn.unet import ConditionedBlocks, UNet
+from .published import published
+from .state import read_state, refuse_other_projects
 
 Read = Callable[[nn.Parameter], Tensor]
 """What is looked at of a parameter: itself, or its gradient."""
@@ -34,6 +44,130 @@ PARTS = ("denoiser", "rew_end_model", "actor_critic", "upsampler")
 def itself(parameter: nn.Parameter) -> Tensor:
     """The values of a parameter."""
     return parameter.data
+
+
+def from_diamond(
+    checkpoint: str | Path, *, game: str | None = None, size: tuple[int, int] | None = None
+) -> ComposedWorldModel:
+    """An official checkpoint -> the world model in it.
+
+    Args:
+        checkpoint: The ``.pt`` file (loaded without running any code in it), a folder laid out as the official
+            repository, or ``"hub:eloialonso/diamond"``.
+        game: Which one, of those in a repository; see `worldkit.convert.published.published`.
+        size: Height and width of the pictures, of csgo alone (others tell it): default 150 x 280.
+    Raises:
+        CheckpointError: no such game, or a file that is damaged or of another model; every key without a place is
+            listed.
+    """
+    file, text = published("diamond", checkpoint, game)
+    return model_of(read_state(file), settings=text, size=size)
+
+
+def model_of(state: Mapping[str, Tensor], *, settings: str = "", size: tuple[int, int] | None = None
+             ) -> ComposedWorldModel:
+    """The world model of an official state dict; see `from_diamond`.
+
+    Args:
+        state: Flat, of a whole agent.
+        settings: Text of the configuration beside it, for the noise that weights do not tell.
+        size: See there.
+    """
+    refuse_other_projects(state, "diamond")
+    strange = [key for key in state if not key.startswith(tuple(f"{part}." for part in PARTS))]
+    if strange or not any(key.startswith("denoiser.") for key in state):
+        raise CheckpointError(
+            f"this is no agent of DIAMOND: its keys begin with {', '.join(f'{p}.' for p in PARTS)}, and this file has "
+            f"{', '.join(strange[:4]) or 'no denoiser.*'}{', ...' if len(strange) > 4 else ''}; give a game's "
+            "published file, or agent_versions/agent_epoch_NNNNN.pt of a run (not state.pt)"
+        )
+    parts = {part: {key.removeprefix(f"{part}."): x for key, x in state.items() if key.startswith(f"{part}.")}
+             for part in PARTS}
+    try:
+        config = config_of(parts, noise_in(settings), size)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"this is no whole agent of DIAMOND: {error} is missing, or of another shape") from error
+    model = build(config)
+    dynamics: Any = model.dynamics
+    fill(denoiser_views(dynamics.denoiser), parts["denoiser"], where="denoiser.* of this file")
+    if parts["rew_end_model"]:
+        fill(outcomes_views(dynamics.outcomes, model.heads), parts["rew_end_model"],
+             where="rew_end_model.* of this file")
+    if parts["upsampler"]:
+        fill(denoiser_views(dynamics.upsampler), parts["upsampler"], where="upsampler.* of this file")
+    return model.eval()
+
+
+# -- sizes, read off the weights
+
+State = Mapping[str, Tensor]
+
+
+def config_of(
+    parts: Mapping[str, State], noise: Mapping[str, Mapping[str, float]], size: tuple[int, int] | None
+) -> WorldModelConfig:
+    """Our configuration for official weights, by part."""
+    net, csgo = parts["denoiser"], bool(parts["upsampler"])
+    preset = create_config("diamond-csgo" if csgo else "diamond").to_dict()
+    actions, width = net["inner_model.act_emb.0.weight"].shape
+    dim, channels = len(net["inner_model.cond_proj.0.weight"]), len(net["inner_model.conv_out.weight"])
+    dynamics = {**preset["dynamics"], **_levels(net, "inner_model.unet.d_blocks"), "dim": dim,
+                "noise": {**preset["dynamics"]["noise"], **noise.get("denoiser", {})},
+                "noisy_past": "inner_model.noise_cond_emb.weight" in net}
+    config = {**preset, "timestep_horizon": dim // width, "dynamics": dynamics}
+    if csgo:
+        up = parts["upsampler"]
+        preset_up = preset["dynamics"]["upsampler"]
+        dynamics["upsampler"] = {
+            **preset_up, **_levels(up, "inner_model.unet.d_blocks"), "dim": len(up["inner_model.cond_proj.0.weight"]),
+            "noise": {**preset_up["noise"], **noise.get("upsampler", {})}}
+        config["conditioners"] = {"action": {"name": "raw-action", "dim": actions}}
+        config["obs"] = {**preset["obs"], "channels": channels}
+        if size is not None:
+            config["obs"] |= {"height": size[0], "width": size[1]}
+        return WorldModelConfig.parse(config)
+    config["conditioners"] = {"action": {"name": "raw-action", "num_actions": actions}}
+    if outcomes := parts["rew_end_model"]:
+        levels = _levels(outcomes, "encoder.blocks", middle=True)
+        area = outcomes["lstm.weight_ih_l0"].shape[1] // levels["channels"][-1]
+        side = math.isqrt(area) * 2 ** (len(levels["channels"]) - 1)
+        dynamics["outcomes"] = {**levels, "dim": outcomes["act_emb.weight"].shape[1],
+                                "width": outcomes["lstm.weight_hh_l0"].shape[1]}
+        config["obs"] = {"height": side, "width": side, "channels": channels}
+    else:
+        del dynamics["outcomes"], config["heads"]
+    return WorldModelConfig.parse(config)
+
+
+def _levels(named: State, prefix: str, *, middle: bool = False) -> dict[str, list[Any]]:
+    """Channels, depths and attention of levels ``prefix.I.resblocks.J``; the last one may be the middle."""
+    depths: dict[int, int] = {}
+    for key in named:
+        if found := re.match(re.escape(prefix) + r"\.(\d+)\.resblocks\.(\d+)\.", key):
+            depths[int(found[1])] = max(depths.get(int(found[1]), 0), int(found[2]) + 1)
+    levels = range(len(depths) - middle)
+    return {
+        "channels": [len(named[f"{prefix}.{i}.resblocks.0.conv1.weight"]) for i in levels],
+        "depths": [depths[i] for i in levels],
+        "attention": [f"{prefix}.{i}.resblocks.0.attn.qkv_proj.weight" in named for i in levels],
+    }
+
+
+def noise_in(settings: str) -> dict[str, dict[str, float]]:
+    """Part -> options of its noise that an official configuration (YAML) sets.
+
+    Example:
+        >>> noise_in("denoiser:\\n  sigma_data: 0.5\\n  sigma_offset_noise: 0.1\\n")
+        {'denoiser': {'data': 0.5, 'offset': 0.1}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    part, names = "", {"sigma_data": "data", "sigma_offset_noise": "offset"}
+    for line in settings.splitlines():
+        if top := re.match(r"^(\w+):", line):
+            part = top[1]
+        elif value := re.match(r"^\s+(sigma_data|sigma_offset_noise):\s*([\d.eE+-]+)", line):
+            found.setdefault(part, {})[names[value[1]]] = float(value[2])
+    return found
 
 
 # -- official names of our tensors

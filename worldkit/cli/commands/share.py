@@ -12,9 +12,9 @@ from ..options import Commands, check_place, command
 from ..output import console
 
 NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": (),
-         "vjepa2-ac": (), "iris": ()}
+         "vjepa2-ac": (), "iris": (), "diamond": ()}
 """What comes beside a checkpoint, by kind."""
-AGENTS = ("iris",)
+AGENTS = ("iris", "diamond")
 """Kinds whose checkpoints hold an agent besides its world."""
 
 
@@ -23,13 +23,15 @@ def add(commands: Commands) -> None:
     p = command(commands, "convert", "Turn an official checkpoint into a worldkit model folder.",
                 "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that\n"
                 "goes on from its frames, converted before. LeWM, PLDM and V-JEPA 2 need nothing else. One of IRIS\n"
-                "becomes an agent's folder, whose world model is the folder model in it.")
+                "or DIAMOND becomes an agent's folder, whose world model is the folder model in it; of their official\n"
+                "repositories a folder, or hub:eloialonso/diamond, will do, with --game.")
     p.add_argument("kind", choices=tuple(NEEDS), help="which project the checkpoint comes from (lewm: PLDM, too)")
     p.add_argument("checkpoint", help="the .pth, .pt or .safetensors file")
     p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run")
     p.add_argument("--stats", help="diffuse-ddlp: latent_stats.pth beside the checkpoint")
     p.add_argument("--ddlp", help="diffuse-ddlp: model folder of the converted DDLP")
-    p.add_argument("--env", help="iris: environment that the agent acts in, for example ALE/Breakout-v5")
+    p.add_argument("--game", help="iris, diamond: which one of a repository, for example Breakout")
+    p.add_argument("--env", help="iris, diamond: environment that the agent acts in, for example ALE/Breakout-v5")
     p.add_argument("--out", required=True, help="folder to write")
     p.set_defaults(function=run_convert)
 
@@ -50,8 +52,8 @@ def run_convert(options: Namespace) -> None:
 
     check_place(options.out, "--out")
     wanted = NEEDS[options.kind]
-    may = (*wanted, *(("env",) if options.kind in AGENTS else ()))
-    given = [name for name in ("hparams", "stats", "ddlp", "env") if getattr(options, name) is not None]
+    may = (*wanted, *(("env", "game") if options.kind in AGENTS else ()))
+    given = [name for name in ("hparams", "stats", "ddlp", "env", "game") if getattr(options, name) is not None]
     if missing := [name for name in wanted if name not in given]:
         raise ConfigError(f"worldkit convert {options.kind} needs --{' and --'.join(missing)}; worldkit convert --help")
     if extra := [name for name in given if name not in may]:
@@ -73,11 +75,17 @@ def _convert_agent(options: Namespace) -> None:
     """A checkpoint of an agent and its world."""
     from ...agents.folder import save_agent
     from ...agents.pixel_actor_critic.official import agent_of
-    from ...convert.iris import model_of
+    from ...convert import diamond, iris
+    from ...convert.published import published
     from ...convert.state import read_state
 
-    state = read_state(options.checkpoint)
-    agent = agent_of(state, model_of(state), environment=options.env)
+    file, settings = published(options.kind, options.checkpoint, options.game)
+    state = read_state(file)
+    model = iris.model_of(state) if options.kind == "iris" else diamond.model_of(state, settings=settings)
+    if not any(key.startswith("actor_critic.") for key in state):
+        folder = model.save_pretrained(options.out)
+        return console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
+    agent = agent_of(state, model, environment=options.env)
     folder = save_agent(agent, options.out)
     world = sum(p.numel() for p in agent.model.parameters())
     own = sum(p.numel() for p in agent.network.parameters())
