@@ -188,6 +188,14 @@ def test_what_does_not_fit_is_refused():
             DiTPriorConfig.parse(options)
 
 
+def test_pixels_need_not_come_trained():
+    from worldkit.training.recipes import _frozen_parts
+
+    pixels = small_config(**{**PICTURES, "encoder": "identity", "decoder": "identity"}, prior__patch_size=8)
+    assert [_frozen_parts(build(config)) for config in (pixels, small_config(**PICTURES))] == [
+        [], [("decoder", "patch"), ("encoder", "patch")]]
+
+
 def test_pictures_without_a_dynamics():
     config = small_config(**PICTURES)
     check_model(config)

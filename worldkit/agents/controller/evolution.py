@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, MissingExtraError
+from ...errors import ConfigError, require_extra
 
 
 class Evolution:
@@ -47,13 +47,9 @@ class Evolution:
         self._begin([])
 
     def _begin(self, history: list[list[float]]) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about plots
-                import cma
-        except ImportError as error:
-            raise MissingExtraError('agent \'controller\' is found by the package cma: pip install '
-                                    '"worldkit[evolution]"') from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about plots
+            cma = require_extra("cma", "evolution", "training agent 'controller'")
         random = np.random.RandomState(self.seed)
         options = {"popsize": self.population, "randn": lambda *shape: random.randn(*shape), "seed": np.nan,
                    "verbose": -9, "CMA_diagonal": False, "maxiter": np.inf}
