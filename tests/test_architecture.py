@@ -50,7 +50,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "scene": BASICS | {"counterfactual", "model", "viz"},
     "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
-    "convert": {"assembly", "model", "config", "errors", "files", "nn", "priors"},
+    "convert": {"assembly", "model", "config", "errors", "files", "nn", "presets", "priors", "registry"},
     "gif": set(),
     "files": set(),
     "data": {"names", "batch", "errors", "compat", "files", "gif", "progress", "registry", "lazy"},

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from ..assembly import build
 from ..config import WorldModelConfig
 from ..errors import CheckpointError
-from ..factory import create_config
 from ..model import ComposedWorldModel
 from ..nn.denoiser import Denoiser
 from ..nn.outcomes import Outcomes
 from ..nn.unet import ConditionedBlocks, UNet
+from ..presets import preset_spec
 from .published import published
 from .state import read_state, refuse_other_projects
 
@@ -108,7 +108,7 @@ def config_of(
 ) -> WorldModelConfig:
     """Our configuration for official weights, by part."""
     net, csgo = parts["denoiser"], bool(parts["upsampler"])
-    preset = create_config("diamond-csgo" if csgo else "diamond").to_dict()
+    preset = WorldModelConfig.parse(preset_spec("diamond-csgo" if csgo else "diamond").config).to_dict()
     actions, width = net["inner_model.act_emb.0.weight"].shape
     dim, channels = len(net["inner_model.cond_proj.0.weight"]), len(net["inner_model.conv_out.weight"])
     dynamics = {**preset["dynamics"], **_levels(net, "inner_model.unet.d_blocks"), "dim": dim,
