@@ -26,6 +26,7 @@ from .commands import (
     online,
     plan,
     play,
+    probe,
     rollout,
     sample,
     share,
@@ -36,7 +37,8 @@ from .near_misses import Parser
 from .spelling import as_typed
 
 COMMANDS = (
-    models, collect, train, rollout, sample, whatif, play, plan, control, online, evaluate, ablate, data, share, demo,
+    models, collect, train, rollout, sample, whatif, play, plan, control, online, evaluate, probe, ablate, data,
+    share, demo,
 )
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:

@@ -8,6 +8,7 @@ from ..lazy import lazy_exports
 from ..registry import register_objective
 
 register_objective("ddlp", "worldkit.objectives.ddlp:DDLP", aliases=("dlpv2",))
+register_objective("decode-only", "worldkit.objectives.decode_only:DecodeOnly")
 register_objective("denoising", "worldkit.objectives.denoising:Denoising", aliases=("diamond",))
 register_objective("dreamer", "worldkit.objectives.dreamer:Dreamer")
 register_objective("elbo", "worldkit.objectives.elbo:ELBO")
