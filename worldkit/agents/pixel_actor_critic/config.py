@@ -36,6 +36,8 @@ class PixelActorCriticConfig(ComponentConfig):
         temperature, eval_temperature: Logits are divided by it while experience is collected, and when it is scored.
         turn: Updates of a part in a row, before the next one's.
         waits: Updates before a part begins to learn; others: at once.
+        stops: Updates after which a part stays as it is; others: never. A tokenizer that stands still gives codes that
+            can be learned sooner.
         optimizers: Of every part.
         segments: Of every part.
     """
@@ -55,6 +57,7 @@ class PixelActorCriticConfig(ComponentConfig):
     eval_temperature: float = Field(default=0.5, gt=0)
     turn: int = Field(default=1, gt=0)
     waits: dict[str, int] = {}
+    stops: dict[str, int] = {}
     optimizers: dict[str, OptimizerConfig] = {
         "tokenizer": OptimizerConfig(lr=1e-4, max_grad_norm=10.0),
         "dynamics": OptimizerConfig(name="adamw", lr=1e-4, weight_decay=0.01, decay="weights", max_grad_norm=10.0),
@@ -71,8 +74,8 @@ class PixelActorCriticConfig(ComponentConfig):
         if {*self.optimizers} != {*self.segments} or BEHAVIOR not in self.optimizers:
             raise ValueError(f"optimizers and segments name the same parts, '{BEHAVIOR}' among them; got "
                              f"{', '.join(self.optimizers) or 'none'} and {', '.join(self.segments) or 'none'}")
-        if unknown := sorted({*self.waits} - {*self.optimizers}):
-            raise ValueError(f"waits names '{unknown[0]}'; parts are {', '.join(self.optimizers)}")
+        if unknown := sorted({*self.waits, *self.stops} - {*self.optimizers}):
+            raise ValueError(f"waits and stops name parts, {', '.join(self.optimizers)}; got '{unknown[0]}'")
         if self.segments[BEHAVIOR].length < self.context:
             raise ValueError(f"dreams begin with {self.context} frames, and segments.{BEHAVIOR} have "
                              f"{self.segments[BEHAVIOR].length}")

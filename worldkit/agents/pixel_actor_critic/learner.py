@@ -79,7 +79,7 @@ class PixelLearner(Learner):
         sampler = sampler.on(next(self.agent.network.parameters()).device)
         for part in self.parts:
             for number in range(self.updates - config.turn, self.updates):
-                if number >= config.waits.get(part, 0):
+                if config.waits.get(part, 0) <= number < config.stops.get(part, number + 1):
                     for name, x in self.train(part, replay, random, sampler).items():
                         found.setdefault(name, []).append(x.detach())
         return {name: torch.stack(each).mean() for name, each in found.items()}
