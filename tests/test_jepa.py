@@ -49,6 +49,8 @@ def test_parameter_counts():
         assert size(model.objective.predictor) == said[f"vjepa2/predictor for vit_{theirs} (10 mask tokens)"]
 
 
+    assert size(empty("dino-wm").dynamics) == said[
+        "dino-wm predictor, swm default (256 patches, dim 384+10+10, 3 frames)"]
     ac = empty("vjepa2-ac").dynamics
     assert size(ac) == said["vjepa2-ac predictor (1408->1024x24x16)"]
     assert size(ac.cameras) == said["vjepa2-ac: extrinsics_encoder is always built"]

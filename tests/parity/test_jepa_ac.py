@@ -7,8 +7,8 @@ from worldkit.batch import Batch
 from worldkit.convert import from_vjepa2_ac
 from worldkit.convert.vjepa import target_of
 from worldkit.distributions import MEANS
-from worldkit.dynamics.vjepa2_ac import frames_mask
 from worldkit.nn.pose import between, in_camera, moved
+from worldkit.nn.vit import frames_mask
 from worldkit.planning import ArmCEM, Continuous, LatentDistance, Shooting
 
 from .jepa_files import D, Fixture, close, folders

@@ -18,6 +18,7 @@ register_decoder("particle-tracking", "worldkit.decoders.particle_tracking:Parti
 register_decoder("patch", "worldkit.decoders.patch:PatchDecoder", aliases=("dvae",))
 register_decoder("slot", "worldkit.decoders.slot:SlotDecoder", aliases=("spatial-broadcast",))
 register_decoder("space-time", "worldkit.decoders.space_time:SpaceTimeDecoder", aliases=("st-vivit", "genie"))
+register_decoder("upsampling", "worldkit.decoders.upsampling:UpsamplingDecoder", aliases=("dino-wm",))
 register_decoder("vq", "worldkit.decoders.vq:VQDecoder", aliases=("vqgan", "iris"))
 
 _BASE = ("Decoded", "Decoder")

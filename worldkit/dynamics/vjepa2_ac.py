@@ -28,7 +28,7 @@ from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.memory import Memory
 from ..nn.pose import moved
 from ..nn.positions import Rotation, places, tiled_rotation
-from ..nn.vit import Activation, ViTBlock, draw_weights_
+from ..nn.vit import Activation, ViTBlock, draw_weights_, frames_mask
 from .base import Carry, Dynamics, Window
 
 
@@ -203,18 +203,3 @@ class VJEPA2AC(Dynamics):
             return self._answer(self._run(self._tokens(newest, now), carry.memory), newest, now)
         carry.memory = None
         return self._answer(self._run(self._tokens(history, told), last=True), newest, now)
-
-
-def frames_mask(frames: int, count: int, before: int, device: torch.device) -> Tensor | None:
-    """Which tokens see which, bool ``[frames * count, (before + frames) * count]``; None: all see all.
-
-    A token sees all tokens of its own frame and of those before it.
-
-    Example:
-        >>> frames_mask(2, 1, 0, torch.device("cpu")).tolist()
-        [[True, False], [True, True]]
-    """
-    if frames == 1:
-        return None
-    whole = torch.ones(frames, before + frames, dtype=torch.bool, device=device).tril(before)
-    return whole.repeat_interleave(count, 0).repeat_interleave(count, 1)

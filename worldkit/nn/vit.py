@@ -277,3 +277,18 @@ class MaskedPredictor(nn.Module):
         for block in self.blocks:
             x = block(x, rotation=rotation)
         return self.outputs(self.norm(x)[:, keep.shape[1] :])
+
+
+def frames_mask(frames: int, count: int, before: int, device: torch.device) -> Tensor | None:
+    """Which tokens see which, bool ``[frames * count, (before + frames) * count]``; None: all see all.
+
+    A token sees all tokens of its own frame and of those before it.
+
+    Example:
+        >>> frames_mask(2, 1, 0, torch.device("cpu")).tolist()
+        [[True, False], [True, True]]
+    """
+    if frames == 1:
+        return None
+    whole = torch.ones(frames, before + frames, dtype=torch.bool, device=device).tril(before)
+    return whole.repeat_interleave(count, 0).repeat_interleave(count, 1)

@@ -233,6 +233,13 @@ class JEPA(Objective):
 
     def notes(self, model: ComposedWorldModel) -> list[str]:
         config = self.config
+        picture = getattr(model.config.encoder, "picture", model.config.encoder)
+        if getattr(picture, "frozen", False):
+            return [f"the patches of '{picture.name}' stay as they are (frozen): they must come trained, by "
+                    "train.init_from, or be those of a pretrained model, -o encoder.picture.name=pretrained -o "
+                    "encoder.picture.model=FOLDER; of random weights they say little"]
+        if getattr(picture, "name", "") == "pretrained":
+            return []
         if config.sigreg.weight or config.vicreg.weights or config.target == "ema":
             return []
         return ["nothing keeps latents apart (objective.sigreg.weight and objective.vicreg are 0, no slow copy gives "

@@ -78,8 +78,11 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
-        "slot": {"channels": (8, 8)}, "space-time": {**_TRANSFORMER, "window": 4}, "vq": _VQ},
+        "slot": {"channels": (8, 8)}, "upsampling": {"channels": 16, "num_blocks": 1, "hidden": 8},
+        "space-time": {**_TRANSFORMER, "window": 4}, "vq": _VQ},
     "dynamics": {
+        "causal-patches": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "dropout": 0.0,
+                           "action_dim": 4},
         "vjepa2-ac": {"dim": 24, "num_layers": 1, "num_heads": 2},
         "adaln-causal": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "projector": 8, "dropout": 0.0},
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,

@@ -1,0 +1,133 @@
+"""DINO-WM against recorded outputs of the official code: latents, losses, gradients, roll-out, pictures."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from worldkit.assembly import build
+from worldkit.batch import Batch
+from worldkit.config import WorldModelConfig
+from worldkit.convert.state import Target, fill
+from worldkit.distributions import MEANS
+from worldkit.encoders.base import Encoding
+from worldkit.latents import LatentDist
+from worldkit.nn.vit import frames_mask
+
+from .jepa_files import D, Fixture, close, folders
+
+CASES, needs = folders("dinowm*")
+pytestmark = needs
+NAMES = (
+    (r"^encoder\.proj\.", "encoder.picture.patches."),
+    (r"^proprio_encoder\.patch_embed\.", "encoder.channels."),
+    (r"^action_encoder\.patch_embed\.", "conditioners.action.linear."),
+    (r"^predictor\.pos_embedding$", "dynamics.places"),
+    (r"^predictor\.transformer\.norm\.", "dynamics.norm."),
+    (r"^predictor\.transformer\.layers\.(\d+)\.0\.to_out\.0\.", r"dynamics.blocks.\1.0.proj."),
+    (r"^predictor\.transformer\.layers\.(\d+)\.0\.to_qkv\.", r"dynamics.blocks.\1.0.qkv."),
+    (r"^predictor\.transformer\.layers\.(\d+)\.0\.", r"dynamics.blocks.\1.0."),
+    (r"^predictor\.transformer\.layers\.(\d+)\.1\.net\.", r"dynamics.blocks.\1.1."),
+    (r"^decoder\.(?:upsample_b)\.blocks\.", "decoder.first."),
+    (r"^decoder\.dec\.blocks\.", "decoder.last."),
+    (r"\.conv\.1\.", ".first."), (r"\.conv\.3\.", ".last."),
+)
+
+
+def name_of(key):
+    for pattern, into in NAMES:
+        key = re.sub(pattern, into, key)
+    return key
+
+
+class Patches(nn.Module):
+    """The recorded models' stand-in for DINOv2: one convolution."""
+
+    def __init__(self, spec, dim, channels, side):
+        super().__init__()
+        self.patches = nn.Conv2d(channels, dim, side, stride=side).requires_grad_(False)
+        self.spec = spec
+
+    def forward(self, video, *, sampler):
+        maps = self.patches((video - 0.5).flatten(0, 1) * 2 * self.stretch + self.offset)
+        tokens = maps.flatten(2).transpose(1, 2).unflatten(0, video.shape[:2])
+        posterior = LatentDist(self.spec, {("patches", "features"): tokens})
+        return Encoding(posterior, posterior.mode())
+
+
+@pytest.fixture(params=CASES, ids=lambda path: path.name)
+def case(request):
+    fixture = Fixture(request.param)
+    c, weights, x = fixture.config, fixture.weights("model"), fixture.inputs["visual"]
+    dim, channels, side = weights["encoder.proj.weight"].shape[:3]
+    model = build(WorldModelConfig.parse({
+        "obs": {"height": c["img"], "width": c["img"], "vectors": {"proprio": c["pdim_in"]}},
+        "timestep_horizon": c["num_hist"],
+        "encoder": {"name": "with-vectors", "channels": c["pemb"], "picture": {
+            "name": "jepa-vit", "patch_size": side, "dim": dim, "num_layers": 1, "num_heads": 2, "frozen": True}},
+        "decoder": {"name": "upsampling", "channels": c["ch"], "num_blocks": c["nres"], "hidden": c["rch"]},
+        "dynamics": {"name": "causal-patches", "num_layers": c["depth"], "num_heads": c["heads"],
+                     "head_dim": c["dim_head"], "hidden": c["mlp"], "dropout": 0.0, "action_dim": c["aemb"]},
+        "conditioners": {"action": {"name": "transition-action", "dim": c["adim_in"], "bound": False, "norm": "none",
+                                    "activation": "none"}},
+        "objective": {"name": "jepa", "target": "detached"},
+    }))
+    low, high = x.min().item(), x.max().item()
+    picture = Patches(model.encoder.picture.spec, dim, channels, side)
+    picture.stretch, picture.offset = (high - low) / 2, (high + low) / 2  # pictures are not in [-1, 1] there
+    model.encoder.picture = picture
+    model.to(D)
+    names = {name for name, _ in model.named_parameters()}
+    fill(model, {key: value for key, value in weights.items() if "quantize" not in key}, canonical=lambda key: key,
+         target_of=lambda key: Target(name_of(key)) if name_of(key) in names else None)
+    video = ((x - low) / (high - low)).clamp(0, 1)
+    return fixture, model, Batch(video, {"action": fixture.inputs["action"]},
+                                 vectors={"proprio": fixture.inputs["proprio"]})
+
+
+def test_everything(case):
+    fixture, model, batch = case
+    said, width = fixture.tensors, model.dynamics.width
+    z = model.perceive(batch, MEANS).latent
+    close(z.flat("patches"), said["z"][..., :width], "latents")
+    count = z.spec.num_tokens
+    assert torch.equal(frames_mask(fixture.config["num_hist"], count, 0, "cpu"), said["mask"].bool())
+    cond = model.condition(z, batch, sampler=MEANS).cond
+    ahead = model.predict_next(z, cond).mode()
+    close(ahead.flat("patches"), said["z_pred"][..., :width], "predictions")
+    loss = model.loss(batch)
+    close(loss.total, fixture.scalars["z_loss"], "loss", 1e-6)  # float32 in the official code
+    features, channels = ((ahead.get(f) - z[:, 1:].get(f)).square().mean() for f in ("features", "vectors"))
+    close(features, fixture.scalars["z_visual_loss"], "visual loss", 1e-6)
+    close(channels, fixture.scalars["z_proprio_loss"], "proprio loss", 1e-6)
+    drawn = model.decode(z[:, :1].detach())
+    stretch, offset = model.encoder.picture.stretch, model.encoder.picture.offset
+    close(2 * drawn.video - 1, said["visual_reconstructed"], "drawn latents")
+    close(2 * model.decode(ahead[:, :1]).video - 1, said["visual_pred"], "drawn predictions")
+    model.decoder.requires_grad_()  # it is trained apart
+    every = 2 * model.decode(z.detach()).video - 1
+    wanted = 2 * stretch * (batch.video - 0.5) + offset
+    reconstruction = (every - wanted).square().mean()
+    close(reconstruction, fixture.scalars["decoder_recon_loss_reconstructed"], "reconstruction", 1e-6)
+    (loss.total + reconstruction).backward()
+    ours = dict(model.named_parameters())
+    for key, norm in fixture.scalars["grad_norms"].items():
+        name = name_of(key)
+        if name not in ours or norm is None:
+            assert not norm and (name not in ours or ours[name].grad is None), key
+        else:
+            close(ours[name].grad.norm(), norm, key, 1e-6 if norm > 1e-4 else 1e-3)
+
+
+def test_rollout(case):
+    fixture, model, batch = case
+    said, width, actions = fixture.tensors, model.dynamics.width, fixture.inputs["roll_action"]
+    first = fixture.config["n0"]
+    with torch.no_grad():
+        z = model.encode(batch)
+        horizon = actions.shape[1] - first + 1
+        told = torch.cat([actions, torch.zeros_like(actions[:, :1])], 1)
+        out = model.rollout(z[:, :first], horizon, conditions={"action": told}, decode=False)
+        whole = torch.cat([z[:, :first].flat("patches"), out.latents.flat("patches")], 1)
+        close(whole, said["rollout_z"][..., :width], "roll-out")
