@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
@@ -92,15 +91,8 @@ class VQEncoder(Encoder):
         quantized = self.quantizer(found, sampler)
         posterior = LatentDist(self.spec, {CODE: -self.quantizer.distances(found)})
         drawn = Latent.build(self.drawn_as, {VECTOR: quantized.vectors})
-        return Encoding(posterior, self._latent(quantized.codes), VQFound(found, quantized), drawn=drawn)
-
-    def codes(self, video: Tensor) -> Latent:
-        """The latent alone, without a graph: what a dynamics of codes learns on."""
-        with torch.no_grad():
-            return self._latent(self.quantizer.nearest(self.vectors(video)))
-
-    def _latent(self, codes: Tensor) -> Latent:
-        return Latent.build(self.spec, {CODE: codes[..., None]})
+        latent = Latent.build(self.spec, {CODE: quantized.codes[..., None]})
+        return Encoding(posterior, latent, VQFound(found, quantized), drawn=drawn)
 
     def look_up(self, z: Latent) -> Latent:
         if z.spec == self.drawn_as:

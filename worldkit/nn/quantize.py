@@ -195,15 +195,18 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _restart(self, z: Tensor, sampler: Sampler) -> None:
-        """Codes that rested too long take the place of vectors of this batch, drawn without putting back."""
+        """Codes that rested too long become vectors of this batch, each another one as far as there are as many."""
         tired = self.idle >= self.config.restart_after
         self.restarted = torch.zeros_like(tired)
         if not tired.any():
             return
         chance = sampler.uniform("quantize.restart", z.detach()[..., 0]).reshape(-1)
         rows = z.detach().reshape(-1, z.shape[-1])
-        which = tired.nonzero()[:, 0][: len(rows)]
-        taken = rows[chance.topk(len(which)).indices].to(self.codebook.dtype)
+        which = tired.nonzero()[:, 0]
+        order = chance.argsort(descending=True)[torch.arange(len(which), device=rows.device) % len(rows)]
+        taken = rows[order].to(self.codebook.dtype)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # the same codes in all processes
+            torch.distributed.broadcast(taken, 0)
         self.codebook[which] = taken
         if self.config.codebook == "ema":
             self.counts[which], self.sums[which] = 1.0, taken

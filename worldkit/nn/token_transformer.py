@@ -57,13 +57,12 @@ class TokenAttention(nn.Module):
             bias = None if mask is None else q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)[None]
             weights = attention_weights(q.flatten(0, 1), k.flatten(0, 1), mask is None, bias)
             return torch.bmm(dropout(weights, p), v.flatten(0, 1)).unflatten(0, q.shape[:2])
-        if q.shape[-2] == 1 and mask is None and not torch.is_grad_enabled():  # one step: less than a kernel's overhead
-            weights = torch.matmul(q, k.transpose(-2, -1)).mul_(q.shape[-1] ** -0.5).softmax(-1)
-            return torch.matmul(weights, v)
-        if mask is None and not square:
+        alone = q.shape[-2] == 1  # it sees all that there is
+        if mask is None and not square and not alone:
             mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(
                 k.shape[-2] - q.shape[-2])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None)
+        causal = mask is None and not alone
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=causal)
 
 
 class TokenLayer(nn.Module):
