@@ -24,11 +24,16 @@ class TrainConfig(Config):
         lr: Learning rate.
         schedule: ``"constant"``; ``"cosine"``, down to ``final_lr`` at the last step (of ``steps`` or ``num_epochs``,
             not of ``seconds``); ``"step"``: times ``decay_factor`` every ``decay_every`` steps (0 = once per epoch).
+            ``"warmup-cosine"``: as I-JEPA has it, a rise from ``warmup_from``, a cosine from its last step on;
+            ``"warmup-hold-fall"``: a rise, a plateau, a linear fall to ``final_lr`` in the last ``fall_steps`` steps.
+        warmup_from, fall_steps: Of these two.
+        stretch: These two, and ``final_weight_decay``, are made for a run so many times as long (V-JEPA: 1.25).
         warmup_steps: Steps over which the learning rate rises linearly, before the schedule.
         warmup_from_zero: The first of them has learning rate 0, as in DreamerV3; otherwise ``lr / warmup_steps``.
         early_steps, early_factor: The first ``early_steps`` steps take ``early_factor`` times that learning rate.
         final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of the optimiser.
+        final_weight_decay: The weight decay moves there along a cosine; None: it stays.
         decay: Of adam and adamw, what weight decay is for: ``"all"``, or ``"weights"`` of layers (no biases, norms and
             tables).
         agc: No tensor's gradient is longer than this fraction of the tensor itself (adaptive clipping); None: no limit.
@@ -70,7 +75,10 @@ class TrainConfig(Config):
     gradient_accumulation: int = Field(default=1, gt=0)
     optimizer: OptimizerName = "adam"
     lr: float = Field(default=8e-5, gt=0)
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "warmup-cosine", "warmup-hold-fall"] = "constant"
+    warmup_from: float = Field(default=0.0, ge=0)
+    fall_steps: int = Field(default=0, ge=0)
+    stretch: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     warmup_from_zero: bool = False
     early_steps: int = Field(default=0, ge=0)
@@ -81,6 +89,7 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    final_weight_decay: float | None = Field(default=None, ge=0)
     decay: Literal["all", "weights"] = "all"
     agc: float | None = Field(default=None, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)

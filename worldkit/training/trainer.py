@@ -57,7 +57,7 @@ from .optimizers import make_optimizer
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
 from .record import fingerprint, in_words, surroundings, where_to_begin, write_record
-from .schedule import learning_rate
+from .schedule import learning_rate, weight_decay
 from .scores import VECTOR_ERROR
 from .settings import SETTINGS_FILE, Settings
 from .stop import graceful_stop
@@ -250,6 +250,8 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.progress.step, self.limit, self.steps_per_epoch)
+            if config.final_weight_decay is not None and group["weight_decay"]:
+                group["weight_decay"] = weight_decay(config, self.progress.step, self.limit)
         optimizer.zero_grad(set_to_none=True)
         losses = []
         for number, batch in enumerate(batches):
