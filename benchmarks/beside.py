@@ -67,16 +67,22 @@ def ratios(pairs: list[tuple[dict, dict]]) -> dict[str, object]:
     return result
 
 
-def run(benchmark: Benchmark, options: Namespace) -> None:
-    """Measure everything that the options ask for, one JSON line each; or be one of the processes that do it."""
+def run(benchmark: Benchmark, options: Namespace) -> list[dict[str, list[dict]]]:
+    """Measure everything that the options ask for, one JSON line each; or be one of the processes that do it.
+
+    Returns:
+        Of every pair of shape and task the measurements of each side.
+    """
+    found: list[dict[str, list[dict]]] = []
     if options.worker:
         _work(benchmark, options)
-        return
+        return found
     for shape in options.shapes:
         if options.reference and benchmark.check is not None:
             print(json.dumps(_process(benchmark, "check", shape, options.tasks[0], options)), flush=True)
         for task in options.tasks:
-            _compare(benchmark, shape, task, options)
+            found.append(_compare(benchmark, shape, task, options))
+    return found
 
 
 def parse(benchmark: Benchmark, parser: argparse.ArgumentParser | None = None) -> Namespace:
@@ -131,7 +137,7 @@ def _process(benchmark: Benchmark, who: str, shape: str, task: str, options: Nam
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _compare(benchmark: Benchmark, shape: str, task: str, options: Namespace) -> None:
+def _compare(benchmark: Benchmark, shape: str, task: str, options: Namespace) -> dict[str, list[dict]]:
     """Measure alternately, and print medians and the range of the paired ratios."""
     sides = ["ours", "reference"] if options.reference else ["ours"]
     results: dict[str, list[dict]] = {who: [] for who in sides}
@@ -146,3 +152,4 @@ def _compare(benchmark: Benchmark, shape: str, task: str, options: Namespace) ->
     if options.reference:
         pairs = list(zip(results["ours"], results["reference"], strict=True))
         print(json.dumps({"who": "reference / ours", "shape": shape, "task": name, **ratios(pairs)}), flush=True)
+    return results
