@@ -1,13 +1,18 @@
-"""Every example runs, at reduced size."""
+"""Every example runs, at reduced size; in this process, but the first."""
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+import worldkit as wk
+from worldkit.training import recipes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -18,6 +23,24 @@ def run(name, *arguments, cwd):
     return done.stdout
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """here(name, *arguments) -> what an example prints that runs in this process; what it trains is small."""
+    monkeypatch.chdir(tmp_path)
+    thin, few = {"base_channels": 4}, {"dim": 16, "num_layers": 1, "num_heads": 2}
+    small = {"encoder": {"proposal_cnn": thin, "glimpse_cnn": thin, "background_cnn": thin}, "dynamics": few,
+             "decoder": {"glimpse_cnn": thin, "background_cnn": thin}, "latent_action": few}
+    monkeypatch.setattr(recipes, "train", partial(recipes.train, overrides=small))
+    monkeypatch.setattr(wk.ablation, "run", partial(wk.ablation.run, isolate=False, clips=2))
+
+    def here(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return here
+
+
 def test_first_steps(tmp_path):
     out = run("01_first_steps.py", cwd=tmp_path)
     assert "reconstruction:" in out and (tmp_path / "first_steps.png").exists()
@@ -25,33 +48,33 @@ def test_first_steps(tmp_path):
     assert float(before) < 0.1 and float(after) > 0.8 and (tmp_path / "what_if.png").exists()
 
 
-def test_swap_a_component(tmp_path):
-    out = run("02_swap_a_component.py", "--steps", "1", cwd=tmp_path)
+def test_swap_a_component(tmp_path, here):
+    out = here("02_swap_a_component.py", "--steps", "1")
     assert "a GRU instead of PINT" in out and "Dynamics that fit: slotformer" in out
     assert (tmp_path / "runs/swap-a-component/report.html").exists()
 
 
-def test_your_own_video(tmp_path):
+def test_your_own_video(tmp_path, here):
     pytest.importorskip("av")
     from worldkit.data import write_video
 
     y, x = np.mgrid[:64, :64]
     discs = [((y - 32) ** 2 + (x - 8 - t / 2) ** 2 < 64)[..., None] * np.array([250, 180, 20]) for t in range(110)]
     write_video(tmp_path / "ball.mp4", np.stack(discs).astype(np.uint8))
-    out = run("03_your_own_video.py", "ball.mp4", "--steps", "2", cwd=tmp_path)
+    out = here("03_your_own_video.py", "ball.mp4", "--steps", "2")
     assert "2 steps" in out and (tmp_path / "runs/my-video/prediction.gif").exists()
 
 
-def test_from_videos_to_a_shared_model(tmp_path):
+def test_from_videos_to_a_shared_model(tmp_path, here):
     pytest.importorskip("av")
-    out = run("04_from_videos_to_a_shared_model.py", "--steps", "2", cwd=tmp_path)
+    out = here("04_from_videos_to_a_shared_model.py", "--steps", "2")
     assert "copy last frame" in out and "loaded again" in out
     assert "copy last frame" in (tmp_path / "my-model/README.md").read_text()
 
 
-def test_other_actions(tmp_path):
+def test_other_actions(tmp_path, here):
     """A few clips only; docs/what_if.md has 200."""
-    out = run("05_other_actions.py", "--clips", "8", cwd=tmp_path)
+    out = here("05_other_actions.py", "--clips", "8")
     assert (tmp_path / "other_actions.png").exists()
     for name in ("as told", "the other way"):
         gain = re.search(rf"steered {name}: nearer to its own future than to the other by (\S+) ± (\S+) dB", out)
@@ -60,9 +83,9 @@ def test_other_actions(tmp_path):
     assert float(inside) > 70 and float(apart) > 40
 
 
-def test_plan(tmp_path):
+def test_plan(tmp_path, here):
     """A few problems only; docs/planning.md has 40."""
-    out = run("06_plan.py", "--problems", "4", "--candidates", "60", cwd=tmp_path)
+    out = here("06_plan.py", "--problems", "4", "--candidates", "60")
     assert (tmp_path / "plan.png").exists()
     ways = {name: float(far) for name, far in re.findall(r"^(.*): pusher (\S+) ±", out, re.MULTILINE)}
     assert ways["the plan"] < 0.5 * min(ways["random actions"], ways["no action"]) and ways["as in the data"] < 1e-3
@@ -93,11 +116,9 @@ def test_the_benchmark_of_latent_actions_runs(tmp_path):
     assert before.keys() == {"step", "prior", "inferred", "gap"} and after["kl"]["position"] > 0
 
 
-def test_other_moves(tmp_path):
+def test_other_moves(tmp_path, here):
     """With a model that has learned nothing: docs/from_pixels.md has one that has."""
-    import worldkit as wk
-
     wk.create_model("dvae-games-mini").save_pretrained(tmp_path / "model")
-    out = run("07_other_moves.py", "--model", "dir:model", "--clips", "4", cwd=tmp_path)
+    out = here("07_other_moves.py", "--model", "dir:model", "--clips", "4")
     assert re.search(r"of what the move changes in the prediction, .* lies where the true futures differ \(\S+ of", out)
     assert (tmp_path / "other_moves.png").exists()

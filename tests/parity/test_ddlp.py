@@ -97,8 +97,13 @@ def test_rollouts_leave_the_window(given):
         meets(c, video[:, -1], "roll6_rec_last")
 
 
+def side(name):
+    return json.loads((ROOT / name / "config.json").read_text())["image_size"]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("name", [n for n in VIDEO if n.startswith("real_")])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if side(n) > 64 else ())  # seconds each
+                                  for n in VIDEO if n.startswith("real_")])
 def test_rollouts_of_real_configurations(name):
     c = case(name)
     out = c.model.rollout(c.video[:, :4], 4, deterministic=True)

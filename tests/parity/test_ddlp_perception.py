@@ -99,8 +99,26 @@ def compare(c, got, prefix, tolerance, but=()):
     return len(names)
 
 
+def side(name):
+    return json.loads((ROOT / name / "config.json").read_text())["image_size"]
+
+
+def large_are_slow(names):
+    """Names as parameters; images of more than 64 pixels take seconds."""
+    return [pytest.param(name, marks=pytest.mark.slow if side(name) > 64 else ()) for name in names]
+
+
+@cache
 @torch.no_grad()
-@pytest.mark.parametrize("name", [n for n in FOLDERS if n.startswith("real_")])
+def seen(name, dtype=torch.float32):
+    """What encoder and decoder give for a folder's video."""
+    c = case(name, dtype)
+    encoding = c.model.perceive(c.video)
+    return found(c, encoding, c.model.decode(encoding.latent, masks=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", large_are_slow(n for n in FOLDERS if n.startswith("real_")))
 def test_real_sizes_in_single_precision_are_near_double(name):
     """What upstream's single precision cannot tell: how much of the difference is ours."""
     runs = []
@@ -118,18 +136,14 @@ def exact(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", FOLDERS)
 def test_forward(name):
-    c = case(name)
-    encoding = c.model.perceive(c.video)
-    got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
+    c, got = case(name), seen(name)
     assert compare(c, got, c.prefix, REAL.get(name, SINGLE), but=("x", "x_u8")) >= 25
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", [n for n in FOLDERS if exact(n)])
 def test_forward_in_double_precision(name):
-    c = case(name, torch.float64)
-    encoding = c.model.perceive(c.video)
-    got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
+    c, got = case(name, torch.float64), seen(name, torch.float64)
     assert compare(c, got, "fwd_", EXACT) >= 20
 
 
@@ -137,9 +151,7 @@ def test_forward_in_double_precision(name):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_encode_and_decode(name):
     """Outputs of upstream's ``encode_all`` and ``decode_all``, where there are any; all proposals before the filter."""
-    c = case(name)
-    encoding = c.model.perceive(c.video)
-    got = found(c, encoding, c.model.decode(encoding.latent, masks=True))
+    c, got = case(name), dict(seen(name))
     if any(k.startswith("enc_") for k in c.want):
         compare(c, got, "enc_", SINGLE)
     if any(k.startswith("dec_") for k in c.want):
