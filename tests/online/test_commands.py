@@ -1,6 +1,7 @@
 """The commands, end to end, with a Dreamer of a few thousand parameters."""
 
 import json
+import shutil
 from functools import partial
 
 import gymnasium
@@ -12,8 +13,9 @@ from gymnasium import spaces
 from worldkit.agents import check_fits, create_agent, load_agent
 from worldkit.cli import main
 from worldkit.envs import make_env
-from worldkit.errors import ConfigError
+from worldkit.errors import CheckpointError, ConfigError
 from worldkit.online import OnlineConfig, OnlineTrainer, find_agent
+from worldkit.storage.folders import find_model
 from worldkit.training import TrainConfig
 
 TINY = ["train.batch_size=2", "train.log_every=5", "online.length=5", "online.prefill=24", "online.max_steps=20",
@@ -72,6 +74,22 @@ def test_it_is_scored_beside_random_actions(run, capsys):
 def test_it_is_filmed(run, capsys, tmp_path):
     assert main(["play-agent", str(run), "--episodes", "2", "--out", str(tmp_path / "films"), "--quiet"]) == 0
     assert len(list((tmp_path / "films").glob("*.gif"))) == 2 and "return" in capsys.readouterr().out
+
+
+def test_its_run_is_a_world_model_too(run, capsys, tmp_path):
+    """For every command that takes a model; that of the best agent, else of the newest checkpoint."""
+    assert find_model(run) == find_model(run / "best") == run / "best/model"
+    assert main(["info", str(run)]) == 0
+    assert "parameters: dynamics" in capsys.readouterr().out
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    assert find_model(tmp_path).parts[-3:] == ("step-00000070", "agent", "model")
+    about = json.loads((run / "best/config.json").read_text())
+    (tmp_path / "simple").mkdir()
+    shutil.copy(run / "best/agent.safetensors", tmp_path / "simple")
+    for model, said in ((None, "acts without a world model"), ({"place": "away"}, "away, which is not there")):
+        (tmp_path / "simple/config.json").write_text(json.dumps(about | {"model": model}))
+        with pytest.raises(CheckpointError, match=said):
+            find_model(tmp_path / "simple")
 
 
 @pytest.mark.parametrize("arguments, said", [

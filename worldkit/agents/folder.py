@@ -17,14 +17,14 @@ import torch
 from .. import __version__
 from ..errors import CheckpointError, ConfigError, WorldkitError
 from ..model import WorldModel
-from ..storage.folders import CONFIG_FILE, WEIGHTS_FILE, digest, write_folder, writing_model
+from ..storage.folders import AGENT_FILE, CONFIG_FILE, WEIGHTS_FILE, digest, write_folder, writing_model
 from ..storage.hub import load_folder, locate, save_pretrained
 from ..storage.weights import put, read_weights, write_weights
 from .actions import ActionSpec
 from .base import Agent, agents
 from .presets import agent_of_preset, is_preset
 
-AGENT_FILE, MODEL_FOLDER = "agent.safetensors", "model"
+MODEL_FOLDER = "model"
 _OWN = {CONFIG_FILE, AGENT_FILE, MODEL_FOLDER}
 
 

@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from ..files import new_folder, open_to_others, reason
 
 CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE = "config.json", "model.safetensors", "train.json"
+AGENT_FILE = "agent.safetensors"
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, FACTS_FILE, "README.md", "panel.png", "rollout.gif", "eval-*.md",
              "eval-*.json", "eval-*.html")
 """What a model folder may hold; one that holds anything else is not replaced."""
@@ -115,7 +116,7 @@ def check_target(folder: str | Path, source: Path | None = None) -> Path:
 def find_model(path: str | Path) -> Path:
     """The model folder meant by a path: itself, or of a run folder ``best/``, else the newest readable checkpoint.
 
-    A checkpoint that cannot be read is passed over with a warning.
+    Of an agent it is the world model it acts through. A checkpoint that cannot be read is passed over with a warning.
 
     Raises:
         CheckpointError: if there is none.
@@ -123,9 +124,11 @@ def find_model(path: str | Path) -> Path:
     folder = Path(path)
     for place in (folder, folder / "best"):
         if (place / CONFIG_FILE).is_file():
-            return place
+            return _of_agent(place) if (place / AGENT_FILE).is_file() else place
     steps = sorted(folder.glob("checkpoints/step-*"), reverse=True)
     for place in steps:
+        if (place / "agent" / AGENT_FILE).is_file():
+            place = _of_agent(place / "agent")
         if _is_readable(place):
             return place
     what = ("no such folder" if not folder.exists() else f"none of its {len(steps)} checkpoints can be read" if steps
@@ -133,6 +136,22 @@ def find_model(path: str | Path) -> Path:
     raise CheckpointError(
         f"{folder} is no model: {what}. Give a folder written by save_pretrained() or by worldkit train"
     )
+
+
+def _of_agent(folder: Path) -> Path:
+    """The folder of the world model that an agent acts through.
+
+    Raises:
+        CheckpointError: it acts through none, or that is not there.
+    """
+    about = read_json(folder / CONFIG_FILE)
+    if not about.get("model"):
+        raise CheckpointError(f"{folder} is an agent that acts without a world model: worldkit eval-agent and "
+                              "play-agent let it act")
+    place = Path(os.path.normpath(folder / about["model"]["place"]))
+    if not (place / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} acts through the model {place}, which is not there: put it back")
+    return place
 
 
 def _is_readable(folder: Path) -> bool:

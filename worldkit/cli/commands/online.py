@@ -95,8 +95,8 @@ def run_train_agent(options: Namespace) -> None:
     console.print(f"{state} after {result.steps} steps and {result.updates} updates, {result.seconds:.0f} s of acting "
                   f"and learning: {result.run}", soft_wrap=True)
     best = result.run / "best" if (result.run / "best").exists() else "none yet"
-    console.print(f"curve: {result.run / 'curve.html'}   films: {result.run / 'figures'}   best agent: {best}",
-                  soft_wrap=True)
+    films = result.run / "figures" if (result.run / "figures").exists() else "none"  # models of vectors draw nothing
+    console.print(f"curve: {result.run / 'curve.html'}   films: {films}   best agent: {best}", soft_wrap=True)
 
 
 def run_eval_agent(options: Namespace) -> None:
