@@ -1,5 +1,6 @@
 """Joint embedding prediction: sizes, teachers, bad input, and that collapse is noticed."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 import worldkit as wk
 from worldkit.assembly import build
 from worldkit.objectives.collapse import health
+from worldkit.objectives.jepa import JEPA
 from worldkit.objectives.teacher import Teacher
 from worldkit.storage.sharing import export_model
+from worldkit.testing import check_objective
 from worldkit.testing.examples import example_batch, small_config
 from worldkit.training.watch import Watch
 
@@ -124,3 +127,19 @@ def test_health():
     assert health(torch.randn(2000, 1, 6))["embedding_rank"] > 5.8
     again = Watch()
     again.load_state_dict({"mean": {}, "lowest": {}, "since": {}, "said": []})  # of a run before there was this sign
+
+
+def test_teachers_that_do_not_keep_still_are_told():
+    class Restless(JEPA):
+        def prepare(self, model):
+            self.teacher = copy.deepcopy(model.encoder).requires_grad_(False)  # follows model.train()
+
+        def after_step(self, model, step):
+            pass
+
+        def _targets(self, batch, z, sampler):
+            return self._compared(self.teacher.see(batch, sampler=sampler).latent[:, 1:])
+
+    with pytest.raises(AssertionError, match="teachers stay in evaluation mode"):
+        check_objective(Restless, model={**LEWM, "objective": "jepa"}, sigreg={"weight": 0.1, "projections": 8})
+    check_objective("jepa", target="ema", momentum=(0.9, 1.0))
