@@ -147,9 +147,27 @@ def test_parts_learn_in_turns_and_go_on_exactly(options):
     twin.model.load_state_dict(agent.model.state_dict())
     again = twin.learner(TrainConfig())
     again.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for who in (agent, twin):
+        who.config = who.config.model_copy(update={"stops": {"model": 5}})
     one, two = learn(learner, range(4, 6))[1], learn(again, range(4, 6))[1]
     assert all(torch.equal(x, two[name]) for name, x in one.items())
     assert all(torch.equal(x, two) for x, two in zip(agent.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["iris-mini", "diamond-mini"])
+def test_presets_learn_every_part(name):
+    agent = create_agent(name, agent__horizon=2, agent__waits={})
+    few = {part: options.model_copy(update={"count": 2, "length": min(4, options.length)})
+           for part, options in agent.config.segments.items()}
+    agent.config = agent.config.model_copy(update={"segments": few, "waits": {}})
+    learner, before = agent.learner(TrainConfig()), copy.deepcopy(agent.model.state_dict())
+    for number in range(2):  # the first learning rate of a warm-up is 0
+        terms = learner.learn(played(), np.random.default_rng(number), seeded(number))
+    assert {f"grad_norm_{part}" for part in learner.parts} <= terms.keys() and len(learner.parts) == 3
+    assert all(torch.isfinite(x) for x in terms.values())
+    for part in learner.parts[:-1]:
+        names = {id(p): name for name, p in agent.model.named_parameters()}
+        assert any(not torch.equal(p, before[names[id(p)]]) for p in learner.parameters[part]), part
 
 
 def test_a_run_trains_saves_and_acts(tmp_path):
