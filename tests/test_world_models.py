@@ -164,7 +164,8 @@ def test_memory_does_not_teach_vision():
 # -- the controller
 
 SMALL = {"encoder.depth": 2, "encoder.latent_dim": 3, "decoder.depth": 2, "dynamics.units": 4, "agent.population": 4,
-         "agent.episodes": 1, "agent.vision_updates": 1, "agent.memory_updates": 1, "agent.horizon": 5}
+         "agent.episodes": 1, "agent.where": "env", "agent.generations": 0, "agent.vision_updates": 1,
+         "agent.memory_updates": 1, "agent.horizon": 5}
 
 
 def small_agent(discrete=True, **options):

@@ -42,12 +42,14 @@ class WorldModelsConfig(ComponentConfig):
     Attributes:
         num_frames: Frames of a training clip; None = one more than the model's ``timestep_horizon``.
         free_nats: What of the divergence costs nothing, nats per number of the latent.
+        kl: Weight of the divergence; small where few pixels tell what matters.
         likelihood: Weight of M's loss, and of the heads'.
     """
 
     name: str = "world-models"
     num_frames: int | None = Field(default=None, gt=1)
     free_nats: float = Field(default=0.5, ge=0)
+    kl: float = Field(default=1.0, ge=0)
     likelihood: float = Field(default=1.0, ge=0)
 
 
@@ -71,7 +73,7 @@ class WorldModels(Objective):
             ConfigError: there is no such part.
         """
         if part == VISION:
-            return _summed(self._vision(model, batch, sampler)[0], {})
+            return _summed(self._vision(model, batch, sampler)[0], {"kl": self.config.kl})
         if part != MEMORY:
             raise ConfigError(f"objective 'world-models' trains {VISION} and {MEMORY} in turns, not '{part}'")
         with torch.no_grad():
@@ -82,7 +84,7 @@ class WorldModels(Objective):
         vision, encoding = self._vision(model, batch, sampler)
         apart = replace(encoding, posterior=encoding.posterior.detach(), latent=encoding.latent.detach())
         memory = self._memory(model, batch, apart, sampler)
-        first, second = _summed(vision, {}), _summed(memory, head_scales(model))
+        first, second = _summed(vision, {"kl": self.config.kl}), _summed(memory, head_scales(model))
         return Loss(first.total + self.config.likelihood * second.total, {**first.terms, **second.terms})
 
     def _vision(
