@@ -110,6 +110,9 @@ class Imitation(Agent):
         if latent_action is None:
             raise ConfigError("imitation maps latent actions to actions, and this model has none: train it with "
                               "-o latent_action=gaussian, or take an lpwm preset")
+        if latent_action.choices is not None:
+            raise ConfigError(f"imitation maps vectors to actions, and the latent actions of this model are numbers of "
+                              f"codes ('{latent_action.config.name}'): train one with -o latent_action=gaussian")
         told = sorted(set(model.conditioners) - {"goal_image"})
         if told:
             raise ConfigError(f"imitation acts with a model that is told a goal at most; this one needs "

@@ -40,7 +40,7 @@ from .base import ActionDist, LatentAction
 
 _NEVER = -1e4
 """Log-probability of a code that was not found; finite, so that it can be multiplied with nothing."""
-_DECAY = 0.99
+_DECAY, _NARROW = 0.99, 32
 
 
 class ActionQuantizerConfig(UnitQuantizerConfig):
@@ -59,6 +59,9 @@ class VQLatentActionConfig(ComponentConfig):
         head_dim: Width of a head; None: ``dim / num_heads``.
         decoder_layers: Of the decoder, which is needed in training alone; None: as many.
         quantizer: The codes: ``quantizer.codes`` is how many actions there are.
+        read: Where the encoder says which action it was: ``"token"``, a learned token a frame, or ``"all"``, patches of
+            the frame that was reached, all of them, narrowed and joined: what changes in one of many is then not lost
+            in an average, and small models find it sooner.
         target: What the decoder draws: ``"frame"``, the next one (the paper), or ``"change"``, what that adds to this
             one: then it need not learn first what stays.
         center: ``"batch"``: vectors are made 0 on average and 1 wide before they are compared with codes (Łańcucki et
@@ -79,6 +82,7 @@ class VQLatentActionConfig(ComponentConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     decoder_layers: int | None = Field(default=None, gt=0)
     quantizer: ActionQuantizerConfig = ActionQuantizerConfig()
+    read: Literal["token", "all"] = "token"
     target: Literal["frame", "change"] = "frame"
     center: Literal["none", "batch"] = "none"
     regularizer_weight: float = Field(default=1.0, ge=0)
@@ -136,11 +140,16 @@ class VQLatentAction(LatentAction):
         pixels, sizes = obs.channels * config.patch_size**2, {
             "dim": config.dim, "num_heads": config.num_heads, "head_dim": config.head_dim, "dropout": config.dropout}
         self.embed_patches = nn.Linear(pixels, config.dim)
-        self.action_token = nn.Parameter(0.02 * torch.randn(config.dim))
-        self.encoder = SpaceTimeTransformer(num_layers=config.num_layers, num_tokens=rows * columns + 1,
-                                            max_frames=window + 1, **sizes)
-        self.to_code = nn.Linear(config.dim, config.quantizer.dim)
-        self.center = Center(config.quantizer.dim) if config.center == "batch" else nn.Identity()
+        by_token = config.read == "token"
+        self.action_token = nn.Parameter(0.02 * torch.randn(config.dim)) if by_token else None
+        self.encoder = SpaceTimeTransformer(num_layers=config.num_layers, num_tokens=rows * columns + by_token,
+                                            max_frames=window + 1, still=False, **sizes)
+        if by_token:
+            self.to_code: nn.Module = nn.Linear(config.dim, config.quantizer.dim)
+        else:
+            self.to_code = nn.Sequential(nn.Linear(config.dim, _NARROW), nn.GELU(), nn.Flatten(-2),
+                                         nn.Linear(_NARROW * rows * columns, config.quantizer.dim))
+        self.center = Center(config.quantizer.dim, times=window) if config.center == "batch" else nn.Identity()
         self.quantizer = VectorQuantizer(config.quantizer)
         self.decode_patches, self.decode_code = nn.Linear(pixels, config.dim), nn.Linear(config.quantizer.dim,
                                                                                         config.dim)
@@ -167,8 +176,11 @@ class VQLatentAction(LatentAction):
         obs = self.obs
         check_shape(video, "b t c h w", name="video", c=obs.channels, h=obs.height, w=obs.width)
         tokens = self.embed_patches(to_patches(video, self.config.patch_size))
-        token = repeat(self.action_token, "d -> b t 1 d", b=tokens.shape[0], t=tokens.shape[1])
-        seen = self.encoder.slide(torch.cat([token, tokens], 2))[:, 1:, 0]
+        if self.action_token is None:
+            seen = self.encoder.slide(tokens)[:, 1:]
+        else:
+            token = repeat(self.action_token, "d -> b t 1 d", b=tokens.shape[0], t=tokens.shape[1])
+            seen = self.encoder.slide(torch.cat([token, tokens], 2))[:, 1:, 0]
         return self.quantizer(self.center(self.to_code(seen)))
 
     def _posterior(self, found: Quantized) -> CodedActions:

@@ -215,34 +215,45 @@ class VectorQuantizer(nn.Module):
 
 
 class Center(nn.Module):
-    """Vectors ``[..., D]``, 0 on average and 1 wide: by the batch while it learns, by averages of batches afterwards.
+    """Vectors ``[B, ..., D]``, 0 on average and 1 wide: by the batch in training, by averages of batches afterwards.
 
     A direction that all vectors share, as a bias gives them, would leave unit vectors hardly any room to differ, and
     one code would do for all of them. Source: Łańcucki et al. (arXiv:2005.08520).
+
+    Args:
+        dim: D.
+        times: With it vectors are ``[B, T, D]`` with T up to this, and every time has averages of its own: then nothing
+            can be told by what merely says which time it is. (More than that share the last ones.)
+        decay: Of the averages.
     """
 
     mean: Tensor
     variance: Tensor
     batches: Tensor
 
-    def __init__(self, dim: int, decay: float = 0.9):
+    def __init__(self, dim: int, times: int = 0, decay: float = 0.9):
         super().__init__()
-        self.decay = decay
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
+        self.decay, self.times = decay, times
+        shape = (times, dim) if times else (dim,)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
         self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, z: Tensor) -> Tensor:
         z = full_precision(z)
         mean, variance = self.mean, self.variance
+        if self.times:
+            at = torch.arange(z.shape[1], device=z.device).clamp(max=self.times - 1)
+            mean, variance = mean[at], variance[at]
         if self.training:
-            rows = z.reshape(-1, z.shape[-1])
-            mean, variance = rows.mean(0), rows.var(0, correction=0)
+            axes = (0,) if self.times else tuple(range(z.ndim - 1))
+            mean, variance = z.mean(axes), z.var(axes, correction=0)
             with torch.no_grad():
                 self.batches += 1
                 share = (1 / self.batches).clamp(min=1 - self.decay)  # of the first batches a plain mean
-                self.mean.lerp_(mean.detach(), share)
-                self.variance.lerp_(variance.detach(), share)
+                known = slice(0, z.shape[1]) if self.times else slice(None)
+                self.mean[known] = self.mean[known].lerp(mean.detach()[: self.times or None], share)
+                self.variance[known] = self.variance[known].lerp(variance.detach()[: self.times or None], share)
         return (z - mean) * torch.rsqrt(variance + 1e-5)
 
 
@@ -251,6 +262,19 @@ def clear_moments(optimizer: torch.optim.Optimizer, quantizer: VectorQuantizer) 
     for value in optimizer.state.get(quantizer.codebook, {}).values():
         if torch.is_tensor(value) and value.shape == quantizer.codebook.shape:
             value[quantizer.restarted.to(value.device)] = 0
+
+
+def forget_restarted(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let an optimiser forget, before every step, its averages of codes that were just restarted (`clear_moments`)."""
+    found = [m for m in model.modules() if isinstance(m, VectorQuantizer) and m.config.restart_after
+             and m.config.codebook == "gradient"]
+
+    def forget(*_: object) -> None:
+        for quantizer in found:
+            clear_moments(optimizer, quantizer)
+
+    if found:
+        optimizer.register_step_pre_hook(forget)
 
 
 def perplexity(codes: Tensor, num_codes: int) -> Tensor:

@@ -31,13 +31,13 @@ class SpaceTimeBlock(Checkpointed):
     when = frozenset({"all"})
 
     def __init__(self, dim: int, num_heads: int, *, head_dim: int | None = None, qk_norm: bool = False,
-                 dropout: float = 0.0):
+                 dropout: float = 0.0, still: bool = True):
         super().__init__()
         options = {"head_dim": head_dim, "qk_norm": qk_norm}
         self.norm_space, self.space = nn.LayerNorm(dim), Attention(dim, num_heads, dropout, **options)
         self.norm_time, self.time = nn.LayerNorm(dim), Attention(dim, num_heads, dropout, **options)
         self.norm_forward, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim, dropout)
-        for last in (self.space.proj, self.time.proj, self.feed_forward[2]):  # a block begins by changing nothing
+        for last in (self.space.proj, self.time.proj, self.feed_forward[2]) if still else ():
             nn.init.zeros_(last.weight)
             if last.bias is not None:
                 nn.init.zeros_(last.bias)
@@ -71,13 +71,13 @@ class SpaceTimeTransformer(nn.Module):
     """
 
     def __init__(self, *, dim: int, num_layers: int, num_heads: int, num_tokens: int, max_frames: int,
-                 head_dim: int | None = None, qk_norm: bool = False, dropout: float = 0.0):
+                 head_dim: int | None = None, qk_norm: bool = False, dropout: float = 0.0, still: bool = True):
         super().__init__()
         self.max_frames = max_frames
-        self.token_embedding = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
+        self.token_embedding = nn.Parameter(0.2 * torch.randn(num_tokens, dim))
         self.time_embedding = nn.Parameter(0.02 * torch.randn(max_frames, dim))
         self.blocks = nn.ModuleList(
-            SpaceTimeBlock(dim, num_heads, head_dim=head_dim, qk_norm=qk_norm, dropout=dropout)
+            SpaceTimeBlock(dim, num_heads, head_dim=head_dim, qk_norm=qk_norm, dropout=dropout, still=still)
             for _ in range(num_layers)
         )
         self.norm_out = nn.LayerNorm(dim)

@@ -30,6 +30,7 @@ from ..files import check_writable, reason
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..nn.decay import weights_of_layers
+from ..nn.quantize import forget_restarted
 from ..progress import Meter
 from ..storage.folders import write_folder
 from ..storage.hub import write_model
@@ -172,6 +173,7 @@ class Trainer:
             decays=weights_of_layers(model) if config.decay == "weights" else None,
             fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
         )
+        forget_restarted(self.optimizer, model)
         self.ema = None if config.ema is None else EMA(
             model, config.ema, every=config.ema_every, after=config.ema_after, warmup=config.ema_warmup)
         self.facts = dict(facts or {})
