@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from worldkit.assembly import build
-from worldkit.data import ArraySource, ClipDataset
+from worldkit.data import ArraySource, ClipDataset, collate
 from worldkit.errors import ConfigError, NoDecoderError, WorldkitError
 from worldkit.play import moments
 from worldkit.play.session import Session
 from worldkit.scene import things
-from worldkit.testing.examples import small_config
+from worldkit.testing.examples import example_batch, small_config
 from worldkit.testing.report import shake
 
 RANDOM = np.random.default_rng(0)
@@ -45,6 +45,20 @@ def balls():
 
 def picture(session, which=0):
     return session.frames()[which].picture
+
+
+def test_vectors_are_seen_beside_pictures():
+    watching = made(encoder="multi", dynamics="gru", latent_action=None)
+    seen = example_batch(watching.config).vectors
+    vectors = {name: RANDOM.random((8, *x.shape[2:])).astype(np.float32 if x.is_floating_point() else np.int64)
+               for name, x in seen.items()}
+    clips = ClipDataset(ArraySource([episode | {"state": vectors} for episode in EPISODES]), num_frames=6,
+                        vectors=watching.config.vectors)
+    session = Session(watching, clips, context_frames=3, clip=1)
+    session.step()
+    seen = collate([clips[1]]).context(3)
+    expected = watching.rollout(seen, 1, deterministic=True).video[0, -1].clamp(0, 1)
+    assert np.abs(picture(session) / 255 - expected.permute(1, 2, 0).numpy()).max() < 0.01
 
 
 def test_it_is_the_rollout(model, session):

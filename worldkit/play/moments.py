@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch import Batch
 from ..counterfactual import drawn
 from ..distributions import Sampler
 from ..dreaming import Dream
@@ -130,21 +131,21 @@ def hold(z: Latent, held: Sequence[Held]) -> Latent:
     return Latent.build(z.spec, values, score=z.score)
 
 
-def first_moment(model: ComposedWorldModel, video: Tensor, conditions: Mapping[str, Any], sampler: Sampler) -> Moment:
+def first_moment(model: ComposedWorldModel, seen: Batch, conditions: Mapping[str, Any], sampler: Sampler) -> Moment:
     """The moment at which data end and the dream begins.
 
     Args:
         model: A model with a dynamics and a decoder.
-        video: Frames of data, ``[1, n, C, H, W]``.
+        seen: Frames of data, and vectors, of one clip (`Batch.context`).
         conditions: Of the clip, see `Dream`.
         sampler: Source of randomness.
     """
     with torch.no_grad():
-        z = model.encode(video, conditions=conditions)
-        dream = Dream(model, z, conditions=conditions, sampler=sampler, video=video)
+        z = model.encode(seen, conditions=conditions)
+        dream = Dream(model, z, conditions=conditions, sampler=sampler, video=seen.video)
     moving = {name: c.time_axis for name, c in model.conditioners.items() if c.per_frame}
     told = tuple({name: conditions[name].narrow(axis, t, 1) for name, axis in moving.items()}
-                 for t in range(video.shape[-4] - 1))
+                 for t in range(z.shape[1] - 1))
     return Moment(0, dream, z, told)
 
 

@@ -123,18 +123,16 @@ class Session:
             clip = int(torch.randint(count, (), generator=self.random, device=self.device))
         if not 0 <= clip < count:
             raise ConfigError(f"clip {clip} is out of range: the data have {count} clips, 0 to {count - 1}")
-        batch = collate([self.clips[clip]])
-        video, told = batch.video.to(self.device), {}
+        batch = collate([self.clips[clip]]).to(self.device)
+        told = {}
         for name in self.model.conditioners:
             if name not in batch.conditions:
                 raise ConfigError(f"this model is told '{name}', and the data have no such entry: play it on data that "
                                   "have")
-            value = batch.conditions[name]
-            told[name] = value.to(self.device) if torch.is_tensor(value) else value
-        self.clip, self._video, self._told = clip, video, told
+            told[name] = batch.conditions[name]
+        self.clip, self._video, self._told = clip, batch.video, told
         self._inferred: Tensor | None = None
-        seen = video[..., : self.context_frames, :, :, :]
-        generator = self._generator()
+        seen, generator = batch.context(self.context_frames), self._generator()
         self.futures = [Future(first_moment(self.model, seen, told, Sampler(generator=generator)))]
 
     def step(self) -> None:
