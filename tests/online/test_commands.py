@@ -131,7 +131,7 @@ def test_a_planner_trains_its_model(tmp_path):
                "num_variables": 3, "cell": {"hidden": 8}}, "heads": {"reward": {"readout": {"units": 8}}}}
     planning = {"horizon": 2, "planner_options": {"candidates": 8, "elites": 2, "iterations": 1}}
     with make() as env:
-        agent = create_agent("planet-mini", env=env, agent=planning, **options)
+        agent = create_agent("planet-dmc", env=env, agent=planning, **options)
     before = {name: x.clone() for name, x in agent.model.state_dict().items()}
     config = OnlineConfig(steps=26, prefill=14, max_steps=10, length=5, cross=False, train_ratio=3, eval_episodes=1,
                           film_steps=3)
