@@ -293,6 +293,8 @@ class UNetDiffusion(Dynamics):
         self._read(other)
         carry.frames = carry.frames.index_copy(0, rows, other.frames)
         carry.actions = carry.actions.index_copy(0, rows, other.actions)
+        if carry.fine is not None:
+            carry.fine = carry.fine.index_copy(0, rows, other.fine)
         if carry.state is not None:
             anew = other.state or tuple(x[:, rows] * 0 for x in carry.state)
             carry.state = tuple(x.index_copy(1, rows, new) for x, new in zip(carry.state, anew, strict=True))
