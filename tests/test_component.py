@@ -98,7 +98,7 @@ def test_the_conformance_check_names_the_attribute():
 
 
 @pytest.mark.parametrize("contract, name, value, message", [
-    (Dynamics, "requires", "tracked", r"must be a set of words, frozenset\(\{'grid'\}\); got 'tracked'"),
+    (Dynamics, "requires", "tracked", r"must be a set of words, frozenset\(\{'codes'\}\); got 'tracked'"),
     (Dynamics, "requires", {"traked"}, "unknown word 'traked'. Did you mean 'tracked'?"),
     (Objective, "requires", {"decoders"}, "unknown word 'decoders'. Did you mean 'decoder'?"),
     (Objective, "frozen", {"enconder"}, "unknown word 'enconder'. Did you mean 'encoder'?"),

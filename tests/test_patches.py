@@ -80,7 +80,7 @@ def test_posterior_and_priors():
         assert not mean.any() and not logvar.any()
     assert encoder.first_frame_prior(4).shape == (4, 1)
     assert encoding.posterior.kl(encoder.static_prior(encoding))["patches", "features"].shape == (2, 3, 16)
-    assert encoder.spec.properties == {"grid", "tracked", "normal"}
+    assert encoder.spec.properties == {"grid", "tracked", "normal", "continuous"}
 
 
 def test_a_model_samples_from_nothing():

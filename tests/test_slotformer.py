@@ -121,7 +121,7 @@ def test_permutation_holds_inside_a_group_of_particles():
 
     other = Latent.build(spec, {key: permute(key[0], x) for key, x in z.values.items()})
     base, moved = model.prior(z, EMPTY), model.prior(other, EMPTY)
-    assert model.requires == frozenset()
+    assert model.requires == {"continuous"}
     for (group, field), value in base.params.items():
         torch.testing.assert_close(moved.params[group, field], permute(group, value))
 

@@ -105,7 +105,7 @@ def _problem(cls: type, name: str, value: Any) -> str:
     where = _defined(cls, name)
     if _is_method(found) and (holds_weights or not callable(value)):
         return f"a method of {where}"
-    if isinstance(found, property) and isinstance(value, (nn.Module, nn.Parameter)):
+    if isinstance(found, property) and (isinstance(value, (nn.Module, nn.Parameter)) or found.fset is None):
         return f"a property of {where}"
     if isinstance(value, (nn.Module, nn.Parameter)):
         return f"an attribute of {where} that would hide it"

@@ -69,7 +69,7 @@ def test_anchored_tokens_are_followed_by_what_they_paint(known_balls):
 def test_anchored_tokens_without_masks_cannot_be_followed(tiny_model, known_balls, monkeypatch):
     model = tiny_model().eval()
     drawn = model.decode
-    monkeypatch.setattr(model, "decode", lambda z, masks=False: drawn(z))
+    monkeypatch.setattr(model, "decode", lambda z, before=None, masks=False: drawn(z))
     with pytest.raises(ConfigError, match="MED10 and PCK of what tokens paint need masks, and decoder 'particle'"):
         evaluate(model, known_balls(12), context_frames=2, metrics=("med10",))
 

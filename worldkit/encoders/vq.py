@@ -54,6 +54,7 @@ class VQEncoder(Encoder):
     Example:
         >>> config = VQEncoderConfig(channels=32, multipliers=(1, 1), map_channels=8, quantizer={"codes": 9, "dim": 4})
         >>> encoder = VQEncoder(config, obs=ObsSpec(height=16, width=16))
+        >>> import torch
         >>> z = encoder(torch.rand(2, 3, 3, 16, 16), sampler=Sampler()).latent
         >>> z.values["patches", "code"].shape, encoder.look_up(z).features.shape, encoder.spec.grid
         (torch.Size([2, 3, 64, 1]), torch.Size([2, 3, 64, 4]), (8, 8))

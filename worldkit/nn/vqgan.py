@@ -163,7 +163,7 @@ class DownStack(nn.Module):
         inputs: Channels of the images.
         side: Longer edge of the images.
     Example:
-        >>> DownStack(StackConfig(multipliers=(1, 1), map_channels=8), 3, 16)(torch.rand(2, 3, 16, 16)).shape
+        >>> DownStack(StackConfig(name="vq", multipliers=(1, 1), map_channels=8), 3, 16)(torch.rand(2, 3, 16, 16)).shape
         torch.Size([2, 8, 8, 8])
     """
 
@@ -197,7 +197,7 @@ class UpStack(nn.Module):
         outputs: Channels of the images.
         side: Longer edge of the images.
     Example:
-        >>> UpStack(StackConfig(multipliers=(1, 1), map_channels=8), 3, 16)(torch.rand(2, 8, 8, 8)).shape
+        >>> UpStack(StackConfig(name="vq", multipliers=(1, 1), map_channels=8), 3, 16)(torch.rand(2, 8, 8, 8)).shape
         torch.Size([2, 3, 16, 16])
     """
 

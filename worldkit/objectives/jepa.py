@@ -246,9 +246,16 @@ class JEPA(Objective):
                 "the targets): they can all become the same, which embedding_std and embedding_rank in the log tell"]
 
 
+class FrozenJEPAConfig(JEPAConfig):
+    """Options of the JEPA objective on a trained encoder: the same."""
+
+    name: str = "frozen-jepa"
+
+
 class FrozenJEPA(JEPA):
     """The same on the latents of an encoder that is trained already and stays as it is: V-JEPA 2-AC."""
 
+    Config = FrozenJEPAConfig
     frozen = frozenset({"encoder"})
 
     def notes(self, model: ComposedWorldModel) -> list[str]:

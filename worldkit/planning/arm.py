@@ -37,7 +37,7 @@ class ArmCEM(CEM):
         >>> near = FunctionObjective(lambda a: (a[..., :3] - 0.02).square().sum((-1, -2)), 1,
         ...                          Continuous((-1,) * 7, (1,) * 7))
         >>> plan = ArmCEM().solve(near, horizon=1, generator=torch.Generator().manual_seed(0))
-        >>> plan.actions[0, 0, :6].round(decimals=2).tolist()
+        >>> [round(x, 2) for x in plan.actions[0, 0, :6].tolist()]
         [0.02, 0.02, 0.02, 0.0, 0.0, 0.0]
     """
 

@@ -194,7 +194,7 @@ def check_dynamics(
 
 
 def _kind(cls: Any) -> str:
-    """Kind of latent that a dynamics can do with."""
+    """Kind of latent that a dynamics or a prior can do with."""
     return "codes" if "codes" in cls.requires else "pixels" if "grid" in cls.requires else "particles"
 
 
@@ -326,13 +326,13 @@ def check_latent_action(
 
 
 def check_prior(prior: str | type, *, spec: LatentSpec | None = None, **options: Any) -> None:
-    """Check a prior on random latents of ``spec`` (default: `example_spec`).
+    """Check a prior on random latents of ``spec`` (default: an `example_spec` that it reads).
 
     Example:
         >>> check_prior("diffusion")
     """
     cls, config, report = prepare(registries.priors, prior, options)
-    spec = spec or example_spec()
+    spec = spec or example_spec(kind=_kind(cls))
 
     def make() -> nn.Module:
         return cls(config, spec=spec)

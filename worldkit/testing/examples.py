@@ -36,6 +36,7 @@ OBSERVED: dict[str, dict[str, Any]] = {"mlp": {"height": 0, "width": 0, **_VECTO
 LEARNS: dict[str, dict[str, Any]] = {
     "denoising": {"objective": "denoising", "encoder": "identity", "decoder": "identity", "dynamics": "unet-diffusion",
                   "latent_action": None},
+    "heads": {"heads": {"reward": {"name": "gaussian"}}},
     "latent-action": {"objective": "latent-action", "latent_action": "vq", "dynamics": None},
     "world-models": {"objective": "world-models", "encoder": "conv-vae", "decoder": {"name": "conv-transposed",
                      "output": "sigmoid"}, "dynamics": "mdn-rnn", "latent_action": None},
