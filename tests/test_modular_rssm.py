@@ -100,13 +100,13 @@ def test_presets_take_any_encoder_and_cell():
 
 
 def test_a_cell_of_a_plugin_goes_into_a_model_and_its_provider_is_recorded():
-    @register_cell("leaky")
+    @register_cell("leaky-of-a-plugin")
     class Leaky(cells.get("gru")):
         pass
 
     try:
-        made = wk.create_config("modular-rssm", dynamics__cell={"name": "leaky", "hidden": 16})
-        assert ("dynamics.cell", cells, "leaky") in list(components(made.to_dict()))
+        made = wk.create_config("modular-rssm", dynamics__cell={"name": "leaky-of-a-plugin", "hidden": 16})
+        assert ("dynamics.cell", cells, "leaky-of-a-plugin") in list(components(made.to_dict()))
         assert isinstance(build(made).dynamics.cell, Leaky)
     finally:
-        del cells._entries["leaky"]
+        del cells._entries["leaky-of-a-plugin"]
