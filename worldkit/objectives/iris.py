@@ -137,9 +137,8 @@ def dynamics_loss(
         done.sum() * losses.shape[2] - done[:, 0].sum()).clamp(min=1)
     terms = {"tokens": losses.sum() / count}
     total = terms["tokens"]
-    if missing := [name for name in model.heads if name not in batch.targets]:
-        model.head_losses(z, cond, batch)  # says which, and what to do
-        raise AssertionError(missing)
+    if any(name not in batch.targets for name in model.heads):
+        model.head_losses(z, cond, batch)  # raises: says which, and what to do
     features = model.dynamics.behind_actions(hidden)
     for name, head in model.heads.items():
         loss = masked_mean(head.loss(features, batch.targets[name][:, : features.shape[1]]), crossed)
