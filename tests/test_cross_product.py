@@ -65,10 +65,10 @@ FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(nam
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
          "simnorm": ("no condition",), "simnorm-conv": ("no condition",), "identity": ("action",),
          "vit-cls": ("no condition",), "jepa-vit": ("no condition",), "conv-vae": ("no condition",),
-         "with-vectors": ("no condition",)}
+         "with-vectors": ("no condition",), "adapted": ("no condition",)}
 """Encoders that give one token for a whole frame, or its pixels: for other parts they are alike, so part of the product
 will do."""
-NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae", "with-vectors")
+NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae", "with-vectors", "adapted")
 """Those of them that are put together with one dynamics alone."""
 
 

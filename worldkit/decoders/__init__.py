@@ -16,6 +16,7 @@ register_decoder("particle", "worldkit.decoders.particle:ParticleDecoder", alias
 register_decoder("particle-tracking", "worldkit.decoders.particle_tracking:ParticleTrackingDecoder",
                  aliases=("dlpv2", "ddlp"))
 register_decoder("patch", "worldkit.decoders.patch:PatchDecoder", aliases=("dvae",))
+register_decoder("semantic", "worldkit.decoders.semantic:SemanticDecoder", aliases=("semantic-wm",))
 register_decoder("slot", "worldkit.decoders.slot:SlotDecoder", aliases=("spatial-broadcast",))
 register_decoder("space-time", "worldkit.decoders.space_time:SpaceTimeDecoder", aliases=("st-vivit", "genie"))
 register_decoder("upsampling", "worldkit.decoders.upsampling:UpsamplingDecoder", aliases=("dino-wm",))

@@ -7,6 +7,7 @@ A module loads when its component is used. Your own may register with a decorato
 from ..lazy import lazy_exports
 from ..registry import register_encoder
 
+register_encoder("adapted", "worldkit.encoders.adapted:AdaptedEncoder")
 register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
 register_encoder("conv-vae", "worldkit.encoders.conv_vae:ConvVAE")
 register_encoder("identity", "worldkit.encoders.identity:IdentityEncoder", aliases=("pixels",))

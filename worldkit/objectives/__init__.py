@@ -7,6 +7,7 @@ A module loads when its component is used. Your own may register with a decorato
 from ..lazy import lazy_exports
 from ..registry import register_objective
 
+register_objective("adapter", "worldkit.objectives.adapter:AdapterObjective", aliases=("svae",))
 register_objective("ddlp", "worldkit.objectives.ddlp:DDLP", aliases=("dlpv2",))
 register_objective("decode-only", "worldkit.objectives.decode_only:DecodeOnly")
 register_objective("denoising", "worldkit.objectives.denoising:Denoising", aliases=("diamond",))

@@ -64,7 +64,8 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
     report.fields(encoding.posterior, module.spec, BATCH, 3, "posterior")
     learned = [*tensors(encoding.to_draw), *tensors(encoding.posterior)]
     if encoding.drawn is not None:  # nearest codes are chosen without a gradient: what is between trains them
-        learned = [x for x in (*learned, *module.regularizers(encoding).values()) if x.requires_grad]
+        learned = [x for x in learned if x.requires_grad]
+    learned += [x for x in module.regularizers(encoding).values() if x.requires_grad]  # it learns by these, too
     report.gradients(module, score(learned))
     looked = module.look_up(encoding.latent)
     report.fields(looked, module.drawn_spec, BATCH, 3, "latent that is drawn")

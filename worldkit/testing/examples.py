@@ -50,10 +50,13 @@ LEARNS: dict[str, dict[str, Any]] = {
     "frozen-jepa": {"objective": "frozen-jepa", "encoder": "with-vectors", "decoder": None, "dynamics": "vjepa2-ac",
                     "latent_action": None, "conditioners": {"action": {"name": "raw-action", "dim": 7}}},
     "masked-jepa": {"objective": "masked-jepa", "encoder": "jepa-vit", "decoder": None},
+    "adapter": {"objective": "adapter", "encoder": "adapted", "decoder": "semantic"},
 }
 """Objective -> what the small model that learns by it is made of, if it trains no particles and no decoder."""
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "encoder": {
+        "adapted": {"picture": {"name": "jepa-vit", "patch_size": 8, "dim": 16, "num_heads": 2, "num_layers": 1},
+                    "adapter": {"dim": 4, "num_layers": 1, "num_heads": 2, "hidden": 8}},
         "conv": _CONV, "conv-vae": {"depth": 2, "multipliers": (2, 3), "latent_dim": 4}, "mlp": _MLP,
         "multi": {"image": _CONV, "vectors": _MLP}, "particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
@@ -79,6 +82,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "particle": {"glimpse_map_size": 4, "hidden_dim": 16, "glimpse_cnn": _CNN, "background_cnn": _CNN},
         "particle-tracking": {"hidden_dim": 16, "background_channels": (8, 8)},
         "patch": {"hidden_dim": 16, "cnn": _CNN},
+        "semantic": {"channels": 8, "multipliers": (1, 1, 1, 2), "num_blocks": 1},
         "slot": {"channels": (8, 8)}, "upsampling": {"channels": 16, "num_blocks": 1, "hidden": 8},
         "space-time": {**_TRANSFORMER, "window": 4}, "vq": _VQ},
     "dynamics": {
