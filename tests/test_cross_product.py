@@ -74,9 +74,9 @@ NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "con
 
 HAVE = {"grid": ("identity", "patch", "pretrained"), "normal": ("conv-vae", "patch")}
 """Property of latents -> encoders that have it, where not all have."""
-TOLD_FRAMES = ("adaln-causal", "vjepa2-ac", "causal-patches")
+TOLD_FRAMES = ("adaln-causal", "vjepa2-ac", "causal-patches", "causal-dit")
 """Dynamics to which a latent action is as an action, or that read no conditions of tokens."""
-NO_GOALS = ("latent-mlp", "unet-diffusion")
+NO_GOALS = ("latent-mlp", "unet-diffusion", "causal-dit")
 """Dynamics that embed no goals."""
 
 
@@ -93,7 +93,7 @@ def some_of_the_whole():
             if dynamics not in NO_GOALS or condition in ("no condition", "action and language")
             or encoder == "identity"
             if dynamics != "adaln-causal" or (condition == "action and language" and encoder in ("particle", "patch"))
-            if dynamics not in ("vjepa2-ac", "causal-patches") or (condition == "action" and encoder == "patch")]
+            if dynamics not in TOLD_FRAMES[1:] or (condition == "action" and encoder == "patch")]
 
 
 def covering(rows, size):

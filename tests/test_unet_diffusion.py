@@ -180,7 +180,7 @@ def test_options_that_cannot_be(overrides, said):
 def test_refusals():
     with pytest.raises(IncompatibleComponentsError, match=r"dynamics.outcomes=\{\}"):
         build(config(dynamics="unet-diffusion"))
-    with pytest.raises(IncompatibleComponentsError, match="objective 'denoising' trains .* own predictions.*'gru'"):
+    with pytest.raises(IncompatibleComponentsError, match="objective 'denoising' trains .* that denoises.*'gru'"):
         build(config(dynamics="gru", conditioners={}, heads={}))
     model = build(config()).eval()
     video = torch.rand(1, 4, 3, 8, 8)

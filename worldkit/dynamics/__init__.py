@@ -8,6 +8,7 @@ from ..lazy import lazy_exports
 from ..registry import register_dynamics
 
 register_dynamics("adaln-causal", "worldkit.dynamics.adaln_causal:AdaLNCausal", aliases=("lewm",))
+register_dynamics("causal-dit", "worldkit.dynamics.causal_dit:CausalDiffusion", aliases=("semantic-wm",))
 register_dynamics("causal-patches", "worldkit.dynamics.causal_patches:CausalPatches", aliases=("dino-wm",))
 register_dynamics("diffusion", "worldkit.dynamics.diffusion:Diffusion", aliases=("flow",))
 register_dynamics("gru", "worldkit.dynamics.gru:GRU", aliases=("recurrent",))

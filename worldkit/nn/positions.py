@@ -1,18 +1,20 @@
 """Where a token is, told by numbers that are not learned: sine-cosine tables, and rotations of queries and keys.
 
-Two orders of axes are in use, and two rotations; each is a named option here, since one passes for the other unnoticed.
+Two orders of axes are in use, and three rotations; each is a named option, since one passes for the other unnoticed.
 
 - I-JEPA's table of two axes begins with the COLUMN, V-JEPA's (of two and of three) with time and row.
 - V-JEPA 2 turns neighbouring channels as a pair, but tiles its angles over the channels, so that the two of a pair turn
   by different angles: no rotation, and what its weights expect.
+- semantic-wm's is a true rotation (`axis_rotation`), of tokens' indices, or of places between -1 and 1.
 
-Source: I-JEPA (arXiv:2301.08243), V-JEPA (arXiv:2404.08471), V-JEPA 2 (arXiv:2506.09985), written from their
-description.
+Source: I-JEPA (arXiv:2301.08243), V-JEPA (arXiv:2404.08471), V-JEPA 2 (arXiv:2506.09985), semantic-wm (2605.06388),
+written from their description.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,3 +123,67 @@ def places(indices: Tensor, grid: tuple[int, int]) -> Tensor:
     height, width = grid
     within = indices % (height * width)
     return torch.stack([indices // (height * width), within // width, within % width])
+
+
+def index_rates(count: int, like: Tensor) -> Tensor:
+    """Frequencies for whole numbers: 1 down to nearly 1 / 10,000."""
+    return 10000.0 ** -(torch.arange(count, dtype=like.dtype, device=like.device) / max(1, count))
+
+
+def pixel_rates(count: int, like: Tensor) -> Tensor:
+    """Frequencies for `pixel_places`: pi to 128 pi, evenly."""
+    return math.pi * torch.linspace(1, 128, count, dtype=like.dtype, device=like.device)
+
+
+def pixel_places(count: int, like: Tensor) -> Tensor:
+    """Places from -1 to 1, however many: for pictures of any size."""
+    return torch.linspace(-1, 1, count, dtype=like.dtype, device=like.device)
+
+
+def axis_rotation(
+    positions: Sequence[Tensor], widths: Sequence[int], *, like: Tensor,
+    rates: Callable[[int, Tensor], Tensor] = index_rates,
+) -> Rotation:
+    """A true rotation: the two channels of a pair turn by one angle; every axis turns channels of its own.
+
+    Args:
+        positions: Of every axis, where tokens are on it, ``[..., L]``.
+        widths: Channels that each axis turns, even; what they leave of a head is not turned.
+        like: Of the dtype and device that is wanted.
+        rates: Frequencies, so many of them.
+    Example:
+        >>> x, where = torch.randn(3, 6, dtype=torch.float64), torch.arange(3)
+        >>> turn = axis_rotation([where], [4], like=x)
+        >>> torch.allclose(turn(x).norm(dim=-1), x.norm(dim=-1)), torch.equal(turn(x)[:, 4:], x[:, 4:])
+        (True, True)
+    """
+    angles = []
+    for where, width in zip(positions, widths, strict=True):
+        angles.append((where.to(like)[..., None] * rates(width // 2, like)).repeat_interleave(2, -1))
+    angle = torch.cat(angles, -1)
+    return Rotation(angle.cos(), angle.sin())
+
+
+def view_widths(head_dim: int) -> tuple[int, int, int]:
+    """Channels that row, column and view turn (semantic-wm): the view a third, the others half of the rest, all even.
+
+    Example:
+        >>> view_widths(64), view_widths(72), view_widths(20)
+        ((22, 22, 20), (24, 24, 24), (6, 8, 6))
+    """
+    view = head_dim // 3 - head_dim // 3 % 2
+    row = (head_dim - view) // 2
+    row -= row % 2
+    return row, head_dim - view - row, view
+
+
+def views_by_mistake(column: Tensor, view: Tensor, columns: int, views: int) -> tuple[Tensor, Tensor]:
+    """Column and view of tokens as semantic-wm's code has them: pictures lie side by side, and are read as interleaved.
+
+    Example:
+        >>> column, view = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> [x.tolist() for x in views_by_mistake(column, view, 3, 2)]
+        [[0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1]]
+    """
+    place = view * columns + column
+    return place // views, place % views

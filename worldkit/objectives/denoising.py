@@ -1,8 +1,9 @@
-"""DIAMOND's: a dynamics that denoises learns by its own loss, on frames that it predicted itself; and what heads read.
+"""A dynamics that denoises learns by its own loss (DIAMOND's on frames that it predicted itself); and what heads read.
 
-Encoder and decoder learn nothing. Of every clip so many frames as the dynamics needs are cut out, anywhere, and padded
-with grey frames where that begins before the clip: so every frame is predicted, and models get used to short contexts.
-Heads learn from all transitions of the clip. Padded frames (done mask) count nowhere.
+Encoder and decoder learn nothing. Where predictions are fed back (`Dynamics.unrolls`), so many frames of every clip as
+the dynamics needs are cut out, anywhere, and padded with grey frames where that begins before the clip: so every frame
+is predicted, and models get used to short contexts; other dynamics learn from whole clips. Heads learn from all
+transitions of the clip. Padded frames (done mask) count nowhere.
 
 Two parts that share no weights, `Denoising.turns`, can also learn by turns, as an agent's learner lets them.
 
@@ -61,20 +62,21 @@ class Denoising(Objective):
     config: DenoisingConfig
 
     def prepare(self, model: ComposedWorldModel) -> None:
-        if not getattr(model.dynamics, "unrolls", False):
+        if model.dynamics.explicit_prior:
             raise IncompatibleComponentsError(
-                f"objective 'denoising' trains a dynamics on its own predictions, which '{model.config.dynamics.name}' "
-                "does not feed back: take dynamics=unet-diffusion, or objective=two-stage"
+                f"objective 'denoising' trains a dynamics that denoises, and '{model.config.dynamics.name}' does not: "
+                "take dynamics=unet-diffusion, causal-dit or diffusion, or objective=two-stage"
             )
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         check_shape(batch.video, "b t c h w" if model.config.obs.views == 1 else "b v t c h w", name="video")
-        dynamics, frames = model.dynamics, batch.video.shape[-4]
-        wanted, part = dynamics.window + len(dynamics.predicted(frames)), batch
-        if self.config.cut == "anywhere" and frames > wanted and not sampler.deterministic:
-            fewest = frames - dynamics.predicted(frames).start + 1  # a given frame and those that are predicted
-            chance = sampler.uniform("diffusion.cut", batch.video.new_zeros(batch.batch_size))
-            part = cut(model, batch, fewest + (chance * (frames - fewest + 1)).long(), wanted)
+        dynamics, frames, part = model.dynamics, batch.video.shape[-4], batch
+        if dynamics.unrolls:
+            wanted = dynamics.window + len(dynamics.predicted(frames))
+            if self.config.cut == "anywhere" and frames > wanted and not sampler.deterministic:
+                fewest = frames - dynamics.predicted(frames).start + 1  # a given frame and those that are predicted
+                chance = sampler.uniform("diffusion.cut", batch.video.new_zeros(batch.batch_size))
+                part = cut(model, batch, fewest + (chance * (frames - fewest + 1)).long(), wanted)
         loss = self._denoiser(model, part, sampler)
         if not model.heads:
             return loss
@@ -96,7 +98,8 @@ class Denoising(Objective):
     def _denoiser(self, model: ComposedWorldModel, batch: Batch, sampler: Sampler) -> Loss:
         z = model.encoder.see(batch, sampler=MEANS).latent
         told = model.condition(z, batch, sampler=sampler).cond
-        losses, first = model.dynamics.loss(z, told, sampler), model.dynamics.predicted(z.shape[1]).start
+        losses = model.dynamics.loss(z, told, sampler)
+        first = model.dynamics.predicted(z.shape[1]).start if model.dynamics.unrolls else 1
         terms = {name: _mean(loss[:, first - 1 :], batch.done_mask, first) for name, loss in losses.items()}
         return Loss(torch.stack(list(terms.values())).sum(), {k: v.detach() for k, v in terms.items()})
 

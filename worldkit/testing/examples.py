@@ -86,6 +86,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "slot": {"channels": (8, 8)}, "upsampling": {"channels": 16, "num_blocks": 1, "hidden": 8},
         "space-time": {**_TRANSFORMER, "window": 4}, "vq": _VQ},
     "dynamics": {
+        "causal-dit": {"dim": 16, "num_heads": 2, "num_layers": 1, "head_dim": 8, "patch_size": 2, "steps": 2},
         "causal-patches": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "dropout": 0.0,
                            "action_dim": 4},
         "vjepa2-ac": {"dim": 24, "num_layers": 1, "num_heads": 2},

@@ -1,0 +1,212 @@
+"""semantic-wm's parts beyond the recorded numbers: information flow, several views, what is refused."""
+
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.assembly import build
+from worldkit.batch import Batch
+from worldkit.conditions import EMPTY, Condition
+from worldkit.config import WorldModelConfig
+from worldkit.distributions import MEANS, Sampler
+from worldkit.dynamics.causal_dit import CausalDiffusion, CausalDiTConfig
+from worldkit.errors import CheckpointError, ConfigError, IncompatibleComponentsError, ShapeError
+from worldkit.nn.frame_noise import FlowNoise, StepNoise, shifted
+from worldkit.objectives.adapter import AdapterObjectiveConfig
+from worldkit.storage.hub import load_parts
+from worldkit.testing import check_dynamics, check_model, example_latent, example_spec
+from worldkit.testing.components import shake
+from worldkit.testing.examples import example_batch, small_config
+
+SMALL = {"dim": 16, "num_heads": 2, "num_layers": 1, "head_dim": 8, "steps": 2}
+PICTURE = {"name": "jepa-vit", "patch_size": 8, "dim": 16, "num_layers": 1, "num_heads": 2}
+
+
+def dit(views=1, window=4, **options):
+    spec = example_spec(views, "patches")
+    config = CausalDiTConfig(**{**SMALL, "cond_dim": 3, **options})
+    return shake(CausalDiffusion(config, spec=spec, anchors={}, window=window)).eval(), spec
+
+
+def semantic(**overrides):
+    """A small model of adapted features and a causal DiT."""
+    return small_config(**{
+        "encoder": {"name": "adapted", "picture": PICTURE}, "decoder": "semantic", "dynamics": "causal-dit",
+        "latent_action": None, "conditioners": {"action": {"name": "raw-action", "dim": 3}},
+        "objective": "denoising", **overrides})
+
+
+@pytest.mark.parametrize("options", [{"temporal": "joint", "dim": 32}, {"head": "narrow", "patch_size": 1},
+                                     {"noise": "ddpm", "null_action": "last-entry"}, {"guidance": 2.0, "history": 0}])
+def test_variants(options):
+    check_dynamics("causal-dit", **options)
+
+
+def test_several_views():
+    check_dynamics("causal-dit", spec=example_spec(2, "pixels"), head="narrow")
+    check_model(semantic(**{"obs.views": 2}))
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": "ddpm", "guidance": 0.5}, {"actions": "left"},
+                                     {"temporal": "joint", "dim": 32}])
+def test_kept_frames_are_those_read_anew(options):
+    """Keys and values that a rollout keeps give what reading the whole window gives, and a full window slides."""
+    model, spec = dit(window=3, **options)
+    z, told = example_latent(spec, time=2), torch.randn(2, 6, 3)
+    carry = model.start(z, Condition(frame=told[:, :1]))
+    for t in range(1, 5):
+        now = Condition(frame=told[:, t : t + 1])
+        anew = model.start(z[:, -3:], Condition(frame=told[:, max(0, t - 2) : t]))
+        seeded = [Sampler(generator=torch.Generator().manual_seed(t)) for _ in range(2)]
+        new, again = (model.predict(c, now, s, mean=False) for c, s in zip((carry, anew), seeded, strict=True))
+        torch.testing.assert_close(new.features, again.features, atol=1e-5, rtol=1e-5)
+        model.observe(carry, new)
+        z = type(z).cat([z, new])
+
+
+def test_an_action_moves_the_frame_it_leads_to_and_none_before():
+    model, spec = dit()
+    z, told = example_latent(spec, time=5), torch.randn(2, 4, 3, requires_grad=True)
+    errors = model.loss(z, Condition(frame=told), Sampler(generator=torch.Generator().manual_seed(0)))["denoising"]
+    for t in range(4):
+        (grad,) = torch.autograd.grad(errors[:, t].sum(), told, retain_graph=True)
+        assert grad[:, t].abs().max() > 0 and not grad[:, t + 1 :].any()
+
+
+def test_views_are_told_apart_in_the_order_they_lie():
+    """Views that change places with their numbers change places in the answer."""
+    model, spec = dit(views=2)
+    net, count = model.network, spec.num_tokens // 2
+    x, level = torch.randn(1, 2, 2 * count, 3), torch.full((1, 2), 300.0)
+    swapped = torch.cat([x[:, :, count:], x[:, :, :count]], 2)
+    with torch.no_grad():
+        one, two = net(x, level), net(swapped, level)
+        assert not torch.allclose(one, torch.cat([two[:, :, count:], two[:, :, :count]], 2), atol=1e-4)
+        places = net._places
+        net._places = lambda like: (*places(like)[:2], 1 - places(like)[2])
+        two = net(swapped, level)
+    assert torch.allclose(one, torch.cat([two[:, :, count:], two[:, :, :count]], 2), atol=1e-5)
+
+
+def test_a_model_of_two_views_begins_with_the_weights_of_one():
+    one, two = build(semantic()), build(semantic(**{"obs.views": 2}))
+    assert set(load_parts(two, one)) >= {"encoder", "dynamics"}
+    for name, value in one.dynamics.state_dict().items():
+        assert torch.equal(two.dynamics.state_dict()[name], value)
+
+
+def test_perfect_velocities_lead_to_the_data():
+    data, noise = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    for steps in (1, 4):
+        drawn = FlowNoise(shift=2.0).drawn(lambda x, level: noise - data, noise, steps)
+        torch.testing.assert_close(drawn, data)
+    ddpm = StepNoise()
+
+    def perfect(x, level):
+        """The velocity of the one path that leads from x to the data."""
+        alpha, sigma = ddpm._factors(level.long().clamp(min=0), x)
+        shown = level == 14  # frames that are done
+        found = (x - alpha * data) / sigma
+        return torch.where(shown[..., None, None], 0.0, alpha * found - sigma * data)
+
+    torch.testing.assert_close(ddpm.drawn(perfect, noise, 10), data)
+
+
+def test_shifts_go_from_0_to_1_and_up():
+    time = torch.linspace(0, 1, 50)
+    for shift in (1.0, 2.449, 8.0):
+        moved = shifted(time, shift)
+        assert moved[0] == 0 and moved[-1] == 1 and (moved.diff() > 0).all() and (moved >= time - 1e-6).all()
+
+
+def test_a_new_network_answers_nothing():
+    spec = example_spec(kind="patches")
+    model = CausalDiffusion(CausalDiTConfig(**SMALL), spec=spec, anchors={}, window=4)
+    z = example_latent(spec, time=5)
+    assert not model.network(model._tokens(z), torch.rand(2, 5), torch.zeros(2, 5, 10)).any()
+
+
+def test_pictures_do_not_shape_the_adapter_unless_asked():
+    config = small_config(encoder={"name": "adapted", "picture": PICTURE}, decoder="semantic", dynamics=None,
+                          latent_action=None, objective="adapter")
+    model = shake(build(config))
+    for detach in (True, False):
+        found = []
+        for pixel in (0.0, 1.0):
+            model.objective.config = AdapterObjectiveConfig(detach=detach, pixel=pixel)
+            model.zero_grad()
+            model.loss(example_batch(config), generator=torch.Generator().manual_seed(0)).total.backward()
+            found.append(model.encoder.adapter.to_latent[1].weight.grad.clone())
+        assert torch.equal(*found) == detach
+        assert all(p.grad is None for p in model.encoder.picture.parameters())
+
+
+def test_an_adapter_gives_its_mean_unless_something_is_drawn():
+    encoder = build(semantic()).encoder
+    video = torch.rand(1, 2, 3, 32, 32)
+    mean = encoder(video, sampler=MEANS)
+    drawn = encoder(video, sampler=Sampler(generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(mean.aux.narrowed.tokens, mean.aux.narrowed.mean)
+    assert not torch.equal(drawn.aux.narrowed.tokens, drawn.aux.narrowed.mean)
+
+
+def test_the_plain_diffusion_learns_by_the_same_objective():
+    check_model(small_config(encoder="patch", dynamics="diffusion", latent_action=None, objective="denoising"))
+
+
+DIT = {"name": "causal-dit"}
+
+
+@pytest.mark.parametrize("overrides, said", [
+    ({"encoder": {"name": "adapted", "picture": PICTURE, "adapter": {"num_heads": 3}}},
+     "adapter 'svae' does not fit its encoder: features of 16 numbers cannot be shared among 3 heads; set adapter."
+     "num_heads to one of 1, 2, 4, 8, 16"),
+    ({"encoder": {"name": "adapted", "picture": PICTURE, "adapter": {"dim": 17}}},
+     "adapter.dim 17 is more than their 16 numbers: lower it, or take adapter.name=identity"),
+    ({"encoder": {"name": "adapted", "picture": "vq"}}, "encoder.picture 'vq' gives patches of another kind: take"),
+    ({"encoder": {"name": "adapted", "picture": "conv"}}, "encoder.picture 'conv' gives .* of another kind: take"),
+    ({"dynamics": DIT | {"patch_size": 3}}, "patches of dynamics.patch_size 3 do not divide a grid of 4 x 4 tokens; "
+                                            "patch sizes that do: 1, 2, 4"),
+    ({"dynamics": DIT | {"dim": 12}}, "dynamics.dim 12 must divide into dynamics.num_heads 2 heads of a multiple of 4"),
+    ({"dynamics": DIT | {"history": 9}}, "dynamics.history 9 leaves no frame to learn in clips of 5 frames"),
+    ({"dynamics": DIT | {"mixed_views": True}}, "mixed_views numbers the columns of several views, and there is one"),
+    ({"dynamics": DIT | {"positions": "pixel"}, "obs.views": 2}, "dynamics.positions 'pixel' knows one view, and there "
+                                                                 "are 2 .obs.views.: take 'index'"),
+    ({"decoder": {"name": "semantic", "num_heads": 3}}, "cannot be shared among decoder.num_heads 3"),
+    ({"dynamics": "gru"}, "objective 'denoising' trains a dynamics that denoises, and 'gru' does not: take"),
+    ({"objective": "adapter", "dynamics": None, "conditioners": {}, "encoder": "patch"},
+     "objective 'adapter' trains the adapter of encoder 'adapted', and 'patch' has none: put it inside"),
+])
+def test_what_does_not_fit_is_refused(overrides, said):
+    with pytest.raises((ConfigError, IncompatibleComponentsError), match=said):
+        build(semantic(**overrides))
+
+
+def test_two_views_where_one_is_expected():
+    model = build(semantic())
+    with pytest.raises(ShapeError, match="video"):
+        model.encode(torch.rand(1, 2, 3, 3, 32, 32))
+    with pytest.raises(ShapeError, match="video"):
+        model.loss(Batch(torch.rand(1, 2, 5, 3, 32, 32), {"action": torch.zeros(1, 5, 3)}))
+
+
+def test_weights_of_another_encoder_are_refused():
+    """A dynamics learns on the latents of one encoder; those of another are refused by what differs."""
+    one = build(semantic())
+    other = build(semantic(encoder={"name": "adapted", "picture": {**PICTURE, "num_layers": 2}}))
+    with pytest.raises(CheckpointError, match="cannot give this model its encoder.*\n.*num_layers"):
+        load_parts(other, one)
+
+
+def test_without_actions_a_model_is_told_none():
+    model, spec = dit(cond_dim=0)
+    z = example_latent(spec, time=3)
+    assert model.network.actions is None
+    assert model.predict(model.start(z, EMPTY), EMPTY, MEANS, mean=False).shape == (2, 1)
+    assert WorldModelConfig.parse(semantic(conditioners={}).to_dict()).dynamics.cond_dim is None
+    assert build(semantic(conditioners={})).dynamics.cond_dim == 0
+
+
+def test_registered():
+    assert {"adapted"} <= set(wk.list_encoders()) and "causal-dit" in wk.list_dynamics()
+    assert "semantic" in wk.list_decoders() and "adapter" in wk.list_objectives()
