@@ -251,6 +251,16 @@ class WorldModelConfig(Config):
             check_name(name, kinds[kind])
         return data
 
+    @classmethod
+    def parse(cls: type[C], data: Mapping[str, Any]) -> C:
+        """As `Config.parse`; of a family with a configuration of its own, that."""
+        family = data.get("family", "composed")
+        if cls is WorldModelConfig and family != "composed" and family in registries.models:
+            own = getattr(registries.models.get(family), "Config", cls)
+            if own is not cls:
+                return own.parse(data)
+        return super().parse(data)
+
     @property
     def columns(self) -> dict[str, str]:
         """Condition -> entry of the data that it is fed from; see `worldkit.conditioners.base.ConditionerConfig`."""

@@ -10,7 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ from .wiring import video_for
 class WorldModel(Component, ABC):
     """A learned simulator of video: it perceives, predicts, can be steered, and can be taken apart."""
 
+    Config: ClassVar[type[WorldModelConfig]] = WorldModelConfig
     config: WorldModelConfig
 
     @abstractmethod
@@ -527,3 +528,6 @@ class ComposedWorldModel(WorldModel):
         strict: bool = False, only: Collection[str] | None = None,
     ) -> dict[str, Condition]:
         return gather(self, conditions, masks, frames, sampler, strict=strict, only=only)
+
+
+register_model("g-swm", "worldkit.gswm:GSWM")

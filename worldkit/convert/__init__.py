@@ -3,10 +3,11 @@
 from .ddlp import from_ddlp
 from .diamond import from_diamond
 from .diffuse_ddlp import from_diffuse_ddlp
+from .gswm import from_gswm
 from .iris import from_iris
 from .lewm import from_lewm
 from .lpwm import from_lpwm
 from .vjepa import from_vjepa2, from_vjepa2_ac
 
-__all__ = ["from_ddlp", "from_diamond", "from_diffuse_ddlp", "from_iris", "from_lewm", "from_lpwm", "from_vjepa2",
-           "from_vjepa2_ac"]
+__all__ = ["from_ddlp", "from_diamond", "from_diffuse_ddlp", "from_gswm", "from_iris", "from_lewm", "from_lpwm",
+           "from_vjepa2", "from_vjepa2_ac"]

@@ -17,7 +17,8 @@ from ..files import no_torch_file, reason
 
 PROJECTS = {
     "lpwm": ("LPWM / DLPv3", "encoder_module.", "obj_ch_mult"),
-    "ddlp": ("DDLP / DLPv2", "fg_module.", "enc_channels"),
+    "ddlp": ("DDLP / DLPv2", "fg_module.particle_", "enc_channels"),
+    "gswm": ("G-SWM", "fg_module.img_encoder.", "Z_DYNA_DIM"),
     "diamond": ("DIAMOND", "denoiser.inner_model.", "denoiser"),
     "iris": ("IRIS", "world_model.transformer.", "tokens_per_block"),
     "diffuse-ddlp": ("DiffuseDDLP", "model.particle_projection.", "diffusion_num_steps"),

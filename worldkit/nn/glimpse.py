@@ -9,6 +9,8 @@ Source: upstream lpwm modules/modules.py @ 4cf53c4 (spatial transform, compositi
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -32,7 +34,10 @@ def _centres(size: int, like: Tensor, corners: bool = False) -> Tensor:
     return (torch.arange(size, device=like.device, dtype=like.dtype) * 2 + 1) / size - 1
 
 
-def crop(image: Tensor, position: Tensor, scale: Tensor, size: int, *, corners: bool = False) -> Tensor:
+def crop(
+    image: Tensor, position: Tensor, scale: Tensor, size: int, *, corners: bool = False,
+    outside: Literal["zeros", "border"] | None = None,
+) -> Tensor:
     """Bilinear glimpses.
 
     Args:
@@ -42,6 +47,7 @@ def crop(image: Tensor, position: Tensor, scale: Tensor, size: int, *, corners: 
         size: Side of a glimpse in pixels.
         corners: -1 and 1 are the centres of the corner pixels, and outside is black (DLPv2, DDLP); else they are the
             image's edges, and outside the border goes on (DLPv3, LPWM).
+        outside: What is outside, where that is not what ``corners`` says.
     Returns:
         ``[M, N, C, size, size]``; gradients reach image, position and scale.
     """
@@ -54,7 +60,8 @@ def crop(image: Tensor, position: Tensor, scale: Tensor, size: int, *, corners: 
         ys[:, :, :, None].expand(-1, -1, -1, size),
     ], -1)
     grid = rearrange(grid, "m n h w xy -> m (n h) w xy")
-    out = F.grid_sample(image, grid, padding_mode="zeros" if corners else "border", align_corners=corners)
+    padding = outside or ("zeros" if corners else "border")
+    out = F.grid_sample(image, grid, padding_mode=padding, align_corners=corners)
     return rearrange(out, "m c (n h) w -> m n c h w", n=count)
 
 

@@ -98,11 +98,13 @@ def components(config: Mapping[str, Any]) -> Iterator[tuple[str, Registry, str]]
             parts += [(f"{key}.{field}", registry, value) for field, value in config[key].items()]
     if isinstance(config.get("dynamics"), Mapping):
         parts.append(("dynamics.cell", registries.cells, config["dynamics"].get("cell")))
-    if config.get("family", "composed") != "composed":
-        parts.append(("family", registries.models, {"name": config["family"]}))
+    family = config.get("family", "composed")
+    if family != "composed":
+        parts.append(("family", registries.models, {"name": family}))
     for path, registry, value in parts:
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-            yield path, registry, value["name"]
+            if family == "composed" or value["name"] in registry:  # others are parts of that family alone
+                yield path, registry, value["name"]
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> WorldModel:
