@@ -1,12 +1,13 @@
 """Where a model of the pushing world thinks the discs go: their places, read off the pictures that it predicts.
 
-    python benchmarks/push.py runs/rssm-push runs/rssm-slots-push
+    python benchmarks/push.py runs/one-0,runs/one-1,runs/one-2 runs/slots-0,runs/slots-1,runs/slots-2
 
-Every model sees 5 frames of test episodes of `push-32` and the actions, and predicts 10. A disc is where its colour
-is: at the middle of the pixels that are near it, if these are at least a fifth of its area. Printed are the share of
-discs that are there and how far they are from their true places (the picture being 2 wide; discs that a model lost
-count where it last showed them), of the disc that actions move and of those that it pushes (more than 0.1), beside
-discs that stay where they were last seen; mean and 95 % interval over episodes.
+Seeds of one model are joined by commas. Every model sees 5 frames of test episodes of `push-32` and the actions, and
+predicts 10. A disc is where its colour is: at the middle of the pixels that are near it, if these are at least a fifth
+of its area. Printed are the share of discs that are there and how far they are from their true places (the picture
+being 2 wide; discs that a model lost count where it last showed them), of the disc that actions move and of those that
+it pushes (more than 0.1), beside discs that stay where they were last seen; the mean over seeds with its 95 % interval
+over episodes, and every seed's own mean.
 PSNR: `worldkit eval RUN --data push-32`.
 """
 
@@ -17,6 +18,7 @@ import json
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 import worldkit as wk
@@ -58,9 +60,15 @@ def predicted(model: wk.WorldModel, video: Tensor, action: Tensor) -> Tensor:
             for v, a in zip(video.split(20), action.split(20), strict=True)]).clamp(0, 1)
 
 
+def _per_episode(value: Tensor, among: Tensor) -> Tensor:
+    """Mean ``[seeds, E]`` over frames, and over the discs ``among`` ``[E, 1, 3]``, of ``[seeds, E, T, 3]``."""
+    discs = rearrange(among, "e 1 n -> e n")
+    return (value.float().mean(2) * discs).sum(-1) / discs.sum(-1).clamp(min=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="runs, or presets with weights")
+    parser.add_argument("runs", nargs="+", help="runs, or presets with weights; seeds of one model joined by commas")
     parser.add_argument("--episodes", type=int, default=100, help="test episodes")
     parser.add_argument("--picture", help="draw an episode here")
     parser.add_argument("--show", type=int, default=0, help="which")
@@ -72,30 +80,32 @@ def main() -> None:
     last = position[:, SEEN - 1 : SEEN]
     moves = (truth[:, -1:] - last).norm(dim=-1) > MOVED  # [E, 1, 3]
     films = {"what happened": video[options.show, SEEN : SEEN + AHEAD]}
-    shown = {"the true pictures": places(video[:, SEEN : SEEN + AHEAD], colors),
-             "still": (last.expand_as(truth), torch.ones(truth.shape[:3], dtype=torch.bool))}
-    for run in options.runs:
-        model = wk.create_model(f"dir:{run}" if Path(run).exists() else run, pretrained=True).eval()
-        ahead = predicted(model, video, action)
-        films[Path(run).name] = ahead[options.show]
-        found, there = places(ahead, colors)
-        before = last[:, 0]
-        for t in range(AHEAD):
-            before = found[:, t] = torch.where(there[:, t, :, None], found[:, t], before)
-        shown[run] = found, there
-    for name, (found, there) in shown.items():
-        off = (found - truth).norm(dim=-1)
-        number = torch.arange(3)
+    shown = {"the true pictures": [places(video[:, SEEN : SEEN + AHEAD], colors)],
+             "still": [(last.expand_as(truth), torch.ones(truth.shape[:3], dtype=torch.bool))]}
+    for runs in options.runs:
+        shown[runs] = []
+        for run in runs.split(","):
+            model = wk.create_model(f"dir:{run}" if Path(run).exists() else run, pretrained=True).eval()
+            ahead = predicted(model, video, action)
+            films.setdefault(Path(runs.split(",")[0]).name, ahead[options.show])
+            found, there = places(ahead, colors)
+            before = last[:, 0]
+            for t in range(AHEAD):
+                before = found[:, t] = torch.where(there[:, t, :, None], found[:, t], before)
+            shown[runs].append((found, there))
+    number = torch.arange(3)
+    for name, seeds in shown.items():
+        off = torch.stack([(found - truth).norm(dim=-1) for found, _ in seeds])  # [seeds, E, AHEAD, 3]
+        there = torch.stack([there for _, there in seeds])
         for which, among in (("pusher", (number == 0).expand_as(moves)), ("pushed", moves & (number > 0))):
             some = among[:, 0].any(1)
-            count = among[:, 0].sum(1).clamp(min=1)
             for frames in ((0, 5), (5, 10)):
-                span = slice(*frames)
-                mean = ((off * among)[:, span].mean(1).sum(1) / count)[some]
-                here = ((there * among)[:, span].float().mean(1).sum(1) / count)[some]
+                mean, here = (_per_episode(value[:, :, slice(*frames)], among)[:, some] for value in (off, there))
                 print(json.dumps({"model": name, "discs": which, "frames": f"{frames[0] + 1}-{frames[1]}",
-                                  "n": int(some.sum()), "off": str(confidence_interval(mean)),
-                                  "there": round(here.mean().item(), 2)}), flush=True)
+                                  "n": int(some.sum()), "off": str(confidence_interval(mean.mean(0))),
+                                  "off by seed": [round(x, 3) for x in mean.mean(1).tolist()],
+                                  "there": str(confidence_interval(here.mean(0))),
+                                  "there by seed": [round(x, 2) for x in here.mean(1).tolist()]}), flush=True)
     if options.picture:
         large = {name: (film * 255).round().byte().repeat_interleave(2, -1).repeat_interleave(2, -2)
                  for name, film in films.items()}
