@@ -10,7 +10,6 @@ Source: danijar/dreamerv3 @ e3f0224 (2026), written from its description.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..nn.deferred import block_product, plus_product
 from ..nn.dense import ACTIVATIONS, BlockLinear, DenseLayer, make_norm, normed
+from ..nn.products import linear
 from .base import Cell, CellConfig, Hoist, Step
 from .gru import gated, sooner
 
@@ -70,13 +70,13 @@ class BlockGRU(Cell):
     def begin(self) -> tuple[Hoist, Step]:
         blocks, hidden, first = self.config.blocks, self.config.hidden, self.layers[0]
         own, shared = first.weight.tensor_split([-3 * hidden], 1)
-        # what all blocks see, as matrices: of state and draw [2 hidden, D], of the action [hidden, D]
-        both, action = rearrange(shared, "g i o -> i (g o)").split([2 * hidden, hidden])
+        # what all blocks see, as matrices: of state and draw [D, 2 hidden], of the action [D, hidden]
+        both, action = (x.contiguous() for x in rearrange(shared, "g i o -> (g o) i").split([2 * hidden, hidden], 1))
         gates, width = self.gates.weight, self.gates.weight.shape[-1] // 3
         gate_bias = sooner(rearrange(self.gates.bias, "(g o) -> g 1 o", g=blocks), width)
 
         def hoist(told: Tensor) -> Tensor:
-            return F.linear(told, action.t(), first.bias)
+            return linear(told, action, first.bias)
 
         def step(deter: Tensor, memory: Tensor, drawn: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
             parts = deter.unflatten(-1, (blocks, -1)).transpose(0, 1)  # [g, N, D / g]

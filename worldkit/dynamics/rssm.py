@@ -124,13 +124,13 @@ class _Last(nn.Module):
     def begin(self, inputs: int) -> Callable[[Tensor, Tensor], Tensor]:
         """(the first ``inputs`` inputs ``[N, D]``, `hoist`'s part ``[N, ...]``) -> outputs ``[N, ...]``."""
         first, *rest = self.layers
-        weight, norm, activation, out = first.linear.weight[:, :inputs].t(), first.norm, self.activation, self.out
+        weight = first.linear.weight[:, :inputs].contiguous()
 
         def step(x: Tensor, known: Tensor) -> Tensor:
-            x = normed(norm, activation, plus_product(known, x, weight))
+            x = normed(first.norm, self.activation, plus_product(known, x, weight))
             for layer in rest:
                 x = layer(x)
-            return full_precision(out(x))
+            return full_precision(self.out(x))
 
         return step
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .products import linear, plus_linear
 
 _active = threading.local()
 
@@ -82,9 +83,9 @@ def _taped(weight: Tensor, bias: Tensor | None, wide: Any, rows: int, x: Tensor,
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear` of rows: ``[..., in]``, ``[out, in]``, ``[out]``."""
     if x.ndim != 2:
-        return F.linear(x, weight, bias)
-    out = _taped(weight, bias, lambda x, g: g.t() @ x, 0, x, lambda w, b: F.linear(x, w, b))
-    return F.linear(x, weight, bias) if out is None else out
+        return linear(x, weight, bias)
+    out = _taped(weight, bias, _of_rows, 0, x, lambda w, b: linear(x, w, b))
+    return linear(x, weight, bias) if out is None else out
 
 
 class Linear(nn.Linear):
@@ -95,9 +96,14 @@ class Linear(nn.Linear):
 
 
 def plus_product(plus: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """``plus + x @ weight``: ``[N, out]``, ``[N, in]``, ``[in, out]``."""
-    out = _taped(weight, None, lambda x, g: x.t() @ g, 0, x, lambda w, _: torch.addmm(plus, x, w))
-    return torch.addmm(plus, x, weight) if out is None else out
+    """``plus + linear(x, weight)`` of rows: ``[N, out]``, ``[N, in]``, ``[out, in]``."""
+    out = _taped(weight, None, _of_rows, 0, x, lambda w, _: plus_linear(plus, x, w))
+    return plus_linear(plus, x, weight) if out is None else out
+
+
+def _of_rows(x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient ``[out, in]`` of a weight, from all that went in ``[N, in]`` and the gradients of what came out."""
+    return linear(grad.t(), x.t())
 
 
 def block_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
