@@ -12,6 +12,7 @@ from worldkit.conditions import Condition
 from worldkit.distributions import Sampler
 from worldkit.dynamics.causal_dit import CausalDiffusion, CausalDiTConfig, _Carry
 from worldkit.latents import Field, LatentSpec, TokenGroup
+from worldkit.metrics.action_search import cem_search, gradient_search, grid_search
 from worldkit.nn.causal_dit import CausalDiT, LevelTokens
 from worldkit.nn.frame_noise import FlowNoise, StepNoise, logit_normal, shift_of, shifted, sigmoid_schedule
 from worldkit.nn.positions import axis_rotation, pixel_places, pixel_rates, view_widths, views_by_mistake
@@ -220,6 +221,37 @@ def test_a_rollout_is_that_sampler(case):
         close(flow._tokens(new), wanted, f"frame {t + 1}")
         flow.observe(carry, new)
         frames = torch.cat([frames, flow._tokens(new)], 1)
+
+
+def test_action_search(case):
+    """The action between two frames, found by three searches on recorded noise."""
+    fixture, make, tokens = case
+    given, said, c, scalars = fixture.inputs, fixture.tensors, fixture.config, fixture.scalars
+    if "ctrl_cand" not in given:
+        pytest.skip("recorded for one view")
+    flow, x, noise = make(), tokens(given["x"])[:1, :2], tokens(given["sample_noise"])[:1, :1]
+
+    def predicted(actions):
+        count = len(actions)
+        carry = _Carry(x[:, :1].expand(count, -1, -1, -1), None, False)
+        told = torch.stack([actions, given["actions"][0, 1].expand(count, -1)], 1)
+        return flow.draw_told(carry, noise.expand(count, -1, -1, -1), told, None)
+
+    def cost(actions):
+        return (predicted(actions.flatten(0, 1)) - x[:, 1:]).square().mean((1, 2, 3)).view(actions.shape[:2])
+
+    truth, high = given["actions"][:1, 0], torch.full((c["adim"],), 2.0, dtype=x.dtype)
+    with torch.no_grad():
+        close(predicted(given["ctrl_cand"]), tokens(said["ctrl_pred"]), "predictions")
+        close(cost(given["ctrl_cand"][None])[0], said["ctrl_loss"], "losses")
+        rounds = list(given["cem_noise"][:, None])
+        cem = cem_search(cost, truth, -high, high, c["search"], candidates=c["ncand"], elites=c["nelite"],
+                         rounds=len(rounds), noise=rounds)
+        grid = grid_search(cost, truth, -high, high, c["search"][:2], points=4)
+    gradient = gradient_search(cost, truth, -high, high, c["search"], steps=4, lr=0.05, behind=True)
+    for name, found in (("cem", cem), ("grid", grid), ("grad", gradient)):
+        close(found.action[0], said[f"{name}_best_action"], name)
+        close(found.cost[0], scalars[f"{name}_best_loss"], f"{name}, loss")
 
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}

@@ -7,12 +7,14 @@ torchvision, scipy and rich are imported on first use. Which metric means what: 
 from ..lazy import lazy_exports
 
 _EXPORTS = {
+    "action_search": ("cem_search", "gradient_search", "grid_search"),
     "agreement": ("Agreement", "agreement", "normalized_mutual_information"),
     "control": ("bootstrap_interval", "interquartile_mean", "success_rate"),
     "generation": ("count_spots", "histogram_distance", "pooled_features"),
     "image": ("lpips", "psnr", "ssim"),
     "objects": ("adjusted_rand_index", "labels_from_masks", "labels_from_objects", "mean_iou"),
     "perceptual": ("VGGPerceptual", "load_lpips"),
+    "points": ("MatchTracker", "coverage", "flat_ssim", "level_psnr", "point_pck", "query_grid"),
     "prediction": ("copy_last_frame", "mean_frame", "score_predictions"),
     "protocols": ("PROTOCOLS", "Protocol"),
     "report": ("Report", "confidence_interval", "paired_difference"),
