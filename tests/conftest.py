@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: models small enough to train in seconds, and clips to train them on."""
 
+import gc
 import os
 import re
 import shutil
@@ -13,6 +14,9 @@ import torch
 
 import worldkit as wk
 from worldkit.data import ArraySource, ClipDataset, generate_balls
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start; there are two workers already
+gc.disable()  # until all tests are collected: a third of that time went into looking for garbage
 
 TINY = dict(
     encoder={
@@ -30,6 +34,13 @@ TINY = dict(
     latent_action={"dim": 16, "num_layers": 1, "num_heads": 2, "action_dim": 3},
     timestep_horizon=3,
 )
+
+
+def pytest_collection_finish():
+    """Thousands of collected tests and modules live to the end: no later search for garbage walks through them."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
