@@ -15,6 +15,7 @@ import torch
 
 from worldkit.convert.gswm import config_of, model_of
 from worldkit.distributions import Sampler
+from worldkit.gswm.objects import take
 
 SHARED = Path(os.environ.get("WORLDKIT_PARITY", Path(__file__).parents[2].parent / "shared" / "parity"))
 ROOT = SHARED / "gswm"
@@ -58,6 +59,7 @@ class Replay(Sampler):
 
     def __init__(self, folder, run, draws=(), given=1000):
         super().__init__()
+        self.slots = None  # where objects of a prediction are, [B, N]
         self.queues, self.draws = defaultdict(list), list(draws)
         stored = {key: x for key, x in arrays(folder, "inputs.npz").items() if key.startswith(f"{run}_t")}
         for key in sorted(stored, key=lambda key: int(key.split("_")[1][1:])):
@@ -67,6 +69,8 @@ class Replay(Sampler):
 
     def take(self, name, like):
         value = self.queues[name].pop(0)
+        if name.startswith("gen.") and value.ndim == 3:
+            value = take(value, self.slots)
         assert value.shape == like.shape, name
         return value
 

@@ -7,6 +7,7 @@ import torch
 
 from worldkit.convert.gswm import place_of, unused
 from worldkit.gswm.latent import attributes_of
+from worldkit.gswm.perception import slots_of
 from worldkit.latents import Latent
 
 from .gswm_files import MISSING, D, Replay, arrays, folders, model, read
@@ -86,7 +87,8 @@ def test_prediction(folder, run):
     with torch.no_grad():
         tracks = made.encoder.track(clip(folder)[:, :given], sampler=sampler, discover=lambda t: False,
                                     temperature=temperature)
-        z = [made.encoder.latent(tracks)]
+        z, slots = [made.encoder.latent(tracks)], slots_of(tracks.objects.ids)
+        sampler.slots = slots[:, -1]
         carry = made.dynamics.start(z[0], None)
         for _ in range(about["frames"] - given):
             z.append(made.dynamics.predict(carry, None, sampler, mean=run == "genmean"))
@@ -96,16 +98,12 @@ def test_prediction(folder, run):
     for name, x in vars(attributes_of(latent)).items():
         key = f"{run}_z_{next(k for k, v in KL.items() if v == name)}"
         if key in stored:
-            close(in_order(x, latent, tracks), by_id(stored[key], stored[f"{run}_ids"].argsort(-1)), name)
+            ids = tracks.objects.ids[:, -1].gather(1, slots[:, -1])
+            found = by_id(x.unflatten(0, tuple(latent.shape)), ids.argsort(-1)[:, None].expand(-1, latent.shape[1], -1))
+            close(found, by_id(stored[key], stored[f"{run}_ids"].argsort(-1)), name)
     if f"{run}_z_ctx" in stored:
         close(latent.background[:, :, 0], stored[f"{run}_z_ctx"], "context")
     pictures(drawn.video, 1 - drawn.background_mask.flatten(0, 1), stored, told, run, about)
-
-
-def in_order(x, latent, tracks):
-    """Attributes by the ids of objects, which keep their places in a latent."""
-    x, order = x.unflatten(0, tuple(latent.shape)), tracks.objects.ids[:, -1].argsort(-1)
-    return by_id(x, order[:, None].expand(-1, x.shape[1], -1))
 
 
 def by_id(x, order):

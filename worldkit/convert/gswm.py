@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ..assembly import build
-from ..errors import CheckpointError
+from ..config import WorldModelConfig
+from ..errors import CheckpointError, ConfigError
 from ..gswm import GSWM, GSWMConfig
-from ..presets import preset_spec
+from ..presets import preset_names, preset_spec
 from .state import Target, fill, read_state, refuse_other_projects
 
 UNUSED = {
@@ -32,7 +33,7 @@ UNUSED = {
 are motions that nothing reads; the background's networks, where the configuration has none; and what looks at the
 background, where the configuration does not (ablation "no_sa")."""
 
-_LSTM = r"(weight_ih|weight_hh|bias_ih|bias_hh)$"
+_CELL = r"(weight_ih|weight_hh|bias_ih|bias_hh)$"
 _PLACES: tuple[tuple[str, str], ...] = (
     (r"^fg_module\.img_encoder\.(?:conv1|enc\.0)\.", "encoder.cells.image.first."),
     (r"^fg_module\.img_encoder\.enc\.1\.", "encoder.cells.image.norm."),
@@ -57,7 +58,7 @@ _PLACES: tuple[tuple[str, str], ...] = (
     (r"^fg_module\.prop_cond_relational_(post|prior)\.layers\.", r"\1.interaction.pairs."),
     (r"^fg_module\.prop_cond_weights_(post|prior)\.layers\.", r"\1.interaction.weights."),
     (r"^fg_module\.temporal_rnn_(post|prior)_input\.mod\.", r"\1.project."),
-    (rf"^fg_module\.temporal_rnn_(post|prior)\.mod\.(?={_LSTM})", r"\1.cell."),
+    (rf"^fg_module\.temporal_rnn_(post|prior)\.mod\.(?={_CELL})", r"\1.cell."),
     (r"^fg_module\.([hc])_init_(post|prior)$", r"\2.initial_\1"),
     (r"^bg_module\.([hc])_init_post$", r"encoder.context.initial_\1"),
     (r"^bg_module\.([hc])_init_prior$", r"dynamics.context.initial_\1"),
@@ -65,8 +66,8 @@ _PLACES: tuple[tuple[str, str], ...] = (
     (r"^bg_module\.enc_fc\.", "encoder.context.look.out."),
     (r"^bg_module\.dec_fc\.", "decoder.scenery.project."),
     (r"^bg_module\.dec\.", "decoder.scenery.convs."),
-    (rf"^bg_module\.rnn_post\.(?={_LSTM})", "encoder.context.cell."),
-    (rf"^bg_module\.rnn_prior\.(?={_LSTM})", "dynamics.context.cell."),
+    (rf"^bg_module\.rnn_post\.(?={_CELL})", "encoder.context.cell."),
+    (rf"^bg_module\.rnn_prior\.(?={_CELL})", "dynamics.context.cell."),
     (r"^bg_module\.post_net\.layers\.", "encoder.context.net."),
     (r"^bg_module\.prior_net\.layers\.", "dynamics.context.net."),
 )
@@ -75,9 +76,11 @@ _RENAMED = {"bn1": "norm1", "bn2": "norm2", "downsample": "shortcut"}
 """Inside of residual blocks."""
 
 
-def from_gswm(
-    checkpoint: str | Path, config: str | Mapping[str, Any] | GSWMConfig = "g-swm-balls"
-) -> GSWM:
+PRESET = "g-swm-balls"
+"""Whose configuration a checkpoint is read with, if nobody says otherwise."""
+
+
+def from_gswm(checkpoint: str | Path, config: str | Mapping[str, Any] | GSWMConfig = PRESET) -> GSWM:
     """An official checkpoint -> the model.
 
     Args:
@@ -91,7 +94,7 @@ def from_gswm(
     return model_of(read_state(checkpoint), config)
 
 
-def model_of(state: Mapping[str, Tensor], config: str | Mapping[str, Any] | GSWMConfig = "g-swm-balls") -> GSWM:
+def model_of(state: Mapping[str, Tensor], config: str | Mapping[str, Any] | GSWMConfig = PRESET) -> GSWM:
     """The model of an official state dict; see `from_gswm`.
 
     Raises:
@@ -104,7 +107,7 @@ def model_of(state: Mapping[str, Tensor], config: str | Mapping[str, Any] | GSWM
         raise CheckpointError("this is no checkpoint of G-SWM: its keys begin with fg_module. and bg_module., and this "
                               f"file has {', '.join(strange[:4]) or 'no image encoder'}; give a model_*.pth of it")
     if isinstance(config, str):
-        config = GSWMConfig.parse(preset_spec(config).config)
+        config = config_of_preset(config)
     elif not isinstance(config, GSWMConfig):
         config = config_of(config)
     model = build(config)
@@ -119,6 +122,28 @@ def model_of(state: Mapping[str, Tensor], config: str | Mapping[str, Any] | GSWM
         for key in kept.keys() - tensors.keys():
             buffers[place_of(key)].copy_(kept[key])
     return model.eval()  # type: ignore[return-value]
+
+
+def config_of_preset(name: str) -> GSWMConfig:
+    """The configuration of a preset.
+
+    Raises:
+        ConfigError: it is no G-SWM.
+    """
+    config = WorldModelConfig.parse(preset_spec(name).config)
+    if not isinstance(config, GSWMConfig):
+        known = ", ".join(preset_names("g-swm*"))
+        raise ConfigError(f"preset '{name}' is no G-SWM, whose checkpoint this is; those are: {known}")
+    return config
+
+
+def left_out(state: Mapping[str, Tensor], model: GSWM) -> dict[str, list[str]]:
+    """Keys of a checkpoint that have no place in a model, by what they are."""
+    found: dict[str, list[str]] = {}
+    for key in state:
+        if what := unused(key.removeprefix("module."), model):
+            found.setdefault(what, []).append(key)
+    return found
 
 
 def unused(key: str, model: GSWM) -> str | None:

@@ -71,6 +71,7 @@ class Evidence(Objective):
         return self.config.lengths[sum(milestone < step for milestone in self.config.milestones)]
 
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
+        model.encoder.fold_frames(batch.video)  # checks it
         video = self._cut(batch.video, self.length(step), sampler)
         bound = self.bound(model, video, step, sampler=sampler)
         total = -(bound.likelihood - bound.total_kl).mean()

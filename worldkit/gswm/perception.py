@@ -323,7 +323,7 @@ class Perception(Encoder):
     def latent(self, tracks: Tracks) -> Latent:
         """Tracks as a latent ``[B, T]`` in which an object keeps its token for as long as it is known.
 
-        In the last frame tokens are in order of presence; what came before an object that is new there is another one.
+        In the first frame tokens are in order of presence; a new object takes the token of one that is gone.
         """
         batch, frames = tracks.objects.ids.shape[:2]
         index = slots_of(tracks.objects.ids)
@@ -339,19 +339,17 @@ def slots_of(ids: Tensor) -> Tensor:
 
     Example:
         >>> slots_of(torch.tensor([[[4, 7, 9], [7, 11, 4]]])).tolist()  # 9 went, 11 came
-        [[[1, 2, 0], [0, 1, 2]]]
+        [[[0, 1, 2], [2, 0, 1]]]
     """
     batch, frames, count = ids.shape
     rows = [repeat(torch.arange(count, device=ids.device), "n -> b n", b=batch)]
-    for t in range(frames - 2, -1, -1):
-        later = ids[:, t + 1].gather(1, rows[-1])  # by slot
-        same = ids[:, t, :, None] == later[:, None]  # [B, object, slot]
-        place = torch.where(same.any(-1), same.long().argmax(-1), count)
-        rest = (~same.any(1)).long().argsort(dim=1, descending=True, stable=True)  # free slots first
-        gone = ~same.any(-1)
-        place = torch.where(gone, rest.gather(1, (gone.cumsum(1) - 1).clamp(min=0)), place)
-        rows.append(place.argsort(1))
-    return torch.stack(rows[::-1], 1)
+    for t in range(1, frames):
+        before = ids[:, t - 1].gather(1, rows[-1])  # by slot
+        same = before[:, :, None] == ids[:, t, None]  # [B, slot, object]
+        known, new = same.any(2), (~same.any(1)).long().argsort(dim=1, descending=True, stable=True)  # new ones first
+        fresh = new.gather(1, ((~known).cumsum(1) - 1).clamp(min=0))
+        rows.append(torch.where(known, same.long().argmax(2), fresh))
+    return torch.stack(rows, 1)
 
 
 class ContextPosterior(nn.Module):

@@ -12,10 +12,12 @@ from ..options import Commands, check_place, command
 from ..output import console
 
 NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": (),
-         "vjepa2-ac": (), "iris": (), "diamond": ()}
+         "vjepa2-ac": (), "iris": (), "diamond": (), "gswm": ()}
 """What comes beside a checkpoint, by kind."""
 AGENTS = ("iris", "diamond")
 """Kinds whose checkpoints hold an agent besides its world."""
+MAY = {"gswm": ("preset", "hparams"), **dict.fromkeys(AGENTS, ("env", "game"))}
+"""What else may come, by kind."""
 
 
 def add(commands: Commands) -> None:
@@ -24,10 +26,12 @@ def add(commands: Commands) -> None:
                 "A checkpoint of LPWM or DDLP needs --hparams; one of DiffuseDDLP --stats, and --ddlp: the DDLP that\n"
                 "goes on from its frames, converted before. LeWM, PLDM and V-JEPA 2 need nothing else. One of IRIS\n"
                 "or DIAMOND becomes an agent's folder, whose world model is the folder model in it; of their official\n"
-                "repositories a folder, or hub:eloialonso/diamond, will do, with --game.")
+                "repositories a folder, or hub:eloialonso/diamond, will do, with --game. One of G-SWM (gswm) takes\n"
+                "--preset, whose configuration it was trained with.")
     p.add_argument("kind", choices=tuple(NEEDS), help="which project the checkpoint comes from (lewm: PLDM, too)")
     p.add_argument("checkpoint", help="the .pth, .pt or .safetensors file")
-    p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run")
+    p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run; gswm: JSON of its table ARCH")
+    p.add_argument("--preset", help="gswm: the preset of its configuration (g-swm-balls)")
     p.add_argument("--stats", help="diffuse-ddlp: latent_stats.pth beside the checkpoint")
     p.add_argument("--ddlp", help="diffuse-ddlp: model folder of the converted DDLP")
     p.add_argument("--game", help="iris, diamond: which one of a repository, for example Breakout")
@@ -52,14 +56,17 @@ def run_convert(options: Namespace) -> None:
 
     check_place(options.out, "--out")
     wanted = NEEDS[options.kind]
-    may = (*wanted, *(("env", "game") if options.kind in AGENTS else ()))
-    given = [name for name in ("hparams", "stats", "ddlp", "env", "game") if getattr(options, name) is not None]
+    may = (*wanted, *MAY.get(options.kind, ()))
+    given = [name for name in ("hparams", "preset", "stats", "ddlp", "env", "game")
+             if getattr(options, name) is not None]
     if missing := [name for name in wanted if name not in given]:
         raise ConfigError(f"worldkit convert {options.kind} needs --{' and --'.join(missing)}; worldkit convert --help")
     if extra := [name for name in given if name not in may]:
         raise ConfigError(f"worldkit convert {options.kind} takes no --{' and no --'.join(extra)}")
     if options.kind in AGENTS:
         return _convert_agent(options)
+    if options.kind == "gswm":
+        return _convert_gswm(options)
     if options.kind == "diffuse-ddlp":
         model = from_diffuse_ddlp(options.checkpoint, options.stats, load(options.ddlp).model)
     elif not wanted:
@@ -69,6 +76,28 @@ def run_convert(options: Namespace) -> None:
         model = {"lpwm": from_lpwm, "ddlp": from_ddlp}[options.kind](options.checkpoint, options.hparams)
     folder = model.save_pretrained(options.out)
     console.print(f"{model.parameter_report()['total']:,} parameters, every key used: {folder}")
+
+
+def _convert_gswm(options: Namespace) -> None:
+    """A checkpoint of G-SWM; what its weights do not tell comes from a preset, or upstream's table of options."""
+    from ...convert import gswm
+    from ...convert.state import read_hparams, read_state
+
+    if options.preset and options.hparams:
+        raise ConfigError("--preset and --hparams say the same: give one of them")
+    if options.hparams:
+        table = read_hparams(options.hparams)
+        config = gswm.config_of(table.get("ARCH", table))
+    else:
+        config = gswm.config_of_preset(options.preset or gswm.PRESET)
+    state = read_state(options.checkpoint)
+    model = gswm.model_of(state, config)
+    folder = model.save_pretrained(options.out)
+    left = gswm.left_out(state, model)
+    for what, keys in left.items():
+        console.print(f"{len(keys)} key(s) that nothing depends on, {what}: {keys[0]}{', ...' if keys[1:] else ''}",
+                      soft_wrap=True, highlight=False)
+    console.print(f"{model.parameter_report()['total']:,} parameters, every other key used: {folder}", soft_wrap=True)
 
 
 def _convert_agent(options: Namespace) -> None:
