@@ -28,6 +28,10 @@ register_encoder("vit-cls", "worldkit.encoders.vit_cls:ViTCLS", aliases=("lewm",
 register_encoder("vq", "worldkit.encoders.vq:VQEncoder", aliases=("vqgan", "iris"))
 register_encoder("with-vectors", "worldkit.encoders.with_vectors:WithVectors")
 
+for _name, _class in {"vae": "VAE", "rae": "RAE", "scale-rae-siglip": "SigLIP", "scale-rae-webssl": "WebSSL",
+                      "qwen": "Qwen", "cosmos": "Cosmos", "vavae": "VAVAE"}.items():
+    register_encoder(_name, f"worldkit.encoders.published:{_class}", extra="vision")
+
 _BASE = ("Encoder", "Encoding")
 __getattr__ = lazy_exports(__name__, {"base": _BASE})
 __all__ = [*_BASE]

@@ -1,5 +1,7 @@
 """Frozen pretrained vision models as encoders: DINOv2, DINOv3, SigLIP 2, V-JEPA 2 and SD-style autoencoders.
 
+Those of single papers go by names of their own, see `worldkit.encoders.published`.
+
 A frame's tokens are the model's patch features (its CLS and register tokens are left out), or the places of the
 autoencoder's latent map (posterior mean times its scaling factor). They are points, not distributions: the model is
 never trained, so dynamics and decoder learn on fixed features. V-JEPA 2, a video model, sees every frame alone,
@@ -15,7 +17,7 @@ Needs the extra ``vision`` (transformers, diffusers). Left out: DINOv3's ConvNeX
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from .base import Encoder, Encoding
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of colours."""
 _FRAMES_AT_ONCE = 32
 _FILES = ["config.json", "*preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
           "diffusion_pytorch_model.safetensors", "model.safetensors.index.json"]
@@ -59,6 +63,20 @@ class PretrainedEncoderConfig(ComponentConfig):
     normalize: bool | None = None
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Attributes:
+        backbone: The frozen network.
+        mean, std: Of colours in [0, 1].
+        normalize: What ``PretrainedEncoderConfig.normalize`` is where it was not given.
+    """
+
+    backbone: Backbone
+    mean: list[float]
+    std: list[float]
+    normalize: bool
+
+
 class PretrainedEncoder(Encoder):
     r"""Frame -> frozen features on a grid. Views are put side by side in one group, view-major.
 
@@ -70,30 +88,35 @@ class PretrainedEncoder(Encoder):
 
     Config = PretrainedEncoderConfig
     default_decoder = "patch"
+    config: PretrainedEncoderConfig
 
     def __init__(self, config: PretrainedEncoderConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)
         if obs.channels != 3:
-            raise ConfigError(f"encoder 'pretrained' needs images of 3 channels, got obs.channels {obs.channels}")
+            raise ConfigError(f"encoder '{config.name}' needs images of 3 channels, got obs.channels {obs.channels}")
         self.size = (config.input_size or obs.height, config.input_size or obs.width)
-        folder = _find(config.model)
-        facts = _read_json(folder / "config.json")
-        family = _family(facts, folder)
-        self.backbone = family.load(family, folder, self.size).float().requires_grad_(False).eval()
+        with torch.device("cpu"):  # also where the rest of a model is built without memory
+            opened = self.opened(config)
+        self.backbone = opened.backbone.float().requires_grad_(False).eval()
         patch = self.backbone.patch
         if self.size[0] % patch or self.size[1] % patch:
             raise ConfigError(
                 f"{config.model} has patches of {patch} pixels, which do not divide {self.size[0]} x {self.size[1]}; "
                 f"give encoder.input_size, for example {max(1, round(self.size[0] / patch)) * patch}"
             )
-        self.normalize = family.normalize if config.normalize is None else config.normalize
-        mean, std = _statistics(folder, family)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.normalize = opened.normalize if config.normalize is None else config.normalize
+        self.register_buffer("mean", torch.tensor(opened.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(opened.std)[:, None, None])
         grid = (self.size[0] // patch, self.size[1] // patch)
         features = LatentField("features", self.backbone.dim, Delta(), "frozen features")
         group = TokenGroup("patches", obs.views * grid[0] * grid[1], (features,))
         self.spec = LatentSpec((group,), grid=grid, views=obs.views, kind="patches")
+
+    def opened(self, config: PretrainedEncoderConfig) -> Opened:
+        """The model behind ``config.model``, for frames of ``self.size``."""
+        folder = find_model(config.model)
+        family = _family(read_json(folder / "config.json"), folder)
+        return Opened(family.load(family, folder, self.size), *statistics(folder, family.statistics), family.normalize)
 
     def train(self, mode: bool = True) -> PretrainedEncoder:
         """The frozen model stays in evaluation mode."""
@@ -118,7 +141,7 @@ class PretrainedEncoder(Encoder):
 # ---------------------------------------------------------------------------------------------------- the models
 
 
-class _Backbone(nn.Module):
+class Backbone(nn.Module):
     """A frozen network with its patch side and feature width; normalised frames ``[M, 3, h, w]`` -> ``[M, N, dim]``."""
 
     def __init__(self, net: nn.Module, patch: int, dim: int):
@@ -126,7 +149,7 @@ class _Backbone(nn.Module):
         self.net, self.patch, self.dim = net, patch, dim
 
 
-class _DINO(_Backbone):
+class _DINO(Backbone):
     """DINOv2 and DINOv3; the first tokens are CLS and registers."""
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -134,14 +157,14 @@ class _DINO(_Backbone):
         return self.net(pixel_values=frames).last_hidden_state[:, first:]
 
 
-class _SigLIP(_Backbone):
+class _SigLIP(Backbone):
     """SigLIP, and the SigLIP 2 models of fixed resolution, which have its architecture."""
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.net(pixel_values=frames, interpolate_pos_encoding=True).last_hidden_state
 
 
-class _SigLIP2(_Backbone):
+class _SigLIP2(Backbone):
     """SigLIP 2 of free resolution (NaFlex): takes patches, and their grid."""
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -152,7 +175,7 @@ class _SigLIP2(_Backbone):
         return self.net(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
 
 
-class _VJEPA2(_Backbone):
+class _VJEPA2(Backbone):
     """The encoder of V-JEPA 2 on clips that show one frame for as long as one token lasts."""
 
     def __init__(self, net: nn.Module, patch: int, dim: int, *, frames: int):
@@ -164,7 +187,7 @@ class _VJEPA2(_Backbone):
         return self.net(pixel_values_videos=clips).last_hidden_state
 
 
-class _Autoencoder(_Backbone):
+class _Autoencoder(Backbone):
     """The encoding half of a diffusers `AutoencoderKL`."""
 
     def __init__(self, net: nn.Module, patch: int, dim: int, *, scale: float, shift: float):
@@ -180,20 +203,20 @@ class _Autoencoder(_Backbone):
 class _Family:
     """How models of one kind are loaded; ``statistics`` (mean, std of colours) serve where the folder gives none."""
 
-    load: Callable[[_Family, Path, tuple[int, int]], _Backbone]
+    load: Callable[[_Family, Path, tuple[int, int]], Backbone]
     architecture: str
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
+    statistics: Statistics = _IMAGENET
     normalize: bool = True
-    wrapper: type[_Backbone] = _DINO
+    wrapper: type[Backbone] = _DINO
 
 
-def _load_image_model(family: _Family, folder: Path, size: tuple[int, int]) -> _Backbone:
+def _load_image_model(family: _Family, folder: Path, size: tuple[int, int]) -> Backbone:
     options = {} if family.wrapper is _DINO else {"vision_use_head": False}  # SigLIP's pooling is of no use here
     net = _load_transformer(family.architecture, folder, **options)
     return family.wrapper(net, net.config.patch_size, net.config.hidden_size)
 
 
-def _load_vjepa2(family: _Family, folder: Path, size: tuple[int, int]) -> _Backbone:
+def _load_vjepa2(family: _Family, folder: Path, size: tuple[int, int]) -> Backbone:
     if size[0] != size[1]:
         raise ConfigError(f"V-JEPA 2 takes square images, got {size[0]} x {size[1]}; give encoder.input_size")
     # It counts rows and columns of patches by the configured image size, so that must be the real one.
@@ -202,7 +225,7 @@ def _load_vjepa2(family: _Family, folder: Path, size: tuple[int, int]) -> _Backb
     return _VJEPA2(net.encoder, config.patch_size, config.hidden_size, frames=config.tubelet_size)
 
 
-def _load_autoencoder(family: _Family, folder: Path, size: tuple[int, int]) -> _Backbone:
+def _load_autoencoder(family: _Family, folder: Path, size: tuple[int, int]) -> Backbone:
     import_transformers("vision", f"encoder.model {folder}")  # diffusers imports it
     diffusers = require_extra("diffusers", "vision", f"encoder.model {folder}")
     vae = _load(diffusers, family.architecture, folder)
@@ -229,29 +252,43 @@ _FAMILIES = {
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _find(model: str) -> Path:
-    """Local folder behind a folder's path or a hub id."""
-    folder = Path(model).expanduser()
-    wanted = "Give a folder that holds config.json and model.safetensors: -o encoder.model=/path/to/dinov2-small"
+def find_model(model: str, *, subfolder: str = "", file: str = "config.json", files: Sequence[str] = _FILES,
+               wanted: str = "config.json and model.safetensors: -o encoder.model=/path/to/dinov2-small") -> Path:
+    """Local folder behind a folder's path or a hub id.
+
+    Args:
+        model: The path, or the id.
+        subfolder: Where the model lies inside, unless ``file`` is in the folder itself.
+        file: What must be there (a shell-style pattern).
+        files: What is fetched from the hub.
+        wanted: What to give, in words.
+    Raises:
+        CheckpointError: there is no such folder, the hub does not give it, or it lacks ``file``.
+    """
+    folder, wanted = Path(model).expanduser(), f"Give a folder that holds {wanted}"
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(f"encoder.model: {folder} has no config.json. {wanted}")
-        return folder
+        places = (folder, folder / subfolder)
+        found = next((place for place in places if any(place.glob(file))), None)
+        if found is None:
+            raise CheckpointError(f"encoder.model: {folder} has no {file}. {wanted}")
+        return found
     name, _, revision = model.partition("@")
     if name.count("/") != 1 or model[0] in "/.~":
         raise CheckpointError(f"encoder.model: there is no folder '{model}', and it is no hub id. {wanted}")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_FILES))
+        inside = [f"{subfolder}/{name}" for name in files] if subfolder else list(files)
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=inside))
     except Exception as error:  # many kinds: offline, private, misspelt; all mean that there is no model to load
         raise CheckpointError(
             f"encoder.model: cannot get '{model}' from the hub ({type(error).__name__}: {error}).\nOffline? {wanted}, "
             f"with the files of https://huggingface.co/{name}"
         ) from error
+    return folder / subfolder if (folder / subfolder).is_dir() else folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -267,14 +304,14 @@ def _family(facts: dict[str, Any], folder: Path) -> _Family:
     return _FAMILIES[kind]
 
 
-def _statistics(folder: Path, family: _Family) -> tuple[list[float], list[float]]:
+def statistics(folder: Path, otherwise: Statistics) -> tuple[list[float], list[float]]:
     """Mean and deviation of colours in [0, 1] that the model was trained with."""
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         if (folder / name).is_file():
-            facts = _read_json(folder / name)
+            facts = read_json(folder / name)
             if "image_mean" in facts and "image_std" in facts:
                 return facts["image_mean"], facts["image_std"]
-    return list(family.statistics[0]), list(family.statistics[1])
+    return list(otherwise[0]), list(otherwise[1])
 
 
 def _load_transformer(architecture: str, folder: Path, **options: Any) -> nn.Module:
@@ -294,7 +331,7 @@ def _load(library: Any, architecture: str, folder: Path, **options: Any) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # no report of heads left out on purpose; missing weights are an error below
     try:
-        with torch.device("cpu"):  # also where the rest of a model is built without memory
+        with torch.device("cpu"):
             net, report = loader.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
             )
