@@ -14,12 +14,13 @@ from .formats.clip_check import npz_parts, video_parts
 from .formats.clip_writers import FramesWriter, VideoWriter
 from .formats.columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
 from .formats.columns_check import columns_parts
-from .formats.generated import is_generated, open_balls, open_push, open_shapes
+from .formats.generated import is_generated, open_balls, open_multigrid, open_push, open_shapes
 from .formats.hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .formats.lerobot import is_lerobot, open_lerobot, peek_lerobot
 from .formats.lerobot_check import lerobot_parts
 from .formats.lerobot_write import LeRobotWriter
 from .formats.lerobot_write_v21 import LeRobot21Writer
+from .formats.multigrid import MultiGridEpisodes, generate_multigrid
 from .formats.npz import NpzWriter, is_npz, open_npz, peek_npz
 from .formats.push import PushEpisodes, generate_push
 from .formats.shapes import generate_shapes
@@ -109,6 +110,12 @@ register_format(
     description="'push': generated discs that one pushes as its actions say; 'push-32' for another size",
 )
 
+register_format(
+    "multigrid",
+    matches=lambda target: is_generated(target, "multigrid"),
+    opener=open_multigrid,
+    description="'multigrid': generated agents that move by themselves, num_agents of them; 'multigrid-32' for a size",
+)
 
 register_writer(
     "lerobot", LeRobotWriter, joint=True, description="a LeRobot v3.0 data set; lossless=True keeps PNGs, not H.264"
@@ -140,6 +147,7 @@ __all__ = [
     "BallEpisodes",
     "ClipDataset",
     "EpisodeSource",
+    "MultiGridEpisodes",
     "PushEpisodes",
     "ResumableSampler",
     "Validation",
@@ -147,6 +155,7 @@ __all__ = [
     "collate",
     "describe",
     "generate_balls",
+    "generate_multigrid",
     "generate_push",
     "generate_shapes",
     "list_formats",

@@ -1,4 +1,4 @@
-"""The formats ``balls``, ``push`` and ``shapes``: made on the spot, kept in the cache, the same on every machine."""
+"""Formats ``balls``, ``multigrid``, ``push``, ``shapes``: made on the spot, cached, the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from ..base import EpisodeSource
 from ..cache import CacheSource, Span, cache_key, cached
 from ..splits import check_split
 from .balls import CANVAS, iter_balls, segment
+from .multigrid import NUM_ACTIONS, iter_multigrid, positions
 from .push import NUM_DISCS, iter_push
 from .shapes import iter_shapes
 
 _VERSION, _SHAPES_VERSION = 1, 2  # raise when the generators change, so that old cache entries are not used
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
 _PUSH_EPISODES = {"train": 500, "val": 50, "test": 50}
+_MULTIGRID_EPISODES = {"train": 1000, "val": 50, "test": 50}
 _SHAPES_IMAGES = {"train": 4000, "val": 400, "test": 400}
 
 
@@ -137,6 +139,45 @@ def open_push(
             }
 
     return _episodes("push", size, split, blocks, **request)
+
+
+def open_multigrid(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+    episode_length: int = 24,
+    num_agents: int = 2,
+) -> EpisodeSource:
+    """Agents that act by themselves on a board (see `worldkit.data.formats.multigrid`), for example ``"multigrid-32"``.
+
+    Args:
+        num_episodes: Default 1000 for train, 50 for val and test. They are the first ones.
+        episode_length: Frames per episode.
+        num_agents: 1 to 8.
+
+    Every clip comes with ``"action"`` float32 ``[T, 5 A]``: row t holds, agent by agent, which of five moves it tries
+    between frames t and t + 1, as a one-hot vector. ``"state"``: ``"position"`` float32 ``[T, A, 2]``, centres
+    ``(y, x)`` in [-1, 1]; ``"choice"`` int64 ``[T, A]``, the moves as numbers.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _MULTIGRID_EPISODES[split] if num_episodes is None else num_episodes
+    request = {"num_episodes": episodes, "image_size": size, "num_frames": episode_length}
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_multigrid(split, num_agents=num_agents, **request):
+            choice = part.choice.reshape(-1, num_agents)
+            yield {
+                "video": part.video.reshape(-1, *part.video.shape[2:]),
+                "action": np.eye(NUM_ACTIONS, dtype=np.float32)[choice].reshape(len(choice), -1),
+                "state.position": _flat(positions(part.cell)),
+                "state.choice": choice,
+            }
+
+    return _episodes("multigrid", size, split, blocks, num_agents=num_agents, **request)
 
 
 def open_shapes(
