@@ -68,18 +68,21 @@ FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(nam
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
          "simnorm": ("no condition",), "simnorm-conv": ("no condition",), "identity": ("action",),
          "vit-cls": ("no condition",), "jepa-vit": ("no condition",), "conv-vae": ("no condition",),
-         "with-vectors": ("no condition",), "adapted": ("no condition",)}
+         "with-vectors": ("no condition",), "adapted": ("no condition",), "fsq": ("no condition",)}
 """Encoders that give one token for a whole frame, or its pixels: for other parts they are alike, so part of the product
 will do."""
-NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae", "with-vectors", "adapted")
+NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae", "with-vectors", "adapted",
+          "fsq")
 """Those of them that are put together with one dynamics alone."""
 
 
-HAVE = {"grid": ("identity", "patch", "pretrained"), "normal": ("conv-vae", "patch")}
+HAVE = {"grid": ("fsq", "identity", "patch", "pretrained"), "normal": ("conv-vae", "patch")}
 """Property of latents -> encoders that have it, where not all have."""
 TOLD_FRAMES = ("adaln-causal", "vjepa2-ac", "causal-patches", "causal-dit")
 """Dynamics to which a latent action is as an action, or that read no conditions of tokens."""
-NO_GOALS = ("latent-mlp", "unet-diffusion", "causal-dit")
+ON_GRIDS = ("flam", *TOLD_FRAMES[1:])
+"""Dynamics whose grids are alike whatever encoder they come from."""
+NO_GOALS = ("flam", "latent-mlp", "unet-diffusion", "causal-dit")
 """Dynamics that embed no goals."""
 
 
@@ -96,7 +99,8 @@ def some_of_the_whole():
             if dynamics not in NO_GOALS or condition in ("no condition", "action and language")
             or encoder == "identity"
             if dynamics != "adaln-causal" or (condition == "action and language" and encoder in ("particle", "patch"))
-            if dynamics not in TOLD_FRAMES[1:] or (condition == "action" and encoder == "patch")]
+            if dynamics != "factored" or (condition == "action" and encoder in ("particle", "slot"))
+            if dynamics not in ON_GRIDS or (condition == "action" and encoder == "patch")]
 
 
 def covering(rows, size):
@@ -159,7 +163,8 @@ def test_latent_actions_work_with_every_encoder_and_dynamics(encoder, dynamics, 
 @pytest.mark.parametrize("encoder, dynamics", [("patch", "pint"), ("space-time-vq", "maskgit")])
 def test_latent_actions_that_read_video_know_no_encoder(encoder, dynamics):
     check_model(small_config(encoder=encoder, dynamics=dynamics, latent_action="vq", objective="two-stage"))
-    with pytest.raises(IncompatibleComponentsError, match="objectives that have them: latent-action, two-stage"):
+    message = "objectives that have them: inverse-forward, latent-action, two-stage"
+    with pytest.raises(IncompatibleComponentsError, match=message):
         build(small_config(encoder=encoder, dynamics=dynamics, latent_action="vq"))
 
 

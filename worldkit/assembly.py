@@ -94,9 +94,11 @@ def assemble(config: WorldModelConfig) -> dict[str, Any]:
             wiring.check_width("dynamics", dynamics)
         elif "latent-action" not in component("objective").requires:
             raise IncompatibleComponentsError("a latent action needs a dynamics to act on; set dynamics, or drop it")
-        _check_requires("latent_action", kind, config, spec)
+        acted = spec if dynamics is None else dynamics.factor_spec
+        _check_requires("latent_action", kind, config, acted)
         latent_action = make(
-            "latent_action", kind, config.latent_action, spec=spec, anchors=anchors, window=horizon,
+            "latent_action", kind, config.latent_action, spec=acted, anchors=anchors if acted is spec else {},
+            window=horizon,
             dynamics_dim=getattr(dynamics, "cond_dim", 0), memory_length=memory["latent_action"],
             **({"obs": config.obs} if kind.reads == "video" else {}),
         )

@@ -97,7 +97,7 @@ class Loop:
             if not self._noted:
                 dynamics.observe(self._state, self.latent)
             if self._carry is not None:
-                module.observe(self._carry, self.latent, now["latent_action"])
+                module.observe(self._carry, dynamics.newest_factors(self._state, self.latent), now["latent_action"])
         if latent_action is None and self._carry is not None:
             latent_action = module.next(self._carry).sample(self.sampler, "latent_action.prior")
         cond = now["dynamics"]
@@ -122,7 +122,8 @@ class Loop:
         if module is not None and self.latent_actions is None:
             given = past["latent_action"].then(now["latent_action"])
             seen = video_for(module, self._video, z.shape[1])
-            posterior, self._carry = module.start(z, given, streaming=self._window == "streaming", **seen)
+            acted = dynamics.factors(z)
+            posterior, self._carry = module.start(acted, given, streaming=self._window == "streaming", **seen)
             self.latent_actions = posterior.sample(MEANS, "latent_action.posterior")
         if self.latent_actions is not None and z.shape[1] > 1:
             cond = cond + told_by(module, dynamics, self.latent_actions)

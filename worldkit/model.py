@@ -36,7 +36,7 @@ from .perception import Seen, expected, look, perceive, refuse_borders
 from .priors.base import Prior
 from .registry import register_model
 from .rolling import Rollout, predicted, stills
-from .steering import Steering, steer
+from .steering import Steering, about, steer
 from .wiring import video_for
 
 
@@ -261,27 +261,30 @@ class ComposedWorldModel(WorldModel):
         batch = batch.as_float()
         return self.objective(self, batch, step, sampler=sampler or Sampler(generator=generator))
 
-    def condition(self, z: Latent | None, batch: Batch, *, sampler: Sampler) -> Steering:
+    def condition(self, z: Latent | None, batch: Batch, *, sampler: Sampler, factors: Latent | None = None) -> Steering:
         """What the dynamics is told about the transitions inside a clip, and what latent actions make of them.
 
         Args:
             z: Latents of T frames; None will do for latent actions that read video.
             batch: Where they come from, with its conditions.
             sampler: Source of randomness.
+            factors: What `Dynamics.factors` makes of ``z``, where it is known.
         """
-        return steer(self, z, batch, sampler=sampler)
+        return steer(self, z, batch, sampler=sampler, factors=factors)
 
-    def predict_next(self, z: Latent, cond: Condition) -> LatentDist:
+    def predict_next(self, z: Latent, cond: Condition, *, factors: Latent | None = None) -> LatentDist:
         """Teacher-forced predictions for a clip, of a dynamics with an explicit prior.
 
         Args:
             z: Latents of T frames.
             cond: Of the transitions between them, as `condition` gives it.
+            factors: What `Dynamics.factors` makes of ``z``, where it is known; of a dynamics that ``factorizes``.
         Returns:
             Priors of frames 1..T-1: index t predicts frame t + 1.
         """
         assert self.dynamics is not None
-        predicted, wanted = self.dynamics.prior(z[:, :-1], cond), (z.shape[0], z.shape[1] - 1)
+        known = {} if factors is None or not self.dynamics.factorizes else {"factors": factors[:, :-1]}
+        predicted, wanted = self.dynamics.prior(z[:, :-1], cond, **known), (z.shape[0], z.shape[1] - 1)
         if not isinstance(predicted, LatentDist) or predicted.shape != wanted:
             found = f"{type(predicted).__name__} {list(getattr(predicted, 'shape', ()))}".removesuffix(" []")
             raise ShapeError(f"{type(self.dynamics).__name__}.prior must give LatentDist {list(wanted)}, got {found}")
@@ -353,7 +356,8 @@ class ComposedWorldModel(WorldModel):
             z = look(self, video, conditions, masks)
             given = self._gather_conditions(conditions, masks, z.shape[1], MEANS, strict=True)
             seen = video_for(module, video, z.shape[1])
-            return module.start(z, given["latent_action"], **seen)[0].sample(MEANS, "latent_action.posterior")
+            acted = about(self, z)
+            return module.start(acted, given["latent_action"], **seen)[0].sample(MEANS, "latent_action.posterior")
 
     def rollout(
         self,

@@ -43,7 +43,13 @@ class Steering:
     losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def steer(model: ComposedWorldModel, z: Latent | None, batch: Batch, *, sampler: Sampler) -> Steering:
+def about(model: ComposedWorldModel, z: Latent | None) -> Latent | None:
+    """What latent actions read of latents: `Dynamics.factors`, or the latents as they are."""
+    return z if z is None or model.dynamics is None else model.dynamics.factors(z)
+
+
+def steer(model: ComposedWorldModel, z: Latent | None, batch: Batch, *, sampler: Sampler,
+          factors: Latent | None = None) -> Steering:
     """See `worldkit.model.ComposedWorldModel.condition`."""
     frames = batch.video.shape[-4] if z is None else z.shape[1]
     if model.dynamics is not None and model.dynamics.filtering:
@@ -53,7 +59,8 @@ def steer(model: ComposedWorldModel, z: Latent | None, batch: Batch, *, sampler:
     cond, module = given["dynamics"].at(slice(0, frames - 1)), model.latent_action
     if module is None:
         return Steering(cond)
-    posterior, prior = module(z, given["latent_action"], **video_for(module, batch.video, frames))
+    acted = about(model, z) if factors is None else factors
+    posterior, prior = module(acted, given["latent_action"], **video_for(module, batch.video, frames))
     for name, dist, length in (("posterior", posterior, frames - 1), ("prior", prior, frames)):
         if not isinstance(dist, ActionDist) or dist.params.shape[:2] != (batch.batch_size, length):
             raise ShapeError(f"{type(module).__name__}.forward must give ActionDist for {length} "

@@ -175,7 +175,7 @@ def told_by(latent_action: Any, dynamics: Any, action: Tensor) -> Condition:
     cond = latent_action.condition(action)
     if not isinstance(cond, Condition):
         raise ShapeError(f"{type(latent_action).__name__}.condition must give Condition, got {type(cond).__name__}")
-    shape = (action.shape[0], action.shape[1], dynamics.spec.num_tokens)
+    shape = (action.shape[0], action.shape[1], dynamics.factor_spec.num_tokens)
     check_condition(latent_action, cond, "the latent action", shape, dim=dynamics.cond_dim)
     refuse_unread(dynamics, cond, "the latent action")
     return cond
@@ -298,7 +298,8 @@ class _Trial:
 
     def _condition(self) -> Condition:
         part, steps = self.part, self.frames - (isinstance(self.part, Dynamics) and not self.explicit)
-        shapes = {"frame": (steps,), "token": (steps, part.spec.num_tokens), "memory": (part.memory_length,)}
+        told = getattr(part, "factor_spec", part.spec)  # latent actions have none of their own
+        shapes = {"frame": (steps,), "token": (steps, told.num_tokens), "memory": (part.memory_length,)}
         like = self.z.presence
         return Condition(**{form: torch.randn(1, *shape, part.cond_dim, device=like.device, dtype=like.dtype)
                             for form, shape in shapes.items() if form != "memory" or part.memory_length})

@@ -11,6 +11,8 @@ register_dynamics("adaln-causal", "worldkit.dynamics.adaln_causal:AdaLNCausal", 
 register_dynamics("causal-dit", "worldkit.dynamics.causal_dit:CausalDiffusion", aliases=("semantic-wm",))
 register_dynamics("causal-patches", "worldkit.dynamics.causal_patches:CausalPatches", aliases=("dino-wm",))
 register_dynamics("diffusion", "worldkit.dynamics.diffusion:Diffusion", aliases=("flow",))
+register_dynamics("factored", "worldkit.dynamics.factored:Factored")
+register_dynamics("flam", "worldkit.dynamics.flam:FLAM")
 register_dynamics("gru", "worldkit.dynamics.gru:GRU", aliases=("recurrent",))
 register_dynamics("latent-mlp", "worldkit.dynamics.latent_mlp:LatentMLP", aliases=("tdmpc2",))
 register_dynamics("maskgit", "worldkit.dynamics.maskgit:MaskGIT", aliases=("genie", "masked-tokens"))

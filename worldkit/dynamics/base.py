@@ -58,6 +58,9 @@ class Dynamics(Component, ABC):
         filtering: True if its latents are states, which depend on the frames and actions before: then ``spec``
             describes the state, and `filter` is implemented (see `worldkit.dynamics.filtering`).
         borders: True if nothing is carried over frames that begin an episode inside a clip (``Batch.first``).
+        factorizes: True if it takes latents apart into factors of its own, which latent actions are then about:
+            `factors`, `factor_spec` and `newest_factors` are implemented, and `prior` takes ``factors=`` where they
+            are known.
         unrolls: True if `loss` feeds predictions back, so that clips may be longer than the window and one frame more.
         requires: Properties of the latent it cannot do without: ``"grid"``, ``"tracked"``, ``"normal"``, ``"codes"``
             (numbers of classes), ``"continuous"`` (no such numbers).
@@ -73,6 +76,7 @@ class Dynamics(Component, ABC):
     explicit_prior: ClassVar[bool] = True
     filtering: ClassVar[bool] = False
     borders: ClassVar[bool] = False
+    factorizes: ClassVar[bool] = False
     unrolls: ClassVar[bool] = False
     requires: ClassVar[frozenset[str]] = frozenset()
     takes: frozenset[str] | None = None
@@ -164,6 +168,19 @@ class Dynamics(Component, ABC):
             raise ShapeError(f"rows that begin anew have seen {lengths[1]} frames, and the others {lengths[0]}: begin "
                              f"with as many frames as the window has, {self.window}")
         carry.history, carry.cond = carry.history.put(rows, other.history), carry.cond.put(rows, other.cond)
+
+    @property
+    def factor_spec(self) -> LatentSpec:
+        """Description of what latent actions are about: the latent itself, unless the dynamics takes it apart."""
+        return self.spec
+
+    def factors(self, z: Latent) -> Latent:
+        """What latent actions are about, of any number of frames; index t knows frames up to t. By default ``z``."""
+        return z
+
+    def newest_factors(self, carry: Any, z: Latent) -> Latent:
+        """The same of the newest frame ``z`` ``[B, 1]`` of a rollout, which `observe` was just told of."""
+        return z
 
     def feature_dim(self) -> int:
         """Width of the tokens of `features`."""

@@ -10,6 +10,7 @@ from ..registry import register_encoder
 register_encoder("adapted", "worldkit.encoders.adapted:AdaptedEncoder")
 register_encoder("conv", "worldkit.encoders.conv:ConvEncoder")
 register_encoder("conv-vae", "worldkit.encoders.conv_vae:ConvVAE")
+register_encoder("fsq", "worldkit.encoders.fsq:FSQEncoder")
 register_encoder("identity", "worldkit.encoders.identity:IdentityEncoder", aliases=("pixels",))
 register_encoder("jepa-vit", "worldkit.encoders.jepa_vit:JEPAViT", aliases=("ijepa", "vjepa", "vjepa2"))
 register_encoder("mlp", "worldkit.encoders.mlp:MLPEncoder")

@@ -8,7 +8,9 @@ A module loads when its component is used. Your own may register with a decorato
 from ..lazy import lazy_exports
 from ..registry import register_latent_action
 
+register_latent_action("factored", "worldkit.latent_actions.factored:FactoredLatentAction", aliases=("flam",))
 register_latent_action("gaussian", "worldkit.latent_actions.gaussian:GaussianLatentAction", aliases=("lpwm",))
+register_latent_action("single", "worldkit.latent_actions.single:SingleLatentAction", aliases=("adaworld",))
 register_latent_action("vq", "worldkit.latent_actions.vq:VQLatentAction", aliases=("genie",))
 
 _BASE = ("ActionDist", "LatentAction")

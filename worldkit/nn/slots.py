@@ -107,15 +107,18 @@ class SlotAttention(nn.Module):
         Returns:
             Slots ``[M, N, D]``, and each one's share of every pixel in the last iteration, ``[M, N, P]``.
         """
-        scale, shape = slots.shape[-1] ** -0.5, slots.shape[:2]
         for _ in range(self.num_iterations):
-            query = scale * self.to_query(self.norm_slots(slots))
-            shares = (query @ keys.transpose(1, 2)).softmax(1)
-            weights = shares + _EPSILON
-            update = (weights / weights.sum(-1, keepdim=True)) @ values
-            slots = self.cell(update.flatten(0, 1), slots.flatten(0, 1)).unflatten(0, shape)
-            slots = slots + self.mlp(slots)
+            slots, shares = self.round(slots, keys, values)
         return slots, shares
+
+    def round(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """One iteration of `forward`."""
+        query = slots.shape[-1] ** -0.5 * self.to_query(self.norm_slots(slots))
+        shares = (query @ keys.transpose(1, 2)).softmax(1)
+        weights = shares + _EPSILON
+        update = (weights / weights.sum(-1, keepdim=True)) @ values
+        slots = self.cell(update.flatten(0, 1), slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
+        return slots + self.mlp(slots), shares
 
 
 class TransformerLSTM(nn.Module):

@@ -16,6 +16,8 @@ register_objective("elbo", "worldkit.objectives.elbo:ELBO")
 register_objective("first-frames", "worldkit.objectives.first_frames:FirstFrames")
 register_objective("frozen-jepa", "worldkit.objectives.jepa:FrozenJEPA", aliases=("vjepa2-ac",))
 register_objective("heads", "worldkit.objectives.heads:Heads")
+register_objective("inverse-forward", "worldkit.objectives.inverse_forward:InverseForward",
+                   aliases=("flam", "adaworld"))
 register_objective("iris", "worldkit.objectives.iris:IRIS")
 register_objective("jepa", "worldkit.objectives.jepa:JEPA", aliases=("lewm", "pldm"))
 register_objective("latent-action", "worldkit.objectives.latent_action:LatentActionObjective")

@@ -39,8 +39,8 @@ def action_kl(steering: Steering, spec: LatentSpec, first: int) -> Tensor | None
     if steering.posterior is None or steering.prior is None:
         return None
     kl = steering.posterior.kl(steering.prior)[:, first:]
-    if kl.shape[2] == 1 != spec.num_tokens:  # one action for all tokens and views
-        return rearrange(kl, "b t 1 -> b 1 t").expand(-1, spec.views, -1) / spec.views
+    if kl.shape[2] != spec.num_tokens:  # one action for all tokens and views, or one per factor
+        return kl.sum(2)[:, None].expand(-1, spec.views, -1) / spec.views
     return spec.sum_views(kl)
 
 

@@ -172,7 +172,7 @@ def check_dynamics(
     spec = module.spec
     z = example_latent(spec)
     taken = check_forms(report, module, partial(make, memory_length or 2))
-    cond = example_conditioning(module.cond_dim, spec, WINDOW, memory_length).only(taken)
+    cond = example_conditioning(module.cond_dim, module.factor_spec, WINDOW, memory_length).only(taken)
     if module.filtering:
         check_filter(report, module, make, example_encoding(seen), cond)
     if not module.explicit_prior:

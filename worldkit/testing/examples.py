@@ -67,6 +67,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "patch": {"patch_size": 8, "feature_dim": 3, "hidden_dim": 16, "cnn": _CNN},
         "slot": {"num_slots": 3, "slot_dim": 16, "hidden_dim": 16, "channels": (8, 8), "max_map": 8, "num_heads": 2,
                  "dropout": 0.0},
+        "fsq": {**_VQ, "levels": (5, 4, 3)},
         "simnorm": {"latent_dim": 16, "simnorm": 4, "hidden": (8,)},
         "simnorm-conv": {"latent_dim": 8, "simnorm": 4, "channels": 8, "stack": 1},
         "vq": {**_VQ, "quantizer": {"codes": 9, "dim": 4}},
@@ -93,6 +94,9 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "adaln-causal": {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden": 8, "projector": 8, "dropout": 0.0},
         "pint": _TRANSFORMER, "pint-joint": _TRANSFORMER, "slotformer": _TRANSFORMER,
         "token-transformer": _TRANSFORMER,
+        "factored": {"dim": 16, "num_heads": 2, "num_layers": 1},
+        "flam": {"num_factors": 3, "dim": 16, "num_heads": 2, "num_layers": 1, "aggregator_layers": 1,
+                 "num_iterations": 2},
         "gru": {"dim": 16, "num_heads": 2}, "latent-mlp": {"hidden": (16,)},
         "rssm": {"deterministic_dim": 16, "hidden_dim": 8, "num_variables": 4, "num_classes": 3,
                  "cell": {"name": "block-gru", "hidden": 8, "blocks": 2}},
@@ -104,7 +108,9 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "cell": {**{name: {"hidden": 6} for name in ("planet-gru", "gru", "layernorm-gru", "lstm")},
              "block-gru": {"hidden": 6, "blocks": 2},
              "transformer": {"hidden": 6, "window": 3, "num_heads": 2}},
-    "latent action": {"gaussian": {**_TRANSFORMER, "action_dim": 3}, "vq": {**_TRANSFORMER, "quantizer": {
+    "latent action": {
+        **{name: {"dim": 16, "num_heads": 2, "num_layers": 1, "action_dim": 3} for name in ("factored", "single")},
+        "gaussian": {**_TRANSFORMER, "action_dim": 3}, "vq": {**_TRANSFORMER, "quantizer": {
         "codes": 5, "dim": 4}}},
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8},
               "dit": {"dim": 16, "num_heads": 2, "num_layers": 2, "steps": 8, "sampling_steps": 4}},

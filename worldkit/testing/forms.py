@@ -53,7 +53,8 @@ def _made(report: Reporter, make: Callable[[], nn.Module], *, must: bool) -> nn.
 def _found(report: Reporter, module: Any) -> list[str]:
     """Forms on which the answer depends; a form that is declared must not raise, be it alone or with the others."""
     frames = WINDOW - (isinstance(module, Dynamics) and not module.explicit_prior)
-    everything = example_conditioning(module.cond_dim, module.spec, frames, module.memory_length)
+    told = getattr(module, "factor_spec", module.spec)  # latent actions have none of their own
+    everything = example_conditioning(module.cond_dim, told, frames, module.memory_length)
     declared = everything.only(FORMS if module.takes is None else module.takes)
     alone = [declared.only({form, "memory"}) for form in declared.forms]  # what has a memory may count on it
     for cond in (declared, *alone) if module.takes is not None else ():

@@ -1,0 +1,83 @@
+"""Latent actions whose prior is a standard normal, whatever was seen: there is no policy to keep a state for."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ..conditions import Condition
+from ..distributions import Normal
+from ..errors import ShapeError
+from ..latents import Latent
+from .base import ActionDist, LatentAction
+
+
+def quiet_head(dim: int, action_dim: int, std: float) -> nn.Linear:
+    """A layer to means and log variances ``[..., 2 * action_dim]`` that begins with about this deviation everywhere.
+
+    Example:
+        >>> head = quiet_head(8, 3, 0.1)
+        >>> Normal.split(head(torch.zeros(8)))[1].mul(0.5).exp()
+        tensor([0.1000, 0.1000, 0.1000], grad_fn=<ExpBackward0>)
+    """
+    head = nn.Linear(dim, 2 * action_dim)
+    with torch.no_grad():
+        head.weight[action_dim:].mul_(0.1)
+        head.bias[action_dim:].fill_(2 * math.log(std))
+    return head
+
+
+class StandardPrior(LatentAction):
+    """Base of `factored` and `single`: what they are is `read` and `condition`. Their config has ``action_dim``."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Actions per transition: one per factor, or one."""
+
+    @abstractmethod
+    def read(self, z: Latent) -> ActionDist:
+        """Posterior of the T - 1 transitions of T <= window + 1 frames."""
+
+    def _prior(self, batch: int, frames: int) -> ActionDist:
+        like = next(self.parameters())
+        width = 2 * self.config.action_dim  # type: ignore[attr-defined]  # configs of this kind have it
+        return ActionDist(Normal(), like.new_zeros(batch, frames, self.count, width))
+
+    def forward(self, z: Latent, cond: Condition) -> tuple[ActionDist, ActionDist]:
+        return self.read(z), self._prior(*z.shape)
+
+    def start(self, z: Latent, cond: Condition, *, streaming: bool = False) -> tuple[ActionDist, int]:
+        """Frames beyond ``window + 1`` are read through sliding windows of ``window + 1`` frames."""
+        reach, frames = self.window + 1, z.shape[1]
+        if frames == 1:
+            return self._prior(z.shape[0], 0), z.shape[0]
+        found = [self.read(z[:, :reach]).params]
+        found += [self.read(z[:, end - reach : end]).params[:, -1:] for end in range(reach + 1, frames + 1)]
+        return ActionDist(Normal(), torch.cat(found, 1)), z.shape[0]
+
+    def next(self, carry: int) -> ActionDist:
+        return self._prior(carry, 1)
+
+    def observe(self, carry: int, z: Latent, cond: Condition) -> None:
+        """Nothing to be told: the prior is the same whatever is seen."""
+
+    def edited(self, action: Tensor, factor: int, value: Tensor) -> Tensor:
+        """The same actions, but for those of one factor.
+
+        Args:
+            action: ``[B, T, K, A]``, as `worldkit.ComposedWorldModel.infer_latent_actions` gives them.
+            factor: Which, from 0.
+            value: ``[A]``, ``[B, T, A]`` or anything that broadcasts to it.
+        Raises:
+            ShapeError: there is no such factor.
+        """
+        if not 0 <= factor < self.count:
+            raise ShapeError(f"there is no factor {factor} whose latent action could be edited: this model has "
+                             f"{self.count} (0 to {self.count - 1})")
+        action = action.clone()
+        action[:, :, factor] = value.to(action)
+        return action
