@@ -9,8 +9,8 @@ import torch
 from worldkit.agents import ActionSpec, RandomPolicy, create_agent
 from worldkit.agents.base import Policy
 from worldkit.cli import main
-from worldkit.control import ControlProtocol, evaluate_control
-from worldkit.control.report import html, markdown, write
+from worldkit.control import ControlProtocol, evaluate_control, report
+from worldkit.control.report import difference_table, html, markdown, write
 from worldkit.errors import ConfigError, DataError
 
 REACH = ControlProtocol(env="dot", size=32, goals="reach", goal_steps=4, budget=6, episodes=3, seeds=(0, 1), together=2)
@@ -55,6 +55,14 @@ def test_what_aims_arrives(protocol, make_dot):
     else:
         assert found.scores == ["success", "distance", "picture distance"]
         assert all(e["steps"] < 6 for e in found.episodes if e["success"] and e["policy"] == "homing")
+
+
+def test_few_episodes_mark_no_difference(make_dot, monkeypatch):
+    found = evaluate({"random": "random", "homing": Homing()}, REACH, make_dot)
+    assert found.difference("homing", "random", "distance").n == report.TELLING == 6
+    assert " *" in difference_table(found)[1][0][2]
+    monkeypatch.setattr(report, "TELLING", 7)
+    assert not any("*" in cell for row in difference_table(found)[1] for cell in row)
 
 
 def test_the_script_that_made_the_goal_reaches_it(make_dot):

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from worldkit.agents import check_fits, create_agent, load_agent
 from worldkit.cli import main
+from worldkit.cli.commands.online import _folder_of
 from worldkit.envs import make_env
 from worldkit.errors import CheckpointError, ConfigError
 from worldkit.online import OnlineConfig, OnlineTrainer, find_agent
@@ -61,6 +62,11 @@ def test_a_dreamer_goes_on_exactly(run, tmp_path):
     one, two = (log(place) for place in (run, tmp_path / "run"))
     assert [line for line in two if "ratio" in line] == [line for line in one if "ratio" in line]
     assert two[-1] == one[-1]
+
+
+def test_folders_have_names_that_any_file_system_takes():
+    assert _folder_of("dreamer-v3-mini", "my_games.maze:Maze-v0") == "dreamer-v3-mini-my_games.maze-Maze-v0"
+    assert _folder_of("dreamer-v3-mini", "games/catch") == "dreamer-v3-mini-games-catch"
 
 
 def test_it_is_scored_beside_random_actions(run, capsys):

@@ -177,12 +177,14 @@ def test_an_environment_that_never_ends_is_cut_off_with_a_note(stub_agent, tmp_p
     from worldkit.online import trainer as module
 
     monkeypatch.setattr(module, "LIMIT", 25)
+    monkeypatch.setattr("worldkit.online.looks.LONG", 10)
     said = []
     run = trainer(stub_agent(make_odd), make_odd, tmp_path / "run", max_steps=None, steps=60)
     monkeypatch.setattr(module.OnlineBar, "say", lambda self, text: said.append(text))
     result = run.fit()
     assert [line["length"] for line in result.log if "episode" in line] == [25, 25]
     assert sum("did not end within 25 steps" in text and "online.max_steps" in text for text in said) == 2
+    assert sum("after 10 steps some go on" in text and "online.max_steps" in text for text in said) == 1
 
 
 def test_an_old_environment_says_what_to_do(stub_agent):

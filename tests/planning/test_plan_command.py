@@ -1,13 +1,19 @@
 """``worldkit plan``: what it prints, writes and refuses."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
 from PIL import Image
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.cli import main
+from worldkit.cli.loading import Loaded
+from worldkit.cli.plan import ask as asking
+from worldkit.data import ArraySource, ClipDataset, collate
+from worldkit.errors import ConfigError
 from worldkit.planning import (
     CEM,
     Continuous,
@@ -20,6 +26,7 @@ from worldkit.planning import (
     plan_film,
     plan_strip,
 )
+from worldkit.testing.examples import example_batch, small_config
 
 QUICK = ["-o", "data.num_episodes=1", "--candidates", "4", "--iterations", "1"]
 
@@ -90,6 +97,39 @@ def test_a_model_that_is_told_nothing(tmp_path, capsys):
 def test_words_are_checked_before_anything_is_loaded(tmp_path, capsys, arguments):
     assert plan(tmp_path, *arguments, model="nowhere") == 2
     assert f"'{arguments[1]}'. Did you mean" in capsys.readouterr().err
+
+
+def with_vectors(monkeypatch, encoder):
+    """A model that reads vectors, and options and data of a plan with it."""
+    model = build(small_config(encoder=encoder, dynamics="gru", latent_action=None,
+                               conditioners={"action": {"name": "action", "dim": 2}}))
+    batch = example_batch(model.config, 6, batch=1)
+    seen = {name: x[0].numpy() for name, x in batch.vectors.items()}
+    episode = {"video": (255 * batch.video[0]).to(torch.uint8).numpy(), "state": seen,
+               "action": batch.conditions["action"][0].numpy()}
+    clips = ClipDataset(ArraySource([episode]), num_frames=6, conditions={"action": "action"},
+                        vectors=model.config.vectors)
+    monkeypatch.setattr(asking, "open_clips", lambda *_, **__: clips)
+    options = Namespace(context=2, horizon=3, goal=None, clip=0, split="all", device="cpu", model="m", low=None,
+                        high=None, cost="pixels", planner=None, candidates=4, iterations=1, override=[])
+    return Loaded(model.eval(), "here", None, {}), options, collate([clips[0]])
+
+
+def test_vectors_are_seen_beside_pictures(monkeypatch):
+    loaded, options, batch = with_vectors(monkeypatch, "multi")
+    asked = asking.ask(loaded, "data", options, {})
+    seen = loaded.model.encode(batch.context(5))
+    torch.testing.assert_close(asked.task.start.pack(), seen[:, :2].pack())
+    torch.testing.assert_close(asked.task.goal.latent.pack(), seen[:, 4:].pack())
+    options.goal = "goal.png"
+    with pytest.raises(ConfigError, match=r"goal.png is a picture, and this model reads vectors.*--goal 5"):
+        asking.ask(loaded, "data", options, {})
+
+
+def test_a_model_of_vectors_alone(monkeypatch):
+    loaded, options, _ = with_vectors(monkeypatch, "mlp")
+    with pytest.raises(ConfigError, match="shows pictures, and this model reads vectors alone .*planning.Shooting"):
+        asking.ask(loaded, "data", options, {})
 
 
 def test_costs_by_name():

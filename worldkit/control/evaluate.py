@@ -46,6 +46,7 @@ def evaluate_control(
     about: Mapping[str, Any] | None = None,
     make: Callable[[], Any] | None = None,
     show_progress: bool = False,
+    on_step: Callable[[int], None] | None = None,
 ) -> ControlResults:
     """Let policies act under a protocol.
 
@@ -60,6 +61,7 @@ def evaluate_control(
         about: Name -> what is to be noted of a policy, plain values: another one under the same name is refused.
         make: Makes the environment; default: as the protocol says.
         show_progress: Show a progress bar.
+        on_step: Told how many steps the episodes at hand have made, while one of them goes on.
     Raises:
         ConfigError: a policy that does not fit, a goal that there is not, or a folder of another protocol.
     Example:
@@ -85,7 +87,10 @@ def evaluate_control(
             done = 0
             for name, by_seed in runs.items():
                 for seed, policy in by_seed.items():
-                    _play_missing(results, name, policy, envs, seed)
+                    def told(step: int, done: int = done, name: str = name) -> None:
+                        meter.update(done, terms=[name, f"step {step} of at most {protocol.budget}"])
+
+                    _play_missing(results, name, policy, envs, seed, on_step or told)
                     done += protocol.episodes
                     meter.update(done, terms=[name])
     finally:
@@ -105,7 +110,8 @@ def _runs(given: Any, envs: Sequence[Any], protocol: ControlProtocol) -> dict[in
     return dict(zip(protocol.seeds, given, strict=True))
 
 
-def _play_missing(results: ControlResults, name: str, policy: Policy, envs: Sequence[Any], seed: int) -> None:
+def _play_missing(results: ControlResults, name: str, policy: Policy, envs: Sequence[Any], seed: int,
+                  on_step: Callable[[int], None]) -> None:
     """Play what a seed still lacks, in batches that do not depend on where an earlier call stopped."""
     protocol, missing = results.protocol, set(results.missing(name, seed))
     for start in range(0, protocol.episodes, len(envs)):
@@ -113,7 +119,7 @@ def _play_missing(results: ControlResults, name: str, policy: Policy, envs: Sequ
         if missing.isdisjoint(numbers):
             continue
         shown = results.folder is not None and seed == protocol.seeds[0] and start == 0
-        played = play(policy, envs, protocol, seed, numbers, films=FILMED if shown else 0)
+        played = play(policy, envs, protocol, seed, numbers, films=FILMED if shown else 0, on_step=on_step)
         if played.films:
             save_gif(film(played.films), Path(results.folder) / f"{name}.gif", fps=10)
         results.add(name, [record for record in played.records if record["episode"] in missing])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class Played:
 
 
 def play(policy: Policy, envs: Sequence[Any], protocol: ControlProtocol, seed: int, episodes: Sequence[int], *,
-         films: int = 0) -> Played:
+         films: int = 0, on_step: Callable[[int], None] | None = None) -> Played:
     """Play some episodes of a seed, all at once.
 
     Args:
@@ -98,6 +98,7 @@ def play(policy: Policy, envs: Sequence[Any], protocol: ControlProtocol, seed: i
         seed: The run.
         episodes: Numbers of the episodes.
         films: How many of them are filmed.
+        on_step: Told how many steps were made, while some episode goes on.
     """
     envs = envs[: len(episodes)]
     seeds = [episode_seed(seed, number) for number in episodes]
@@ -114,6 +115,8 @@ def play(policy: Policy, envs: Sequence[Any], protocol: ControlProtocol, seed: i
     for step in range(protocol.budget):
         if all(episode.over for episode in running):
             break
+        if on_step is not None:
+            on_step(step)
         frames, beside = perceived(policy, [episode.observation for episode in running])
         first = torch.full((len(envs),), step == 0)
         actions, carry = policy.act(frames, carry, first=first, sampler=sampler, **beside)

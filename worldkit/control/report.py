@@ -11,6 +11,9 @@ from ..metrics.report import Interval
 from ..viz import HtmlReport
 from .results import RETURN, SUCCESS, ControlResults
 
+TELLING = 6
+"""Episodes below which no difference is marked: were all of one sign by chance, that would happen more often than once
+in 20, and a bootstrap of so few knows no better."""
 NOTE = ("Success: share of episodes, Wilson's 95% interval. All else: interquartile mean (the middle half of the "
         "episodes), 95% interval of a bootstrap within each seed.")
 DIFFERENCES = ("Mean differences on the same episodes, 95% interval of a bootstrap within each seed; * = it does not "
@@ -54,7 +57,7 @@ def difference_table(results: ControlResults) -> tuple[list[str], list[list[str]
             cells = []
             for score in results.scores:
                 found = results.difference(name, other, score)
-                star = " *" if found is not None and found.excludes_zero else ""
+                star = " *" if found is not None and found.n >= TELLING and found.excludes_zero else ""
                 cells.append(text_of(found, share=score == SUCCESS) + star)
             rows.append([f"{name} - {other}", *cells])
     return (["difference", *(heading(results, s) for s in results.scores)], rows) if rows else None

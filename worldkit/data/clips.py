@@ -232,7 +232,8 @@ class ClipDataset(torch.utils.data.Dataset):
             f"{name}: all {len(lengths)} clip(s) are shorter than a window: they have {found} frames, a window of "
             f"num_frames={self.num_frames} with frame_skip={self.frame_skip} spans {self._span}. "
             f"Use num_frames={(lengths.max() - 1) // self.frame_skip + 1} or less (of a training: the model's "
-            f"window, -o timestep_horizon=...), or longer clips{more}."
+            f"window, -o timestep_horizon=...; of commands that give frames and predict some: both together, --context "
+            f"and --horizon), or longer clips{more}."
         )
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from ..metrics.report import Interval
 from ..storage.folders import tidy_folders
 from ..training.checkpoint import writing
 from ..viz import HtmlReport, save_gif
+from .config import LIMIT
 from .films import imagined
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 5
 """Frames that a model sees of a real episode before it imagines the rest."""
+LONG = 1000
+"""Steps of an episode after which it is asked whether it ends."""
 HELD_OUT = 1_000_000
 """Seeds of evaluations lie so far from those of training."""
 
@@ -42,6 +45,7 @@ class Looks:
         self._of = trainer
         self.scores: list[dict[str, float]] = []
         self.random: dict[str, float] | None = None
+        self._warned = False
 
     def at_random(self) -> None:
         """What random actions bring, as a line to compare with."""
@@ -77,8 +81,18 @@ class Looks:
             episodes=of.config.eval_episodes, together=of.config.eval_episodes, deterministic=policy.eval_by_mode)
         of.agent.eval()
         of.agent.model.eval()
-        results: ControlResults = evaluate_control({"agent": policy}, protocol, make=of.make_eval)
+        results: ControlResults = evaluate_control({"agent": policy}, protocol, make=of.make_eval,
+                                                   on_step=self._watch)
         return results.interval("agent", "return")
+
+    def _watch(self, step: int) -> None:
+        """Say once that the episodes of an evaluation are long, where nobody said how long they are."""
+        config = self._of.config
+        if step == LONG and config.max_steps is None and not self._warned:
+            self._warned = True
+            self._of.bar.say(f"{config.eval_episodes} episodes are played to see how it acts, and after {LONG:,} steps "
+                             f"some go on; they are cut off after {LIMIT:,}. If the environment never ends, say where: "
+                             "-o online.max_steps=...")
 
     def _film(self) -> None:
         """A real episode beside what the model makes of its first frames and its actions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,7 @@ def run_train_agent(options: Namespace) -> None:
     for table, name in (("online", "steps"), ("online", "seconds"), ("train", "seed"), ("train", "device")):
         if getattr(options, name) is not None and isinstance(overrides.setdefault(table, {}), dict):
             overrides[table][name] = getattr(options, name)
-    place = f"{preset}-{options.env.replace('/', '-')}"
-    run = check_place(options.run or Path("runs") / place, "--run")
+    run = check_place(options.run or Path("runs") / _folder_of(preset, options.env), "--run")
     trainer = make_online_trainer(preset, options.env, run=run, overrides=overrides, show_progress=not options.quiet)
     result = trainer.fit()
     state = "finished" if result.finished else "stopped; the same command goes on"
@@ -97,6 +97,11 @@ def run_train_agent(options: Namespace) -> None:
     best = result.run / "best" if (result.run / "best").exists() else "none yet"
     films = result.run / "figures" if (result.run / "figures").exists() else "none"  # models of vectors draw nothing
     console.print(f"curve: {result.run / 'curve.html'}   films: {films}   best agent: {best}", soft_wrap=True)
+
+
+def _folder_of(preset: str, env: str) -> str:
+    """A name that any file system takes: no ``:`` of ``module:Id``, no ``/``."""
+    return f"{preset}-{re.sub(r'[^A-Za-z0-9._-]+', '-', env)}"
 
 
 def run_eval_agent(options: Namespace) -> None:

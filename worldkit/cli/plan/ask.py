@@ -16,6 +16,7 @@ from ...data import action_statistics, collate
 from ...data.fit import fit_video
 from ...errors import ConfigError
 from ...files import reason
+from ...latents import Latent
 from ...planning import Continuous, Discrete, Planner, Shooting, make_cost, make_planner
 from ...planning.spaces import Space
 from ...training.recipes import open_clips, resize_note
@@ -65,6 +66,7 @@ def ask(loaded: Loaded, data: str, options: Namespace, data_options: Mapping[str
     check_told(model, loaded.place)
     context, horizon = protocol(options, loaded)
     ahead = _ahead(options.goal, horizon)
+    _check_read(model, options, ahead)
     clips = open_clips(model, data, split=options.split, num_frames=context + max(ahead or 0, horizon), **data_options)
     if options.clip >= len(clips):
         raise ConfigError(f"--clip {options.clip} is out of range: split '{options.split}' of {data} has {len(clips)} "
@@ -77,12 +79,25 @@ def ask(loaded: Loaded, data: str, options: Namespace, data_options: Mapping[str
     cost = make_cost(options.cost)
     goal, wanted = _goal(batch, options, context, ahead, clips) if cost.needs_goal else (None, "")
     taken = batch.conditions[ACTION]
-    task = Shooting(
-        model, batch.video[:, :context], cost, goal=None if goal is None else goal[None], space=space,
-        past=taken[:, : context - 1] if context > 1 else None, conditions=_others(model, batch),
-    )
+    given, wish = batch.video[:, :context], None if goal is None else goal[None]
+    if model.config.vectors:  # they are seen beside the pictures, in the goal, too
+        given = _seen(model, batch, context)
+        wish = None if goal is None else _seen(model, batch, context + ahead)[:, -1:]
+    task = Shooting(model, given, cost, goal=wish, space=space, past=taken[:, : context - 1] if context > 1 else None,
+                    conditions=_others(model, batch))
     told = taken[:, None, context - 1 : context - 1 + horizon] if ahead == horizon and goal is not None else None
     return Asked(task, planner_of(space, options), batch.video[0, :context], goal, wanted, horizon, told, facts)
+
+
+def _check_read(model: Any, options: Namespace, ahead: int | None) -> None:
+    """Refuse a model without pictures, and of one that reads vectors, too, a goal that has none."""
+    vectors = ", ".join(model.config.vectors)
+    if not model.config.obs.height:
+        raise ConfigError(f"worldkit plan shows pictures, and this model reads vectors alone ({vectors}). In Python: "
+                          "worldkit.planning.Shooting, with latents as context and goal")
+    if vectors and ahead is None:
+        raise ConfigError(f"--goal {options.goal} is a picture, and this model reads vectors beside pictures "
+                          f"({vectors}): say how many frames after the last given one, --goal 5")
 
 
 def check_told(model: Any, place: str) -> None:
@@ -123,6 +138,12 @@ def planner_of(space: Space | None, options: Namespace) -> Planner:
     if name != "predictive-sampling" and isinstance(given["candidates"], int):
         given = {"elites": max(2, given["candidates"] // 10)} | given
     return make_planner(name, **given)
+
+
+@torch.no_grad()
+def _seen(model: Any, batch: Batch, frames: int) -> Latent:
+    """What is seen in the first frames."""
+    return model.encode(batch.context(frames), conditions={**_others(model, batch), ACTION: batch.conditions[ACTION]})
 
 
 def _others(model: Any, batch: Batch) -> dict[str, Any]:
