@@ -1,5 +1,7 @@
 """semantic-wm's parts beyond the recorded numbers: information flow, several views, what is refused."""
 
+import json
+
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from worldkit.storage.hub import load_parts
 from worldkit.testing import check_dynamics, check_model, example_latent, example_spec
 from worldkit.testing.components import shake
 from worldkit.testing.examples import example_batch, small_config
+
+from .parity.semantic_files import ROOT
 
 SMALL = {"dim": 16, "num_heads": 2, "num_layers": 1, "head_dim": 8, "steps": 2}
 PICTURE = {"name": "jepa-vit", "patch_size": 8, "dim": 16, "num_layers": 1, "num_heads": 2}
@@ -205,6 +209,50 @@ def test_without_actions_a_model_is_told_none():
     assert model.predict(model.start(z, EMPTY), EMPTY, MEANS, mean=False).shape == (2, 1)
     assert WorldModelConfig.parse(semantic(conditioners={}).to_dict()).dynamics.cond_dim is None
     assert build(semantic(conditioners={})).dynamics.cond_dim == 0
+
+
+def test_an_encoder_inside_takes_the_weights_of_a_run_of_its_own():
+    picture = build(small_config(encoder=PICTURE, decoder=None, dynamics=None, latent_action=None,
+                                 objective="masked-jepa"))
+    first = build(small_config(encoder={"name": "adapted", "picture": PICTURE}, decoder="semantic", dynamics=None,
+                               latent_action=None, objective="adapter"))
+    assert load_parts(first, picture) == ["encoder.picture"]
+    for name, value in picture.encoder.net.state_dict().items():
+        assert torch.equal(first.encoder.picture.net.state_dict()[name], value)
+    assert "stays as it is: it must come trained" in first.objective.notes(first)[0]
+    with pytest.raises(CheckpointError, match="cannot give this model its encoder"):
+        load_parts(build(semantic()), picture)  # the adapter must come trained, too
+    whole = build(semantic(encoder={"name": "adapted", "picture": PICTURE, "adapter": {"name": "identity"}}))
+    assert load_parts(whole, picture) == ["encoder.picture", "encoder"]
+    assert set(load_parts(build(semantic()), first)) == {"encoder", "decoder"}
+
+
+def test_presets_have_the_recorded_sizes():
+    file = ROOT / "parameter_counts.json"
+    if not file.exists():
+        pytest.skip("golden files not found")
+    said = json.loads(file.read_text())
+    for size in ("S", "B", "L", "XL"):
+        with torch.device("meta"):
+            report = build(wk.create_config(f"semantic-wm-{size.lower()}")).parameter_report()
+        assert report["dynamics"] == said[f"DiT-{size}/d96_p1_wide"]
+    assert report["decoder"] == said["pixel_decoder/96"]
+    with torch.device("meta"):
+        vae = build(wk.create_config("semantic-wm-s", encoder={"name": "identity"}, decoder="identity", obs={
+            "height": 32, "width": 32, "channels": 16}, dynamics={"patch_size": 2, "head": "narrow"}))
+        assert vae.parameter_report()["dynamics"] == said["DiT-S/vae_c16_p2_narrow"]
+
+
+def test_channels_may_be_brought_to_one_scale():
+    model, spec = dit(standardize=True, history=1)
+    z = example_latent(spec, time=5)
+    values = {key: 100 * value + 7 for key, value in z.values.items()}
+    far = type(z).build(spec, values)
+    model.train()
+    for _ in range(3):
+        errors = model.loss(far, EMPTY, Sampler(generator=torch.Generator().manual_seed(0)))["denoising"]
+    assert abs(model._tokens(far).std() - 1) < 0.1 and errors.mean() < 10
+    torch.testing.assert_close(model._latent(model._tokens(far)).features, far.features)
 
 
 def test_registered():

@@ -30,6 +30,7 @@ from ..latents import Latent, LatentSpec
 from ..nn.causal_dit import CausalDiT, Temporal
 from ..nn.frame_noise import FlowNoise, FrameNoise, Noisy, StepNoise, shift_of
 from ..nn.memory import Memory
+from ..nn.standardize import RunningStandardizer
 from .base import Dynamics, Window
 
 
@@ -54,6 +55,8 @@ class CausalDiTConfig(ComponentConfig):
         time_mean, time_std: Of the logit of times (flow); ``time_std`` 0: times are uniform.
         steps: Denoising steps per frame.
         guidance: 1 follows actions as learned, more exaggerates them, 0 ignores them.
+        standardize: Bring every channel to mean 0 and variance 1, by running statistics; for latents whose scale may be
+            any. Upstream takes them as they are.
         positions: Where a token is in its frame: its ``"index"``, or places between -1 and 1 (``"pixel"``; one view).
         mixed_views: Number the columns of several views as upstream's code does by mistake.
     """
@@ -78,6 +81,7 @@ class CausalDiTConfig(ComponentConfig):
     time_std: float = Field(default=1.0, ge=0)
     steps: int = Field(default=10, gt=0)
     guidance: float = Field(default=1.0, ge=0)
+    standardize: bool = False
     positions: Literal["index", "pixel"] = "index"
     mixed_views: bool = False
 
@@ -148,6 +152,7 @@ class CausalDiffusion(Dynamics):
             learned_null=config.null_action == "learned", pixel_positions=config.positions == "pixel",
             mixed_views=config.mixed_views, limit=window + 1,
         )
+        self.scale = RunningStandardizer([(group.size, channels)], channels) if config.standardize else None
         shift = shift_of(tokens, channels) if config.time_shift is None else config.time_shift
         self.noise: FrameNoise = StepNoise(shift) if config.noise == "ddpm" else FlowNoise(
             config.history, config.history_noise, shift, config.time_mean, config.time_std)
@@ -173,13 +178,18 @@ class CausalDiffusion(Dynamics):
     # -- latents as tokens, conditions as actions of frames
 
     def _tokens(self, z: Latent) -> Tensor:
-        """``[B, T, N, C]``: all fields side by side."""
+        """``[B, T, N, C]``: all fields side by side, on the network's scale."""
+        tokens = self._side_by_side(z)
+        return tokens if self.scale is None else self.scale(tokens)
+
+    def _side_by_side(self, z: Latent) -> Tensor:
         group = self.spec.groups[0]
         values = [z.values[group.name, f.name] for f in group.fields]
         return full_precision(values[0] if len(values) == 1 else torch.cat(values, -1))
 
     def _latent(self, tokens: Tensor) -> Latent:
         group = self.spec.groups[0]
+        tokens = tokens if self.scale is None else self.scale.inverse(tokens)
         parts = tokens.split([f.dim for f in group.fields], -1)
         return Latent.build(self.spec, {(group.name, f.name): x for f, x in zip(group.fields, parts, strict=True)})
 
@@ -219,6 +229,8 @@ class CausalDiffusion(Dynamics):
 
         Frame 0, which no transition reaches, counts nowhere.
         """
+        if self.scale is not None and self.training:
+            self.scale.update(self._side_by_side(z.detach()))
         data = self._tokens(z.detach())
         if sampler.deterministic:  # a loss needs noise: the same every time, so that losses can be compared
             sampler = Sampler(generator=torch.Generator(data.device).manual_seed(0))

@@ -74,6 +74,7 @@ class AdaptedEncoder(Encoder):
                               f"'{config.picture.name}' gives {', '.join(g.name for g in spec.groups)} of another "
                               "kind: take pretrained (or one by name: vae, rae, ...), jepa-vit or patch")
         self.picture.requires_grad_(False).eval()
+        self.comes_trained = self.picture.comes_trained and config.adapter.name == "identity"
         self.adapter = Adapter.make(config.adapter, spec.flat_dim(spec.groups[0].name))
         field = LatentField("features", self.adapter.dim, Delta(), "adapted features")
         group = TokenGroup("patches", spec.groups[0].size, (field,))

@@ -58,6 +58,7 @@ class Encoder(Component, ABC):
             itself, or it carries something from frame to frame and knows where to forget it.
         carries: It has a memory: `forward` also takes ``first`` (bool ``[B, T]``, where to forget) and ``carry``
             (``Encoding.carry[:, -1:]`` of the frames before these).
+        comes_trained: All of its weights came with it: objectives that do not train it need no trained model for it.
     """
 
     RETURNS = Encoding
@@ -70,6 +71,7 @@ class Encoder(Component, ABC):
     reads_vectors: ClassVar[bool] = False
     borders: ClassVar[bool] = True
     carries: ClassVar[bool] = False
+    comes_trained: bool = False
 
     def __init__(self, config: ComponentConfig, *, obs: ObsSpec):
         super().__init__()

@@ -88,6 +88,7 @@ class PretrainedEncoder(Encoder):
 
     Config = PretrainedEncoderConfig
     default_decoder = "patch"
+    comes_trained = True
     config: PretrainedEncoderConfig
 
     def __init__(self, config: PretrainedEncoderConfig, *, obs: ObsSpec):

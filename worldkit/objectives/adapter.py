@@ -67,6 +67,14 @@ class AdapterObjective(Objective):
             raise IncompatibleComponentsError("adapter 'identity' learns nothing, and there is no decoder to train: "
                                               "set decoder='semantic', or encoder.adapter.name='svae'")
 
+    def notes(self, model: ComposedWorldModel) -> list[str]:
+        if model.encoder.picture.comes_trained:
+            return []
+        name = model.config.encoder.picture.name
+        return [f"the encoder of the picture, '{name}', stays as it is: it must come trained, by train.init_from=RUN "
+                "of a run whose encoder it is, or be one by name, -o encoder.picture.name=rae (vae, qwen, ...); of "
+                "random weights its features say little"]
+
     def forward(self, model: ComposedWorldModel, batch: Batch, step: int, *, sampler: Sampler) -> Loss:
         config, done = self.config, batch.done_mask
         encoding = model.encoder.see(batch, sampler=sampler)

@@ -281,7 +281,8 @@ def load_parts(
         model: Changed in place, or, if something is wrong, not at all.
         source: A trained model, or what `from_pretrained` takes.
         parts: What to take, all of it: ``["encoder", "conditioners.action"]``. None takes whatever fits; what the
-            model's objective does not train must.
+            model's objective does not train must. ``"encoder.picture"``: an encoder inside ours that is theirs, or
+            inside theirs (encoders ``adapted``, ``with-vectors``).
     Returns:
         Names of the parts taken.
     Raises:
@@ -305,6 +306,15 @@ def load_parts(
         else:
             names.append(part)
             taken |= other
+    if "encoder" not in names and (parts is None or "encoder.picture" in parts):
+        inside = _picture(ours, theirs, own, state)
+        taken |= inside
+        names += ["encoder.picture"] * bool(inside)
+        if inside and set(inside) == {name for name in own if name.startswith("encoder.")}:  # it has no other weights
+            names.append("encoder")
+            problems.pop("encoder", None)
+        if inside:
+            problems.pop("encoder.picture", None)
     must = [part for part in sorted(ours) if part.partition(".")[0] in model.objective.frozen]
     missing = [part for part in (must if parts is None else parts) if part in problems]
     if missing or not names:
@@ -316,6 +326,25 @@ def load_parts(
     put(model, taken, strict=False)
     model.objective.prepare(model)
     return names
+
+
+def _picture(ours: Mapping[str, Any], theirs: Mapping[str, Any], own: Mapping[str, Tensor],
+             state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an encoder that stands inside of ours (option ``picture``) and is theirs, by our names."""
+    mine, other = ours.get("encoder", {}).get("picture"), theirs.get("encoder", {})
+    prefix = "encoder."
+    if "picture" in other:
+        prefix, other = "encoder.picture.", other["picture"]
+    if mine is None or _came(mine) != _came(other):
+        return {}
+    found = {f"encoder.picture.{name.removeprefix(prefix)}": x for name, x in state.items() if name.startswith(prefix)}
+    wanted = {name: x for name, x in own.items() if name.startswith("encoder.picture.")}
+    return found if not _other_tensors(wanted, found) else {}
+
+
+def _came(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an encoder without the one that says that it stays as it is."""
+    return {name: value for name, value in options.items() if name not in ("frozen", "normalize")}
 
 
 def _prefix(part: str) -> str:

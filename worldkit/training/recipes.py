@@ -187,7 +187,8 @@ def _initialise(model: ComposedWorldModel, preset: str, data: str, config: Train
         published = source in list_models(pretrained=True) and not Path(source).exists()
         trained = create_model(source, pretrained=True) if published else source
         taken = load_parts(model, trained, config.init_parts)
-    untrained = [part for part, name in _frozen_parts(model) if part not in taken and name != "pretrained"]
+    untrained = [part for part, _ in _frozen_parts(model)
+                 if part not in taken and not (part == "encoder" and model.encoder.comes_trained)]
     if untrained:
         raise TrainingError(_first_stage_missing(model, preset, data, untrained))
     return {WEIGHTS_FROM: f"{source} ({', '.join(taken)})"} if taken else {}
