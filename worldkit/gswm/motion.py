@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conditions import Condition
-from ..distributions import MEANS, Sampler
+from ..distributions import MEANS, Sampler, full_precision
 from ..dynamics.base import Dynamics, Window
 from ..latents import Latent, LatentDist, LatentSpec
 from .config import GSWMConfig, MotionConfig
@@ -102,7 +102,11 @@ class Motion(Dynamics):
 
     def expects(self, objects: Objects) -> Tensor:
         """What objects are expected to do next, of the LSTM of prediction: ``[B, N, ...]``, as a network gives it."""
-        return self.expected(objects.prior.chunk(2, -1)[0])
+        return full_precision(self.expected(objects.prior.chunk(2, -1)[0]))
+
+    def told(self, motion: Tensor) -> Changes:
+        """What a motion ``[B, N, D]`` makes of an object's attributes."""
+        return Changes.of(full_precision(self.attributes(motion)), self.look_dim)
 
     def changed(
         self, before: Attributes, change: Changes, drawn: list[Tensor], presence: Tensor, motion: Tensor, *,
@@ -131,11 +135,10 @@ class Motion(Dynamics):
         objects, size = objects_of(z), self.look_dim
         before, expected = Attributes.of(objects.z, size), self.expects(objects)
         if self.deterministic:
-            motion, raw = before.motion, expected
+            motion, change = before.motion, Changes.of(expected, size)
         else:
             motion, _ = gaussian(*expected.chunk(2, -1), sampler, "gen.motion")
-            raw = self.attributes(motion)
-        change = Changes.of(raw, size)
+            change = self.told(motion)
         after = self.changed(before, change, change.sample(sampler, "gen"), before.presence, motion)
         scenery: dict[str, Tensor] = {}
         if self.context is not None:
@@ -181,7 +184,7 @@ class Context(nn.Module):
 
     def expected(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and raw deviation of the next context, of states ``[M, 2 S]``."""
-        mean, raw = self.net(state.chunk(2, -1)[0]).chunk(2, -1)
+        mean, raw = full_precision(self.net(state.chunk(2, -1)[0])).chunk(2, -1)
         return mean, raw
 
     def next(self, state: Tensor, sampler: Sampler) -> Tensor:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..distributions import full_precision
+
 MIN_STD = 1e-4
 """Added to every standard deviation."""
 
@@ -150,4 +152,4 @@ class CellHead(nn.Module):
             _norm(hidden), nn.Conv2d(hidden, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rearrange(self.layers(x), "b c h w -> b (h w) c")
+        return full_precision(rearrange(self.layers(x), "b c h w -> b (h w) c"))

@@ -19,7 +19,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ..distributions import Sampler
+from ..distributions import Sampler, full_precision
 from ..encoders.base import Encoder, Encoding
 from ..errors import WorldkitError
 from ..latents import Latent, LatentDist, LatentSpec
@@ -290,14 +290,14 @@ class Perception(Encoder):
         sides = before.box[..., :2] + low + (high - low) * torch.sigmoid(self.growth(remembered))
         proposal = torch.cat([sides, before.box[..., 2:]], -1)
         glimpses = self.glimpses(look(frame, proposal, self.config.glimpse_size).flatten(0, 1))
-        observed = self.observed(torch.cat([glimpses.unflatten(0, objects.z.shape[:2]), remembered], -1))
+        observed = full_precision(
+            self.observed(torch.cat([glimpses.unflatten(0, objects.z.shape[:2]), remembered], -1)))
         expected = motion.expects(objects)
         if motion.deterministic:
-            moves, raw = before.motion, observed
+            moves, change = before.motion, Changes.of(observed, size)
         else:
             moves, std = gaussian(*observed.chunk(2, -1), sampler, "prop.motion")
-            raw = motion.attributes(moves)
-        change = Changes.of(raw, size)
+            change = motion.told(moves)
         there = before.presence * present(change.presence, temperature, sampler, "prop.presence")
         after = motion.changed(before, change, change.sample(sampler, "prop"), there, moves,
                                added_step=motion.deterministic and self.config.depth_defect)
@@ -366,7 +366,7 @@ class ContextPosterior(nn.Module):
 
     def found(self, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and raw deviation of a context."""
-        mean, raw = self.net(torch.cat([state.chunk(2, -1)[0], seen], -1)).chunk(2, -1)
+        mean, raw = full_precision(self.net(torch.cat([state.chunk(2, -1)[0], seen], -1))).chunk(2, -1)
         return mean, raw
 
     def fresh(self, batch: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import ObsSpec
 from ..decoders.base import Decoded, Decoder
+from ..distributions import full_precision
 from ..latents import Latent, LatentSpec
 from ..nn.glimpse import EPS_WEIGHT, paste
 from .boxes import place
@@ -65,7 +66,8 @@ class Renderer(Decoder):
     def draw(self, objects: Attributes) -> Drawing:
         """Objects ``[M, N]`` of M frames."""
         count = objects.features.shape[1]
-        glimpses = rearrange(self.glimpses(objects.features.flatten(0, 1)), "(m n) c h w -> m n c h w", n=count)
+        glimpses = full_precision(self.glimpses(objects.features.flatten(0, 1)))
+        glimpses = rearrange(glimpses, "(m n) c h w -> m n c h w", n=count)
         colour, alpha = glimpses.split([glimpses.shape[2] - 1, 1], 2)
         alpha = alpha * objects.presence[..., None, None]
         pasted = paste(torch.cat([alpha, alpha * colour], 2), *place(objects.box), self.size)
