@@ -165,7 +165,7 @@ def tracked(tracks, stored, run, made):
     if f"{run}_proposal" in stored:
         close(objects.proposal, stored[f"{run}_proposal"], "proposal")
     if f"{run}_z_ctx" in stored:
-        close(tracks.context, stored[f"{run}_z_ctx"], "context")
+        close(tracks.scenery.context, stored[f"{run}_z_ctx"], "context")
 
 
 def costs(bound, stored):

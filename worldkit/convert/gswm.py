@@ -197,7 +197,7 @@ def config_of(arch: Mapping[str, Any]) -> GSWMConfig:
         CheckpointError: an option has no meaning here.
     """
     a = {**DEFAULTS, **arch}
-    unknown = sorted(key for key in arch if key not in DEFAULTS and arch[key] != FIXED.get(key))
+    unknown = sorted(key for key in arch if key not in {*DEFAULTS, *UNREAD} and arch[key] != FIXED.get(key))
     if unknown:
         raise CheckpointError(f"these options of ARCH are unknown, or only one value of them is: {', '.join(unknown)}")
     environment = "none" if not a["BG_CONDITIONED"] else "attention" if a["BG_ATTENTION"] else "whole"
@@ -257,3 +257,5 @@ DEFAULTS: dict[str, Any] = {
 """Upstream's options, as its table ARCH calls them, and their defaults."""
 FIXED: dict[str, Any] = {"Z_PRES_DIM": 1, "Z_DEPTH_DIM": 1, "Z_WHERE_DIM": 4, "Z_SHIFT_MEAN": 0.0, "Z_SHIFT_STD": 1.0}
 """Options that are read with this value only."""
+UNREAD = ("PROP_COND_SIGMA",)
+"""Options that upstream does not read."""

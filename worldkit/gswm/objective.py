@@ -97,15 +97,14 @@ class Evidence(Objective):
         ``discover``: whether new objects are looked for in a frame; default: in training as the dropout has it.
         """
         perception, renderer, priors = model.encoder, model.decoder, self.priors(step)
-        scenery = perception.contexts(video, sampler, priced=True)
-        if scenery.backgrounds is not None and step < self.config.background_steps:
-            likelihood = self._likelihood(video, scenery.backgrounds, step)
-            return Bound(likelihood, dict(scenery.kl), None, None, scenery.backgrounds)
+        scenery = perception.look_behind(video, sampler, priced=True)
+        if scenery.drawn is not None and step < self.config.background_steps:
+            return Bound(self._likelihood(video, scenery.drawn, step), dict(scenery.kl), None, None, scenery.drawn)
         tracks = perception.track(
             video, sampler=sampler, discover=discover or self._chance(model, video, sampler),
             temperature=priors.temperature, priors=priors, scenery=scenery)
         drawing = renderer.draw(tracks.attributes(perception.config.feature_dim))
-        behind = None if tracks.backgrounds is None else tracks.backgrounds.flatten(0, 1)
+        behind = None if scenery.drawn is None else scenery.drawn.flatten(0, 1)
         drawn = drawing.over(behind).unflatten(0, video.shape[:2])
         return Bound(self._likelihood(video, drawn, step), dict(tracks.kl), tracks, drawing, drawn)
 

@@ -56,21 +56,40 @@ class Priors:
 
 
 @dataclass(frozen=True)
+class Scenery:
+    """Backgrounds of a clip.
+
+    Attributes:
+        context, context_posterior, context_prior: ``[B, T, D]``: what they are drawn from, and the states of both LSTMs
+            behind it; None where it is black.
+        drawn: ``[B, T, C, S, S]``, likewise.
+        kl: ``"context"`` -> nats ``[B, T]``; empty if nobody asked, or it is black.
+    """
+
+    context: Tensor | None = None
+    context_posterior: Tensor | None = None
+    context_prior: Tensor | None = None
+    drawn: Tensor | None = None
+    kl: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def folded(self) -> dict[str, Tensor]:
+        """What a latent holds of it, frames folded into the batch; empty where it is black."""
+        values = {name: getattr(self, name) for name in ("context", "context_posterior", "context_prior")}
+        return {name: x.flatten(0, 1) for name, x in values.items() if x is not None}
+
+
+@dataclass(frozen=True)
 class Tracks:
     """What was found in a clip; objects of a frame in order of their presence.
 
     Attributes:
         objects: `Objects` whose tensors have a time axis: ``[B, T, N, ...]``.
-        context, context_posterior, context_prior: Of the background, ``[B, T, D]``; None where it is black.
-        backgrounds: As drawn, ``[B, T, C, S, S]``, likewise.
+        scenery: Behind them.
         kl: Nats by `TERMS` and ``"context"``, ``[B, T]`` each; empty without priors.
     """
 
     objects: Objects
-    context: Tensor | None = None
-    context_posterior: Tensor | None = None
-    context_prior: Tensor | None = None
-    backgrounds: Tensor | None = None
+    scenery: Scenery
     kl: Mapping[str, Tensor] = field(default_factory=dict)
 
     def attributes(self, feature_dim: int) -> Attributes:
@@ -154,28 +173,20 @@ class Perception(Encoder):
         self.observed = celu_mlp(seen.proposal_dim + states, seen.hidden_dim, seen.hidden_dim, outputs)
         self.context = ContextPosterior(config) if config.decoder.context_dim else None
 
-    def check_discovery(self, discover: str) -> None:
-        """Refuse a misspelt `discovery`.
-
-        Raises:
-            WorldkitError: with the words it may be.
-        """
-        if discover not in ("first", "every"):
-            raise WorldkitError(f"encoder.discovery must be 'first' or 'every', got {discover!r}")
-
     def forward(self, video: Tensor, *, sampler: Sampler) -> Encoding:
         self.fold_frames(video)  # checks it
-        self.check_discovery(self.discovery)
+        if self.discovery not in ("first", "every"):
+            raise WorldkitError(f"encoder.discovery must be 'first' or 'every', got {self.discovery!r}")
         every = self.discovery == "every"
         tracks = self.track(video, sampler=sampler, discover=lambda t: every, temperature=self.config.temperature)
         latent = self.latent(tracks)
         return Encoding(LatentDist(self.spec, dict(latent.values)), latent, aux=tracks)
 
-    def contexts(self, video: Tensor, sampler: Sampler, *, priced: bool) -> Tracks:
-        """Backgrounds of all frames, before objects are looked for."""
+    def look_behind(self, video: Tensor, sampler: Sampler, *, priced: bool) -> Scenery:
+        """Backgrounds of all frames ``[B, T, C, S, S]``, before objects are looked for; ``priced``: with their KL."""
         motion = self._motion[0]
         if self.context is None or motion.context is None:
-            return Tracks(None)  # type: ignore[arg-type]
+            return Scenery()
         batch, frames = video.shape[:2]
         seen = self.context.look(video.flatten(0, 1)).unflatten(0, (batch, frames))
         state, other = (part.fresh(batch) for part in (self.context, motion.context))
@@ -191,11 +202,11 @@ class Perception(Encoder):
         context = torch.stack(drawn, 1)
         backgrounds = motion.renderer.background(context.flatten(0, 1)).unflatten(0, (batch, frames))
         kl = {"context": torch.stack(costs, 1)} if priced else {}
-        return Tracks(None, context, torch.stack(states, 1), torch.stack(others, 1), backgrounds, kl)  # type: ignore
+        return Scenery(context, torch.stack(states, 1), torch.stack(others, 1), backgrounds, kl)
 
     def track(
         self, video: Tensor, *, sampler: Sampler, discover: Callable[[int], bool], temperature: float,
-        priors: Priors | None = None, scenery: Tracks | None = None,
+        priors: Priors | None = None, scenery: Scenery | None = None,
     ) -> Tracks:
         """Objects of all frames.
 
@@ -205,13 +216,13 @@ class Perception(Encoder):
             discover: Whether new objects are looked for in a frame (in the first one, always).
             temperature: Of presences.
             priors: Ask for what it costs.
-            scenery: `contexts`' answer, if it is known.
+            scenery: `look_behind`'s answer, if it is known.
         """
-        scenery = scenery or self.contexts(video, sampler, priced=priors is not None)
+        scenery = scenery or self.look_behind(video, sampler, priced=priors is not None)
         most, found, costs = self.config.max_objects, [], []
         objects: Objects | None = None
         for t in range(video.shape[1]):
-            frame, background = video[:, t], None if scenery.backgrounds is None else scenery.backgrounds[:, t]
+            frame, background = video[:, t], None if scenery.drawn is None else scenery.drawn[:, t]
             paid = {}
             first = 0 if objects is None else objects.ids.amax(1, keepdim=True) + 1
             if objects is not None:
@@ -227,8 +238,7 @@ class Perception(Encoder):
             kl |= {name: torch.stack([torch.as_tensor(paid.get(name, 0), dtype=video.dtype, device=video.device)
                                       .expand(len(video)) for paid in costs], 1) for name in TERMS}
         together = Objects(*(torch.stack([getattr(o, f.name) for o in found], 1) for f in fields(Objects)))
-        return Tracks(together, scenery.context, scenery.context_posterior, scenery.context_prior,
-                      scenery.backgrounds, kl)
+        return Tracks(together, scenery, kl)
 
     def find(
         self, known: Objects | None, frame: Tensor, background: Tensor | None, sampler: Sampler, temperature: float,
@@ -328,9 +338,7 @@ class Perception(Encoder):
         batch, frames = tracks.objects.ids.shape[:2]
         index = slots_of(tracks.objects.ids)
         parts = (take(getattr(tracks.objects, f.name).flatten(0, 1), index.flatten(0, 1)) for f in fields(Objects))
-        scenery = {name: x.flatten(0, 1) for name in ("context", "context_posterior", "context_prior")
-                   if (x := getattr(tracks, name)) is not None}
-        found = latent_of(self.spec, Objects(*parts), feature_dim=self.config.feature_dim, **scenery)
+        found = latent_of(self.spec, Objects(*parts), feature_dim=self.config.feature_dim, **tracks.scenery.folded())
         return found.map(lambda x: rearrange(x, "(b t) one ... -> b (t one) ...", b=batch, t=frames))
 
 
