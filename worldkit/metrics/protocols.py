@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 
 METRICS = ("psnr", "ssim", "lpips", "fvd", "fid", "med10", "med10_painted", "pck", "ari", "fg_ari", "fg_ari_video",
-           "miou", "delta_psnr")
+           "miou", "delta_psnr", "action_error", "inverse_error", "probe_error", "point_pck")
 DRIVERS = ("prior", "sampled", "inferred", "encoded")
 WINDOWS = ("tile", "start", "slide")
 
@@ -98,6 +98,10 @@ _LPWM_FVD = (
     "official LPWM code, eval_fvd.py: 16 frames of which 1 is given, sampled latent actions; context frames as "
     "reconstructed, float frames cut to 224 pixels, covariance over n - 1"
 )
+_SEMANTIC = (
+    "semantic-wm (arXiv 2605.06388), by a description of its code; what differs, and what of it is ours: see "
+    "worldkit.training.latent_scores"
+)
 _SLOTFORMER = "SlotFormer (arXiv 2210.05861), test_vp.py: 6 frames given, every step scored, then averaged"
 _IMAGE = ("psnr", "ssim", "lpips")
 
@@ -135,5 +139,29 @@ PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in (
         "Genie (arXiv 2402.15391), section 3, reports t = 4; how many frames are given, what others are drawn from and "
         "how often is ours: see worldkit.training.controllability. The other row is the tokenizer's ceiling",
         1, 8, driven_by=("inferred", "encoded"), metrics=("psnr", "delta_psnr"), max_clips=512,
+    ),
+    Protocol(
+        "semantic-wm-controllability", "1 frame given: which action explains the next one?", _SEMANTIC, 1, 1,
+        metrics=("action_error",), max_clips=2048,
+    ),
+    Protocol(
+        "semantic-wm-controllability-4", "2 frames given: which four actions explain the next four?", _SEMANTIC, 2, 4,
+        metrics=("action_error",), max_clips=2048,
+    ),
+    Protocol(
+        "semantic-wm-pck", "2 frames given, points followed through 8 predicted ones", _SEMANTIC, 2, 8,
+        metrics=("psnr", "ssim", "point_pck"), windows="start",
+    ),
+    Protocol(
+        "semantic-wm-inverse", "actions read off one step of latents, predicted and encoded", _SEMANTIC, 1, 1,
+        driven_by=("prior", "encoded"), metrics=("inverse_error",),
+    ),
+    Protocol(
+        "semantic-wm-inverse-4", "actions read off four steps of latents, predicted and encoded", _SEMANTIC, 2, 4,
+        driven_by=("prior", "encoded"), metrics=("inverse_error",),
+    ),
+    Protocol(
+        "semantic-wm-probes", "the state of things read off 8 frames of latents, predicted and encoded", _SEMANTIC,
+        2, 8, driven_by=("prior", "encoded"), metrics=("probe_error",),
     ),
 )}

@@ -37,11 +37,14 @@ TITLES = {
     "kept": "objects kept ↑",
     "vector_error": "error of vectors ↓",
     "delta_psnr": "ΔPSNR, any latent action (dB) ↑", "delta_psnr_usage": "ΔPSNR, as used (dB) ↑",
+    "action_error": "error of found actions ↓", "latent_error": "error of latents, true actions ↓",
+    "inverse_error": "error of actions read off ↓", "probe_error": "error of state read off ↓",
+    **{f"pck{k}": f"PCK@{k} of points ↑" for k in (5, 10, 20, 40)}, "points_seen": "points seen ↑",
     "ari": "ARI ↑", "fg_ari": "FG-ARI ↑", "fg_ari_video": "FG-ARI (video) ↑", "miou": "mIoU ↑",
 }
 """Metric -> column; arrows point to the better side. A metric that is not listed is shown in capitals."""
 
-INCOMPLETE = ("tracking_error", "painted_error", "pck", "kept", "miou")
+INCOMPLETE = ("tracking_error", "painted_error", "pck", "kept", "miou", "pck5", "pck10", "pck20", "pck40")
 """Metrics that some frames do not have (no object there, prediction gone): NaN, left out of means."""
 
 

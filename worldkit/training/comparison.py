@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from ..data.decided import FOR_A_MODEL, refuse_decided
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
 from ..metrics import ImageFeatures, Protocol, Report, VideoFeatures, paired_difference
+from ..metrics.points import PointTracker
 from ..metrics.report import WORDS, starred, title
 from ..model import ComposedWorldModel
 from ..storage.folders import TRAINED_ON
 from ..viz import HtmlReport, animate_rollout, rollout_strip
 from .evaluation import DRIVERS, ENCODED, choose_clips, evaluate, mean_image, predict
 from .figures import COLUMNS, INFERRED_NOTE
+from .latent_scores import ProbeError, latent_scorers, probe_column
 from .protocols import BY_HAND
 from .recipes import open_clips, resize_note
 
@@ -186,6 +189,7 @@ def compare(
     data_options: Mapping[str, Any] | None = None,
     perceptual: Any = None,
     networks: Mapping[str, VideoFeatures | ImageFeatures] | None = None,
+    tracker: PointTracker | None = None,
     seed: int = 0,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
@@ -203,6 +207,7 @@ def compare(
         data_options: Options of the data format.
         perceptual: LPIPS network, needed if the protocol has LPIPS.
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`, likewise.
+        tracker: What follows points for ``point_pck``; None: `worldkit.metrics.MatchTracker`.
         seed: Of sampled rollouts.
         batch_size: Clips at a time.
         device: Where to compute.
@@ -226,9 +231,14 @@ def compare(
     protocol, skipped = protocol.changed(frame_skip=options.pop("frame_skip", None))
     changed = {**(changed or {}), **skipped}
     mode = "slide" if protocol.windows == "slide" else "tile"
+    learned_from = partial(open_clips, first, data, split="train", frame_skip=protocol.frame_skip,
+                           conditions=_columns(models), **options)
+    vectors = _vectors(models)
+    if "probe_error" in protocol.metrics:
+        vectors |= {ProbeError.COLUMN: probe_column(learned_from, vectors)}
     clips = open_clips(first, data, split=protocol.split, num_frames=protocol.context_frames + protocol.horizon,
                        mode=mode, frame_skip=protocol.frame_skip, conditions=_columns(models),
-                       vectors=_vectors(models), **options)
+                       vectors=vectors, **options)
     try:
         training = mean_image(
             open_clips(first, data, split="train", num_frames=1, conditions={}, vectors={}, **options))
@@ -243,12 +253,15 @@ def compare(
             notes.append(note)
         drivers, missing = _possible(name, model, protocol.driven_by)
         notes += missing
+        scorers = latent_scorers(model.to(device).eval(), protocol.metrics, learned_from, horizon=protocol.horizon,
+                                 seed=seed, tracker=tracker)
         found = evaluate(
-            model.to(device), clips, context_frames=protocol.context_frames, driven_by=drivers,
+            model, clips, context_frames=protocol.context_frames, driven_by=drivers,
             training_mean=training, perceptual=perceptual, max_clips=protocol.max_clips, batch_size=batch_size,
             seed=seed, device=device, samples=protocol.samples, metrics=protocol.metrics, networks=networks,
-            starts=protocol.windows == "start", split=protocol.split, data=data, evaluation=protocol.name, name=name,
-            **(facts or {}).get(name, {}), **({"data options": options} if options else {}), **pixels,
+            starts=protocol.windows == "start", scorers=scorers, split=protocol.split, data=data,
+            evaluation=protocol.name, name=name, **(facts or {}).get(name, {}),
+            **({"data options": options} if options else {}), **pixels,
             worldkit=__version__,
         )
         for driver, report in found.items():
@@ -296,7 +309,7 @@ def _pictures(
         batch = collate([item]).to(device)
         rollouts = {}
         for name, model in models.items():
-            if driver not in _possible(name, model, [driver])[0]:
+            if driver not in _possible(name, model, [driver])[0] or model.decoder is None:
                 continue
             rollout = predict(model, batch, context_frames=protocol.context_frames, driven_by=driver,
                               generator=torch.Generator(device=device).manual_seed(seed))

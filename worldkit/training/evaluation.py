@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from ..model import ComposedWorldModel, Rollout
 from ..progress import track
 from .controllability import DELTA, Controllability, with_true_actions
 from .rows import Rows
-from .scores import Scorer, Truth, flat
+from .scores import Scorer, Scores, Truth, flat
+
+if TYPE_CHECKING:
+    from .latent_scores import LatentScorer
 
 ENCODED = "true frames, encoded"
 """Row with the tracking scores of the encoder alone, and what drives a reconstruction."""
@@ -36,7 +39,7 @@ def mean_image(dataset: ClipDataset, *, max_clips: int = 200) -> Tensor:
 
 def predict(
     model: ComposedWorldModel, batch: Batch, *, context_frames: int, driven_by: str, generator: torch.Generator | None,
-    window: str = "exact",
+    window: str = "exact", draw: bool = True,
 ) -> Rollout:
     """Roll a model out over the clips of a batch.
 
@@ -47,6 +50,7 @@ def predict(
             future) or ``"encoded"`` (the true frames are encoded and decoded, which needs no dynamics): the last two
             are reconstructions, not predictions.
         generator: For ``"sampled"``.
+        draw: Latents are drawn, too.
     """
     horizon = batch.video.shape[-4] - context_frames
     if horizon < 1:
@@ -55,13 +59,16 @@ def predict(
         with torch.no_grad():
             z = model.encode(batch)
             given, rest = z[:, :context_frames], z[:, context_frames:]
+            if not draw:
+                return Rollout(rest, given)
             drawn, again = model.decode(rest, before=given), model.decode(given)
             return Rollout(rest, given, drawn.video, again.video, vectors=drawn.vectors, context_vectors=again.vectors)
     known = conditions_of(model, batch)
     actions = model.infer_latent_actions(batch, **known) if driven_by == "inferred" else None
     return model.rollout(
         batch.context(context_frames), horizon, latent_actions=actions, generator=generator,
-        deterministic=driven_by != "sampled", window=window, **known,  # type: ignore[arg-type]
+        deterministic=driven_by != "sampled", window=window, decode=draw,
+        **known,  # type: ignore[arg-type]
     )
 
 
@@ -95,6 +102,7 @@ def evaluate(
     metrics: Sequence[str] = ("psnr", "ssim"),
     networks: Mapping[str, VideoFeatures | ImageFeatures] | None = None,
     starts: bool = False,
+    scorers: Sequence[LatentScorer] = (),
     **facts: Any,
 ) -> dict[str, Report]:
     """Score predictions per frame: PSNR, SSIM (and LPIPS with weights) as the LPWM paper does, and more if asked for.
@@ -117,6 +125,7 @@ def evaluate(
             latent actions drive, ``"delta_psnr"`` (see `worldkit.training.controllability`).
         networks: ``"fvd"`` -> `VideoFeatures`, ``"fid"`` -> `ImageFeatures`.
         starts: Only clips that begin with their episode.
+        scorers: Of the metrics of `worldkit.training.latent_scores`, as `latent_scorers` makes them.
         **facts: Stored with the protocol.
     Returns:
         What drives the rollouts -> report with the rows "model", "copy last frame" and "mean training frame"; with
@@ -147,21 +156,30 @@ def evaluate(
             rows.add_truth(scorer.features(truth.context, truth.video), count)
             drawn = []
             for _ in range(count):
-                rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator)
+                rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator,
+                                  draw=model.decoder is not None or not scorers)
                 drawn.append(scorer.model_scores(rollout, truth))
                 if control is not None and driver == "inferred":
                     drawn[-1] |= control.scores(batch, truth.video, rollout.video, rollout.latent_actions,
                                                 context_frames=context_frames, **conditions_of(model, batch))
+                for one in scorers:
+                    drawn[-1] |= one.scores(batch, rollout, context_frames, encoded=driver == "encoded")
                 if scorer.networks:
                     rows.add_features("model", scorer.features(flat(rollout.context_video), flat(rollout.video)))
             rows.add_samples(drawn)
-            _add_baselines(rows, scorer, truth, training_mean)
+            simple: dict[str, Scores] = {}
+            for one in scorers:
+                for row, scores in one.baselines(batch, context_frames).items():
+                    simple[row] = simple.get(row, {}) | scores
+            _add_baselines(rows, scorer, truth, training_mean, simple)
             if scorer.track:
                 rows.add_scores(ENCODED, scorer.encoded_scores(batch, truth))
         stated = protocol | {"decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
                              "driven_by": DRIVERS[driver]} | facts
         stated |= {"tracking": scorer.followed} if scorer.track else {}
         stated |= {"samples": count} if count > 1 else {}
+        for one in scorers:
+            stated |= one.facts()
         if control is not None and driver == "inferred" and (found := control.agreement()) is not None:
             stated |= {"codes and true actions": str(found)}
         reports[driver] = rows.report(stated, scorer)
@@ -170,9 +188,12 @@ def evaluate(
     return reports
 
 
-def _add_baselines(rows: Rows, scorer: Scorer, truth: Truth, training_mean: Tensor | None) -> None:
+def _add_baselines(rows: Rows, scorer: Scorer, truth: Truth, training_mean: Tensor | None,
+                   simple: dict[str, Scores]) -> None:
     frames = truth.video.shape[1]
-    rows.add_scores("copy last frame", scorer.still_scores(truth))
+    rows.add_scores("copy last frame", scorer.still_scores(truth) | simple.pop("copy last frame", {}))
+    for row, scores in simple.items():
+        rows.add_scores(row, scores)
     predictions = {"copy last frame": copy_last_frame(truth.context, frames)}
     if training_mean is not None and truth.video.numel():
         mean = _mean_prediction(training_mean.to(truth.video.device), truth.video)

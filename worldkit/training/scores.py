@@ -124,7 +124,9 @@ class Scorer:
 
     def model_scores(self, rollout: Any, truth: Truth) -> Scores:
         """Scores of a rollout of the model."""
-        scores = self.image_scores(flat(rollout.video).clamp(0, 1), truth)  # decoders may leave the range
+        scores: Scores = {}
+        if rollout.video is not None:
+            scores |= self.image_scores(flat(rollout.video).clamp(0, 1), truth)  # decoders may leave the range
         scores |= _vector_scores(rollout.vectors, truth)
         drawn = self._drawn(rollout.latents)
         if self.track:
@@ -139,7 +141,7 @@ class Scorer:
         scores = self.image_scores(repeat(truth.context[:, -1], "b c h w -> b t c h w", t=frames), truth)
         newest, widths = truth.context.shape[1] - 1, self.model.config.obs.widths
         still = {name: _as_predicted(truth.vectors[name][:, newest], widths[name])
-                 for name in self.model.decoder.predicts if name in truth.vectors}
+                 for name in getattr(self.model.decoder, "predicts", ()) if name in truth.vectors}
         scores |= _vector_scores({name: repeat(x, "b s -> b t s", t=frames) for name, x in still.items()}, truth)
         if self.track and truth.position is not None:
             still = repeat(truth.still, "b m xy -> b t m xy", t=frames)

@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
                    help="rollouts per clip with --driven-by sampled; the best have a table")
     p.add_argument("--metrics", metavar="NAME,...",
                    help="psnr, ssim, lpips, fvd, fid, med10, med10_painted, pck, ari, fg_ari, fg_ari_video, miou, "
-                        "delta_psnr (of latent actions)")
+                        "delta_psnr (of latent actions), action_error, inverse_error, probe_error, point_pck")
     p.add_argument("--max-clips", type=positive(int), help="clips scored at most (default: the protocol's, or 100)")
     data_option(p)
     p.add_argument("--seed", type=natural, default=0)
