@@ -66,7 +66,7 @@ def test_the_tokenizer_stays_as_it_is(video):
 def test_slots_are_made_once_a_step(video, monkeypatch):
     model, made = flam(), []
     factorizer = model.dynamics.factorizer
-    monkeypatch.setattr(factorizer, "forward", lambda x, run=factorizer.forward: made.append(1) or run(x))
+    monkeypatch.setattr(factorizer, "forward", lambda *x, run=factorizer.forward: made.append(1) or run(*x))
     model.loss(wk.Batch(video), 0)
     assert made == [1]
 

@@ -99,22 +99,19 @@ class FLAM(Dynamics):
     def factor_spec(self) -> LatentSpec:
         return self._slots
 
-    def _patches(self, z: Latent) -> Tensor:
-        return self.embed_latent(z) + self.places()
-
     def shares(self, z: Latent) -> Tensor:
         """Share of every slot in every patch, ``[B, T, K, P]``, for T <= window + 1; sums to 1 over slots."""
-        return self.factorizer(self._patches(z))[1]
+        return self.factorizer(self.embed_latent(z), self.places())[1]
 
     def factors(self, z: Latent) -> Latent:
         """Slots of any number of frames; one beyond ``window + 1`` is read in the window that ends with it."""
-        patches, reach = self._patches(z), self.window + 1
-        slots, _ = self.factorizer(patches[:, :reach])
+        patches, places, reach = self.embed_latent(z), self.places(), self.window + 1
+        slots, _ = self.factorizer(patches[:, :reach], places)
         if patches.shape[1] > reach:
             later = patches.unfold(1, reach, 1)[:, 1:]  # [B, windows, P, D, reach]
             batch, count = later.shape[:2]
             windows = later.flatten(0, 1).movedim(-1, 1)
-            slots = torch.cat([slots, self.factorizer(windows)[0][:, -1].unflatten(0, (batch, count))], 1)
+            slots = torch.cat([slots, self.factorizer(windows, places)[0][:, -1].unflatten(0, (batch, count))], 1)
         return Latent.build(self._slots, {("slots", "features"): slots})
 
     def newest_factors(self, carry: Any, z: Latent) -> Latent:
@@ -124,7 +121,7 @@ class FLAM(Dynamics):
         """See `Dynamics.prior`; ``factors``: what `factors` makes of ``z``, where it is known."""
         slots = (self.factors(z) if factors is None else factors).values["slots", "features"]
         moved = self.forward_factors(slots, cond.adaln())
-        return self.head(self.aggregator(self._patches(z), moved)).shift(z)
+        return self.head(self.aggregator(self.embed_latent(z) + self.places(), moved)).shift(z)
 
     def features(self, z: Latent, cond: Condition) -> Tensor:
         """As `Dynamics.features`; what slots are told is averaged."""

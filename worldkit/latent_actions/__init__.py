@@ -10,6 +10,7 @@ from ..registry import register_latent_action
 
 register_latent_action("factored", "worldkit.latent_actions.factored:FactoredLatentAction", aliases=("flam",))
 register_latent_action("gaussian", "worldkit.latent_actions.gaussian:GaussianLatentAction", aliases=("lpwm",))
+register_latent_action("playslot", "worldkit.latent_actions.playslot:PlaySlotLatentAction")
 register_latent_action("single", "worldkit.latent_actions.single:SingleLatentAction", aliases=("adaworld",))
 register_latent_action("vq", "worldkit.latent_actions.vq:VQLatentAction", aliases=("genie",))
 

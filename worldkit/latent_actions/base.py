@@ -13,6 +13,7 @@ from ..component import Component
 from ..conditions import FORMS, Condition
 from ..config import ComponentConfig
 from ..distributions import Distribution, Sampler
+from ..errors import ShapeError
 from ..latents import Latent, LatentSpec
 
 
@@ -81,6 +82,29 @@ class LatentAction(Component, ABC):
 
         Those that read video also take ``video``, and must do without ``z`` (None while they are trained alone).
         """
+
+    @property
+    def count(self) -> int:
+        """How many factors have an action each; 1: one for all, or one per particle, of which many are a thing."""
+        return 1
+
+    def edited(self, action: Tensor, factor: int, value: Tensor) -> Tensor:
+        """The same actions, but for those of one factor.
+
+        Args:
+            action: ``[B, T, K, A]``, as `worldkit.ComposedWorldModel.infer_latent_actions` gives them.
+            factor: Which, from 0.
+            value: ``[A]``, ``[B, T, A]`` or anything that broadcasts to it.
+        Raises:
+            ShapeError: there is no such factor.
+        """
+        count = action.shape[2]
+        if not 0 <= factor < count:
+            raise ShapeError(f"there is no factor {factor} whose latent action could be edited: these are actions of "
+                             f"{count} (0 to {count - 1})")
+        action = action.clone()
+        action[:, :, factor] = value.to(action)
+        return action
 
     def losses(self, video: Tensor, posterior: ActionDist) -> dict[str, Tensor]:
         """What it learns by on its own, beside the dynamics: ``[B, T - 1]`` each, entry t about transition t -> t + 1.

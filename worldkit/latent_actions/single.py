@@ -74,10 +74,6 @@ class SingleLatentAction(StandardPrior):
         self.to_action = quiet_head(config.dim, config.action_dim, config.initial_std)
         self.to_condition = nn.Linear(config.action_dim, dynamics_dim)
 
-    @property
-    def count(self) -> int:
-        return 1
-
     def embed(self, z: Latent) -> Tensor:
         return self.embed_latent(z, mark_views=False)
 

@@ -6,11 +6,10 @@ import math
 from abc import abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..conditions import Condition
 from ..distributions import Normal
-from ..errors import ShapeError
 from ..latents import Latent
 from .base import ActionDist, LatentAction
 
@@ -32,11 +31,6 @@ def quiet_head(dim: int, action_dim: int, std: float) -> nn.Linear:
 
 class StandardPrior(LatentAction):
     """Base of `factored` and `single`: what they are is `read` and `condition`. Their config has ``action_dim``."""
-
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """Actions per transition: one per factor, or one."""
 
     @abstractmethod
     def read(self, z: Latent) -> ActionDist:
@@ -64,20 +58,3 @@ class StandardPrior(LatentAction):
 
     def observe(self, carry: int, z: Latent, cond: Condition) -> None:
         """Nothing to be told: the prior is the same whatever is seen."""
-
-    def edited(self, action: Tensor, factor: int, value: Tensor) -> Tensor:
-        """The same actions, but for those of one factor.
-
-        Args:
-            action: ``[B, T, K, A]``, as `worldkit.ComposedWorldModel.infer_latent_actions` gives them.
-            factor: Which, from 0.
-            value: ``[A]``, ``[B, T, A]`` or anything that broadcasts to it.
-        Raises:
-            ShapeError: there is no such factor.
-        """
-        if not 0 <= factor < self.count:
-            raise ShapeError(f"there is no factor {factor} whose latent action could be edited: this model has "
-                             f"{self.count} (0 to {self.count - 1})")
-        action = action.clone()
-        action[:, :, factor] = value.to(action)
-        return action

@@ -103,22 +103,30 @@ class Factorizer(nn.Module):
         temporal: False: frames by themselves (an ablation; slots may then change places from frame to frame).
     Example:
         >>> factorizer = Factorizer(8, num_factors=3, num_iterations=2, num_heads=2, max_frames=5)
-        >>> slots, shares = factorizer(torch.rand(2, 4, 10, 8))
+        >>> slots, shares = factorizer(torch.rand(2, 4, 10, 8), torch.rand(10, 8))
         >>> slots.shape, shares.shape, shares.sum(2).allclose(torch.ones(2, 4, 10))
         (torch.Size([2, 4, 3, 8]), torch.Size([2, 4, 3, 10]), True)
     """
 
     def __init__(self, dim: int, *, num_factors: int, num_iterations: int, num_heads: int, max_frames: int,
-                 temporal: bool = True):
+                 temporal: bool = True, sharpness: float = 3.0):
         super().__init__()
-        self.initial = nn.Parameter(torch.randn(num_factors, dim))
+        self.initial, self.sharpness = nn.Parameter(torch.randn(num_factors, dim)), sharpness
+        self.place_in_keys = nn.Parameter(torch.tensor(0.1))
         self.compete = SlotAttention(dim, hidden_dim=2 * dim, num_iterations=num_iterations)
         self.past = OwnPast(dim, num_heads, max_frames) if temporal else None
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots, and each one's share of every patch in the last round, ``[B, T, K, P]``."""
+    def forward(self, patches: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots, and each one's share of every patch in the last round, ``[B, T, K, P]``.
+
+        Args:
+            patches: What they show, ``[B, T, P, D]``.
+            places: Where they are, ``[P, D]``.
+        """
         batch, time = patches.shape[:2]
-        keys, values = self.compete.look(patches.flatten(0, 1))
+        compete, flat = self.compete, patches.flatten(0, 1)
+        keys = self.sharpness * compete.to_key(compete.norm_inputs(flat + self.place_in_keys * places))
+        values = compete.to_value(compete.norm_inputs(flat + places))
         slots = repeat(self.initial, "k d -> b t k d", b=batch, t=time)
         for _ in range(self.compete.num_iterations):
             flat, shares = self.compete.round(slots.flatten(0, 1), keys, values)

@@ -203,7 +203,8 @@ class Server:
         spec, views = session.model.spec, session.model.config.obs.views
         return {"state": {
             **self.about, "playing": self.playing, "fps": self.fps, "modes": session.modes, "mode": session.mode,
-            "steering": {"name": steering.name, "dim": steering.dim, "choices": steering.choices},
+            "steering": {"name": steering.name, "dim": steering.dim, "choices": steering.choices,
+                         "factors": steering.factors, "factor": session.factor},
             "clip": session.clip, "clips": len(session.clips), "owners": session.show_owners,
             "recording": session.recording is not None, "recorded": len(session.recorded),
             "picks": views == 1, "moves": spec.find("position") is not None,
@@ -298,6 +299,7 @@ COMMANDS: dict[str, Callable[[Session, Mapping[str, Any]], Any]] = {
     "remove": lambda s, said: s.remove(int(said["future"]), said["at"]),
     "freeze": lambda s, said: s.freeze(int(said["future"]), said["at"]),
     "steer": lambda s, said: s.steer(said["action"]),
+    "aim": lambda s, said: s.aim(int(said["factor"])),
     "mode": lambda s, said: s.follow(said["mode"]),
     "owners": _owners,
     "record": lambda s, said: s.record(bool(said["on"])),

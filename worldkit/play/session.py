@@ -36,13 +36,15 @@ LONGEST = 600
 class Steering:
     """What a player steers by: ``dim`` numbers from -1 to 1, or one of ``choices``; else both None.
 
-    It is the model's action condition of this name, or, with ``latent``, its latent action.
+    It is the model's action condition of this name, or, with ``latent``, its latent action; with ``factors``, of which
+    there are so many, that of one factor.
     """
 
     name: str | None = None
     dim: int | None = None
     choices: int | None = None
     latent: bool = False
+    factors: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Session:
         self.random = torch.Generator(self.device).manual_seed(seed)
         self.steering = _latent_steering(model) if latent else _steering(model)
         self.action: Any = None  # what the keys or the pad say: numbers, or a choice
+        self.factor = 0  # whose latent action that is, where every factor has its own
         self.mode = "sample" if self.modes else "mean"
         self.show_owners = False
         self.recording: deque[np.ndarray] | None = None
@@ -243,6 +246,18 @@ class Session:
             raise ConfigError("this model is not steered by actions")
         self.action = action
 
+    def aim(self, factor: int) -> None:
+        """Steer another factor, of a model each of whose factors has a latent action of its own.
+
+        Raises:
+            ConfigError: there is no such factor.
+        """
+        count = self.steering.factors
+        if not 0 <= factor < count:
+            there = f"it has {count}, 0 to {count - 1}" if count else "its latent action is one for all"
+            raise ConfigError(f"this model has no factor {factor} to be steered: {there}")
+        self.factor = factor
+
     def follow(self, mode: str) -> None:
         """Where latent actions come from, see `MODES`."""
         if mode not in self.modes:
@@ -267,11 +282,21 @@ class Session:
         if self.steering.latent and self.action is not None:
             like = self._really_happened()
             value = torch.as_tensor(self.action, dtype=like.dtype, device=like.device)
+            if self.steering.factors:
+                return self.model.latent_action.edited(self._others(moment, like), self.factor, value)
             return value.expand(1, 1, *like.shape[2:]).clone()
         if self.mode != "inferred":
             return None
         found, at = self._really_happened(), self.context_frames - 1 + moment.t
         return found[:, at : at + 1] if at < found.shape[1] else None
+
+    def _others(self, moment: Moment, like: Tensor) -> Tensor:
+        """Latent actions of a step, ``[1, 1, K, A]``, as `mode` has it, for the factors that are not steered."""
+        at = self.context_frames - 1 + moment.t
+        if self.mode == "inferred" and at < like.shape[1]:
+            return like[:, at : at + 1]
+        still = torch.zeros_like(like[:, :1])
+        return still if self.mode == "mean" else torch.randn(still.shape, generator=self.random, device=self.device)
 
     def _really_happened(self) -> Tensor:
         """Latent actions of the clip, ``[1, T - 1, N or 1, A]``."""
@@ -352,11 +377,12 @@ def _steering(model: ComposedWorldModel) -> Steering:
 
 
 def _latent_steering(model: ComposedWorldModel) -> Steering:
-    """Codes are chosen among; vectors are pushed, the same of every token."""
+    """Codes are chosen among; vectors are pushed, the same of every token, or that of one factor."""
     module = model.require_latent_action("steering by latent actions")
     if module.choices is not None:
         return Steering("latent action", choices=module.choices, latent=True)
-    return Steering("latent action", dim=module.config.action_dim, latent=True)
+    factors = module.count if module.count > 1 else 0
+    return Steering("latent action", dim=module.config.action_dim, latent=True, factors=factors)
 
 
 def _picture(frame: Tensor) -> np.ndarray:

@@ -76,6 +76,8 @@ class _Game:
             self._push(key)
         elif key.isdigit() and session.steering.choices:
             self._choose(int(key))
+        elif key.isdigit() and session.steering.factors:
+            self._aim(int(key))
         elif key in (".", "right"):
             self._step()
         elif key in (",", "left"):
@@ -107,6 +109,14 @@ class _Game:
             return
         self.session.steer(choice)
 
+    def _aim(self, factor: int) -> None:
+        count = self.session.steering.factors
+        if factor >= count:
+            self.note = f"there are factors 0 to {count - 1}"
+            return
+        self.session.aim(factor)
+        self.note = f"arrows steer factor {factor}"
+
     def view(self, width: int, height: int) -> Group:
         """The pictures, and what is known of them, for so many columns and rows."""
         frames, session = self.session.frames(), self.session
@@ -119,6 +129,8 @@ class _Game:
                              f"   step {first.t}   {session.mode}   {said}", no_wrap=True, overflow="ellipsis")
         steering = session.steering
         steer = "arrows steer  " if steering.dim else "digits steer  " if steering.choices else ""
+        if steering.factors:
+            steer = f"arrows steer factor {session.factor}  digits another  "
         keys = self.note or (f"space {'pause' if self.playing else 'play'}  . step  , back  {steer}b branch  d drop  "
                              "n another clip  m what is drawn  q quit")
         return Group(head, Segments(list(_blocks(pictures))), Text(keys, "dim", no_wrap=True, overflow="ellipsis"))

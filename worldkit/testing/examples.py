@@ -110,6 +110,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
              "transformer": {"hidden": 6, "window": 3, "num_heads": 2}},
     "latent action": {
         **{name: {"dim": 16, "num_heads": 2, "num_layers": 1, "action_dim": 3} for name in ("factored", "single")},
+        "playslot": {"dim": 16, "num_heads": 2, "num_layers": 1, "quantizer": {"codes": 3, "dim": 4}},
         "gaussian": {**_TRANSFORMER, "action_dim": 3}, "vq": {**_TRANSFORMER, "quantizer": {
         "codes": 5, "dim": 4}}},
     "prior": {"diffusion": {**_TRANSFORMER, "frames": 2, "steps": 8},

@@ -29,7 +29,8 @@ examples:
   worldkit play lpwm-push-mini --web                steer with arrow keys, or the pad
   worldkit play lpwm-push-mini                      in this terminal
   worldkit play runs/a --data recordings/ --clip 3 --web --port 0
-  worldkit play runs/genie --data catch --latent    steer by latent actions: digits choose a code"""
+  worldkit play runs/genie --data catch --latent    steer by latent actions: digits choose a code
+  worldkit play runs/flam --data multigrid-32 --latent       digits choose a factor, arrows steer it alone"""
 
 
 def add(commands: Commands) -> None:

@@ -251,6 +251,11 @@ function steering(what) {
   $("pad").hidden = what.dim !== 2; $("sliders").hidden = !what.dim || what.dim === 2; $("choices").hidden = !what.choices;
   $("keys").textContent = what.choices ? "Number keys, too." : what.dim === 2 ? "Arrow keys or WASD, too. Let go: it stands still."
     : "Arrow keys: the first two.";
+  if (what.factors) $("keys").textContent += " Number keys: another factor.";
+  $("factors").hidden = !what.factors;
+  if (what.factors) $("factors").replaceChildren(...[...Array(what.factors).keys()].map((factor) => {
+    const b = button(String(factor), () => act("aim", { factor })); b.classList.toggle("on", factor === what.factor); return b;
+  }));
   if (what.choices) $("choices").replaceChildren(...[...Array(what.choices).keys()].map((k) => button(String(k), () => choose(k), { k })));
   if (what.dim && what.dim !== 2) $("sliders").replaceChildren(...[...Array(what.dim).keys()].map((k) => {
     const label = document.createElement("label"), slide = document.createElement("input");
@@ -315,6 +320,7 @@ function bind() {
     if (event.target.type === "range" && key.startsWith("Arrow")) return;  // they move the slider
     if (isSteering(key)) { event.preventDefault(); if (!held.has(key)) { held.add(key); keys(); } return; }
     if (state.steering && state.steering.choices && /^[0-9]$/.test(key) && +key < state.steering.choices) { choose(+key); return; }
+    if (state.steering && state.steering.factors && /^[0-9]$/.test(key) && +key < state.steering.factors) { act("aim", { factor: +key }); return; }
     if (key === "ArrowRight") { step(); return; }
     if (key === "ArrowLeft") { back(); return; }
     if (key === "d") { act("drop"); return; }
