@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,13 @@ def module_of(node, parts):
     return {name[1] if len(name) > 1 and name[1] in PARTS else "" for name in inside}
 
 
-def imports(tree, parts):
-    """Yield (imported part, "top", "lazy" or "types", line)."""
+def types_only(test):
+    return any("TYPE_CHECKING" in (getattr(node, "id", ""), getattr(node, "attr", "")) for node in ast.walk(test))
+
+
+@cache
+def imports(source, parts):
+    """(Imported part, "top", "lazy" or "types", line) of every import."""
     def visit(node, how):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, (ast.Import, ast.ImportFrom)):
@@ -102,12 +108,12 @@ def imports(tree, parts):
                     yield name, how, child.lineno
             elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
                 yield from visit(child, "lazy")
-            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            elif isinstance(child, ast.If) and types_only(child.test):
                 yield from visit(child, "types")
             else:
                 yield from visit(child, how)
 
-    return visit(tree, "top")
+    return tuple(visit(ast.parse(source), "top"))
 
 
 def owner(parts):
@@ -119,7 +125,7 @@ def violations(source, parts):
     part, found = owner(parts), []
     top = ALLOWED.get(part, set()) | FILES.get("/".join(parts), set()) | {part}
     allowed = {"top": top, "lazy": top | LAZY.get(part, set()), "types": top | TYPES.get(part, set())}
-    for name, how, line in imports(ast.parse(source), parts):
+    for name, how, line in imports(source, parts):
         if part not in TOP and name not in allowed[how]:
             found.append(f"{'/'.join(parts)}:{line} {part} -> {name or 'worldkit'} ({how})")
     return found
@@ -154,9 +160,9 @@ def test_no_circle_between_packages():
     """Not even by an import inside a function; annotations are read by type checkers only."""
     arrows = {}
     for file in FILES_HERE:
-        tree, part = ast.parse((ROOT / file).read_text(encoding="utf-8")), owner(file.parts)
+        source, part = (ROOT / file).read_text(encoding="utf-8"), owner(file.parts)
         arrows.setdefault(part, set()).update(
-            name for name, how, _ in imports(tree, file.parts) if how != "types" and name not in (part, ""))
+            name for name, how, _ in imports(source, file.parts) if how != "types" and name not in (part, ""))
     assert circles(arrows) == []
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ SHELL = {"", "bash", "sh"}
 NOT_OURS = {"--nproc-per-node", "--ctx"}  # of torchrun, of the official LPWM code
 
 
+@cache
 def blocks(text):
     """(language, code, comments right above) of every code block, fenced or indented."""
     found, comments = [], []
@@ -130,8 +132,8 @@ def test_the_tutorial_word_for_word(tmp_path):
 
 
 def commands(text):
-    """Simple commands of a shell text, as lists of words."""
-    for line in text.replace("\\\n", " ").splitlines():
+    """Simple commands of a shell text, as lists of words; a loop's variable stands for a number."""
+    for line in re.sub(r"\$\w+", "1", text.replace("\\\n", " ")).splitlines():
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
@@ -164,9 +166,15 @@ def said():
             yield from ((f"{path} --help", ours(c)) for c in commands(line) if ours(c) is not None)
 
 
+@cache
+def parser():
+    return make_parser()
+
+
+@cache
 def parsers():
     """Every parser of the command line, by the words that lead to it."""
-    found, todo = {}, [("worldkit", make_parser())]
+    found, todo = {}, [("worldkit", parser())]
     while todo:
         path, one = todo.pop()
         found[path] = one
@@ -182,7 +190,7 @@ def parse(arguments):
     argparse.ArgumentParser.error, kept = lambda self, message: complaint.append(message) or exit(2), \
         argparse.ArgumentParser.error
     try:
-        return make_parser().parse_args(arguments), ""
+        return parser().parse_args(arguments), ""
     except SystemExit:
         return None, " ".join(complaint)
     finally:
