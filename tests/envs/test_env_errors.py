@@ -176,3 +176,31 @@ def test_games_that_cannot_be_prepared(env_id, options, message):
     pytest.importorskip("ale_py")
     with pytest.raises((ConfigError, UnknownComponentError), match=message):
         wk.make_env(env_id, **options)
+
+
+class Own(gymnasium.Env):
+    """An environment of one's own, whose observation is the picture: it has no render mode."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, shade=3):
+        self.shade = shade
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.full((16, 16, 3), self.shade, np.uint8), {}
+
+
+@pytest.fixture(params=[Own, f"{__name__}:Own"], ids=["class", "name"])
+def own(request):
+    gymnasium.register("worldkit-own-v0", entry_point=request.param, disable_env_checker=True)
+    yield "worldkit-own-v0"
+    del gymnasium.registry["worldkit-own-v0"]
+
+
+def test_an_environment_without_render_modes(own):
+    with wk.make_env(own, size=16, shade=5) as env:
+        assert (env.reset(seed=0)[0]["pixels"] == 5).all()
+    with pytest.raises(ConfigError, match="'worldkit-own-v0' does not take all of .*'colour': 5.*unexpected keyword"):
+        wk.make_env(own, size=16, colour=5)

@@ -69,7 +69,8 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         if not self._blind and not (self._drawn or self._seen or env.render_mode == "rgb_array"):
             raise ConfigError(
                 f"{env} gives no pixels: its observation is {self._space}, and its render mode is {env.render_mode!r}. "
-                "Make it with render_mode='rgb_array', or ask for no picture, size=0 (or observation='state')"
+                "Make it with render_mode='rgb_array', or ask for no picture, size=0 (or observation='state'); "
+                "a preset that sees vectors alone: worldkit train-agent dreamer-v3-vectors"
             )
         if size is not None:
             self._size = (size, size) if isinstance(size, int) else tuple(size)

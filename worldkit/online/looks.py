@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,11 +46,11 @@ class Looks:
         self._of = trainer
         self.scores: list[dict[str, float]] = []
         self.random: dict[str, float] | None = None
-        self._warned = False
+        self._what, self._warned = "", False
 
     def at_random(self) -> None:
         """What random actions bring, as a line to compare with."""
-        with self._of.bar.paused("random actions, to compare with"):
+        with self._looking("random actions, to compare with"):
             self.random = _told(self._score(RandomPolicy(self._of.agent.action)))
         self._of.log.write(self._of._head() | {f"random_{name}": x for name, x in self.random.items() if x == x})
 
@@ -57,7 +58,7 @@ class Looks:
         """Let the agent act, keep it if it is the best so far, and draw."""
         of = self._of
         of.progress.looked = of.progress.steps
-        with of.bar.paused("looking how it acts"), torch.random.fork_rng(devices=_devices(of.device)):
+        with self._looking("looking how it acts"), torch.random.fork_rng(devices=_devices(of.device)):
             found = _told(self._score(of.agent))
             self.scores.append({"step": of.progress.steps, "updates": of.progress.updates, **found})
             of.log.write(of._head() | {f"eval_{name}": x for name, x in found.items() if x == x})
@@ -69,8 +70,14 @@ class Looks:
             self._film()
             self.curve()
         more = "" if self.random is None else f" (random {self.random['return']:.4g})"
-        of.bar.say(f"step {of.progress.steps}: return {found['return']:.4g} [{found['low']:.4g}, {found['high']:.4g}] "
-                   f"of {found['n']} episodes{more}")
+        interval = f"[{found['low']:.4g}, {found['high']:.4g}] of {found['n']} episodes"
+        of.bar.say(f"step {of.progress.steps}: return {found['return']:.4g} "
+                   f"{'of one episode' if found['n'] == 1 else interval}{more}")
+
+    def _looking(self, what: str) -> AbstractContextManager[None]:
+        """Say so on the bar."""
+        self._what = what
+        return self._of.bar.paused(what)
 
     def _score(self, policy: Policy) -> Interval:
         """Interquartile mean of the returns, under one protocol for the whole run."""
@@ -86,8 +93,9 @@ class Looks:
         return results.interval("agent", "return")
 
     def _watch(self, step: int) -> None:
-        """Say once that the episodes of an evaluation are long, where nobody said how long they are."""
+        """Say how far the episodes of an evaluation are; and once that they are long, if nobody said how long."""
         config = self._of.config
+        self._of.bar.meter.what = f"{self._what}, step {step}"
         if step == LONG and config.max_steps is None and not self._warned:
             self._warned = True
             self._of.bar.say(f"{config.eval_episodes} episodes are played to see how it acts, and after {LONG:,} steps "

@@ -7,9 +7,11 @@ black; the first episode frames the camera), so those environments are drawn by 
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from ...errors import ConfigError, MissingExtraError, install_hint, require_extra
 from ..registry import backend_of, unknown_env
@@ -61,15 +63,27 @@ def make(env_id: str, **options: Any) -> gymnasium.Env:
 
 def made(env_id: str, extra: str, **options: Any) -> gymnasium.Env:
     """An environment of Gymnasium's registry, drawn by us if it is one of MuJoCo."""
-    options.setdefault("render_mode", "rgb_array")
+    if _takes(env_id, "render_mode"):
+        options.setdefault("render_mode", "rgb_array")
     try:
         env = gymnasium.make(env_id, disable_env_checker=True, **options)
     except gymnasium.error.DependencyNotInstalled as error:
         raise MissingExtraError(f"environment '{env_id}' needs more: {error}. {install_hint(extra)}") from error
     except AssertionError as error:
         raise ConfigError(f"environment '{env_id}' cannot be made with {options}: {error}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"environment '{env_id}' does not take all of {options}: {error}") from error
     if type(getattr(env.unwrapped, "model", None)).__name__ == "MjModel":
         from ..mujoco import Drawn
 
         return Drawn(env)
     return env
+
+
+def _takes(env_id: str, option: str) -> bool:
+    """Whether an environment has an option; many of people's own, whose observations are pictures, draw nothing."""
+    entry = gymnasium.spec(env_id).entry_point
+    taken = inspect.signature(load_env_creator(entry) if isinstance(entry, str) else entry).parameters.values()
+    return any(one.name == option or one.kind is one.VAR_KEYWORD for one in taken)
