@@ -11,7 +11,7 @@ from torch import nn
 from ..config import ObsSpec
 from ..errors import ConfigError
 from ..latents import Latent, LatentSpec
-from ..nn.vqgan import StackConfig, UpStack
+from ..nn.vqgan import StackConfig, up_stack
 from .base import Decoded, Decoder
 
 
@@ -39,7 +39,7 @@ class VQDecoder(Decoder):
                 "decoder.multipliers needs as many entries as the encoder's"
             )
         self.project = nn.Conv2d(spec.flat_dim("patches"), config.map_channels, 1)
-        self.stack = UpStack(config, obs.channels, max(obs.height, obs.width))
+        self.stack = up_stack(config, obs.channels, max(obs.height, obs.width))
 
     def forward(self, z: Latent, *, masks: bool = False) -> Decoded:
         (height, width), views = self.config.grid(self.obs.height, self.obs.width), self.spec.views

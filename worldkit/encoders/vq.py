@@ -17,7 +17,7 @@ from ..config import ObsSpec
 from ..distributions import Categorical, Delta, Sampler, full_precision
 from ..latents import Field, Latent, LatentDist, LatentSpec, TokenGroup
 from ..nn.quantize import Quantized, QuantizerConfig, VectorQuantizer
-from ..nn.vqgan import DownStack, StackConfig
+from ..nn.vqgan import StackConfig, down_stack
 from .base import Encoder, Encoding
 
 CODE = ("patches", "code")
@@ -74,7 +74,7 @@ class VQEncoder(Encoder):
 
         self.spec = described(Field("code", 1, Categorical(codes, index=True), "number of a learned vector"))
         self.drawn_as = described(Field("features", dim, Delta(), "the vector"))
-        self.stack = DownStack(config, obs.channels, max(obs.height, obs.width))
+        self.stack = down_stack(config, obs.channels, max(obs.height, obs.width))
         self.project = nn.Conv2d(config.map_channels, dim, 1)
         self.quantizer = VectorQuantizer(config.quantizer)
 

@@ -55,6 +55,7 @@ class Outcomes(nn.Module):
         self.config, halvings = config, len(config.channels) - 1
         area = 1
         for side in size:
+            side = -(-side // config.patch)
             for _ in range(halvings):
                 side = (side + 1) // 2
             area *= side

@@ -38,12 +38,15 @@ class BlocksConfig(Config):
         depths: Residual blocks of every level (on the way up one more).
         attention: Whether blocks of a level attend, over all places of the map; the middle always does.
         residual: What attention adds to: ``"normed"``, the norm of its input, as upstream, or ``"input"``.
+        patch: Squares of so many pixels a side are one place of the first level, their pixels its channels: a square as
+            many convolutions cheaper. 1, as upstream: every pixel is one.
     """
 
     channels: tuple[int, ...] = Field(default=(64, 64, 64, 64), min_length=1)
     depths: tuple[int, ...] = (2, 2, 2, 2)
     attention: tuple[bool, ...] = (False, False, False, False)
     residual: Residual = "normed"
+    patch: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> BlocksConfig:
@@ -157,7 +160,7 @@ class ConditionedBlocks(nn.Module):
     def __init__(self, config: BlocksConfig, *, inputs: int, dim: int):
         super().__init__()
         self.config, channels, residual = config, config.channels, config.residual
-        self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(inputs * config.patch**2, channels[0], 3, padding=1)
         before = (channels[0], *channels[:-1])
         self.down = nn.ModuleList(
             _Level([_Block(a if j == 0 else b, b, attends, residual) for j in range(depth)], _Down(a) if i else None)
@@ -203,8 +206,15 @@ class ConditionedBlocks(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Maps, and ``modulate(condition)`` ``[B, ...]`` -> maps."""
-        x = self.conv_in(x.contiguous(memory_format=LAST))
-        return self._descend(x, self._told(modulation))[0]
+        return self._descend(self._enter(x), self._told(modulation))[0]
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Pictures ``[B, inputs, H, W]`` -> maps of the first level."""
+        patch = self.config.patch
+        if patch > 1:
+            height, width = x.shape[-2:]
+            x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)
+        return self.conv_in(x.contiguous(memory_format=LAST))
 
 
 class UNet(ConditionedBlocks):
@@ -225,7 +235,7 @@ class UNet(ConditionedBlocks):
         super().__init__(config, inputs=inputs, dim=dim)
         first = config.channels[0]
         self.norm_out = nn.GroupNorm(num_groups(first), first, eps=EPS)
-        self.conv_out = nn.Conv2d(first, outputs, 3, padding=1)
+        self.conv_out = nn.Conv2d(first, outputs * config.patch**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         self.to(memory_format=LAST)
 
@@ -238,9 +248,10 @@ class UNet(ConditionedBlocks):
             yield _Level(blocks, Double(width) if i < len(channels) - 1 else None)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        sides = x.shape[-2:]
         unit, told = 2 ** (len(self.down) - 1), self._told(modulation)
-        x = self.conv_in(x.contiguous(memory_format=LAST))
+        x = self._enter(x)
+        height, width = x.shape[-2:]
         if height % unit or width % unit:
             x = F.pad(x, (0, -width % unit, 0, -height % unit))
         x, kept = self._descend(x, told)
@@ -251,4 +262,5 @@ class UNet(ConditionedBlocks):
         x = x[..., :height, :width]
         bias, weight = (p.expand(len(x), -1) for p in (self.norm_out.bias, self.norm_out.weight))
         x = norm_silu(x.contiguous(memory_format=LAST), weight - 1, bias, self.norm_out.num_groups)
-        return self.conv_out(x)
+        x = self.conv_out(x)
+        return x if self.config.patch == 1 else F.pixel_shuffle(x, self.config.patch)[..., : sides[0], : sides[1]]

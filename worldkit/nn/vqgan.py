@@ -11,15 +11,18 @@ Source: IRIS (arXiv:2209.00588), written from a description of it.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..config import ComponentConfig
 from ..errors import ConfigError
 from .dropout import Dropout
 from .norm import GroupNormSiLU
+from .patch_mlp import PatchDown, PatchUp
 
 EPS_NORM = 1e-6
 LAST = torch.channels_last
@@ -36,6 +39,10 @@ class StackConfig(ComponentConfig):
         map_channels: Width of the map at the end, before codes and after them.
         groups: Of all norms; widths are multiples of it.
         dropout: Inside residual blocks.
+        patch: Squares of so many pixels a side are one place of the first level, their pixels its channels: a square as
+            many convolutions cheaper. 1, IRIS's: every pixel is one.
+        local: A place knows its own square alone (`worldkit.nn.patch_mlp`, ``num_blocks`` hidden layers of
+            ``channels``): no convolutions, norms and attention, and one multiplier.
     """
 
     channels: int = Field(default=64, gt=0)
@@ -45,6 +52,15 @@ class StackConfig(ComponentConfig):
     map_channels: int = Field(default=512, gt=0)
     groups: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    patch: int = Field(default=1, gt=0)
+    local: bool = False
+
+    @model_validator(mode="after")
+    def _one_level(self) -> Self:
+        if self.local and len(self.multipliers) > 1:
+            raise ValueError(f"squares by themselves (local) are not halved: give one multiplier, not "
+                             f"{list(self.multipliers)}, and the side of a square as patch")
+        return self
 
     @property
     def widths(self) -> list[int]:
@@ -57,15 +73,16 @@ class StackConfig(ComponentConfig):
         Raises:
             ConfigError: the image cannot be halved so often, or a width does not divide into groups.
         """
-        for wide in (self.channels, *self.widths):
+        for wide in () if self.local else (self.channels, *self.widths):
             if wide % self.groups:
                 raise ConfigError(f"norms have {self.groups} groups (encoder.groups), which {wide} channels do not "
                                   "divide into; choose channels and multipliers so that widths are multiples of it")
-        factor = 2 ** (len(self.multipliers) - 1)
+        factor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:
             near = [max(factor, round(side / factor) * factor) for side in (height, width)]
             raise ConfigError(
-                f"images are halved {len(self.multipliers) - 1} times (one less than multipliers has entries), which "
+                f"images are {f'cut into squares of {self.patch} pixels and ' if self.patch > 1 else ''}halved "
+                f"{len(self.multipliers) - 1} times (one less than multipliers has entries), which "
                 f"{height} x {width} pixels do not allow: take sides that are multiples of {factor}, as {near[0]} x "
                 f"{near[1]} (-o obs.height={near[0]} -o obs.width={near[1]}), or fewer multipliers"
             )
@@ -155,6 +172,22 @@ class _Out(nn.Module):
         return self.conv(self.norm(x))
 
 
+def down_stack(config: StackConfig, inputs: int, side: int) -> nn.Module:
+    """What makes a map of images: `DownStack`, or, if ``config.local``, `worldkit.nn.patch_mlp.PatchDown`."""
+    if not config.local:
+        return DownStack(config, inputs, side)
+    return PatchDown(inputs, patch=config.patch, hidden=config.channels, layers=config.num_blocks,
+                     outputs=config.map_channels)
+
+
+def up_stack(config: StackConfig, outputs: int, side: int) -> nn.Module:
+    """What makes images of a map: `UpStack`, or, if ``config.local``, `worldkit.nn.patch_mlp.PatchUp`."""
+    if not config.local:
+        return UpStack(config, outputs, side)
+    return PatchUp(config.map_channels, patch=config.patch, hidden=config.channels, layers=config.num_blocks,
+                   outputs=outputs)
+
+
 class DownStack(nn.Module):
     """Images ``[M, C, H, W]`` -> maps ``[M, map_channels, H / f, W / f]``.
 
@@ -170,7 +203,8 @@ class DownStack(nn.Module):
     def __init__(self, config: StackConfig, inputs: int, side: int):
         super().__init__()
         widths = config.widths
-        self.conv_in = nn.Conv2d(inputs, config.channels, 3, padding=1)
+        self.patch, side = config.patch, side // config.patch
+        self.conv_in = nn.Conv2d(inputs * self.patch**2, config.channels, 3, padding=1)
         self.levels = nn.ModuleList()
         for i, wide in enumerate(widths):
             before = config.channels if i == 0 else widths[i - 1]
@@ -183,6 +217,8 @@ class DownStack(nn.Module):
         self.to(memory_format=LAST)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.patch > 1:
+            x = F.pixel_unshuffle(x, self.patch)
         x = self.conv_in(x.contiguous(memory_format=LAST))
         for level in self.levels:
             x = level(x)
@@ -203,7 +239,7 @@ class UpStack(nn.Module):
 
     def __init__(self, config: StackConfig, outputs: int, side: int):
         super().__init__()
-        widths = config.widths
+        widths, self.patch, side = config.widths, config.patch, side // config.patch
         self.conv_in = nn.Conv2d(config.map_channels, widths[-1], 3, padding=1)
         self.middle = _Middle(widths[-1], config)
         self.levels = nn.ModuleList(
@@ -213,11 +249,12 @@ class UpStack(nn.Module):
             )
             for i, wide in enumerate(widths)
         )
-        self.out = _Out(widths[0], outputs, config)
+        self.out = _Out(widths[0], outputs * self.patch**2, config)
         self.to(memory_format=LAST)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.middle(self.conv_in(x.contiguous(memory_format=LAST)))
         for level in reversed(self.levels):
             x = level(x)
-        return self.out(x)
+        x = self.out(x)
+        return x if self.patch == 1 else F.pixel_shuffle(x, self.patch)

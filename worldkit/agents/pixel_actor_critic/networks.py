@@ -33,12 +33,15 @@ class NetworkConfig(Config):
         channels: Width of each convolution (pooled) or block (residual).
         down: Which of them halve the picture; None: all.
         memory: Width of the LSTM cell.
+        patch: Squares of so many pixels a side are one place, their pixels its channels. 1, as upstream: every pixel
+            is one.
     """
 
     kind: Literal["pooled", "residual"] = "pooled"
     channels: tuple[int, ...] = Field(default=(32, 32, 64, 64), min_length=1)
     down: tuple[bool, ...] | None = None
     memory: int = Field(default=512, gt=0)
+    patch: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> NetworkConfig:
@@ -143,13 +146,14 @@ class PixelNetwork(nn.Module):
     def __init__(self, config: NetworkConfig, *, frame_shape: tuple[int, int, int], num_actions: int):
         super().__init__()
         channels, height, width = frame_shape
-        factor = 2 ** sum(config.halves)
+        factor = config.patch * 2 ** sum(config.halves)
         if height % factor or width % factor or not height:
-            raise ConfigError(f"this actor-critic halves pictures {sum(config.halves)} times, so their sides are "
-                              f"multiples of {factor}, not {height} x {width}: another size, or fewer halvings "
-                              "(agent.network.down)")
+            cut = f"cuts pictures into squares of {config.patch} pixels and " if config.patch > 1 else ""
+            raise ConfigError(f"this actor-critic {cut}halves {'them' if cut else 'pictures'} {sum(config.halves)} "
+                              f"times, so their sides are multiples of {factor}, not {height} x {width}: another size, "
+                              "or fewer halvings (agent.network.down)")
         self.config, self.frame_shape = config, tuple(frame_shape)
-        self.encoder = (pooled if config.kind == "pooled" else residual)(channels, config)
+        self.encoder = (pooled if config.kind == "pooled" else residual)(channels * config.patch**2, config)
         self.lstm = nn.LSTMCell(config.channels[-1] * (height // factor) * (width // factor), config.memory)
         self.actor, self.critic = nn.Linear(config.memory, num_actions), nn.Linear(config.memory, 1)
         if config.kind == "residual":
@@ -169,8 +173,13 @@ class PixelNetwork(nn.Module):
         """
         channels, height, width = self.frame_shape
         check_shape(frames, "n c h w", name="frames", c=channels, h=height, w=width)
-        memory = self.lstm(self.encoder(2 * frames - 1).flatten(1), memory)
+        memory = self.lstm(self._looked(frames), memory)
         return Judged(self.actor(memory[0]), self.critic(memory[0])[:, 0], memory)
+
+    def _looked(self, frames: Tensor) -> Tensor:
+        """What the convolutions make of pictures ``[N, C, H, W]``, ``[N, D]``."""
+        x = 2 * frames - 1
+        return self.encoder(x if self.config.patch == 1 else F.pixel_unshuffle(x, self.config.patch)).flatten(1)
 
     def watch(self, frames: Tensor, real: Tensor | None, memory: Memory) -> Memory:
         """Pictures that are only looked at, before there is something to decide.
@@ -182,7 +191,7 @@ class PixelNetwork(nn.Module):
         """
         if not frames.shape[1]:
             return memory
-        seen = self.encoder(2 * frames.flatten(0, 1) - 1).flatten(1).unflatten(0, frames.shape[:2])
+        seen = self._looked(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         for t in range(frames.shape[1]):
             after = self.lstm(seen[:, t], memory)
             if real is not None:
