@@ -6,13 +6,14 @@ import torch
 import worldkit as wk
 from worldkit.assembly import build
 from worldkit.batch import Batch
-from worldkit.conditions import EMPTY
+from worldkit.conditions import EMPTY, Condition
 from worldkit.distributions import MEANS, Sampler
+from worldkit.dynamics.unet_diffusion import UNetDiffusion, UNetDiffusionConfig
 from worldkit.errors import ConfigError, IncompatibleComponentsError
 from worldkit.nn.edm import NoiseConfig, Preconditioning, SamplingConfig, sample
 from worldkit.nn.unet import BlocksConfig, UNet
 from worldkit.objectives.denoising import cut
-from worldkit.testing import check_model
+from worldkit.testing import check_model, example_latent, example_spec
 from worldkit.testing.examples import example_batch, small_config
 
 OUTCOMES = {"channels": (8, 16), "depths": (1, 1), "attention": (False, True), "dim": 6, "width": 12}
@@ -188,3 +189,14 @@ def test_refusals():
         model.rollout(video, 1, conditions={"action": torch.full((1, 5), 7)})
     with pytest.raises(wk.ConfigError, match="steps"):
         model.dynamics.sampling = SamplingConfig.parse({"steps": 0})
+
+
+def test_one_frame_is_window_enough():
+    dynamics = UNetDiffusion(UNetDiffusionConfig(channels=(8,), depths=(1,), attention=(False,), dim=16, cond_dim=3),
+                             spec=example_spec(kind="pixels"), anchors={}, window=1)
+    z = example_latent(dynamics.spec, batch=2, time=1)
+    for weight in dynamics.denoiser.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    told = [Condition(frame=torch.eye(3)[[k, k]][:, None]) for k in (0, 1)]
+    drawn = [dynamics.predict(dynamics.start(z, EMPTY), each, Sampler(deterministic=True), mean=True) for each in told]
+    assert drawn[0].pixels.shape == z.pixels.shape and not torch.equal(drawn[0].pixels, drawn[1].pixels)

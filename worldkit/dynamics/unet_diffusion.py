@@ -237,7 +237,7 @@ class UNetDiffusion(Dynamics):
 
     def predict(self, carry: _Carry, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:
         """One frame. A deterministic sampler asks for the path that starts at zero noise and adds none."""
-        carry.action = self._told(cond, carry.frames[:, :2])
+        carry.action = self._told(cond, carry.frames[:, :1].expand(-1, 2, -1, -1, -1))  # of one transition
         actions = torch.cat([carry.actions, carry.action], 1)
         *_, x = self.denoiser.draw(carry.frames.flatten(1, 2), carry.frames[:, 0], actions, self.sampling, sampler,
                                    "diffusion")
