@@ -19,8 +19,10 @@ import torch
 from markdown_it import MarkdownIt
 
 import worldkit as wk
+from worldkit import registry
 from worldkit.ablation.grid import expand, flatten, parse_axes
 from worldkit.ablation.study import Budget
+from worldkit.agents.base import agents
 from worldkit.cli import make_parser
 from worldkit.config import parse_assignments
 from worldkit.data.decided import CLIPS
@@ -78,7 +80,14 @@ WITH_PYTHON = [p for p in PAGES if name_of(p) not in ELSEWHERE
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder to work in, with recordings/ as the pages speak of: twelve short films with actions."""
+    """A folder to work in, with recordings/ as the pages speak of: twelve short films with actions.
+
+    Parts that a page registers are forgotten afterwards: other tests list ours.
+    """
+    for table in (agents, *(x for x in vars(registry).values() if isinstance(x, registry.Registry))):
+        table.names()  # which loads ours
+        for attribute in ("_entries", "_aliases"):
+            monkeypatch.setattr(table, attribute, dict(getattr(table, attribute)))
     write = pytest.importorskip("worldkit.data").write_video
     pytest.importorskip("av")
     generator = np.random.default_rng(0)
