@@ -76,9 +76,9 @@ def scores(model: Any, batch: Batch, state: dict[str, Tensor], *, seed: int) -> 
     future = model.rollout(video[:, :CONTEXT], HORIZON, conditions=known, deterministic=True,
                            latent_actions=None if action is None else action[:, : CONTEXT + HORIZON - 1])
     truth = to_float_video(video[:, CONTEXT : CONTEXT + HORIZON])
-    found["psnr"] = float(psnr(future.video.clamp(0, 1), truth).mean())
+    found["psnr"] = float(psnr(future.video.clamp(0, 1).flatten(0, 1), truth.flatten(0, 1)).mean())
     copied = to_float_video(video[:, :CONTEXT][:, -1:]).expand_as(truth)
-    found["copy"] = float(psnr(copied, truth).mean())
+    found["copy"] = float(psnr(copied.flatten(0, 1), truth.flatten(0, 1)).mean())
     if model.dynamics.factorizes:
         slots = model.dynamics.factors(model.encode(video)).features
         dci = factor_agent_scores(slots.flatten(0, 1), cells(position).flatten(0, 1))

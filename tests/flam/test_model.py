@@ -29,7 +29,7 @@ def video():
 
 
 def test_the_loss_is_the_papers(video):
-    model = flam(objective={"kl_weight": 0.5, "quiet_steps": 2}).eval()
+    model = flam(objective={"kl_weight": 0.5, "quiet_steps": 2, "kl_steps": 0}).eval()
     batch = wk.Batch(video)
     told = model.loss(batch, 5, sampler=MEANS)
     z = model.encode(video)
@@ -75,8 +75,8 @@ def test_slots_are_made_once_a_step(video, monkeypatch):
 def test_an_edited_action_moves_one_slot_and_no_other():
     model = flam().eval()
     video = torch.rand(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    action = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    edited = model.latent_action.edited(action, 2, torch.zeros(4))
+    action = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(1))
+    edited = model.latent_action.edited(action, 2, torch.zeros(8))
     slots, seen = model.dynamics.factors(model.encode(video)).features, []
     for a in (action, edited):
         seen.append(model.dynamics.forward_factors(slots, model.latent_action.condition(a).token))
@@ -88,7 +88,7 @@ def test_an_edited_action_moves_one_slot_and_no_other():
 @torch.no_grad()
 def test_a_rollout_makes_slots_anew_of_what_was_predicted(video):
     model = flam().eval()
-    actions = torch.randn(2, 7, 4, 4, generator=torch.Generator().manual_seed(1))
+    actions = torch.randn(2, 7, 4, 8, generator=torch.Generator().manual_seed(1))
     future = model.rollout(video[:, :2], 6, latent_actions=actions)
     z = type(future.latents).cat([future.context_latents, future.latents])
     for t in (1, 4, 6):  # inside the window of 4 frames and beyond
@@ -115,6 +115,8 @@ def test_other_latent_actions_on_the_same_slots(video):
     {"dynamics": "factored", "latent_action": "factored"},
     {"encoder": "fsq", "dynamics": "flam", "latent_action": "factored", "objective": "inverse-forward"},
     {"encoder": "patch", "dynamics": "pint", "latent_action": "single", "objective": "inverse-forward"},
+    {"encoder": "slot", "dynamics": "factored", "latent_action": {"name": "playslot", "per_token": True},
+     "objective": "inverse-forward"},
 ], ids=lambda o: "-".join(str(x) for x in o.values()))
 def test_on_slots_and_particles(overrides):
     check_model(small_config(**overrides))

@@ -28,17 +28,17 @@ def acted(game):
 
 def test_one_factor_is_steered_and_the_others_are_as_they_would_be():
     game = session()
-    assert (game.steering.factors, game.steering.dim) == (4, 4)
+    assert (game.steering.factors, game.steering.dim) == (4, 8)
     game.follow("mean")
     game.aim(2)
-    game.steer([1, -1, 0.5, 0])
+    game.steer([1, -1, 0.5, *[0] * 5])
     told = acted(game)
-    assert told[2].tolist() == [1, -1, 0.5, 0] and told[[0, 1, 3]].abs().max() == 0
+    assert told[2].tolist() == [1, -1, 0.5, *[0] * 5] and told[[0, 1, 3]].abs().max() == 0
     game.begin(0)
     game.follow("inferred")
     really = game._really_happened()[0, 1]
     told = acted(game)
-    assert told[2].tolist() == [1, -1, 0.5, 0] and torch.equal(told[[0, 1, 3]], really[[0, 1, 3]])
+    assert told[2].tolist() == [1, -1, 0.5, *[0] * 5] and torch.equal(told[[0, 1, 3]], really[[0, 1, 3]])
     game.begin(0)
     game.follow("sample")
     assert acted(game)[[0, 1, 3]].abs().min() > 0
@@ -47,7 +47,7 @@ def test_one_factor_is_steered_and_the_others_are_as_they_would_be():
 def test_a_factor_that_there_is_not():
     with pytest.raises(wk.ConfigError, match="no factor 4 to be steered: it has 4, 0 to 3"):
         session().aim(4)
-    one = session(latent_action={**SIZES, "name": "single", "action_dim": 4})
+    one = session(latent_action={**SIZES, "name": "single", "action_dim": 4, "center": "none"})
     assert one.steering.factors == 0
     with pytest.raises(wk.ConfigError, match="no factor 0 to be steered: its latent action is one for all"):
         one.aim(0)

@@ -22,30 +22,25 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..conditions import Condition
-from ..config import ComponentConfig
-from ..distributions import Normal, full_precision
 from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentSpec
 from ..nn.factors import InverseFactors
 from ..nn.slots import keep_signal
 from ..nn.spec import LatentEmbed
 from .base import ActionDist
-from .standard import StandardPrior, quiet_head
+from .standard import StandardConfig, StandardPrior, make_center, quiet_head
 
 
-class FactoredLatentActionConfig(ComponentConfig):
+class FactoredLatentActionConfig(StandardConfig):
     """Options of factored latent actions.
 
     Attributes:
         action_dim: Width of the action of one factor.
         num_factors: The first so many tokens have actions, the others none; None: all of them.
         dim, num_layers, num_heads: The network.
-        initial_std: Deviation of the posterior before training. With as much noise as the prior has, actions say next
-            to nothing at first, and the KL may close the channel before it is found.
     """
 
     name: str = "factored"
-    initial_std: float = Field(default=0.1, gt=0)
     action_dim: int = Field(default=8, gt=0)
     num_factors: int | None = Field(default=None, gt=0)
     dim: int = Field(default=128, gt=0)
@@ -90,6 +85,7 @@ class FactoredLatentAction(StandardPrior):
                                       max_frames=window)
         keep_signal(self)
         self.to_action = quiet_head(config.dim, config.action_dim, config.initial_std)
+        self.center = make_center(config.center, self.factors * config.action_dim)
         self.to_condition = nn.Linear(config.action_dim, dynamics_dim)
 
     def embed(self, z: Latent) -> Tensor:
@@ -101,7 +97,7 @@ class FactoredLatentAction(StandardPrior):
 
     def read(self, z: Latent) -> ActionDist:
         told = self.inverse(self.embed_latent(z))[:, :, : self.factors]
-        return ActionDist(Normal(), full_precision(self.to_action(told)))
+        return self._centered(self.to_action(told), self.center)
 
     def condition(self, action: Tensor) -> Condition:
         missing = self.spec.num_tokens - action.shape[2]

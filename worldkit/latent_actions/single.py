@@ -19,26 +19,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..conditions import Condition
-from ..config import ComponentConfig
-from ..distributions import Normal, full_precision
 from ..latents import Latent, LatentSpec
 from ..nn.space_time import SpaceTimeTransformer
 from ..nn.spec import LatentEmbed
 from .base import ActionDist
-from .standard import StandardPrior, quiet_head
+from .standard import StandardConfig, StandardPrior, make_center, quiet_head
 
 
-class SingleLatentActionConfig(ComponentConfig):
+class SingleLatentActionConfig(StandardConfig):
     """Options of single latent actions.
 
     Attributes:
         action_dim: Width of the action.
         dim, num_layers, num_heads: The transformer.
-        initial_std: Deviation of the posterior before training, as of `factored`.
     """
 
     name: str = "single"
-    initial_std: float = Field(default=0.1, gt=0)
     action_dim: int = Field(default=32, gt=0)
     dim: int = Field(default=128, gt=0)
     num_layers: int = Field(default=2, gt=0)
@@ -72,6 +68,7 @@ class SingleLatentAction(StandardPrior):
         self.encoder = SpaceTimeTransformer(dim=config.dim, num_layers=config.num_layers, num_heads=config.num_heads,
                                             num_tokens=spec.num_tokens + 1, max_frames=window + 1, still=False)
         self.to_action = quiet_head(config.dim, config.action_dim, config.initial_std)
+        self.center = make_center(config.center, config.action_dim)
         self.to_condition = nn.Linear(config.action_dim, dynamics_dim)
 
     def embed(self, z: Latent) -> Tensor:
@@ -81,7 +78,7 @@ class SingleLatentAction(StandardPrior):
         tokens = self.embed_latent(z)
         token = repeat(self.action_token, "d -> b t 1 d", b=tokens.shape[0], t=tokens.shape[1])
         seen = self.encoder(torch.cat([token, tokens], 2))[:, 1:, :1]
-        return ActionDist(Normal(), full_precision(self.to_action(seen)))
+        return self._centered(self.to_action(seen), self.center)
 
     def condition(self, action: Tensor) -> Condition:
         return Condition(frame=self.to_condition(action[:, :, 0]))

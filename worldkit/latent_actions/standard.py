@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Literal
 
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
 from ..conditions import Condition
-from ..distributions import Normal
+from ..config import ComponentConfig
+from ..distributions import Normal, full_precision
 from ..latents import Latent
+from ..nn.quantize import Center
 from .base import ActionDist, LatentAction
 
 
@@ -29,8 +33,34 @@ def quiet_head(dim: int, action_dim: int, std: float) -> nn.Linear:
     return head
 
 
+def make_center(kind: str, width: int) -> nn.Module:
+    """See `StandardConfig.center`."""
+    return Center(width) if kind == "batch" else nn.Identity()
+
+
+class StandardConfig(ComponentConfig):
+    """Options that `factored` and `single` share.
+
+    Attributes:
+        initial_std: Deviation of the posterior before training. With as much noise as the prior has, actions say next
+            to nothing at first, and the KL may close the channel before it is found.
+        center: ``"batch"``: posterior means are made 0 on average and 1 wide over transitions, per number (in training
+            of the batch, then of averages of batches): what all transitions share is most of what is read off states
+            at first, and would drown how they differ; and the KL cannot shut an action off (BN-VAE, arXiv:2004.12585).
+            ``"none"``: the papers.
+    """
+
+    initial_std: float = Field(default=0.1, gt=0)
+    center: Literal["none", "batch"] = "none"
+
+
 class StandardPrior(LatentAction):
     """Base of `factored` and `single`: what they are is `read` and `condition`. Their config has ``action_dim``."""
+
+    def _centered(self, raw: Tensor, center: nn.Module) -> ActionDist:
+        """Posterior of what a head gave, ``[B, T, K, 2 A]``; ``center`` of K A numbers."""
+        mean, logvar = Normal.split(full_precision(raw))
+        return ActionDist(Normal(), Normal.pack(center(mean.flatten(2)).unflatten(2, mean.shape[2:]), logvar))
 
     @abstractmethod
     def read(self, z: Latent) -> ActionDist:

@@ -94,12 +94,18 @@ class Factorizer(nn.Module):
     iteration each slot also looks at its own values in the frames up to now: that is what keeps it the same thing, in
     place of starting from the frame before, which would have to wait for it.
 
+    Before training, starts are small and weights of the recurrent cell are not, so that what changes from frame to
+    frame is a third of a slot's size, not a tenth: a model that cannot tell where things are settles on what patches
+    know by themselves. Keys tell what a patch shows rather than where it is, and compete sharply, so that the ground,
+    which is most of the picture, does not fill every slot.
+
     Args:
         dim: Width of patches and slots.
         num_factors: K, the number of learned starts.
         num_iterations: Rounds of competition.
         num_heads: Of the attention over time.
         max_frames: Longest clip.
+        sharpness: Factor on keys.
         temporal: False: frames by themselves (an ablation; slots may then change places from frame to frame).
     Example:
         >>> factorizer = Factorizer(8, num_factors=3, num_iterations=2, num_heads=2, max_frames=5)
@@ -111,9 +117,11 @@ class Factorizer(nn.Module):
     def __init__(self, dim: int, *, num_factors: int, num_iterations: int, num_heads: int, max_frames: int,
                  temporal: bool = True, sharpness: float = 3.0):
         super().__init__()
-        self.initial, self.sharpness = nn.Parameter(torch.randn(num_factors, dim)), sharpness
+        self.initial, self.sharpness = nn.Parameter(0.1 * torch.randn(num_factors, dim)), sharpness
         self.place_in_keys = nn.Parameter(torch.tensor(0.1))
         self.compete = SlotAttention(dim, hidden_dim=2 * dim, num_iterations=num_iterations)
+        for weight in (self.compete.cell.weight_ih, self.compete.cell.weight_hh):
+            nn.init.normal_(weight, std=dim**-0.5)
         self.past = OwnPast(dim, num_heads, max_frames) if temporal else None
 
     def forward(self, patches: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +175,7 @@ class InverseFactors(nn.Module):
         self.norm_reached, self.norm_left = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.compare = CrossAttention(dim, num_heads)
         self.join, self.norm_forward, self.feed_forward = nn.Linear(2 * dim, dim), nn.LayerNorm(dim), FeedForward(dim)
+        self.norm_out = nn.LayerNorm(dim)
 
     def forward(self, states: Tensor) -> Tensor:
         left = self.norm_left(self.blocks(states[:, :-1]))
@@ -174,7 +183,7 @@ class InverseFactors(nn.Module):
         by_factor = (rearrange(x, "b t k d -> b k t d") for x in (reached, left))
         seen = rearrange(self.compare(*by_factor, causal=True), "b k t d -> b t k d")
         x = self.join(torch.cat([reached + seen, left], -1))
-        return x + self.feed_forward(self.norm_forward(x))
+        return self.norm_out(x + self.feed_forward(self.norm_forward(x)))
 
 
 class ForwardBlock(nn.Module):
