@@ -88,6 +88,8 @@ def test_names():
         cloning().__class__ and create_agent("clonning", action=BOX, frame_shape=FRAME)
     with pytest.raises(ConfigError, match="unknown option 'chanels'.*channels"):
         create_agent("cloning", action=BOX, frame_shape=FRAME, chanels=[4])
+    with pytest.raises(ConfigError, match=r"env is an environment, got 'games/catch': env = worldkit.make_env"):
+        create_agent("cloning", env="games/catch")
     with pytest.raises(ConfigError, match="say what actions and frames are"):
         create_agent("cloning")
 

@@ -9,6 +9,7 @@ import pytest
 
 import worldkit as wk
 from worldkit.envs import get_env_backend_spec, register_env_backend, registry
+from worldkit.envs.observe import Observe
 from worldkit.envs.registry import backend_of
 from worldkit.envs.resize import resize
 from worldkit.errors import ConfigError, DuplicateComponentError, MissingExtraError, UnknownComponentError
@@ -204,3 +205,22 @@ def test_an_environment_without_render_modes(own):
         assert (env.reset(seed=0)[0]["pixels"] == 5).all()
     with pytest.raises(ConfigError, match="'worldkit-own-v0' does not take all of .*'colour': 5.*unexpected keyword"):
         wk.make_env(own, size=16, colour=5)
+
+
+class Both(Own):
+    """A picture and numbers in one dict."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"camera": Own.observation_space, "arm": gymnasium.spaces.Box(-1, 1, (3,), np.float32)})
+
+    def reset(self, *, seed=None, options=None):
+        picture, info = super().reset(seed=seed)
+        return {"camera": picture, "arm": np.full(3, 0.5, np.float32)}, info
+
+
+def test_the_picture_in_a_dict():
+    for size, side in ((12, 12), (None, 16)):
+        seen = Observe(Both(), size=size, observation="keys").reset(seed=0)[0]
+        assert seen["pixels"].shape == (side, side, 3) and (seen["pixels"] == 3).all()
+        assert seen.keys() == {"pixels", "arm"} and (seen["arm"] == 0.5).all()
+    assert Observe(Both()).observation_space["state"].shape == (3,)

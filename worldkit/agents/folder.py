@@ -52,7 +52,7 @@ def create_agent(
             and ``agent__OPTION``.
     Raises:
         UnknownComponentError: for an unknown name.
-        ConfigError: for unknown options, or if something is missing.
+        ConfigError: for unknown options, if something is missing, or ``env`` is none.
     Example:
         >>> agent = create_agent("cloning", action=ActionSpec(num_actions=3), frame_shape=(3, 16, 16), hidden_dim=8)
         >>> agent.config.hidden_dim
@@ -62,6 +62,9 @@ def create_agent(
     if env is not None:
         from .acting import frame_shape_of, name_of, observed_in
 
+        if not hasattr(env, "action_space"):
+            raise ConfigError(f"env is an environment, got {env!r}: env = worldkit.make_env('games/catch', size=32), "
+                              "then create_agent(name, env=env)")
         observed = observed_in(env)
         action = action or ActionSpec.of_space(env.action_space)
         frame_shape = frame_shape or (frame_shape_of(env) if model is None or model.config.obs.height else None)

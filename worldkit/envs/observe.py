@@ -39,8 +39,9 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
     """Gives an environment's pixels and its state, in plain spaces and of plain types.
 
     The picture is, in this order, what the environment draws at a size (``draw(height, width)``), its observation if
-    that is a picture (uint8 ``[H, W, 3]``), or what it renders. The state is its observation otherwise; of a dict, the
-    numbers in it, one behind the other, or each under its own key. Text (MiniGrid's mission) goes into ``info``.
+    that is a picture (uint8 ``[H, W, 3]``), what it renders, or the one picture in an observation that is a dict. The
+    state is its observation otherwise; of a dict, the numbers in it, one behind the other, or each under its own key.
+    Text (MiniGrid's mission) goes into ``info``.
 
     Args:
         env: Any Gymnasium environment; to be rendered it needs ``render_mode="rgb_array"``.
@@ -65,8 +66,11 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         self._rendered: np.ndarray | None = None
         self.metadata = {**env.metadata, "render_modes": ["rgb_array"]}
         self._seen = is_picture(self._space)
+        self._inside = None if self._drawn or env.render_mode == "rgb_array" else picture_inside(self._space)
+        if self._inside is not None:
+            self._space = spaces.Dict({name: part for name, part in self._space.items() if name != self._inside})
         self._blind = observation == "state" or size in (0, (0, 0), [0, 0])
-        if not self._blind and not (self._drawn or self._seen or env.render_mode == "rgb_array"):
+        if not self._blind and not (self._drawn or self._seen or self._inside or env.render_mode == "rgb_array"):
             raise ConfigError(
                 f"{env} gives no pixels: its observation is {self._space}, and its render mode is {env.render_mode!r}. "
                 "Make it with render_mode='rgb_array', or ask for no picture, size=0 (or observation='state'); "
@@ -97,6 +101,8 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
         """The size of its picture, as it is."""
         if self._seen:
             return self._space.shape[:2]
+        if self._inside is not None:
+            return self.env.observation_space[self._inside].shape[:2]
         if self._drawn:
             return self.env.get_wrapper_attr("draw_size")
         self.env.reset()
@@ -150,7 +156,7 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
     def _coloured(self, native: Any) -> np.ndarray:
         if self._drawn:
             return np.array(self.env.get_wrapper_attr("draw")(*self._size))
-        picture = native if self._seen else self.render()
+        picture = native if self._seen else self.render() if self._inside is None else native[self._inside]
         if getattr(picture, "dtype", None) != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise ConfigError(f"{self.env} rendered {type(picture).__name__}, not a picture (uint8 [H, W, 3])")
         return resize(picture, *self._size)
@@ -177,6 +183,12 @@ def is_picture(space: spaces.Space) -> bool:
         isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[-1] == 3
         and min(space.shape[:2]) > 8 and bool((space.high == 255).all())
     )
+
+
+def picture_inside(space: spaces.Space) -> str | None:
+    """The key of the picture in a dict, if there is just one."""
+    names = [name for name, part in space.items() if is_picture(part)] if isinstance(space, spaces.Dict) else []
+    return names[0] if len(names) == 1 else None
 
 
 def _numbers(space: spaces.Space) -> spaces.Space | None:
