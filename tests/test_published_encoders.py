@@ -148,6 +148,15 @@ def test_models_of_them(made):
         latent_action=None, objective="denoising"))
 
 
+def test_options_of_an_encoder_inside_are_named_as_they_are_written(tmp_path):
+    with pytest.raises(CheckpointError, match=r"encoder\.picture\.model: .*-o encoder\.picture\.model="):
+        build(small_config(encoder={"name": "adapted", "picture": {"name": "rae", "model": "/no/where"}},
+                           decoder="semantic", latent_action=None))
+    with pytest.raises(CheckpointError, match=r"no encoder\.jit\. .*: -o encoder\.picture\.model="):
+        build(small_config(encoder={"name": "adapted", "picture": {"name": "cosmos", "model": str(tmp_path)}},
+                           decoder="semantic", latent_action=None))
+
+
 def test_views(made):
     two = encoder("cosmos", made("cosmos")[0], ObsSpec(height=32, width=32, views=2))
     assert two(torch.rand(1, 2, 3, 3, 32, 32), sampler=MEANS).latent.features.shape == (1, 3, 32, 5)

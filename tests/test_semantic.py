@@ -13,6 +13,7 @@ from worldkit.config import WorldModelConfig
 from worldkit.distributions import MEANS, Sampler
 from worldkit.dynamics.causal_dit import CausalDiffusion, CausalDiTConfig
 from worldkit.errors import CheckpointError, ConfigError, IncompatibleComponentsError, ShapeError
+from worldkit.latents import Field, Latent, LatentSpec, TokenGroup
 from worldkit.nn.frame_noise import FlowNoise, StepNoise, shifted
 from worldkit.objectives.adapter import AdapterObjectiveConfig
 from worldkit.storage.hub import load_parts
@@ -202,6 +203,14 @@ def test_weights_of_another_encoder_are_refused():
         load_parts(other, one)
 
 
+def test_a_plan_has_gradients_through_the_sampler():
+    model, action = shake(build(semantic())), torch.zeros(1, 4, 3, requires_grad=True)
+    made = model.rollout(torch.rand(1, 2, 3, 32, 32), 2, conditions={"action": action}, decode=False,
+                         generator=torch.Generator().manual_seed(0)).latents
+    (grad,) = torch.autograd.grad(made.features.square().sum(), action)
+    assert grad[0, 1].abs().max() > 0 and grad[0, 2].abs().max() > 0 and not grad[0, 3].any()
+
+
 def test_without_actions_a_model_is_told_none():
     model, spec = dit(cond_dim=0)
     z = example_latent(spec, time=3)
@@ -253,6 +262,42 @@ def test_channels_may_be_brought_to_one_scale():
         errors = model.loss(far, EMPTY, Sampler(generator=torch.Generator().manual_seed(0)))["denoising"]
     assert abs(model._tokens(far).std() - 1) < 0.1 and errors.mean() < 10
     torch.testing.assert_close(model._latent(model._tokens(far)).features, far.features)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["flow", "ddpm"])
+def test_it_learns_that_actions_move_things(noise):
+    """Measured: 10 CPU seconds; squared errors 0.11 (flow) and 0.21 (ddpm) where standing still has 1.1."""
+    torch.manual_seed(0)
+    group = TokenGroup("patches", 4, (Field("features", 2),))
+    spec = LatentSpec((group,), grid=(2, 2), kind="patches")
+
+    def world(clips):
+        action = torch.randn(clips, 3, 2)
+        place = torch.cat([torch.zeros(clips, 1, 2), action.cumsum(1)], 1) + torch.randn(clips, 1, 2)
+        values = {("patches", "features"): place[:, :, None].expand(-1, -1, 4, -1).contiguous()}
+        return Latent.build(spec, values), action
+
+    config = CausalDiTConfig(dim=32, num_layers=2, num_heads=2, head_dim=32, cond_dim=2, noise=noise, steps=8,
+                             standardize=True, action_dropout=0.0)
+    model = CausalDiffusion(config, spec=spec, anchors={}, window=3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(400):
+        z, action = world(64)
+        loss = model.train().loss(z, Condition(frame=action), Sampler())["denoising"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    (z, action), errors = world(64), []
+    for last in (action[:, 2:], action[:, 2:].roll(1, 0)):
+        carry = model.start(z[:, :3], Condition(frame=action[:, :2]))
+        sampler = Sampler(generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            made = model.predict(carry, Condition(frame=last), sampler, mean=False)
+        errors.append((made.features - z.features[:, 3:]).square().mean().item())
+    still = (z.features[:, 2:3] - z.features[:, 3:]).square().mean().item()
+    assert errors[0] < 0.4 * still < still < errors[1]
 
 
 def test_registered():

@@ -8,6 +8,7 @@ Source: semantic-wm (arXiv:2605.06388), written from a description of the facts.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from .. import registry as registries
 from ..config import Choice, ComponentConfig, ObsSpec
 from ..distributions import Delta, Sampler, full_precision
-from ..errors import ConfigError
+from ..errors import ConfigError, WorldkitError
 from ..latents import Field as LatentField
 from ..latents import LatentDist, LatentSpec, TokenGroup
 from ..nn.adapters import Adapter, AdapterConfig, Narrowed, adapter_terms
@@ -67,7 +68,11 @@ class AdaptedEncoder(Encoder):
 
     def __init__(self, config: AdaptedConfig, *, obs: ObsSpec):
         super().__init__(config, obs=obs)
-        self.picture = registries.encoders.get(config.picture.name)(config.picture, obs=obs)
+        try:
+            self.picture = registries.encoders.get(config.picture.name)(config.picture, obs=obs)
+        except WorldkitError as error:  # its options are written behind encoder.picture here
+            options = "|".join(type(config.picture).model_fields)
+            raise type(error)(re.sub(rf"\bencoder\.(?=({options})\b)", "encoder.picture.", str(error))) from error
         spec = self.picture.spec
         if spec.kind != "patches" or len(spec.groups) > 1 or "continuous" not in spec.properties:
             raise ConfigError(f"encoder 'adapted' makes patches of numbers narrow, and encoder.picture "
