@@ -1,10 +1,16 @@
-"""Two processes on one CPU: the same step as one process, and an exact resume after SIGKILL."""
+"""Two processes on one CPU: the same step as one process, and an exact resume after SIGKILL.
+
+A fresh process spends half of its five or six CPU seconds on imports, torchrun comes on top. Where a test is about
+steps and not about how processes start or get signals, they are forked from one that has imported everything.
+"""
 
 import contextlib
 import json
 import os
 import random
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,14 +41,86 @@ def environment(folder):
     return os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
 
 
-def train(folder, processes, steps, *options):
+FORKS = """
+import json, os, runpy, signal, sys
+import accelerate, psutil, torch, torch._dynamo, torch.distributed.fsdp
+import worldkit.cli.commands.train, worldkit.metrics, worldkit.training.trainer
+from worldkit.compat import import_piqa
+
+import_piqa(), worldkit.list_models()
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "wait" in asked:
+        print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
+        continue
+    pid = os.fork()
+    if pid:
+        print(pid, flush=True)
+        continue
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 1)
+    os.dup2(1, 2)
+    os.environ.update(asked["environment"])
+    sys.argv = ["worldkit", *asked["words"]]
+    runpy.run_module("worldkit", run_name="__main__", alter_sys=True)
+"""
+
+
+class Forks:
+    """Does ``python -m worldkit`` without the imports; several at once as torchrun would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.parent = subprocess.Popen([sys.executable, "-c", FORKS], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **what):
+        self.parent.stdin.write(json.dumps(what) + "\n")
+        self.parent.stdin.flush()
+        return int(self.parent.stdout.readline())
+
+    def start(self, words, processes, environment):
+        """Process ids."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        pids = []
+        for rank in map(str, range(processes)):
+            own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
+            pids.append(self.ask(words=words, environment=environment | own, output=str(self.folder / f"said-{rank}")))
+        return pids
+
+    def run(self, words, processes, environment):
+        codes = [self.ask(wait=pid) for pid in self.start(words, processes, environment)]
+        said = "".join((self.folder / f"said-{rank}").read_text()[-3000:] for rank in range(processes))
+        assert codes == [0] * processes, said
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.parent.communicate()
+
+
+def train_afresh(folder, processes, steps, *options):
     words = command(folder, processes, steps, *options)
     done = subprocess.run(words, env=environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
-def kill(folder, processes, steps, *options, when, orphans=False):
+@pytest.fixture(scope="module")
+def train(forks):
+    def run(folder, processes, steps, *options):
+        forks.run(command(folder, 1, steps, *options)[3:], processes, {"WORLDKIT_CACHE": str(folder.parent / "cache")})
+        return folder
+
+    return run
+
+
+def kill_afresh(folder, processes, steps, *options, when, orphans=False):
     """Start a run and SIGKILL all its processes as soon as ``when()`` is true; whether it was still running.
 
     ``orphans``: kill the first process only, torchrun itself.
@@ -74,13 +152,13 @@ def losses(folder, term="loss"):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def one(tmp_path_factory, train):
     return train(tmp_path_factory.mktemp("runs") / "one", 1, 4, "train.batch_size=4")
 
 
 @pytest.fixture(scope="module")
 def two(one):
-    return train(one.parent / "two", 2, 4, "train.batch_size=2")
+    return train_afresh(one.parent / "two", 2, 4, "train.batch_size=2")
 
 
 def test_two_processes_take_the_steps_of_one(one, two):
@@ -92,7 +170,7 @@ def test_two_processes_take_the_steps_of_one(one, two):
     assert len(state["rng"]) == 2 and state["progress"]["clips_per_step"] == 4
 
 
-def test_two_processes_share_the_statistics_of_diffusion(one):
+def test_two_processes_share_the_statistics_of_diffusion(one, train):
     options = ("dynamics=diffusion", "train.save_every=1")
     alone = train(one.parent / "diffusion-one", 1, 2, "train.batch_size=4", *options)
     pair = train(one.parent / "diffusion-two", 2, 2, "train.batch_size=2", *options)
@@ -103,7 +181,7 @@ def test_two_processes_share_the_statistics_of_diffusion(one):
         torch.testing.assert_close(weights(pair, 1)[name], weights(alone, 1)[name], rtol=1e-4, atol=1e-6)
 
 
-def test_accumulated_batches_take_the_steps_of_whole_ones(one):
+def test_accumulated_batches_take_the_steps_of_whole_ones(one, train):
     parts = train(one.parent / "parts", 1, 2, "train.batch_size=2", "train.gradient_accumulation=2")
     assert losses(parts) == pytest.approx(losses(one)[:2], rel=2e-4)
 
@@ -116,30 +194,35 @@ def same_state(a, b, step):
 
 
 @pytest.mark.parametrize("last_step", [1, 2, 3])  # a checkpoint is written after every second step
-def test_killed_after_any_step_a_run_ends_the_same(one, last_step):
+def test_killed_after_any_step_a_run_ends_the_same(one, last_step, forks, train):
     folder, batch = one.parent / f"killed-{last_step}", "train.batch_size=4"
-    log = folder / "log.jsonl"
-    assert kill(folder, 1, 4, batch, when=lambda: log.exists() and len(log.read_text().splitlines()) >= last_step)
+    log, deadline = folder / "log.jsonl", time.monotonic() + 240
+    (pid,) = forks.start(command(folder, 1, 4, batch)[3:], 1, {"WORLDKIT_CACHE": str(folder.parent / "cache")})
+    while not log.exists() or len(log.read_text().splitlines()) < last_step:
+        assert time.monotonic() < deadline and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    assert forks.ask(wait=pid) == -signal.SIGKILL  # it was still running
     assert same_state(train(folder, 1, 4, batch), one, 4)
 
 
-def test_killed_processes_go_on_to_the_same_weights(two):
+def test_killed_processes_go_on_to_the_same_weights(two, train):
     folder, batch = two.parent / "killed", "train.batch_size=2"
     checkpoint = folder / "checkpoints/step-00000002/state.pt"
-    assert kill(folder, 2, 4, batch, when=checkpoint.exists)
+    assert kill_afresh(folder, 2, 4, batch, when=checkpoint.exists)
     assert same_state(train(folder, 2, 4, batch), two, 4)
 
 
-def test_workers_that_outlive_torchrun_keep_others_out(two):
+def test_workers_that_outlive_torchrun_keep_others_out(two, train):
     """kill -9 of torchrun alone: a new run refuses the folder and names who to end; then it goes on."""
     pytest.importorskip("fcntl")
     folder, batch = two.parent / "orphans", "train.batch_size=2"
     checkpoint = folder / "checkpoints/step-00000002"
-    assert kill(folder, 2, 4000, batch, when=checkpoint.exists, orphans=True)
+    assert kill_afresh(folder, 2, 4000, batch, when=checkpoint.exists, orphans=True)
     worker = psutil.Process(int((folder / ".lock").read_text().split()[1]))
     try:
-        done = subprocess.run(command(folder, 2, 4, batch), env=environment(folder), capture_output=True, text=True)
-        assert done.returncode and f"another worldkit train (process {worker.pid} on " in done.stderr
+        with pytest.raises(AssertionError, match=rf"another worldkit train \(process {worker.pid} on "):
+            train(folder, 2, 4, batch)
         assert worker.is_running()
     finally:
         worker.kill()
@@ -155,20 +238,20 @@ def test_killed_again_and_again_at_random_moments(processes, tmp_path):
     """While importing, reading data, stepping, evaluating, writing a checkpoint or the log: whatever the clock hits."""
     options = (f"train.batch_size={4 // processes}", "train.save_every=3", "train.eval_every=7")
     started, folder = time.monotonic(), tmp_path / "killed"
-    whole = train(tmp_path / "whole", processes, 40, *options)
+    whole = train_afresh(tmp_path / "whole", processes, 40, *options)
     longest, chance, kills = time.monotonic() - started, random.Random(0), 0
     for _ in range(8):
         end = time.monotonic() + chance.uniform(0.2, 0.9) * longest
-        if kill(folder, processes, 40, *options, when=lambda end=end: time.monotonic() >= end):
+        if kill_afresh(folder, processes, 40, *options, when=lambda end=end: time.monotonic() >= end):
             kills += 1
         else:  # it was through before
             assert same_state(folder, whole, 40)
             shutil.rmtree(folder)
     assert kills >= 3
-    assert same_state(train(folder, processes, 40, *options), whole, 40)
+    assert same_state(train_afresh(folder, processes, 40, *options), whole, 40)
 
 
-def test_sharded_weights_take_the_same_steps(two):
+def test_sharded_weights_take_the_same_steps(two, train):
     sharded = train(two.parent / "sharded", 2, 2, "train.batch_size=2", "train.strategy=fsdp")
     assert losses(sharded) == pytest.approx(losses(two)[:2], rel=2e-4)
     whole = weights(two, 2)
@@ -177,7 +260,7 @@ def test_sharded_weights_take_the_same_steps(two):
     assert losses(sharded) == pytest.approx(losses(two), rel=2e-3)
 
 
-def test_sharded_weights_compute_in_the_asked_precision(two):
+def test_sharded_weights_compute_in_the_asked_precision(two, train):
     half = train(two.parent / "bf16", 2, 1, "train.batch_size=2", "train.strategy=fsdp", "train.precision=bf16")
     assert losses(half) == pytest.approx(losses(two)[:1], rel=0.02)
     # bf16 shows in the KL (3e-3; float32 agrees to 1e-6); the loss of an untrained model hardly moves
@@ -185,7 +268,7 @@ def test_sharded_weights_compute_in_the_asked_precision(two):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_writes_a_checkpoint_and_leaves(one, processes):
+def test_sigterm_writes_a_checkpoint_and_leaves(one, processes, train):
     """Sent twice to every process: torchrun, trainers, workers of data loaders."""
     folder = one.parent / f"stopped-{processes}"
     options = (f"train.batch_size={4 // processes}", "train.save_every=0", "train.num_workers=1")
