@@ -178,3 +178,17 @@ def test_latents_of_slots_are_latents():
     assert isinstance(slots, Latent) and slots.spec == dynamics.factor_spec
     shares = dynamics.shares(example_latent(spec).map(torch.Tensor.double))
     torch.testing.assert_close(shares.sum(2), torch.ones_like(shares[:, :, 0]))
+
+
+@pytest.mark.parametrize("kind, count", [("factored", 4), ("single", 1)])
+def test_centered_actions_differ_between_transitions_from_the_start(kind, count):
+    spec = example_spec(kind="slots")
+    actions = made(kind, spec, registry=all_actions, center="batch").train()
+    z = example_latent(spec, batch=8, time=5).map(torch.Tensor.double)
+    mean, logvar = Normal.split(actions(z, Condition())[0].params)
+    assert mean.shape == (8, 4, count, 3)
+    torch.testing.assert_close(mean.mean((0, 1)), torch.zeros(count, 3).double(), atol=1e-6, rtol=0)
+    assert (mean.std((0, 1), correction=0) - 1).abs().max() < 0.01
+    assert logvar.mul(0.5).exp().max() < 0.5  # and there is little noise
+    one = actions.eval()(z[:1], Condition())[0].params  # afterwards a clip says the same whatever is beside it
+    torch.testing.assert_close(one, actions(z, Condition())[0].params[:1])
