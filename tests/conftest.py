@@ -16,7 +16,6 @@ import worldkit as wk
 from worldkit.data import ArraySource, ClipDataset, generate_balls
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start; there are two workers already
-gc.disable()  # until all tests are collected: a third of that time went into looking for garbage
 
 TINY = dict(
     encoder={
@@ -36,11 +35,19 @@ TINY = dict(
 )
 
 
-def pytest_collection_finish():
-    """Thousands of collected tests and modules live to the end: no later search for garbage walks through them."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Thousands of collected tests and modules live to the end: no search for garbage walks through them.
+
+    While they are collected, a third of the time would go into that.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
