@@ -53,7 +53,7 @@ def imagined(model: ComposedWorldModel, entries: Mapping[str, Tensor], condition
     for t in range(len(real)):
         picture = canvas(_TITLE + height + _CHART, 2 * width + _GAP)
         picture[:, :_TITLE, :width] = text_block("what happened", _TITLE, width, size=13)
-        what = "reconstructed" if t < context else f"imagined, {t - context + 1} steps ahead"
+        what = "reconstructed" if t < context else f"imagined, +{t - context + 1}"
         picture[:, :_TITLE, -width:] = text_block(what, _TITLE, width, size=13)
         picture[:, _TITLE : _TITLE + height, :width] = real[t]
         picture[:, _TITLE : _TITLE + height, -width:] = dreamt[t]
@@ -84,8 +84,8 @@ def _chart(real: Tensor, guess: Tensor | None, now: int, context: int, height: i
         if guess is not None and 0 <= k < len(guess):
             row = line(float(guess[k]))
             _fill(picture, max(0, row - 2), row + 2, left, right, IMAGINED)
-    picture[:, :16] = text_block(f"reward: red what was given, green what was imagined ({low:.3g} to {high:.3g})", 16,
-                                 width, size=11, align="left")
+    picture[:, :16] = text_block(f"reward: given red, imagined green ({low:.3g} to {high:.3g})", 16, width, size=11,
+                                 align="left")
     return picture
 
 
