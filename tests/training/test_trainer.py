@@ -29,7 +29,7 @@ def without_time(log):
 
 
 def test_training_lowers_the_loss(tiny_model, balls, tmp_path):
-    log = [line for line in run(tiny_model(), balls, tmp_path, steps=30, lr=3e-3).log if "loss" in line]
+    log = [line for line in run(tiny_model(), balls, tmp_path, steps=30, lr=3e-3, save_every=30).log if "loss" in line]
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
 
 
@@ -37,11 +37,11 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tiny_model, balls, tmp_path):
     """Across an epoch border, with noise: weights and log are bit-identical to a run that never stopped."""
     steps = len(balls(4)) // 4 + 3
     whole, parts = tiny_model(), tiny_model()
-    expected = run(whole, balls, tmp_path / "whole", steps=steps)
-    run(parts, balls, tmp_path / "parts", steps=steps - 5)
+    expected = run(whole, balls, tmp_path / "whole", steps=steps, save_every=6)
+    run(parts, balls, tmp_path / "parts", steps=steps - 5, save_every=6)
     torch.manual_seed(12345)
     fresh = tiny_model(seed=99)
-    result = run(fresh, balls, tmp_path / "parts", steps=steps)
+    result = run(fresh, balls, tmp_path / "parts", steps=steps, save_every=6)
     assert result.step == steps
     assert same_weights(whole, fresh)
     # the stopped run evaluated once more, at its end
