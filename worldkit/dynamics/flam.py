@@ -45,6 +45,8 @@ class FLAMConfig(ComponentConfig):
         num_layers: Blocks of the forward dynamics.
         aggregator_layers: Of the aggregator.
         num_heads: Of all attention but that of the slots.
+        sharpness: How hard slots compete, a factor on keys. With more, slots come apart sooner, and may be stuck with
+            what they have: shares that are 0 or 1 let no gradient through.
         temporal: Slots look at their own past; False: an ablation, see `worldkit.nn.factors.Factorizer`.
     """
 
@@ -55,6 +57,7 @@ class FLAMConfig(ComponentConfig):
     num_layers: int = Field(default=4, gt=0)
     aggregator_layers: int = Field(default=2, gt=0)
     num_heads: int = Field(default=4, gt=0)
+    sharpness: float = Field(default=3.0, gt=0)
     temporal: bool = True
 
 
@@ -88,7 +91,8 @@ class FLAM(Dynamics):
         assert spec.grid is not None  # it requires one
         self.places = Places(dim, grid=spec.grid, views=spec.views)
         self.factorizer = Factorizer(dim, num_factors=config.num_factors, num_iterations=config.num_iterations,
-                                     num_heads=heads, max_frames=window + 1, temporal=config.temporal)
+                                     num_heads=heads, max_frames=window + 1, temporal=config.temporal,
+                                     sharpness=config.sharpness)
         self.forward_factors = ForwardFactors(dim, num_layers=config.num_layers, num_heads=heads, max_frames=window)
         self.aggregator = Aggregator(dim, num_layers=config.aggregator_layers, num_heads=heads)
         keep_signal(self)
