@@ -106,7 +106,8 @@ class Loop:
         left, self.latent_action, self.cond, self._noted = self.latent, latent_action, cond, False
         if self.before is not None:
             self.before = type(left).cat([self.before, left])[:, -self._history :]
-        self.latent = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
+        predicted = dynamics.predict(self._state, cond, self.sampler, mean=module is not None)
+        self.latent = self._model.encoder.settle(predicted)
         if self._heads:
             features = dynamics.step_features(self._state, left, self.latent, cond)
             self.predictions = {name: head.sample(features, self.sampler, name) if self._drawn else head(features)

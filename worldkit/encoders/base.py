@@ -113,6 +113,10 @@ class Encoder(Component, ABC):
         """
         return z
 
+    def settle(self, z: Latent) -> Latent:
+        """A predicted latent as it is fed back into a prediction: unchanged, unless latents lie on levels."""
+        return z
+
     def static_prior(self, encoding: Encoding) -> LatentDist | None:
         """Constant prior for frames that no dynamics predicts; None if the latent has none."""
         return None

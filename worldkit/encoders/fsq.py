@@ -115,6 +115,12 @@ class FSQEncoder(Encoder):
             latent = Latent.build(self.spec, {key: self.quantizer.codes(values.detach())[..., None]})
         return Encoding(posterior, latent, FSQFound(vectors), drawn=drawn)
 
+    def settle(self, z: Latent) -> Latent:
+        """Predicted vectors on their nearest levels: else errors add up from frame to frame. Gradients pass."""
+        if z.spec != self.spec or self.config.gives == "codes":
+            return z
+        return z.map(lambda x: x + (self.quantizer.nearest(x) - x).detach())
+
     def look_up(self, z: Latent) -> Latent:
         if z.spec == self.drawn_as:
             return z
