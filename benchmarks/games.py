@@ -2,9 +2,9 @@
 
     python benchmarks/games.py RUN [RUN ...] --out games
 
-Every RUN is a run folder of ``worldkit train-agent`` (its best agent counts) or of ``worldkit train``; runs of one
-preset are one row, each with another seed. All are scored on the same held-out play, half at random and half by the
-game's scripted player: a model sees 4 frames and the actions, and predicts 10.
+Every RUN is a run folder of ``worldkit train-agent`` (its newest world and its best agent count) or of ``worldkit
+train``; runs of one preset are one row, each with another seed. All are scored on the same held-out play, half at
+random and half by the game's scripted player: a model sees 4 frames and the actions, and predicts 10.
 
 - *10 frames*: squared error of the mean of 8 dreams, which is what it expects where chance decides, beside copying the
   newest frame and the mean frame of this play. *Before the next ball*: of one dream, on the frames before the first
@@ -39,11 +39,13 @@ import torch
 from torch import Tensor
 
 import worldkit as wk
+from worldkit.agents import load_agent
 from worldkit.collecting import make_policy, play_episode
 from worldkit.control import ControlProtocol, evaluate_control
 from worldkit.metrics import confidence_interval
 from worldkit.metrics.report import Interval
 from worldkit.online.acting import load_acting
+from worldkit.online.checkpoint import newest_checkpoint
 from worldkit.progress import track
 from worldkit.storage.folders import read_json
 from worldkit.storage.hub import load_folder, locate
@@ -199,7 +201,8 @@ def load(run: Path) -> tuple[wk.WorldModel, dict[str, Any], bool]:
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     cpu = [line["cpu"] for line in lines if "cpu" in line]
     acts = "agent" in record
-    model = load_acting(run).agent.model if acts else load_folder(locate(str(run)))
+    newest = newest_checkpoint(run) if acts else None
+    model = load_folder(locate(str(run))) if newest is None else load_agent(newest / "agent").model
     facts = {"preset": record.get("facts", {}).get("preset", run.name), "seed": record.get("train", {}).get("seed"),
              "command": record.get("command"), "cpu minutes": round(cpu[-1] / 60, 1) if cpu else None,
              "updates": next((line["updates"] for line in reversed(lines) if "updates" in line), None),
