@@ -204,3 +204,18 @@ def test_what_does_not_fit_is_said():
         agent.learner(TrainConfig()).learn(played(), np.random.default_rng(0), seeded())
     with pytest.raises(ConfigError, match="weights are not negative"):
         SegmentsConfig.parse({"weights": [-1.0, 2.0]})
+
+
+def test_lasting_dreams_from_one_frame_go_on():
+    agent = create_agent("diamond-mini", agent__horizon=2, agent__waits={}, agent__segments__behavior__count=2)
+    agent.model.eval()
+
+    def starts(count):
+        frame = torch.linspace(0, 1, 3 * 32 * 32).view(1, 1, 3, 32, 32).expand(count, -1, -1, -1, -1)
+        return Batch(frame, {"action": torch.zeros(count, 1, dtype=torch.int64)})
+
+    first, second = (LastingDreams(agent.model, agent.network, context=1, length=9) for _ in range(2))
+    first.live(2, starts, 2, seeded())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    lived = [dreams.live(2, starts, 2, seeded(1)) for dreams in (first, second)]
+    assert torch.equal(lived[0].logits, lived[1].logits) and torch.equal(lived[0].reward, lived[1].reward)

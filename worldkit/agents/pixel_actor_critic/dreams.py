@@ -150,7 +150,7 @@ class LastingDreams:
             sampler: Source of randomness.
         """
         if self._kept is not None:
-            self._go_on(sampler)
+            self._go_on()
         if self._dream is None:
             self.begin(starts(count), sampler)
         assert self._dream is not None and self._memory is not None and self.age is not None
@@ -208,15 +208,16 @@ class LastingDreams:
         """Go on from there."""
         self._kept = dict(state) or None
 
-    def _go_on(self, sampler: Sampler) -> None:
+    def _go_on(self) -> None:
         assert self._kept is not None
         kept, self._kept = self._kept, None
         device = next(self.network.parameters()).device
         count = len(kept["age"])
         blank = torch.zeros(count, self.context, *self.network.frame_shape, device=device)
         nothing = torch.zeros(count, self.context, dtype=torch.int64, device=device)
-        self.begin(Batch(blank, {"action": nothing}), sampler)
+        self.begin(Batch(blank, {"action": nothing}), Sampler(generator=torch.Generator(device).manual_seed(0)))
         assert self._dream is not None
+        self._dream.step({"action": nothing[:, -1:]})  # a state of a dream that goes on has parts that a new one lacks
         held = with_tensors(self._dream.settled(), [x.to(device) for x in kept["held"]])
         self._dream.resume(*held)
         self._memory, self.age = tuple(x.to(device) for x in kept["memory"]), kept["age"].to(device)
