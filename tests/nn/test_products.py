@@ -1,8 +1,11 @@
 """Large products through oneDNN are the products that PyTorch's own kernels give."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from worldkit.nn import products
 
@@ -51,6 +54,40 @@ def test_parts_of_weights(cut):
     """oneDNN takes minutes for rows of a wider matrix, so they are made dense."""
     weight, x = cut(torch.randn(12, 12)), torch.randn(3, 14)[:, ::2]
     agree([products.linear(x, weight)], [x.double() @ weight.double().t()])
+
+
+def test_layers():
+    torch.manual_seed(0)
+    layer = products.Linear(7, 4)
+    torch.manual_seed(0)
+    usual = nn.Linear(7, 4)
+    assert usual.state_dict().keys() == layer.state_dict().keys() and torch.equal(layer.weight, usual.weight)
+    x, twice = torch.randn(2, 3, 7), usual.double()
+    agree(graph(layer, x), graph(twice, x.double()))
+    assert torch.equal(copy.deepcopy(layer).double()(x.double()), twice(x.double()))
+    assert layer.to("meta")(x.to("meta")).shape == (2, 3, 4)
+
+
+def test_second_derivatives_and_transforms():
+    """They are as those of the usual product, though nothing here takes them."""
+    x, weight = torch.randn(5, 7), torch.randn(4, 7)
+
+    def slope(product, x, weight):
+        (first,) = torch.autograd.grad(product(x, weight).sin().sum(), x, create_graph=True)
+        return first
+
+    agree(graph(lambda x, w: slope(products.linear, x, w), x, weight),
+          graph(lambda x, w: slope(F.linear, x, w), x.double(), weight.double()))
+    each = torch.func.vmap(lambda x: products.linear(x, weight))(torch.stack([x, -x]))
+    agree([each], [torch.stack([x, -x]).double() @ weight.double().t()])
+
+
+def test_wrong_widths_and_any_batch():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        products.linear(torch.randn(5, 6), torch.randn(4, 7))
+    exported = torch.export.export(products.Linear(7, 4), (torch.randn(5, 7),),
+                                   dynamic_shapes={"x": {0: torch.export.Dim("rows", min=2, max=2**24)}})
+    assert exported.module()(torch.randn(9, 7)).shape == (9, 4)
 
 
 def test_rows_keep_apart():

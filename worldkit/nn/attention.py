@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from .checkpoint import Checkpointed
 from .dropout import Dropout, dropout
+from .products import Linear
 
 
 class RMSNorm(nn.Module):
@@ -80,8 +81,8 @@ class Attention(Checkpointed):
             raise ValueError(f"dim {dim} must be divisible by num_heads {num_heads}")
         self.num_heads, self.dropout = num_heads, dropout
         head_dim = head_dim or dim // num_heads
-        self.qkv = nn.Linear(dim, 3 * num_heads * head_dim, bias=False)
-        self.proj = nn.Linear(num_heads * head_dim, dim, bias=False)
+        self.qkv = Linear(dim, 3 * num_heads * head_dim, bias=False)
+        self.proj = Linear(num_heads * head_dim, dim, bias=False)
         self.query_norm, self.key_norm = (RMSNorm(head_dim) if qk_norm else None for _ in range(2))
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +130,7 @@ class FeedForward(Checkpointed, nn.Sequential):
     when = frozenset({"cnn"})
 
     def __init__(self, dim: int, dropout: float = 0.0):
-        super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), Dropout(dropout))
+        super().__init__(Linear(dim, 4 * dim), nn.GELU(), Linear(4 * dim, dim), Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         first, *_ = self  # unpacked, since looking a layer up by its number costs as much as a small operation

@@ -25,6 +25,7 @@ from ..distributions import full_precision
 from ..errors import ConfigError
 from .memory import Memory
 from .positions import Rotation, axis_rotation, pixel_places, pixel_rates, view_widths, views_by_mistake
+from .products import Linear
 from .vit import frames_mask
 
 Temporal = Literal["factored", "joint"]
@@ -36,7 +37,7 @@ class LevelTokens(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(Linear(2 * FREQUENCIES, dim), nn.SiLU(), Linear(dim, dim))
 
     @staticmethod
     def waves(level: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class _Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.qkv, self.proj = Linear(dim, 3 * dim, bias=False), Linear(dim, dim)
 
     def heads(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values ``[M, heads, L, d]``."""
@@ -75,7 +76,7 @@ class _SwiGLU(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         hidden = int(8 * dim / 3)
-        self.inputs, self.outputs = nn.Linear(dim, 2 * hidden), nn.Linear(hidden, dim)
+        self.inputs, self.outputs = Linear(dim, 2 * hidden), Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.inputs(x).chunk(2, -1)
@@ -91,7 +92,7 @@ class _Block(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.modulation = nn.Linear(dim, 6 * dim)
+        self.modulation = Linear(dim, 6 * dim)
         self.attention, self.feed_forward = _Attention(dim, num_heads), _SwiGLU(dim)
 
     def parts(self, frames: Tensor) -> tuple[Tensor, ...]:
@@ -136,7 +137,7 @@ class _Head(nn.Module):
 
     def __init__(self, dim: int, outputs: int):
         super().__init__()
-        self.modulation, self.linear = nn.Linear(dim, 2 * dim), nn.Linear(dim, outputs)
+        self.modulation, self.linear = Linear(dim, 2 * dim), Linear(dim, outputs)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         shift, scale = self.modulation(F.silu(told)).chunk(2, -1)
@@ -180,13 +181,13 @@ class CausalDiT(nn.Module):
         self.rows, self.columns = grid[0] // patch_size, grid[1] // patch_size
         self.patches = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
         self.levels = LevelTokens(dim)
-        self.actions = nn.Linear(action_dim, dim) if action_dim else None
+        self.actions = Linear(action_dim, dim) if action_dim else None
         self.null = nn.Parameter(0.02 * torch.randn(dim)) if action_dim and learned_null else None
         self.spatial = nn.ModuleList(SpatialBlock(dim, num_heads) for _ in range(num_layers))
         self.temporal_blocks = nn.ModuleList(
             TemporalBlock(dim, num_heads, joint=temporal == "joint") for _ in range(num_layers))
         outputs = patch_size**2 * channels
-        self.projector = None if head_dim is None else nn.Linear(dim, head_dim)
+        self.projector = None if head_dim is None else Linear(dim, head_dim)
         self.head = _Head(head_dim or dim, outputs)
         self._draw_weights()
 

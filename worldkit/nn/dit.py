@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import RMSNorm
+from .products import Linear
 from .transformer import SpatialBlock, join_tokens
 
 
@@ -23,7 +24,7 @@ class LevelEmbedding(nn.Module):
         super().__init__()
         rates = 1000 * torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies)
         self.register_buffer("rates", rates, persistent=False)
-        self.project = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.project = nn.Sequential(Linear(2 * frequencies, dim), nn.SiLU(), Linear(dim, dim))
 
     def forward(self, level: Tensor) -> Tensor:
         angles = level[..., None] * self.rates
@@ -41,13 +42,13 @@ class DiT(nn.Module):
 
     def __init__(self, *, width: int, dim: int, num_layers: int, num_heads: int, num_tokens: int, dropout: float):
         super().__init__()
-        self.embed = nn.Linear(width, dim)
+        self.embed = Linear(width, dim)
         self.token_embedding = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
         self.level_embedding = LevelEmbedding(dim)
         self.blocks = nn.ModuleList(SpatialBlock(dim, num_heads, dropout) for _ in range(num_layers))
         self.norm_out = RMSNorm(dim)
-        self.modulation_out = nn.Linear(dim, 2 * dim)
-        self.head = nn.Linear(dim, width)
+        self.modulation_out = Linear(dim, 2 * dim)
+        self.head = Linear(dim, width)
         for layer in (self.modulation_out, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .checkpoint import Checkpointed
+from .products import Linear
 
 FREQUENCIES = 256
 """Numbers that stand for a step before the network learns what to make of them."""
@@ -50,7 +51,7 @@ class StepEmbedding(nn.Module):
         super().__init__()
         half = FREQUENCIES // 2
         self.register_buffer("rates", torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.layers = nn.Sequential(Linear(FREQUENCIES, dim), nn.SiLU(), Linear(dim, dim))
         for layer in (self.layers[0], self.layers[2]):
             nn.init.normal_(layer.weight, std=0.02)
 
@@ -72,10 +73,10 @@ class DiTBlock(Checkpointed):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv, self.proj = Linear(dim, 3 * dim), Linear(dim, dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, mlp_ratio * dim), nn.GELU(approximate="tanh"), nn.Linear(mlp_ratio * dim, dim))
-        self.modulation = nn.Linear(dim, 6 * dim)
+            Linear(dim, mlp_ratio * dim), nn.GELU(approximate="tanh"), Linear(mlp_ratio * dim, dim))
+        self.modulation = Linear(dim, 6 * dim)
         for layer in (self.qkv, self.proj, self.feed_forward[0], self.feed_forward[2]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -117,7 +118,7 @@ class ImageDiT(nn.Module):
         super().__init__()
         self.patch_size, self.rows, self.columns = patch_size, height // patch_size, width // patch_size
         self.num_classes = num_classes
-        self.embed = nn.Linear(channels * patch_size**2, dim)
+        self.embed = Linear(channels * patch_size**2, dim)
         nn.init.xavier_uniform_(self.embed.weight)
         nn.init.zeros_(self.embed.bias)
         self.register_buffer("positions", sincos_2d(self.rows, self.columns, dim), persistent=False)
@@ -127,7 +128,7 @@ class ImageDiT(nn.Module):
             self.classes = nn.Embedding(num_classes + null_class, dim)
             nn.init.normal_(self.classes.weight, std=0.02)
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads) for _ in range(num_layers))
-        self.modulation_out, self.out = nn.Linear(dim, 2 * dim), nn.Linear(dim, outputs * patch_size**2)
+        self.modulation_out, self.out = Linear(dim, 2 * dim), Linear(dim, outputs * patch_size**2)
         for layer in (self.modulation_out, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

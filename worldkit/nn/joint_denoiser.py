@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .joint_transformer import JointTransformer
+from .products import Linear
 
 
 class StepEmbedding(nn.Module):
@@ -25,7 +26,7 @@ class StepEmbedding(nn.Module):
         half = dim // 2
         rates = torch.exp(-math.log(10_000) / max(1, half - 1) * torch.arange(half))
         self.register_buffer("rates", rates, persistent=False)
-        self.project = nn.Sequential(nn.Linear(2 * half, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.project = nn.Sequential(Linear(2 * half, 4 * dim), nn.GELU(), Linear(4 * dim, dim))
 
     def waves(self, number: Tensor) -> Tensor:
         """Sines and cosines of many wavelengths, ``[..., D]``."""
@@ -56,12 +57,12 @@ class JointDenoiser(nn.Module):
     ):
         super().__init__()
         self.step = StepEmbedding(dim)
-        self.embed = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.embed = nn.Sequential(Linear(width, dim), nn.GELU(), Linear(dim, dim))
         self.transformer = JointTransformer(
             dim=dim, num_layers=num_layers, num_heads=num_heads, max_frames=max_frames, num_tokens=num_tokens,
             dropout=dropout, causal=causal,
         )
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, width))
+        self.head = nn.Sequential(Linear(dim, dim), nn.GELU(), Linear(dim, width))
 
     def forward(self, noisy: Tensor, number: Tensor) -> Tensor:
         """Predict.

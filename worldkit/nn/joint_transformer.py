@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .attention import Attention, FeedForward
 from .checkpoint import Checkpointed
 from .memory import Memory, Remember
+from .products import Linear
 
 
 class RelativeBias(nn.Module):
@@ -124,7 +125,7 @@ class JointTransformer(nn.Module):
             JointBlock(dim, num_heads, max_frames, num_tokens, dropout, causal) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, dim, bias=False)
+        self.head = Linear(dim, dim, bias=False)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .dropout import Dropout
+from .products import Linear
 
 
 class NormedAttention(nn.Module):
@@ -23,8 +24,8 @@ class NormedAttention(nn.Module):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
         self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * num_heads * head_dim, bias=False)
-        self.proj, self.drop = nn.Linear(num_heads * head_dim, dim), Dropout(dropout)
+        self.qkv = Linear(dim, 3 * num_heads * head_dim, bias=False)
+        self.proj, self.drop = Linear(num_heads * head_dim, dim), Dropout(dropout)
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Args:
@@ -42,8 +43,8 @@ class NormedMLP(nn.Sequential):
     """LayerNorm, linear, GELU, dropout, linear, dropout."""
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
-        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), Dropout(dropout),
-                         nn.Linear(hidden, dim), Dropout(dropout))
+        super().__init__(nn.LayerNorm(dim), Linear(dim, hidden), nn.GELU(), Dropout(dropout),
+                         Linear(hidden, dim), Dropout(dropout))
 
 
 class AdaLNBlock(nn.Module):
@@ -60,7 +61,7 @@ class AdaLNBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attention = NormedAttention(dim, num_heads, head_dim, dropout)
         self.mlp = NormedMLP(dim, hidden, dropout)
-        self.modulation = nn.Linear(dim, 6 * dim)
+        self.modulation = Linear(dim, 6 * dim)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
@@ -81,7 +82,7 @@ class Projector(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int, *, norm: str = "batch"):
         super().__init__()
-        self.first, self.last = nn.Linear(dim, hidden), nn.Linear(hidden, out)
+        self.first, self.last = Linear(dim, hidden), Linear(hidden, out)
         self.norm = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 On x86 PyTorch hands them to MKL, which on AMD's processors leaves half of every AVX-512 vector unused: torch 2.13 on
 one core of an EPYC (Zen 5) reaches 100 GFLOP/s for ``[256, 2304] @ [2304, 6144]``. oneDNN, which every such PyTorch
 brings along for convolutions and lower precisions, reaches 220 with the same float32 numbers, from about 4 million
-multiplications on. So on those processors, and nowhere else, `linear` and `plus_linear` ask oneDNN. Sums are taken in
-another order, so results differ in the last digits, as between any two processors. Zen 4 was not measured.
+multiplications on. So on those processors, and nowhere else, `linear`, `Linear` and `plus_linear` ask oneDNN. Sums are
+taken in another order, so results differ in the last digits, as between any two processors. Zen 4 was not measured.
 
 Rows keep apart: from two rows on, a row's result is the same bit for bit whatever rows stand beside it.
 """
@@ -15,11 +15,10 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
 LARGE = 1 << 22
-"""Multiplications from which on it pays."""
+"""Multiplications beyond which it pays."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,7 +31,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _pays(x, weight, bias):
         return F.linear(x, weight, bias)
-    return _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias, None).view(*x.shape[:-1], -1)
+    return _product(x.reshape(-1, x.shape[-1]), weight, bias, None).view(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, by `linear`.
+
+    Example:
+        >>> layer, usual = Linear(64, 128), torch.nn.Linear(64, 128)
+        >>> layer.load_state_dict(usual.state_dict())
+        <All keys matched successfully>
+        >>> x = torch.randn(2, 512, 64)
+        >>> torch.allclose(layer(x), usual(x), atol=1e-5)
+        True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 def plus_linear(plus: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -44,14 +59,15 @@ def plus_linear(plus: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """
     if plus.shape != (len(x), len(weight)) or not _pays(x, weight, plus):
         return torch.addmm(plus, x, weight.t())
-    return _Product.apply(x, weight, None, plus)
+    return _product(x, weight, None, plus)
 
 
 def _pays(x: Tensor, weight: Tensor, beside: Tensor | None) -> bool:
-    rows = x.numel() // max(x.shape[-1], 1)
-    return (rows > 1 and rows * weight.numel() >= LARGE and x.device.type == "cpu" and halved()
+    """Most products are small, so that is asked first; but not of a compiler, for which sizes may be unknown."""
+    return (not torch.compiler.is_compiling() and x.numel() * weight.size(0) > LARGE
+            and x.numel() > x.shape[-1] == weight.shape[-1] and x.device.type == "cpu" and halved()
             and all(part is None or part.dtype == torch.float32 for part in (x, weight, beside))
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
+            and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 
 
 @functools.cache
@@ -75,6 +91,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor 
     return product.binary(x, plus.contiguous(), weight, bias, "add")
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
+    return (_Product.apply if torch.is_grad_enabled() else _onednn)(x, weight, bias, plus)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
@@ -82,10 +102,9 @@ class _Product(torch.autograd.Function):
         return _onednn(x, weight, bias, plus)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, wants_plus = ctx.needs_input_grad
-        return (_onednn(grad, weight.t()) if wants_x else None,
-                _onednn(grad.t(), x.t()) if wants_weight else None,
+        return (linear(grad, weight.t()) if wants_x else None,
+                linear(grad.t(), x.t()) if wants_weight else None,
                 grad.sum(0) if wants_bias else None, grad if wants_plus else None)

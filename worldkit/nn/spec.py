@@ -17,6 +17,7 @@ from ..distributions import full_precision
 from ..latents import Field, Key, Latent, LatentDist, LatentSpec, TokenGroup
 from .attention import RMSNorm
 from .conv import mlp
+from .products import Linear
 
 PRESENCE_GATE = 0.2
 """Tokens whose transparency is not above this are shown to networks through learned stand-ins (upstream: obj_on)."""
@@ -25,7 +26,7 @@ _STAND_IN = {"position": 2.0, "scale": 0.1, "origin": 2.0}
 
 
 def _projection(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), RMSNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
+    return nn.Sequential(Linear(inputs, hidden), RMSNorm(hidden), nn.GELU(), Linear(hidden, outputs))
 
 
 def field_order(group: TokenGroup, first: Sequence[str], anchors: Mapping[str, Tensor] | None) -> list[str]:

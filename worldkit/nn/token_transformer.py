@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .attention import attention_weights
 from .dropout import Dropout, dropout
 from .memory import Memory
+from .products import Linear
 
 
 def visible(length: int, block: int, attention: str) -> Tensor:
@@ -41,7 +42,7 @@ class TokenAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv, self.proj = Linear(dim, 3 * dim), Linear(dim, dim)
 
     def forward(self, x: Tensor, layer: int, memory: Memory | None, mask: Tensor | None, limit: int) -> Tensor:
         batch, count, dim = x.shape
@@ -72,7 +73,7 @@ class TokenLayer(nn.Module):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(dim), TokenAttention(dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(dim)
-        self.widen, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.widen, self.narrow = Linear(dim, 4 * dim), Linear(4 * dim, dim)
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, layer: int, memory: Memory | None, mask: Tensor | None, limit: int) -> Tensor:

@@ -24,6 +24,7 @@ from .attention import Attention, FeedForward, RMSNorm
 from .checkpoint import Checkpointed
 from .chunks import at_a_time
 from .memory import Memory, Remember
+from .products import Linear, linear
 
 Modulation = Callable[[slice, slice], Tensor]
 """(times, tokens) -> the six vectors of these tokens at these times, ``[B or 1, T', N', 6 D]``."""
@@ -60,7 +61,7 @@ class HalfBlock(Checkpointed):
         super().__init__()
         self.norm1, self.attention = RMSNorm(dim), Attention(dim, num_heads, dropout)
         self.norm2, self.feed_forward = RMSNorm(dim), FeedForward(dim, dropout)
-        self.modulation = nn.Linear(dim, 6 * dim)
+        self.modulation = Linear(dim, 6 * dim)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
@@ -133,19 +134,19 @@ class SpatioTemporalTransformer(nn.Module):
         self.spatial = nn.ModuleList(SpatialBlock(dim, num_heads, dropout) for _ in range(num_layers))
         self.temporal = nn.ModuleList(TemporalBlock(dim, num_heads, dropout) for _ in range(num_layers))
         self.norm_out = RMSNorm(dim)
-        self.head_modulation = nn.Linear(dim, 2 * dim)
+        self.head_modulation = Linear(dim, 2 * dim)
         nn.init.zeros_(self.head_modulation.weight)
         nn.init.zeros_(self.head_modulation.bias)
-        self.head = nn.Linear(dim, dim)
+        self.head = Linear(dim, dim)
 
-    def projections(self) -> list[nn.Linear]:
+    def projections(self) -> list[Linear]:
         """The AdaLN projections in order of use: spatial and temporal of every layer, then the head."""
         layers = zip(self.spatial, self.temporal, strict=True)
         return [*(half.modulation for pair in layers for half in pair), self.head_modulation]
 
     def project_condition(self, cond: Tensor) -> list[Tensor]:
         """What a condition ``[B, T, 1 or N, D]`` adds to every modulation, at whatever position."""
-        return [F.linear(cond, projection.weight) for projection in self.projections()]
+        return [linear(cond, projection.weight) for projection in self.projections()]
 
     def _modulation(
         self, index: int, cond: Tensor | None, projected: list[Tensor] | None, offset: int, frames: int
@@ -158,10 +159,10 @@ class SpatioTemporalTransformer(nn.Module):
             part = None if given is None else given[:, times, tokens if given.shape[2] > 1 else ALL]
             if projected is None and part is not None and part.shape[2] > 1:  # one product over all tokens is cheapest
                 return projection(part + (of_token + of_time[:, None]))
-            table = projection(of_token) + F.linear(of_time, projection.weight)[:, None]
+            table = projection(of_token) + linear(of_time, projection.weight)[:, None]
             if part is None:
                 return table[None]  # [1, T, N, 6 D]
-            return table + (part if projected is not None else F.linear(part, projection.weight))
+            return table + (part if projected is not None else linear(part, projection.weight))
 
         return rows
 

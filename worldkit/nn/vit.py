@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .memory import Remember
 from .positions import Rotation, places, sincos_2d, sincos_3d, tiled_rotation
+from .products import Linear
 
 Positions = Literal["sincos-2d", "sincos-3d", "sincos-3d-uniform", "tiled-rotary"]
 Activation = Literal["gelu", "swiglu"]
@@ -36,7 +37,7 @@ class ViTAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} must be divisible by num_heads {num_heads}")
         self.num_heads = num_heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv, self.proj = Linear(dim, 3 * dim), Linear(dim, dim)
 
     def forward(
         self, x: Tensor, *, rotation: Rotation | None = None, mask: Tensor | None = None,
@@ -62,7 +63,7 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.fc1, self.fc2 = Linear(dim, hidden), Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -74,7 +75,7 @@ class SwiGLU(nn.Module):
     def __init__(self, dim: int, hidden: int):
         super().__init__()
         hidden = -(-int(2 * hidden / 3) // 8) * 8
-        self.fc1, self.fc2, self.fc3 = nn.Linear(dim, hidden), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.fc1, self.fc2, self.fc3 = Linear(dim, hidden), Linear(dim, hidden), Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc3(F.silu(self.fc1(x)) * self.fc2(x))
@@ -248,13 +249,13 @@ class MaskedPredictor(nn.Module):
     ):
         super().__init__()
         self.grid = grid
-        self.inputs = nn.Linear(width, dim)
+        self.inputs = Linear(width, dim)
         self.where = Where(positions, dim, dim // num_heads, grid)
         self.blocks = nn.ModuleList(
             ViTBlock(dim, num_heads, hidden=hidden, activation=activation) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.outputs = nn.Linear(dim, width)
+        self.outputs = Linear(dim, width)
         draw_weights_(self, rescaled=rescaled)
         self.mask_tokens = nn.ParameterList(
             nn.Parameter(torch.zeros(1, 1, dim) if zeros else nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02))
