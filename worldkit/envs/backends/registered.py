@@ -63,9 +63,9 @@ def make(env_id: str, **options: Any) -> gymnasium.Env:
 
 def made(env_id: str, extra: str, **options: Any) -> gymnasium.Env:
     """An environment of Gymnasium's registry, drawn by us if it is one of MuJoCo."""
-    if _takes(env_id, "render_mode"):
-        options.setdefault("render_mode", "rgb_array")
     try:
+        if _takes(env_id, "render_mode"):
+            options.setdefault("render_mode", "rgb_array")
         env = gymnasium.make(env_id, disable_env_checker=True, **options)
     except gymnasium.error.DependencyNotInstalled as error:
         raise MissingExtraError(f"environment '{env_id}' needs more: {error}. {install_hint(extra)}") from error
