@@ -14,16 +14,26 @@ from .formats.clip_check import npz_parts, video_parts
 from .formats.clip_writers import FramesWriter, VideoWriter
 from .formats.columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
 from .formats.columns_check import columns_parts
-from .formats.generated import is_generated, open_balls, open_multigrid, open_push, open_shapes
+from .formats.generated import (
+    is_generated,
+    open_balls,
+    open_maze,
+    open_multigrid,
+    open_push,
+    open_shapes,
+    open_single_ball,
+)
 from .formats.hdf5 import is_hdf5, open_hdf5, write_balls_hdf5
 from .formats.lerobot import is_lerobot, open_lerobot, peek_lerobot
 from .formats.lerobot_check import lerobot_parts
 from .formats.lerobot_write import LeRobotWriter
 from .formats.lerobot_write_v21 import LeRobot21Writer
+from .formats.maze import MazeEpisodes, generate_maze
 from .formats.multigrid import MultiGridEpisodes, generate_multigrid
 from .formats.npz import NpzWriter, is_npz, open_npz, peek_npz
 from .formats.push import PushEpisodes, generate_push
 from .formats.shapes import generate_shapes
+from .formats.single_ball import SingleBallEpisodes, generate_single_ball
 from .formats.swm import is_lance, is_swm, open_lance, open_swm, peek_swm, swm_parts
 from .formats.video import is_clip_path, open_video, peek_video
 from .layouts import register_layouts
@@ -117,6 +127,19 @@ register_format(
     description="'multigrid': generated agents that move by themselves, num_agents of them; 'multigrid-32' for a size",
 )
 
+register_format(
+    "single-ball",
+    matches=lambda target: is_generated(target, "single-ball"),
+    opener=open_single_ball,
+    description="'single-ball': a generated disc that goes left or right (G-SWM); 'single-ball-32' for another size",
+)
+register_format(
+    "maze",
+    matches=lambda target: is_generated(target, "maze"),
+    opener=open_maze,
+    description="'maze': generated discs that walk in a maze (after G-SWM's); 'maze-32' for another size",
+)
+
 register_writer(
     "lerobot", LeRobotWriter, joint=True, description="a LeRobot v3.0 data set; lossless=True keeps PNGs, not H.264"
 )
@@ -147,17 +170,21 @@ __all__ = [
     "BallEpisodes",
     "ClipDataset",
     "EpisodeSource",
+    "MazeEpisodes",
     "MultiGridEpisodes",
     "PushEpisodes",
     "ResumableSampler",
+    "SingleBallEpisodes",
     "Validation",
     "action_statistics",
     "collate",
     "describe",
     "generate_balls",
+    "generate_maze",
     "generate_multigrid",
     "generate_push",
     "generate_shapes",
+    "generate_single_ball",
     "list_formats",
     "list_writers",
     "make_loader",

@@ -135,40 +135,44 @@ def simulate(seeds: np.ndarray, num_frames: int = 100) -> tuple[np.ndarray, np.n
     return positions, velocities, colors
 
 
-def _coverage(corner: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _coverage(corner: np.ndarray, first: np.ndarray, radius: float = RADIUS) -> np.ndarray:
     """Ball sprite at sub-pixel places, uint8 levels as float64 ``[F, 17, 17]``.
 
-    The sprite is scaled by 16/17 and sampled bilinearly: along each axis a pixel takes the hat-function weights of the
-    sprite pixels around it, so the whole is two small matrix products.
+    The sprite is scaled by 2 radius / 17 and sampled bilinearly: along each axis a pixel takes the hat-function weights
+    of the sprite pixels around it, so the whole is two small matrix products.
 
     Args:
         corner: ``[F, 2]`` upper left corner of the sprite ``(x, y)``.
         first: ``[F, 2]`` first pixel of the patch ``(x, y)``.
+        radius: Of the ball in pixels, at most 8.
     """
     pixel = np.arange(_PATCH)
-    place = (first[..., None] + pixel - corner[..., None]) * (17 / 16)  # [F, 2, 17] in sprite pixels
+    place = (first[..., None] + pixel - corner[..., None]) * (17 / (2 * radius))  # [F, 2, 17] in sprite pixels
     weight = np.maximum(0, 1 - np.abs(place[..., None] - pixel))  # [F, 2, patch pixel, sprite pixel]
     return np.floor(weight[:, 1] @ _SPRITE @ weight[:, 0].transpose(0, 2, 1) + 0.5)
 
 
-def render(positions: np.ndarray, colors: np.ndarray, image_size: int = CANVAS) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    positions: np.ndarray, colors: np.ndarray, image_size: int = CANVAS, *, radius: float = RADIUS
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw frames.
 
     Args:
-        positions: ``[F, 3, 2]``, centres ``(x, y)`` in pixels of the 64-pixel canvas; later balls lie on top.
-        colors: ``[F, 3, 3]``, RGB in [0, 1].
+        positions: ``[F, balls, 2]``, centres ``(x, y)`` in pixels of the 64-pixel canvas; later balls lie on top.
+        colors: ``[F, balls, 3]``, RGB in [0, 1].
         image_size: 64, 32 or 16; the smaller ones are block averages of the 64-pixel frame.
+        radius: Of all balls in pixels of the canvas, at most 8.
     Returns:
-        Frames uint8 ``[F, S, S, 3]``, and bool ``[F, 3]``, True where drawing that ball changed the 64-pixel frame.
+        Frames uint8 ``[F, S, S, 3]``, and bool ``[F, balls]``, True where drawing that ball changed the 64-pixel frame.
     """
-    frames, side = len(positions), CANVAS + 2 * _MARGIN
+    (frames, balls), side = positions.shape[:2], CANVAS + 2 * _MARGIN
     canvas = np.zeros((frames, side, side, 3))
     patches = np.lib.stride_tricks.sliding_window_view(canvas, (_PATCH, _PATCH), axis=(1, 2), writeable=True)
-    changed = np.zeros((frames, NUM_BALLS), dtype=bool)
-    for ball in range(NUM_BALLS):
-        corner = positions[:, ball] - RADIUS
-        first = np.ceil(corner - 16 / 17).astype(np.int64)
-        alpha = _coverage(corner, first)[:, None] / 255  # [F, 1, 17, 17]
+    changed = np.zeros((frames, balls), dtype=bool)
+    for ball in range(balls):
+        corner = positions[:, ball] - radius
+        first = np.ceil(corner - 2 * radius / 17).astype(np.int64)
+        alpha = _coverage(corner, first, radius)[:, None] / 255  # [F, 1, 17, 17]
         where = (np.arange(frames), first[:, 1] + _MARGIN, first[:, 0] + _MARGIN)
         before = patches[where]  # [F, 3, 17, 17]
         after = before * (1 - alpha) + colors[:, ball, :, None, None] * alpha

@@ -1,4 +1,7 @@
-"""Formats ``balls``, ``multigrid``, ``push``, ``shapes``: made on the spot, cached, the same on every machine."""
+"""Formats ``balls``, ``maze``, ``multigrid``, ``push``, ``shapes``, ``single-ball``: made on the spot, cached.
+
+They are the same on every machine.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,18 @@ from ..base import EpisodeSource
 from ..cache import CacheSource, Span, cache_key, cached
 from ..splits import check_split
 from .balls import CANVAS, iter_balls, segment
+from .maze import CELLS, NUM_FRAMES, iter_maze
 from .multigrid import NUM_ACTIONS, iter_multigrid, positions
 from .push import NUM_DISCS, iter_push
 from .shapes import iter_shapes
+from .single_ball import NUM_FRAMES as _FALL
+from .single_ball import generate_single_ball
 
 _VERSION, _SHAPES_VERSION = 1, 2  # raise when the generators change, so that old cache entries are not used
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
 _PUSH_EPISODES = {"train": 500, "val": 50, "test": 50}
+_MAZE_EPISODES = {"train": 200, "val": 20, "test": 20}
+_SINGLE_BALL_EPISODES = {"train": 500, "val": 100, "test": 100}
 _MULTIGRID_EPISODES = {"train": 1000, "val": 50, "test": 50}
 _SHAPES_IMAGES = {"train": 4000, "val": 400, "test": 400}
 
@@ -29,13 +37,18 @@ def is_generated(target: str, generator: str) -> bool:
         >>> is_generated("balls-32", "balls"), is_generated("balls/train.hdf5", "balls")
         (True, False)
     """
-    name, dash, size = target.partition("-")
-    return name == generator and (size.isdigit() if dash else True)
+    return _parted(target)[0] == generator
+
+
+def _parted(target: str) -> tuple[str, str]:
+    """A generator's name, and the size behind it; empty if there is none."""
+    name, _, size = target.rpartition("-")
+    return (name, size) if size.isdigit() else (target, "")
 
 
 def _square(target: str, height: int | None, width: int | None) -> tuple[str, int]:
     """Generator and image size asked for by a name and, or, by height and width."""
-    name, _, size = target.partition("-")
+    name, size = _parted(target)
     asked = {int(size)} if size else set()
     asked |= {n for n in (height, width) if n is not None}
     if len(asked) > 1:
@@ -178,6 +191,70 @@ def open_multigrid(
             }
 
     return _episodes("multigrid", size, split, blocks, num_agents=num_agents, **request)
+
+
+def open_maze(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+    episode_length: int = NUM_FRAMES,
+) -> EpisodeSource:
+    """Discs that walk in a maze (see `worldkit.data.formats.maze`), for example ``"maze"`` or ``"maze-32"``.
+
+    Args:
+        num_episodes: Default 200 for train, 20 for val and test (the original: 10000, 100, 100). They are the first
+            ones.
+        episode_length: Frames per episode.
+
+    Every clip comes with ``"state"``: ``"position"`` float32 ``[T, 4, 2]``, centres ``(y, x)`` in [-1, 1];
+    ``"in_camera"`` bool ``[T, 4]``, which discs there are; ``"corridors"`` bool ``[T, 7, 7]``, where they walk.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _MAZE_EPISODES[split] if num_episodes is None else num_episodes
+    request = {"num_episodes": episodes, "image_size": size, "num_frames": episode_length}
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_maze(split, **request):
+            yield {
+                "video": part.video.reshape(-1, *part.video.shape[2:]),
+                "state.position": _flat((2 * part.place + 1) / CELLS - 1),
+                "state.in_camera": part.present.repeat(episode_length, 0),
+                "state.corridors": part.corridors.repeat(episode_length, 0),
+            }
+
+    return _episodes("maze", size, split, blocks, **request)
+
+
+def open_single_ball(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+) -> EpisodeSource:
+    """A disc that goes left or right (see `worldkit.data.formats.single_ball`), for example ``"single-ball-32"``.
+
+    Args:
+        num_episodes: Default 500 for train, 100 for val and test (the original: 10000, 100, 100). They are the first
+            ones, of nine frames each.
+
+    Every clip comes with ``"state"``: ``"position"`` float32 ``[T, 1, 2]``, the centre ``(y, x)`` in [-1, 1].
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _SINGLE_BALL_EPISODES[split] if num_episodes is None else num_episodes
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        made = generate_single_ball(split, num_episodes=episodes, image_size=size)
+        yield {"video": made.video.reshape(-1, *made.video.shape[2:]),
+               "state.position": _flat(made.positions[..., ::-1] / (CANVAS / 2) - 1)}
+
+    return _episodes("single-ball", size, split, blocks, num_episodes=episodes, image_size=size, num_frames=_FALL)
 
 
 def open_shapes(

@@ -5,6 +5,9 @@ A file holds ``imgs`` uint8 ``[N, T, H, W, 3]`` and, per ball, ``positions`` ``(
 ``[N, T, A]`` (action numbers: ``[N, T]``) as a condition, and hands out ``positions``, ``velocities``, ``in_camera``
 and whatever else has rows ``[N, T, ...]`` as ``"state"``. A folder with ``train.hdf5`` and so on is split; a single
 file of another name is split by episode (see `worldkit.data.splits`).
+
+G-SWM's single ball (``positions`` ``[N, T, 2]``) and maze (``imgs``, and ``trajs`` for every second frame, which is not
+read) are laid out like this, too.
 """
 
 from __future__ import annotations
@@ -148,7 +151,7 @@ _STATE = {"position": "positions", "velocity": "velocities", "in_camera": "in_ca
 _PER_BALL = ("sizes", "masses", "layers", "shapes", "present", "colors", "ids")  # what else the original writes
 _BESIDES = {
     **dict.fromkeys(ACTIONS, "[N, T, A] or [N, T]"),
-    "positions": "[N, T, balls, 2]",
+    "positions": "[N, T, balls, 2] or [N, T, 2]",
     "velocities": "[N, T, balls, 2]",
     "in_camera": "[N, T, balls]",
 }
@@ -159,7 +162,8 @@ def _state(data: Mapping[str, np.ndarray], fit: Fit) -> dict[str, np.ndarray]:
     half, covered = np.array(fit.source) / 2, np.array(fit.scaled) / fit.target
     state = {}
     if "positions" in data:
-        state["position"] = ((data["positions"][..., ::-1] / half - 1) * covered).astype(np.float32)
+        known = data["positions"].reshape(len(data["positions"]), -1, 2)  # of a single ball [T, 2]
+        state["position"] = ((known[..., ::-1] / half - 1) * covered).astype(np.float32)
     if "velocities" in data:
         state["velocity"] = (data["velocities"][..., ::-1] / half * covered).astype(np.float32)
     if "in_camera" in data:
