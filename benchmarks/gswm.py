@@ -1,54 +1,145 @@
-"""Pairs of objects in G-SWM: first layers per object, as here, beside every pair through the network, alternating.
+"""Time and memory of G-SWM's training step at the shapes of Balls and of the maze, beside the official code.
 
-    python benchmarks/gswm.py
+Tasks: ``first`` (forward, backward, clipped gradients, Adam; new objects looked for in the first frame only) and
+``every`` (in every frame). Training leaves out each frame but the first with a probability of a half, so that its steps
+lie between these two. With ``--reference`` both sides have the same weights, and before any pair losses without noise
+are compared. See README.md and beside.py.
 
-Prints CPU time pair by pair / per object of forward and backward together (above 1: ours is faster), the median of
-alternating runs, for the cells of discovery and for known objects at the official sizes.
+    python benchmarks/gswm.py --frames 10 --repeat 3 --warmup 1 --reference ../G-SWM
 """
 
+from __future__ import annotations
+
 import argparse
-import statistics
-import time
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
-import torch
+from beside import Benchmark, parse, run
 
-from worldkit.gswm.config import MotionConfig
-from worldkit.gswm.interaction import Interaction
-from worldkit.gswm.objects import CENTRE
-
-WIDTH = 6 + 64 + 128 + 128  # presence, depth, box; features, motion; the state of an LSTM
-SHAPES = {"maze, discovery": (16, 64), "maze, known": (16, 16), "balls, discovery": (16, 16), "balls, known": (16, 10)}
-
-
-class PairByPair(Interaction):
-    """The same sums, as the paper writes them."""
-
-    @staticmethod
-    def _of_pairs(net, objects, centre, others):
-        count = objects.shape[1]
-        other = objects[:, None].repeat(1, count, 1, 1)
-        other[..., CENTRE] = centre[:, :, None] - centre[:, None]
-        return net(torch.cat([objects[:, :, None].expand(-1, -1, count, -1), other], -1))
+SHAPES = {"balls": "balls_interaction", "maze": "maze"}
+"""Our presets "g-swm-*", and upstream's names of their configurations."""
+TASKS = {"first": 1 - 1e-9, "every": 0.0}
+"""How often no new objects are looked for."""
+STEP = 100000
+"""Nothing is annealed any more, and backgrounds no longer learn alone."""
+TOLERANCE = 1e-4
+"""Largest relative difference of losses; 32-bit numbers."""
 
 
-def seconds(layer, x):
-    """CPU seconds of forward and backward pass."""
-    started = time.process_time()
-    layer(x).sum().backward()
-    return time.process_time() - started
+def build_ours(shape: str, task: str, options: argparse.Namespace):
+    """The preset's model, with the official weights where there are any."""
+    import torch
+
+    import worldkit
+    from worldkit.assembly import build
+    from worldkit.convert.gswm import model_of
+
+    torch.manual_seed(options.seed)
+    config = worldkit.create_config(f"g-swm-{shape}", encoder={"discovery_dropout": TASKS[task]},
+                                    objective={"lengths": [options.frames], "milestones": []})
+    return model_of(torch.load(options.weights), config) if options.weights else build(config)
+
+
+def build_reference(shape: str, task: str, options: argparse.Namespace):
+    """The official model."""
+    import reference_gswm
+    import torch
+
+    arch = reference_gswm.arch(options.reference, SHAPES[shape]) | {
+        "T": [options.frames], "T_MILESTONES": [], "DISCOVERY_DROPOUT": TASKS[task]}
+    torch.manual_seed(options.seed)
+    model = reference_gswm.build(options.reference, arch)
+    if Path(options.weights).exists():
+        model.load_state_dict(torch.load(options.weights))
+    return model
+
+
+def training(model, loss: Callable, options: argparse.Namespace) -> Callable[[], float]:
+    """One step as both train: gradients cut to a norm of 1, Adam as PyTorch has it."""
+    import torch
+
+    model.train()
+    adam = torch.optim.Adam(model.parameters(), lr=1e-4, fused=options.fused or None)
+
+    def step() -> float:
+        total = loss()
+        adam.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        return total.item()
+
+    return step
+
+
+def run_ours(shape: str, task: str, options: argparse.Namespace) -> Callable[[], object]:
+    """What to time, with worldkit; everything that is built once is built here."""
+    from worldkit import Batch
+    from worldkit.nn.checkpoint import set_checkpointing
+
+    model, video = build_ours(shape, task, options), make_video(options)
+    set_checkpointing(model, options.checkpointing)
+    return training(model, lambda: model.loss(Batch(video), step=STEP).total, options)
+
+
+def run_reference(shape: str, task: str, options: argparse.Namespace) -> Callable[[], object]:
+    """The same thing with the official code."""
+    import reference_gswm
+
+    model, video = build_reference(shape, task, options), make_video(options)
+    plain = argparse.Namespace(**{**vars(options), "fused": False})
+    return training(model, lambda: reference_gswm.loss(model, video, STEP), plain)
+
+
+def check(shape: str, options: argparse.Namespace) -> dict:
+    """Write official weights for both sides, and compare a loss without noise."""
+    import reference_gswm
+    import torch
+
+    from worldkit import Batch
+    from worldkit.distributions import MEANS
+
+    options.batch, task = 2, "every"
+    theirs, video = build_reference(shape, task, options), make_video(options)
+    torch.save(theirs.state_dict(), options.weights)
+    ours = build_ours(shape, task, options)
+    reference_gswm.without_noise()
+    with torch.no_grad():
+        loss = ours.eval().loss(Batch(video), step=STEP, sampler=MEANS).total.item()
+        off = abs(loss / reference_gswm.loss(theirs.eval(), video, STEP).item() - 1)
+    if not off < TOLERANCE:
+        raise SystemExit(f"{shape}: the two sides do not compute the same: losses differ by {off:.1g} of their size")
+    return {"who": "difference", "loss": f"{off:.1g}"}
+
+
+def make_video(options: argparse.Namespace):
+    """Balls, ``[B, frames, 3, 64, 64]``, float in [0, 1]."""
+    import torch
+
+    from worldkit.data import generate_balls
+
+    video = generate_balls("val", num_episodes=options.batch, num_frames=options.frames).video
+    return torch.as_tensor(video).float() / 255
+
+
+BENCHMARK = Benchmark(__file__, __doc__, SHAPES, TASKS, run_ours, run_reference, check)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--batch", type=int, default=16, help="clips")
+    parser.add_argument("--frames", type=int, default=10, help="of a clip")
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
+    options = parse(BENCHMARK, parser)
+    if options.worker or not options.reference:
+        run(BENCHMARK, options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for shape in options.shapes:
+            weights = str(Path(folder) / f"{shape}.pth")
+            run(BENCHMARK, argparse.Namespace(**{**vars(options), "shapes": [shape], "weights": weights}))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for name, (batch, objects) in SHAPES.items():
-        x = torch.rand(batch, objects, WIDTH, requires_grad=True)
-        ours, plain = (kind(MotionConfig(), inputs=WIDTH) for kind in (Interaction, PairByPair))
-        plain.load_state_dict(ours.state_dict())
-        assert torch.allclose(ours(x), plain(x), atol=1e-5)
-        rounds = [(seconds(plain, x), seconds(ours, x)) for _ in range(options.repeat + 1)][1:]
-        slow, fast = (statistics.median(times) for times in zip(*rounds, strict=True))
-        print(f"{name}, {batch} x {objects}: pair by pair {slow:.3f} s, here {fast:.3f} s, {slow / fast:.2f} times")
+    main()

@@ -68,6 +68,13 @@ def test_our_side_of_ddlp(task):
     assert line["who"] == "ours" and line["n"] == 1 and line["cpu_s"] > 0 and line["peak_mb"] >= line["before_mb"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape, task", [("balls", "first"), ("maze", "every")])
+def test_our_side_of_gswm(load, shape, task):
+    options = Namespace(seed=0, weights=None, checkpointing="off", fused=True, batch=1, frames=2)
+    assert load("gswm").run_ours(shape, task, options)() != 0
+
+
 def test_the_dreamer_that_is_measured_is_as_large_as_the_one_beside_it(load):
     """r2dreamer @ 546e4fa has 205,208 trained parameters at these sizes, 68,288 of them in its RSSM."""
     dreamer, options = load("dreamer"), Namespace(seed=0, weights=None, reference=None, cell=None)
