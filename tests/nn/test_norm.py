@@ -163,3 +163,14 @@ def test_compiled_code_is_accurate():
     layer = layer_of(32)
     exact = plain(layer.double(), x.double())
     assert (torch.compile(layer.float())(x) - exact).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("images", [1, 3, 7])
+def test_without_a_graph_parts_of_a_batch_give_the_same_numbers(images, monkeypatch):
+    monkeypatch.setattr("worldkit.nn.norm._AT_ONCE", 2 * 8 * 36)
+    norm = GroupNormReLU(4, 8)
+    x = torch.randn(images, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    whole = norm(x).detach()
+    with torch.no_grad():
+        parts = norm(x)
+    assert torch.equal(parts, whole) and parts.is_contiguous(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ less the square of the mean. At a mean of 10 standard deviations its result is o
 contiguous inputs give 1e-6 and 1e-5; what a large flat area leaves of a small object is off by 1e-4 at any mean.
 Contiguous copies cost twice the time. Here statistics take two passes (the mean, then the squares of what differs from
 it), as pairwise sums; the backward pass hands PyTorch's own the input less its mean, where that one is accurate, too.
+Without a graph, large batches are worked on a part at a time: fresh memory costs as much time as the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .chunks import at_a_time
+
 LAST = torch.channels_last
+_AT_ONCE = 1 << 18
+"""Numbers that are normalised at a time where there is no graph."""
 
 
 class _GroupNormAnd(nn.GroupNorm):
@@ -28,7 +33,12 @@ class _GroupNormAnd(nn.GroupNorm):
             return getattr(F, self.follow)(super().forward(x))
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-        return _ChannelsLast.apply(x.to(dtype), weight, bias, self.num_groups, self.eps, self.follow).to(x.dtype)
+        if torch.is_grad_enabled():
+            return _ChannelsLast.apply(x.to(dtype), weight, bias, self.num_groups, self.eps, self.follow).to(x.dtype)
+        out, rows = torch.empty_like(x, dtype=dtype), min(at_a_time(_AT_ONCE, x[:1].numel()), max(1, len(x)))
+        for part, room in zip(x.to(dtype).split(rows), out.split(rows), strict=True):
+            _normalise(part, weight, bias, self.num_groups, self.eps, self.follow, room)
+        return out.to(x.dtype)
 
 
 class GroupNormGELU(_GroupNormAnd):
@@ -80,24 +90,34 @@ def _group_means(x: Tensor, groups: int) -> Tensor:
     return sums.sum(-1, keepdim=True) / (height * width * channels // groups)
 
 
-class _ChannelsLast(torch.autograd.Function):
-    """Both directions; of the maps, only one is kept for the backward pass: the input less its mean.
+def _normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, follow: str, out: Tensor
+) -> tuple[Tensor, ...]:
+    """Write the result into ``out``; returns what a backward pass needs.
 
-    Operations write over their inputs where they can: fresh memory costs as much time as the arithmetic.
+    Operations write over their inputs where they can.
     """
+    images, channels = x.shape[:2]
+    per_channel, per_map = (images, groups, channels // groups), (images, channels, 1, 1)
+    mean = _group_means(x, groups)
+    centred = x - mean.expand(per_channel).reshape(per_map)
+    torch.square(centred, out=out)
+    rstd = (_group_means(out, groups) + eps).rsqrt()
+    scale, shift = (rstd * weight.view(per_channel[1:])).view(per_map), bias.view(per_map[1:])
+    getattr(torch.ops.aten, f"{follow}_")(torch.addcmul(shift, centred, scale, out=out))
+    return centred, shift, rstd, scale
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """Both directions; of the maps, only one is kept for the backward pass: the input less its mean."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, follow: str) -> Tensor:
-        images, channels = x.shape[:2]
-        per_channel, per_map = (images, groups, channels // groups), (images, channels, 1, 1)
-        mean = _group_means(x, groups)
-        centred = x - mean.expand(per_channel).reshape(per_map)
-        out = centred.square()
-        rstd = (_group_means(out, groups) + eps).rsqrt()
-        scale, shift = (rstd * weight.view(per_channel[1:])).view(per_map), bias.view(per_map[1:])
+        out = torch.empty_like(x)
+        centred, shift, rstd, scale = _normalise(x, weight, bias, groups, eps, follow, out)
         ctx.save_for_backward(centred, weight, shift, rstd[..., 0], scale)
         ctx.follow = follow
-        return getattr(torch.ops.aten, f"{follow}_")(torch.addcmul(shift, centred, scale, out=out))
+        return out
 
     @staticmethod
     @once_differentiable
