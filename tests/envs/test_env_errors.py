@@ -23,6 +23,7 @@ from worldkit.errors import ConfigError, DuplicateComponentError, MissingExtraEr
     ("pusht", "pusht"), ("VizdoomBasic-v1", "vizdoom"), ("scenes/throw", "scenes"), ("mpe2/simple_spread_v3", "multi"),
     ("pettingzoo/pistonball_v6", "multi"), ("metaworld/reach-v3", "metaworld"), ("Meta-World/reach-v3", "metaworld"),
     ("gym_aloha/AlohaInsertion-v0", "aloha"), ("FetchPush-v4", "robotics"), ("PointMaze_UMaze-v3", "robotics"),
+    ("procgen/bigfish", "procgen"),
     ("my-own-package/Env-v0", "gymnasium"),
 ])
 def test_auto_picks_by_the_id(env_id, backend):
@@ -53,13 +54,13 @@ def test_a_missing_package_says_what_to_type(module, env_id, extra, needs):
     assert wk.MissingExtraError is MissingExtraError
 
 
-@pytest.mark.parametrize("module, env_id, extra", [
-    ("metaworld", "metaworld/reach-v3", "metaworld"), ("gym_aloha", "aloha/insertion", "aloha"),
-    ("gymnasium_robotics", "FetchPush-v4", "robotics")])
-def test_what_cannot_live_beside_the_others(monkeypatch, module, env_id, extra):
+@pytest.mark.parametrize("module, env_id, extra, older", [
+    ("metaworld", "metaworld/reach-v3", "metaworld", "mujoco"), ("gym_aloha", "aloha/insertion", "aloha", "mujoco"),
+    ("gymnasium_robotics", "FetchPush-v4", "robotics", "mujoco"), ("procgen", "procgen/bigfish", "procgen", "numpy")])
+def test_what_cannot_live_beside_the_others(monkeypatch, module, env_id, extra, older):
     """Which package, why not here, and what to type for an environment of its own."""
     monkeypatch.setitem(sys.modules, module, None)
-    says = (f'needs {module}, which is not installed.*mujoco.*own.*python -m venv {extra}-venv && '
+    says = (f'needs {module}, which is not installed.*{older}.*own.*python -m venv {extra}-venv && '
             rf'{extra}-venv/bin/pip install -c constraints.txt -e "..{extra}."; then use {extra}-venv/bin/worldkit')
     with pytest.raises(MissingExtraError, match=says):
         wk.make_env(env_id)

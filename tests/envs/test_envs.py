@@ -33,8 +33,9 @@ IDS = {
     "aloha": ["aloha/transfer-cube", "aloha/insertion"],
     "multi": ["mpe2/simple_spread_v3", "pettingzoo/pistonball_v6", "pettingzoo/multiwalker_v9",
               "pettingzoo/cooperative_pong_v6", "pettingzoo/knights_archers_zombies_v11"],
+    "procgen": ["procgen/bigfish", "procgen/leaper", "procgen/starpilot"],
 }
-_LONG = ("ogbench", "crafter", "world-model", "multi", "metaworld", "aloha", "robotics")
+_LONG = ("ogbench", "crafter", "world-model", "multi", "metaworld", "aloha", "robotics", "procgen")
 ALL = [pytest.param(name, marks=[pytest.mark.slow] if backend in _LONG else [])
        for backend, names in IDS.items() for name in names]
 

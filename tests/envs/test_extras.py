@@ -21,9 +21,9 @@ ENVS = {
     "dmc": ["dmc/reacher-easy"], "ogbench": ["cube-single-v0"], "atari": ["ALE/Pong-v5"], "pusht": ["pusht"],
     "crafter": ["crafter/reward"], "doom": ["VizdoomBasic-v1"], "scenes": ["scenes/throw"],
     "multi": ["mpe2/simple_spread_v3", "pettingzoo/multiwalker_v9"], "metaworld": ["metaworld/reach-v3"],
-    "aloha": ["aloha/transfer-cube"], "robotics": ["FetchPush-v4"],
+    "aloha": ["aloha/transfer-cube"], "robotics": ["FetchPush-v4"], "procgen": ["procgen/bigfish"],
 }
-ALONE = {"metaworld", "aloha", "robotics"}
+ALONE = {"metaworld", "aloha", "robotics", "procgen"}
 ENVS["all-envs"] = [name for extra, names in ENVS.items() if extra not in ALONE for name in names]
 ASKED = os.environ.get("WORLDKIT_FRESH", "").split(",")
 

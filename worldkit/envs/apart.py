@@ -1,4 +1,4 @@
-"""Packages that cannot live beside the others, because they need another MuJoCo: what to type to get them."""
+"""Packages that cannot live beside the others, because they need another MuJoCo or NumPy: what to type to get them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 from ..errors import MissingExtraError
 
 _NEEDS = {"metaworld": "mujoco 3.3.0", "aloha": "a mujoco before 3.9 and an older dm-control",
-          "robotics": "a mujoco before 3.11"}
+          "robotics": "a mujoco before 3.11", "procgen": "a numpy before 2"}
 
 
 def apart_hint(extra: str) -> str:

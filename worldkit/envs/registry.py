@@ -305,6 +305,7 @@ def _register_ours() -> None:
     ours("metaworld", "Meta-World: 50 tasks of one arm", "metaworld/*", "Meta-World/*", extra="metaworld")
     ours("aloha", "gym-aloha: two arms", "aloha/*", "gym_aloha/*", extra="aloha")
     ours("multi", "MPE2 and PettingZoo: several agents, one joint action", "mpe2/*", "pettingzoo/*", extra="multi")
+    ours("procgen", "Procgen: 16 games on levels made by chance", "procgen/*", extra="procgen")
 
 
 _register_ours()
