@@ -247,7 +247,8 @@ class Session:
         self.action = action
 
     def aim(self, factor: int) -> None:
-        """Steer another factor, of a model each of whose factors has a latent action of its own.
+        """Steer another factor, of a model each of whose factors has a latent action of its own; the one before is
+        let go.
 
         Raises:
             ConfigError: there is no such factor.
@@ -256,7 +257,7 @@ class Session:
         if not 0 <= factor < count:
             there = f"it has {count}, 0 to {count - 1}" if count else "its latent action is one for all"
             raise ConfigError(f"this model has no factor {factor} to be steered: {there}")
-        self.factor = factor
+        self.factor, self.action = factor, None
 
     def follow(self, mode: str) -> None:
         """Where latent actions come from, see `MODES`."""

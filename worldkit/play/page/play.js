@@ -281,6 +281,7 @@ function keys() {
   const on = (...names) => names.some((name) => held.has(name)) ? 1 : 0;
   const y = on("ArrowDown", "s") - on("ArrowUp", "w"), x = on("ArrowRight", "d") - on("ArrowLeft", "a");
   if (state.steering.dim === 2) push(y, x);
+  else if (state.steering.factors && !held.size) act("steer", { action: null });  // let go: it does as the others do
   else act("steer", { action: [y, x, ...Array(Math.max(0, state.steering.dim - 2)).fill(0)].slice(0, state.steering.dim) });
 }
 
