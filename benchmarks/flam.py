@@ -38,24 +38,24 @@ from worldkit.metrics import change_inside, factor_agent_scores, psnr
 CONTEXT, HORIZON, FACTORS = 1, 10, 4
 
 
-def cells(position: Tensor) -> Tensor:
-    """(row, column) of centres in [-1, 1], int64."""
-    return ((position + 1) * CELLS / 2 - 0.5).round().long()
+def cells(position: Tensor, board: int = CELLS) -> Tensor:
+    """(row, column) of centres in [-1, 1] on a board of so many cells along a side, int64."""
+    return ((position + 1) * board / 2 - 0.5).round().long()
 
 
-def around(cell: Tensor, size: int) -> Tensor:
+def around(cell: Tensor, size: int, board: int = CELLS) -> Tensor:
     """Pixels of a cell ``[B, 2]`` and of the four next to it, bool ``[B, S, S]``."""
-    rows = torch.arange(CELLS)
-    board = (rows[:, None] - cell[:, :1, None]).abs() + (rows[None] - cell[:, 1:, None]).abs() <= 1
-    return board.repeat_interleave(size // CELLS, 1).repeat_interleave(size // CELLS, 2)
+    rows = torch.arange(board)
+    near = (rows[:, None] - cell[:, :1, None]).abs() + (rows[None] - cell[:, 1:, None]).abs() <= 1
+    return near.repeat_interleave(size // board, 1).repeat_interleave(size // board, 2)
 
 
-def parts(action: Tensor) -> Tensor:
+def parts(action: Tensor, factors: int = FACTORS) -> Tensor:
     """Actions ``[B, T, K, A]``, or one ``[B, T, 1, K A]`` cut in K parts; one code as a one-hot vector."""
     if not action.is_floating_point():
         action = torch.nn.functional.one_hot(action[..., 0], int(action.max()) + 1).float()
-        return action.expand(-1, -1, FACTORS, -1)
-    return action if action.shape[2] > 1 else action.unflatten(-1, (FACTORS, -1)).squeeze(2)
+        return action.expand(-1, -1, factors, -1)
+    return action if action.shape[2] > 1 else action.unflatten(-1, (factors, -1)).squeeze(2)
 
 
 def whole(split: Tensor, like: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ def whole(split: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scores(model: Any, batch: Batch, state: dict[str, Tensor], *, seed: int) -> dict[str, float]:
+def scores(model: Any, batch: Batch, state: dict[str, Tensor], *, seed: int, board: int = CELLS,
+           factors: int = FACTORS) -> dict[str, float]:
     """One row of the table, of one model."""
     found: dict[str, float] = {}
     video, position, choice = batch.video, state["position"], state["choice"]
@@ -81,20 +82,20 @@ def scores(model: Any, batch: Batch, state: dict[str, Tensor], *, seed: int) -> 
     found["copy"] = float(psnr(copied.flatten(0, 1), truth.flatten(0, 1)).mean())
     if model.dynamics.factorizes:
         slots = model.dynamics.factors(model.encode(video)).features
-        dci = factor_agent_scores(slots.flatten(0, 1), cells(position).flatten(0, 1))
+        dci = factor_agent_scores(slots.flatten(0, 1), cells(position, board).flatten(0, 1))
         found |= {"slots D": dci.disentanglement, "slots C": dci.completeness, "slots I": dci.informativeness}
     if action is None:
         return found
-    split = parts(action)
+    split = parts(action, factors)
     dci = factor_agent_scores(split.flatten(0, 1), choice[:, :-1].flatten(0, 1)[..., None])
     found |= {"actions D": dci.disentanglement, "actions C": dci.completeness, "actions I": dci.informativeness}
     if action.is_floating_point():
-        found |= edits(model, video, position, action, split, dci.matched, torch.Generator().manual_seed(seed))
+        found |= edits(model, video, position, action, split, dci.matched, torch.Generator().manual_seed(seed), board)
     return found
 
 
 def edits(model: Any, video: Tensor, position: Tensor, action: Tensor, split: Tensor, matched: Tensor,
-          generator: torch.Generator) -> dict[str, float]:
+          generator: torch.Generator, board: int = CELLS) -> dict[str, float]:
     """Share of changed pixels around the edited agent, over all agents and transitions that were tried."""
     shares = []
     for at in range(4, video.shape[1] - 1, 5):
@@ -106,7 +107,7 @@ def edits(model: Any, video: Tensor, position: Tensor, action: Tensor, split: Te
             edited = split[:, now].clone()
             edited[:, -1, factor] = torch.randn(edited[:, -1, factor].shape, generator=generator)
             after = model.rollout(seen, 1, latent_actions=whole(edited, action)).video[:, 0]
-            inside = around(cells(position[:, at, agent]), video.shape[-1])
+            inside = around(cells(position[:, at, agent], board), video.shape[-1], board)
             shares.append(change_inside(base.clamp(0, 1), after.clamp(0, 1), inside)[0])
     share = torch.cat(shares)
     changed = ~share.isnan()
@@ -146,6 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", help="run folders")
     parser.add_argument("--agents", type=int, default=2)
+    parser.add_argument("--cells", type=int, default=CELLS, help="of the board, along a side")
+    parser.add_argument("--factors", type=int, default=FACTORS, help="parts that one action for all is cut in")
     parser.add_argument("--episodes", type=int, default=50, help="of the test split")
     parser.add_argument("--time", nargs="+", metavar="PRESET", help="time training steps of these instead")
     parser.add_argument("--repeats", type=int, default=20)
@@ -162,10 +165,11 @@ def main() -> None:
         model = wk.WorldModel.from_pretrained(run).eval()
         obs = model.config.obs
         clips = open_dataset(f"multigrid-{obs.height}", split="test", num_frames=24, num_agents=options.agents,
-                             num_episodes=options.episodes)
+                             num_episodes=options.episodes, cells=options.cells)
         episodes = [clips[i] for i in range(len(clips))]
         state = {key: torch.stack([episode["state"][key] for episode in episodes]) for key in ("position", "choice")}
-        row = scores(model, collate(episodes), state, seed=0)
+        row = scores(model, collate(episodes), state, seed=0, board=options.cells,
+                     factors=options.factors)
         rows[name_of(run)].append(row)
         print(run, {k: round(v, 3) for k, v in row.items()}, flush=True)
     for name, found in rows.items():

@@ -61,8 +61,18 @@ def test_a_clip():
     assert clip["state"]["position"].shape == (6, 4, 2) and clip["state"]["position"].abs().max() <= 0.875
 
 
+def test_a_smaller_board():
+    made = generate_multigrid("val", num_episodes=3, num_frames=9, image_size=20, num_agents=4, cells=5)
+    assert made.walls.shape == (3, 5, 5) and (made.walls.sum((1, 2)) == 1).all() and made.cell.max() == 4
+    clip = wk.data.open_dataset("multigrid-20", split="val", num_frames=9, episode_length=9, num_episodes=3,
+                                num_agents=4, cells=5)[1]
+    cell = ((clip["state"]["position"] + 1) * 5 / 2 - 0.5).round().long()
+    assert np.array_equal(cell, made.cell[1]) and np.array_equal(clip["video"], made.video[1])
+
+
 @pytest.mark.parametrize("options, message", [
     ({"image_size": 30}, "multiples of 8, as 32 or 64, not 30"), ({"num_agents": 9}, "from 1 to 8, got 9"),
+    ({"cells": 3}, "at least 4 along a side, got 3"), ({"cells": 5}, "multiples of 5, as 20 or 40, not 32"),
     ({"num_agents": 0}, "from 1 to 8, got 0"), ({"num_frames": 0}, "num_frames must be at least 1"),
 ])
 def test_what_cannot_be_made(options, message):

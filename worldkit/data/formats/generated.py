@@ -15,6 +15,7 @@ from ..cache import CacheSource, Span, cache_key, cached
 from ..splits import check_split
 from .balls import CANVAS, iter_balls, segment
 from .maze import CELLS, NUM_FRAMES, iter_maze
+from .multigrid import CELLS as BOARD
 from .multigrid import NUM_ACTIONS, iter_multigrid, positions
 from .push import NUM_DISCS, iter_push
 from .shapes import iter_shapes
@@ -163,6 +164,7 @@ def open_multigrid(
     num_episodes: int | None = None,
     episode_length: int = 24,
     num_agents: int = 2,
+    cells: int = BOARD,
 ) -> EpisodeSource:
     """Agents that act by themselves on a board (see `worldkit.data.formats.multigrid`), for example ``"multigrid-32"``.
 
@@ -170,6 +172,7 @@ def open_multigrid(
         num_episodes: Default 1000 for train, 50 for val and test. They are the first ones.
         episode_length: Frames per episode.
         num_agents: 1 to 8.
+        cells: Of the board, along a side; the picture's side is a multiple of it.
 
     Every clip comes with ``"action"`` float32 ``[T, 5 A]``: row t holds, agent by agent, which of five moves it tries
     between frames t and t + 1, as a one-hot vector. ``"state"``: ``"position"`` float32 ``[T, A, 2]``, centres
@@ -181,16 +184,17 @@ def open_multigrid(
     request = {"num_episodes": episodes, "image_size": size, "num_frames": episode_length}
 
     def blocks() -> Iterator[dict[str, np.ndarray]]:
-        for part in iter_multigrid(split, num_agents=num_agents, **request):
+        for part in iter_multigrid(split, num_agents=num_agents, cells=cells, **request):
             choice = part.choice.reshape(-1, num_agents)
             yield {
                 "video": part.video.reshape(-1, *part.video.shape[2:]),
                 "action": np.eye(NUM_ACTIONS, dtype=np.float32)[choice].reshape(len(choice), -1),
-                "state.position": _flat(positions(part.cell)),
+                "state.position": _flat(positions(part.cell, cells)),
                 "state.choice": choice,
             }
 
-    return _episodes("multigrid", size, split, blocks, num_agents=num_agents, **request)
+    extra = {} if cells == BOARD else {"cells": cells}  # entries of whole boards stay what they were
+    return _episodes("multigrid", size, split, blocks, num_agents=num_agents, **request, **extra)
 
 
 def open_maze(
