@@ -7,12 +7,15 @@ itself. What comes out passes through a projector with a batch norm (running sta
 Unusual: the attention and the MLP of a block norm the modulated input again (`worldkit.nn.prenorm`), and the projector
 alone decides the scale of a prediction.
 
+A rollout keeps keys and values, so that one more frame costs one frame (beyond the window it is computed anew).
+
 Source: LeWM (arXiv:2603.19312); galilai-group/stable-worldmodel @ addbab4, written from its description.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,9 +26,10 @@ from ..conditions import Condition
 from ..config import ComponentConfig
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.dropout import Dropout
+from ..nn.memory import Memory
 from ..nn.prenorm import AdaLNBlock, Projector
-from .base import Dynamics
 from .features import flat_frames, told_frames
+from .remembering import Remembering
 
 
 class AdaLNCausalConfig(ComponentConfig):
@@ -52,7 +56,7 @@ class AdaLNCausalConfig(ComponentConfig):
     projector_norm: Literal["batch", "layer"] = "batch"
 
 
-class AdaLNCausal(Dynamics):
+class AdaLNCausal(Remembering):
     """Frames and conditions -> the next frame, at every index; window ``timestep_horizon`` (LeWM: 3).
 
     Example:
@@ -67,6 +71,7 @@ class AdaLNCausal(Dynamics):
     Config = AdaLNCausalConfig
     requires = frozenset({"tracked", "continuous"})
     takes = frozenset({"frame", "token", "memory"})
+    same_in_training = False
     config: AdaLNCausalConfig
 
     def __init__(self, config: AdaLNCausalConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
@@ -90,19 +95,23 @@ class AdaLNCausal(Dynamics):
         else:
             self.outputs = nn.Identity() if dim == outputs else nn.Linear(dim, outputs)
 
-    def hidden(self, frames: Tensor, told: Tensor) -> Tensor:
-        """Frames ``[B, T, width]`` and conditions ``[B, T, dim]`` -> ``[B, T, dim]``, before the projector."""
-        x = self.drop(self.inputs(frames) + self.places[:, : frames.shape[1]])
-        for block in self.blocks:
-            x = block(x, told)
+    def hidden(self, frames: Tensor, told: Tensor, memory: Memory | None = None, *, last: bool = False) -> Tensor:
+        """Frames ``[B, T, width]`` and conditions ``[B, T, dim]`` -> ``[B, T or 1, dim]``, before the projector."""
+        first, count = 0 if memory is None else memory.length, frames.shape[1]
+        x = self.drop(self.inputs(frames) + self.places[:, first : first + count])
+        for layer, block in enumerate(self.blocks):
+            remember = None if memory is None else partial(memory.extend, layer, frames=count, limit=self.window)
+            x = block(x, told, remember=remember, last=1 if last and layer == len(self.blocks) - 1 else None)
+        if memory is not None:
+            memory.length += count
         return self.norm(x)
 
     def embed(self, z: Latent) -> Tensor:
         return self.inputs(flat_frames(z))[:, :, None].expand(-1, -1, self.spec.num_tokens, -1)
 
-    def prior(self, z: Latent, cond: Condition) -> LatentDist:
+    def ahead(self, z: Latent, cond: Condition, memory: Memory | None = None, *, last: bool = False) -> LatentDist:
         frames = flat_frames(z)
-        out = self.outputs(self.hidden(frames, told_frames(cond, frames, self.cond_dim)))
+        out = self.outputs(self.hidden(frames, told_frames(cond, frames, self.cond_dim), memory, last=last))
         raw = out.split([count * width for count, width in self._sizes.values()], -1)
         return LatentDist(self.spec, {
             key: self.spec.field(key).dist.from_raw(x.unflatten(-1, size))

@@ -1,8 +1,8 @@
 """DINO-WM's predictor: patches carry the action as channels, and see all patches of their frame and those before.
 
-
 What comes out of the blocks is the next frame as it is, without a last layer; the action's channels of it are not used.
-A learned table tells the tokens of a window apart.
+A learned table tells the tokens of a window apart. A rollout keeps keys and values, so that one more frame costs one
+frame (beyond the window it is computed anew).
 
 Source: DINO-WM (arXiv:2411.04983); gaoyuezhou/dino_wm @ 0a9492f, written from its description.
 """
@@ -10,6 +10,7 @@ Source: DINO-WM (arXiv:2411.04983); gaoyuezhou/dino_wm @ 0a9492f, written from i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -21,9 +22,10 @@ from ..distributions import full_precision
 from ..errors import IncompatibleComponentsError
 from ..latents import Latent, LatentDist, LatentSpec
 from ..nn.dropout import Dropout
+from ..nn.memory import Memory
 from ..nn.prenorm import NormedAttention, NormedMLP
 from ..nn.vit import frames_mask
-from .base import Dynamics
+from .remembering import Remembering
 
 
 class CausalPatchesConfig(ComponentConfig):
@@ -46,12 +48,13 @@ class CausalPatchesConfig(ComponentConfig):
     action_dim: int = Field(default=10, gt=0)
 
 
-class CausalPatches(Dynamics):
+class CausalPatches(Remembering):
     """Patches and actions -> the next patches; window ``timestep_horizon`` (DINO-WM: 3)."""
 
     Config = CausalPatchesConfig
     requires = frozenset({"grid", "tracked", "continuous"})
     takes = frozenset({"frame"})
+    same_in_training = False
     config: CausalPatchesConfig
 
     def __init__(self, config: CausalPatchesConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
@@ -76,18 +79,24 @@ class CausalPatches(Dynamics):
         self.outputs = nn.Identity() if sum(self._raw) == width else nn.Linear(width, sum(self._raw))
         self.width = width
 
-    def prior(self, z: Latent, cond: Condition) -> LatentDist:
+    def ahead(self, z: Latent, cond: Condition, memory: Memory | None = None, *, last: bool = False) -> LatentDist:
         group = self.spec.groups[0]
         patches = z.flat(group.name)
         frames, count = patches.shape[1:3]
+        first = 0 if memory is None else memory.length
         told = patches.new_zeros(len(patches), frames, self.cond_dim) if cond.frame is None else cond.frame
         x = torch.cat([patches, told[:, :, None].expand(-1, -1, count, -1).to(patches)], -1).flatten(1, 2)
-        x = self.drop(x + self.places[:, : x.shape[1]])
-        mask = frames_mask(frames, count, 0, x.device)
-        for attention, mlp in self.blocks:
-            x = x + attention(x, mask=mask)
+        x = self.drop(x + self.places[:, first * count : (first + frames) * count])
+        mask = frames_mask(frames, count, first, x.device)
+        for layer, (attention, mlp) in enumerate(self.blocks):
+            remember = None if memory is None else partial(memory.extend, layer, frames=frames, limit=self.window)
+            asking = count if last and layer == len(self.blocks) - 1 else None
+            mixed = attention(x, mask=mask, remember=remember, last=asking)
+            x = (x if asking is None else x[:, -asking:]) + mixed
             x = x + mlp(x)
-        out = full_precision(self.outputs(self.norm(x)[..., : self.width])).unflatten(1, (frames, count))
+        if memory is not None:
+            memory.length += frames
+        out = full_precision(self.outputs(self.norm(x)[..., : self.width])).unflatten(1, (-1, count))
         return LatentDist(self.spec, {
             (group.name, field.name): field.dist.from_raw(raw)
             for field, raw in zip(group.fields, out.split(self._raw, -1), strict=True)

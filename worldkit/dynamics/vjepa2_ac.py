@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from ..nn.memory import Memory
 from ..nn.pose import moved
 from ..nn.positions import Rotation, places, tiled_rotation
 from ..nn.vit import Activation, ViTBlock, draw_weights_, frames_mask
-from .base import Carry, Dynamics, Window
+from .remembering import Remembering
 
 
 class VJEPA2ACConfig(ComponentConfig):
@@ -60,13 +60,7 @@ class VJEPA2ACConfig(ComponentConfig):
     cond_dim: int | None = Field(default=None, ge=0)
 
 
-class _Kept(Carry):
-    """``memory`` holds keys and values of all frames of the history but the newest; None: of none."""
-
-    memory: Memory | None = None
-
-
-class VJEPA2AC(Dynamics):
+class VJEPA2AC(Remembering):
     """Patches, pose and actions -> the next patches; window ``timestep_horizon``.
 
     Raises:
@@ -183,23 +177,8 @@ class VJEPA2AC(Dynamics):
             params[key] = moved(params[key], step) if self.config.moves == "arm" else params[key] + step
         return LatentDist(self.spec, params)
 
-    def prior(self, z: Latent, cond: Condition) -> LatentDist:
-        return self._answer(self._run(self._tokens(z, cond)), z, cond)
-
-    def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> Any:
-        carry = _Kept(z, cond)
-        past = z.shape[1] - 1
-        if past < self.window:
-            carry.memory = Memory()
-            if past:
-                self._run(self._tokens(z[:, :past], cond), carry.memory, last=True)
-        return carry
-
-    def step(self, carry: Any, cond: Condition) -> LatentDist:
-        history, told = carry.seen(cond, self.window)
-        newest, now = history[:, -1:], told.at(slice(-1, None))
-        if carry.memory is not None and carry.memory.length < self.window and (
-                carry.memory.length == history.shape[1] - 1):
-            return self._answer(self._run(self._tokens(newest, now), carry.memory), newest, now)
-        carry.memory = None
-        return self._answer(self._run(self._tokens(history, told), last=True), newest, now)
+    def ahead(self, z: Latent, cond: Condition, memory: Memory | None = None, *, last: bool = False) -> LatentDist:
+        patches = self._run(self._tokens(z, cond), memory, last=last)
+        if last:
+            z, cond = z[:, -1:], cond.at(slice(-1, None))
+        return self._answer(patches, z, cond)

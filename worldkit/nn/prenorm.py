@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .dropout import Dropout
+from .memory import Remember
 from .products import Linear
 
 
@@ -27,15 +28,27 @@ class NormedAttention(nn.Module):
         self.qkv = Linear(dim, 3 * num_heads * head_dim, bias=False)
         self.proj, self.drop = Linear(num_heads * head_dim, dim), Dropout(dropout)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False, remember: Remember | None = None,
+        last: int | None = None,
+    ) -> Tensor:
         """Args:
             x: ``[M, L, D]``.
-            mask: Bool ``[L, L]``, True where a query sees a key.
-            causal: In its place: of the tokens up to its own.
+            mask: Bool ``[L, S]``, True where a query sees a key.
+            causal: In its place: of the tokens up to its own, where as many keys as queries are seen (else all).
+            remember: Adds keys and values to earlier ones.
+            last: So many of the last tokens ask; None: all. They see all keys, whatever the mask.
+        Returns:
+            ``[M, L or last, D]``.
         """
         q, k, v = rearrange(self.qkv(self.norm(x)), "m l (three h d) -> three m h l d", three=3, h=self.num_heads)
+        if remember is not None:
+            k, v = remember(k, v)
+        if last is not None:
+            q, mask = q[..., -last:, :], None
         p = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, is_causal=causal)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p,
+                                             is_causal=causal and q.shape[-2] == k.shape[-2])
         return self.drop(self.proj(rearrange(out, "m h l d -> m l (h d)")))
 
 
@@ -65,10 +78,14 @@ class AdaLNBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """Tokens and conditions ``[M, L, D]``."""
+    def forward(self, x: Tensor, cond: Tensor, *, remember: Remember | None = None, last: int | None = None) -> Tensor:
+        """Tokens and conditions ``[M, L, D]``; for the others see `NormedAttention`, which may answer for fewer."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(cond)).chunk(6, -1)
-        x = x + gate1 * self.attention(torch.addcmul(shift1, self.norm(x), 1 + scale1), causal=True)
+        mixed = self.attention(torch.addcmul(shift1, self.norm(x), 1 + scale1), causal=True, remember=remember,
+                               last=last)
+        if last is not None:
+            x, gate1, shift2, scale2, gate2 = (part[:, -last:] for part in (x, gate1, shift2, scale2, gate2))
+        x = x + gate1 * mixed
         return x + gate2 * self.mlp(torch.addcmul(shift2, self.norm(x), 1 + scale2))
 
 
