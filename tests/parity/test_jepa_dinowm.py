@@ -1,6 +1,7 @@
 """DINO-WM against recorded outputs of the official code: latents, losses, gradients, roll-out, pictures."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from worldkit.config import WorldModelConfig
 from worldkit.convert.state import Target, fill
 from worldkit.distributions import MEANS
 from worldkit.encoders.base import Encoding
-from worldkit.latents import LatentDist
+from worldkit.latents import Latent, LatentDist
 from worldkit.nn.vit import frames_mask
+from worldkit.planning import Continuous, LatentDistance, Shooting
+from worldkit.rolling import Rollout
 
 from .jepa_files import D, Fixture, close, folders
 
@@ -131,3 +134,33 @@ def test_rollout(case):
         out = model.rollout(z[:, :first], horizon, conditions={"action": told}, decode=False)
         whole = torch.cat([z[:, :first].flat("patches"), out.latents.flat("patches")], 1)
         close(whole, said["rollout_z"][..., :width], "roll-out")
+
+
+@torch.no_grad()
+def test_planning_objectives(case):
+    """The goal is the clip's last frame. Upstream reads proprioception off the first patch, ours off all of them; its
+    "all" counts the given frame, too, and is divided by frames."""
+    fixture, model, batch = case
+    actions, alpha = fixture.inputs["roll_action"][:, None], fixture.config["alpha"]
+    z, frames = model.encode(batch), actions.shape[2] + 1
+
+    def costs(weight, **options):
+        features, vectors = (LatentDistance(fields=(name,), **options) for name in ("features", "vectors"))
+
+        def alike(latents):  # the first patch's vectors in all patches
+            first = latents.get("vectors")[:, :, :1].expand_as(latents.get("vectors"))
+            return Latent.build(latents.spec, {**latents.values, ("patches", "vectors"): first})
+
+        def total(imagined, goal):
+            seen = replace(imagined, rollout=replace(imagined.rollout, latents=alike(imagined.latents)))
+            return features(imagined, goal) + weight * vectors(seen, goal)
+
+        return Shooting(model, z[:, :1], total, goal=z[:, -1:], space=Continuous((-9,) * 10, (9,) * 10))
+
+    close(costs(1.0).score(actions).cost[:, 0], fixture.tensors["objective_last"], "last", 1e-6)
+    every = costs(alpha, frames="all", growth=2.0)
+    imagined = every.imagine(actions)
+    given = replace(imagined, rollout=Rollout(z[:, :1], z[:, :0]))
+    share = 1 / (2**frames - 1)  # of the given frame
+    total = (1 - share) * every.cost(imagined, every.goal) + share * every.cost(given, every.goal)
+    close(total[:, 0] / frames, fixture.tensors["objective_all"], "all", 1e-6)

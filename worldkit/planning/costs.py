@@ -103,12 +103,20 @@ class LatentDistance(_Distance):
         frames: ``"last"`` predicted frame, or mean over ``"all"``.
         fields: Names of the fields that count; None: all.
         norm: ``"l2"``, squared differences, or ``"l1"``, their sizes (V-JEPA 2-AC).
+        growth: Of ``"all"`` frames, a frame weighs so many times what the one before weighs (DINO-WM: 2).
     Raises:
         WorldkitError: the latent is a set of things, or has no such field.
+        ConfigError: a growth that is not above 0.
     """
 
     fields: tuple[str, ...] | None = None
     norm: Literal["l2", "l1"] = "l2"
+    growth: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.growth > 0:
+            raise ConfigError(f"LatentDistance: growth must be above 0, got {self.growth!r}")
 
     def check(self, model: WorldModel, goal: Goal) -> None:
         super().check(model, goal)
@@ -124,11 +132,13 @@ class LatentDistance(_Distance):
 
     def __call__(self, imagined: Imagined, goal: Goal) -> Tensor:
         total, count, now = 0.0, 0, imagined.latents[:, self.compared]
+        weights = self.growth ** torch.arange(now.shape[1])
+        weights = weights / weights.sum()
         for key, value in goal.latent.values.items():
             if self.fields is None or key[1] in self.fields:
                 difference = imagined.split(now.values[key]) - value[:, None]
                 size = difference.square() if self.norm == "l2" else difference.abs()
-                total = total + size.mean(2).sum((-1, -2))
+                total = total + torch.einsum("t,pst->ps", weights.to(size), size.flatten(3).sum(-1))
                 count += value[0, 0].numel()
         return total / count
 
