@@ -85,6 +85,22 @@ def test_the_dreamer_that_is_measured_is_as_large_as_the_one_beside_it(load):
     assert sum(p.numel() for part in learner.parameters.values() for p in part) == 205208
 
 
+def test_the_plain_dit_draws_what_ours_draws(load):
+    """With weights of the same network; only frames that are shown again and again are kept in ours."""
+    jepa = load("jepa")
+    sizes = jepa.TINY["dit-sample"]
+    made = jepa.dit(sizes, seed=0)
+    ours, plain = jepa.our_sample(*made)(), jepa.plain_sample(*jepa.reordered(made, sizes))()
+    assert ours.shape == (1, 3, 16, 96) and ours.std() > 0.5
+    assert (ours - plain).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["lewm-train", "lewm-plan", "ac-rollout"])
+def test_our_side_of_the_jepa_benchmark_runs(load, task):
+    load("jepa").run_ours("full", task, Namespace(seed=0, tiny=True, iterations=2))()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["observe", "observe-grad", "imagine", "imagine-grad", "learn"])
 def test_our_side_of_the_dreamer_benchmark_runs(load, task):

@@ -10,9 +10,13 @@ import torch
 
 import worldkit as wk
 from worldkit.assembly import build
+from worldkit.convert import from_lewm, from_vjepa2, from_vjepa2_ac
+from worldkit.errors import CheckpointError
 from worldkit.objectives.collapse import health
 from worldkit.objectives.jepa import JEPA
 from worldkit.objectives.teacher import Teacher
+from worldkit.planning import LatentDistance, Shooting
+from worldkit.storage.hub import load_parts
 from worldkit.storage.sharing import export_model
 from worldkit.testing import check_objective
 from worldkit.testing.examples import example_batch, small_config
@@ -96,6 +100,57 @@ def test_bad_input():
         build(small_config(**{**LEWM, "conditioners": {}}, objective={"name": "jepa", "vicreg": {"inverse": 1.0}}))
     with pytest.raises(wk.NoDecoderError):
         build(small_config(**LEWM, objective="jepa")).decode(None)
+
+
+CLIPS = {"name": "jepa-vit", "tubelet": 2, "frames": 2, "positions": "sincos-3d-uniform"}
+
+
+@pytest.mark.parametrize("encoder, masks, said", [
+    ("jepa-vit", {"image": {"context_scale": (0.01, 0.01), "target_scale": (0.4, 0.4), "min_keep": 1}},
+     "masks leave no context: .*raise objective.image.context_scale"),
+    (CLIPS, {"clips": [{"num_blocks": 4, "spatial_scale": [1.0, 1.0], "aspect": [1.0, 1.0]}], "num_frames": 2},
+     "masks leave nothing to show: 4 blocks .*lower num_blocks or spatial_scale of objective.clips"),
+])
+def test_masks_that_hide_everything(encoder, masks, said):
+    masked = {"encoder": encoder, "decoder": None, "dynamics": None, "latent_action": None}
+    model = build(small_config(**masked, objective={"name": "masked-jepa", **masks}))
+    with pytest.raises(wk.ConfigError, match=said):
+        model.loss(example_batch(model.config))
+
+
+def test_two_views_where_one_is_expected():
+    with pytest.raises(wk.ConfigError, match="'vit-cls' sees one view, and these observations have 2.*'jepa-vit'"):
+        build(small_config(**LEWM, obs__views=2, objective="jepa"))
+    with pytest.raises(wk.ShapeError, match="video must have 5 axes"):
+        build(small_config(**LEWM, objective="jepa")).encode(torch.rand(1, 2, 3, 3, 32, 32))
+
+
+def test_a_planner_on_a_model_without_actions():
+    model = build(small_config(**{**LEWM, "conditioners": {}}, objective="jepa"))
+    with pytest.raises(wk.ConfigError, match="told no condition 'action' of actions, so there is nothing to plan"):
+        Shooting(model, torch.rand(1, 1, 3, 32, 32), LatentDistance(), goal=torch.rand(1, 3, 32, 32))
+
+
+FOREIGN = {"encoder": {"some.weight": torch.zeros(1)}, "predictor": {"action_encoder.weight": torch.zeros(4, 7)}}
+
+
+@pytest.mark.parametrize("convert, given, said", [
+    (from_lewm, {"encoder.some.weight": torch.zeros(1)}, "no LeWM or PLDM checkpoint.*it lacks predictor.pos_embed"),
+    (from_vjepa2, {"state": {}}, "no V-JEPA 2 checkpoint: it has no encoder"),
+    (from_vjepa2, FOREIGN, "no V-JEPA 2 encoder: it lacks patch_embed.proj.weight and .* has some.weight"),
+    (from_vjepa2_ac, FOREIGN, "no V-JEPA 2 encoder: it lacks patch_embed.proj.weight"),
+    (from_vjepa2_ac, {"encoder": {}}, "no V-JEPA 2-AC checkpoint: it has no predictor.*take from_vjepa2"),
+])
+def test_a_converter_is_given_another_model(convert, given, said):
+    with pytest.raises(CheckpointError, match=said):
+        convert(given)
+
+
+def test_weights_of_another_encoder(tmp_path):
+    build(small_config(**LEWM, objective="jepa")).save_pretrained(tmp_path)
+    other = build(small_config(**{**LEWM, "encoder": {"name": "vit-cls", "num_layers": 2}}, objective="jepa"))
+    with pytest.raises(CheckpointError, match="cannot give this model its encoder(.|\n)*num_layers"):
+        load_parts(other, str(tmp_path), ("encoder",))
 
 
 def test_collapse_is_noticed_while_training():

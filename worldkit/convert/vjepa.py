@@ -163,6 +163,9 @@ def _count(state: Mapping[str, Any], pattern: str) -> int:
 
 
 def _encoder_config(state: Mapping[str, Tensor], size: int, heads: int | None, frames: int) -> dict[str, Any]:
+    if missing := [key for key in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight") if key not in state]:
+        raise CheckpointError(f"this is no V-JEPA 2 encoder: it lacks {' and '.join(missing)}, and has "
+                              f"{', '.join(map(str, list(state)[:4]))}, ...; of LeWM take from_lewm")
     kernel = state["patch_embed.proj.weight"]
     dim, tubelet, side = kernel.shape[0], kernel.shape[2] if kernel.ndim == 5 else 1, kernel.shape[-1]
     silu = "blocks.0.mlp.fc3.weight" in state
