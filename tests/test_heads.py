@@ -390,7 +390,7 @@ def test_a_training_learns_rewards_and_finds_their_scale(tmp_path):
     assert again.config.heads == model.config.heads and list(again.heads) == list(model.heads)
 
 
-@pytest.mark.parametrize("objective", ["heads", "two-stage"])
+@pytest.mark.parametrize("objective", ["heads", "one-step", "two-stage"])
 def test_remembered_latents_give_the_same_loss(objective):
     model, plain = (small(objective={"name": objective, "remember": n}) for n in (4, 0))
     plain.load_state_dict(model.state_dict())

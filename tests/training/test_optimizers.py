@@ -6,6 +6,7 @@ from torch import nn
 
 from worldkit.errors import ConfigError, TrainingError
 from worldkit.training import TrainConfig, Trainer
+from worldkit.training.muon import hidden_matrices, orthogonalized
 from worldkit.training.optimizers import AdamTF, LaProp, OptimizerConfig, clip_adaptively, make_optimizer
 from worldkit.training.schedule import learning_rate
 
@@ -23,6 +24,7 @@ def same_weights(a, b):
 
 @pytest.mark.parametrize("options", [
     {"optimizer": "laprop", "eps": 1e-20, "agc": 0.3, "warmup_steps": 4, "warmup_from_zero": True},
+    {"optimizer": "muon", "weight_decay": 0.1},
     pytest.param({"optimizer": "adam-tf", "weight_decay": 1e-6, "agc": 0.3}, marks=pytest.mark.slow),
     pytest.param({"optimizer": "adamw", "weight_decay": 0.1}, marks=pytest.mark.slow),
 ])
@@ -53,11 +55,11 @@ def test_sharded_tensors_are_refused_to_those_that_need_whole_ones(tiny_model, b
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(ConfigError, match="'adam', 'adamw', 'adam-tf' or 'laprop'"):
+    with pytest.raises(ConfigError, match="'adam', 'adamw', 'adam-tf', 'laprop' or 'muon'"):
         TrainConfig.parse({"optimizer": "sgd"})
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adam-tf", "laprop"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adam-tf", "laprop", "muon"])
 def test_parameters_without_a_gradient_rest_and_state_comes_back(name):
     def made():
         torch.manual_seed(0)
@@ -115,3 +117,38 @@ def test_only_kernels_decay_under_laprop():
     kernel.grad, bias.grad = torch.zeros_like(kernel), torch.zeros_like(bias)
     optimizer.step()
     assert torch.allclose(kernel, torch.tensor(0.95)) and torch.equal(bias.data, torch.ones(2))
+
+
+def test_muon_is_adam_but_for_hidden_matrices():
+    def made():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 2)).double()
+
+    ours, usual = made(), made()
+    options = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8}
+    hidden = hidden_matrices(ours)
+    assert [tuple(p.shape) for p in hidden] == [(24, 16), (16, 24)]
+    muon = make_optimizer("muon", ours.parameters(), matrices=hidden, **options)
+    matrices = [usual[1].weight, usual[2].weight]
+    others = [p for p in usual.parameters() if all(p is not m for m in matrices)]
+    theirs = [torch.optim.Adam(others, **options),
+              torch.optim.Muon(matrices, lr=1e-2 / 0.2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")]
+    for _ in range(3):
+        for p, q in zip(ours.parameters(), usual.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        before = hidden[0].detach().clone()
+        for optimizer in (muon, *theirs):
+            optimizer.step()
+        assert 0.7e-2 < (hidden[0] - before).square().mean().sqrt() < 1.2e-2
+    for p, q in zip(ours.parameters(), usual.parameters(), strict=True):
+        apart = any(p is m for m in hidden)
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3 if apart else 1e-9)  # theirs computes in bfloat16
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
+def test_singular_values_come_near_one(shape):
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    x = x * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]
+    values = torch.linalg.svdvals(orthogonalized(x))
+    assert values.min() > 0.5 and values.max() < 1.4

@@ -11,17 +11,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, to_float_video
 from ..distributions import MEANS
-from ..latents import Latent, LatentSpec
+from ..latents import Latent, LatentDist, LatentSpec
 
 if TYPE_CHECKING:
-    from ..encoders.base import Encoder
+    from ..encoders.base import Encoder, Encoding
 
 
 class Remembered:
@@ -44,7 +44,7 @@ class Remembered:
             if len(self._known) >= self.most and _state(encoder) == self._weights:
                 return
             batch = replace(batch, video=to_float_video(batch.video))
-            self.add(encoder, batch, encoder.see(batch, sampler=MEANS).latent)
+            self.add(encoder, batch, self._of(encoder.see(batch, sampler=MEANS)))
 
     def means(self, encoder: Encoder, batch: Batch) -> Latent:
         """Means of the latents of clips (video in [0, 1]), remembered or encoded."""
@@ -52,14 +52,14 @@ class Remembered:
         if known is not None:
             return known
         with torch.no_grad():
-            return encoder.see(batch, sampler=MEANS).latent
+            return self._of(encoder.see(batch, sampler=MEANS))
 
     def add(self, encoder: Encoder, batch: Batch, z: Latent) -> None:
         """Remember the latents of clips ``[B, ...]``, as far as there is room."""
         if (weights := _state(encoder)) != self._weights:
             self._known, self._weights = {}, weights
         self._spec = z.spec
-        for key, packed in zip(_keys(batch), z.pack().cpu(), strict=True):
+        for key, packed in zip(_keys(batch), self._pack(z).cpu(), strict=True):
             if len(self._known) >= self.most:
                 return
             self._known[key] = packed
@@ -73,7 +73,42 @@ class Remembered:
         known = [packed for packed in found if packed is not None]
         if len(known) < len(found):
             return None
-        return Latent.unpack(self._spec, torch.stack(known).to(batch.video.device))
+        return self._unpack(self._spec, torch.stack(known).to(batch.video.device))
+
+    # -- what is kept of what an encoder saw
+
+    def _of(self, encoding: Encoding) -> Any:
+        return encoding.latent
+
+    def _pack(self, z: Any) -> Tensor:
+        return z.pack()
+
+    def _unpack(self, spec: LatentSpec, packed: Tensor) -> Any:
+        return Latent.unpack(spec, packed)
+
+
+class RememberedPosteriors(Remembered):
+    """The same for distributions of latents: the encoder's posteriors where it sees means.
+
+    Args:
+        most: Clips that are remembered.
+    """
+
+    def posterior(self, encoder: Encoder, batch: Batch) -> LatentDist:
+        """Posteriors of clips (video in [0, 1]), remembered or encoded."""
+        return self.means(encoder, batch)  # type: ignore[return-value]
+
+    def _of(self, encoding: Encoding) -> LatentDist:
+        return encoding.posterior
+
+    def _pack(self, z: LatentDist) -> Tensor:
+        return torch.cat([params.flatten(2) for params in z.params.values()], -1)
+
+    def _unpack(self, spec: LatentSpec, packed: Tensor) -> LatentDist:
+        sizes = [(spec.group(key[0]).size, spec.field(key).dist.param_dim(spec.field(key).dim)) for key in spec.keys()]
+        parts = packed.split([tokens * width for tokens, width in sizes], -1)
+        return LatentDist(spec, {key: part.unflatten(-1, size)
+                                 for key, part, size in zip(spec.keys(), parts, sizes, strict=True)})
 
 
 class RememberedFrames(Remembered):

@@ -19,7 +19,7 @@ class TrainConfig(Config):
         seconds: Stop after this much training time instead (whatever comes first).
         batch_size: Clips per step and process.
         gradient_accumulation: Batches per step and process; the effective batch is batch_size x this x processes.
-        optimizer: ``"adam"``, ``"adamw"``, ``"adam-tf"`` (eps as in TensorFlow) or ``"laprop"``; see
+        optimizer: ``"adam"``, ``"adamw"``, ``"adam-tf"`` (eps as in TensorFlow), ``"laprop"`` or ``"muon"``; see
             `worldkit.training.optimizers`.
         lr: Learning rate.
         schedule: ``"constant"``; ``"cosine"``, down to ``final_lr`` at the last step (of ``steps`` or ``num_epochs``,

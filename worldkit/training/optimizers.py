@@ -1,4 +1,4 @@
-"""Optimisers by name: Adam, AdamW, Adam as TensorFlow has it, and LaProp with adaptive gradient clipping.
+"""Optimisers by name: Adam, AdamW, Adam as TensorFlow has it, LaProp with adaptive gradient clipping, and Muon.
 
 Torch's own two are used where they are what is meant. The others work on lists of tensors at once
 (``torch._foreach_*``) and keep torch's state names, so that checkpoints of runs are read alike.
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..nn.decay import weights_of_layers
+from .muon import hidden_matrices, move_matrices
 
-OptimizerName = Literal["adam", "adamw", "adam-tf", "laprop"]
+OptimizerName = Literal["adam", "adamw", "adam-tf", "laprop", "muon"]
 
 
 class OptimizerConfig(Config):
@@ -31,11 +32,13 @@ class OptimizerConfig(Config):
     Attributes:
         name: ``"adam"`` and ``"adamw"``, torch's; ``"adam-tf"``, whose eps counts before the bias correction and whose
             ``weight_decay`` shrinks every parameter by that factor, whatever ``lr`` is (DreamerV2); ``"laprop"``, which
-            normalises before it takes the mean (DreamerV3).
+            normalises before it takes the mean (DreamerV3); ``"muon"``, Adam but for hidden matrices
+            (`worldkit.training.muon`).
         lr: Learning rate.
         betas: Of the mean of gradients and of their squares.
         eps: Added to the root of the mean of squares.
-        weight_decay: Of adam, adamw and laprop as torch has them; of laprop for matrices and kernels only.
+        weight_decay: Of adam, adamw and laprop as torch has them, of muon as of adamw; of laprop for matrices and
+            kernels only.
         decay: Of adam and adamw: ``"all"``, or ``"weights"``: those of linear, convolutional and recurrent layers alone
             (IRIS, DIAMOND), as `worldkit.nn.decay` finds them.
         agc: Each tensor's gradient is at most this fraction of that tensor's norm; None: no such limit.
@@ -86,19 +89,21 @@ class OptimizerConfig(Config):
         decays = weights_of_layers(module) if self.decay == "weights" and module is not None else None
         return make_optimizer(self.name, parameters, lr=self.rate(0), betas=self.betas, eps=self.eps,
                               weight_decay=self.weight_decay, decays=decays, agc=self.agc, agc_floor=self.agc_floor,
-                              nesterov=self.nesterov, fused=fused)
+                              nesterov=self.nesterov, fused=fused,
+                              matrices=() if module is None else hidden_matrices(module))
 
 
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float,
     weight_decay: float = 0.0, decays: Iterable[nn.Parameter] | None = None, agc: float | None = None,
-    agc_floor: float = 1e-3, nesterov: bool = False, fused: bool = False,
+    agc_floor: float = 1e-3, nesterov: bool = False, fused: bool = False, matrices: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """An optimiser by name; see `OptimizerConfig`.
 
     Args:
         decays: Parameters that weight decay is for, of adam and adamw; None: all.
         fused: Torch's own take their fused form; the others work on lists of tensors anyway.
+        matrices: Of muon, the parameters that are not Adam's: `worldkit.training.muon.hidden_matrices`.
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> type(make_optimizer("laprop", layer.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-20)).__name__
@@ -113,6 +118,12 @@ def make_optimizer(
         return made if agc is None else _clipped(made, agc, agc_floor)
     if name == "adam-tf":
         made = AdamTF(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return made if agc is None else _clipped(made, agc, agc_floor)
+    if name == "muon":
+        hidden = {id(p) for p in matrices}
+        groups = [{"params": [p for p in parameters if (id(p) in hidden) == which], "matrices": which}
+                  for which in (True, False)]
+        made = Muon([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         return made if agc is None else _clipped(made, agc, agc_floor)
     groups = [{"params": parameters, "weight_decay": 0.0}]
     if weight_decay:
@@ -178,7 +189,7 @@ class _Foreach(torch.optim.Optimizer):
                 states = [self.state[p] for p in parameters]
                 torch._foreach_add_([s["step"] for s in states], 1.0)
                 self._move(group, count + 1, parameters, [p.grad for p in parameters],
-                           [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states])
+                           [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states if "exp_avg_sq" in s])
         return loss
 
     def _by_count(self, group: dict[str, Any]) -> Iterator[tuple[int, list[Tensor]]]:
@@ -189,8 +200,8 @@ class _Foreach(torch.optim.Optimizer):
             state = self.state[p]
             if not state:
                 state["step"] = torch.tensor(0.0)
-                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                for kept in ("exp_avg",) if group.get("matrices") else ("exp_avg", "exp_avg_sq"):
+                    state[kept] = torch.zeros_like(p, memory_format=torch.preserve_format)
             found[int(state["step"]), p.device, p.dtype].append(p)
         for (count, *_), parameters in found.items():
             yield count, parameters
@@ -273,3 +284,40 @@ class AdamTF(_Foreach):
         torch._foreach_add_(size, group["eps"])
         torch._foreach_addcdiv_(parameters, mean, size,
                                 -group["lr"] * math.sqrt(1 - second**count) / (1 - first**count))
+
+
+class Muon(_Foreach):
+    """Hidden matrices by `worldkit.training.muon`, everything else by Adam, at one learning rate.
+
+    Args:
+        params: Groups of parameters, each with ``matrices``, True or False.
+        lr, betas, eps: As of Adam; of matrices ``lr`` is the root mean square of an update's entries.
+        weight_decay: ``lr`` times this times the parameter is taken off, too.
+    Example:
+        >>> weight = nn.Parameter(torch.eye(16))
+        >>> weight.grad = torch.eye(16) + 0.1
+        >>> Muon([{"params": [weight], "matrices": True}], lr=0.01).step()
+        >>> round((weight.data - torch.eye(16)).square().mean().sqrt().item(), 2)
+        0.01
+    """
+
+    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
+                 weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+                                  "matrices": False})
+
+    def _move(self, group: dict[str, Any], count: int, parameters: list[Tensor], gradients: list[Tensor],
+              mean: list[Tensor], square: list[Tensor]) -> None:
+        first, second = group["betas"]
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        if group["matrices"]:
+            move_matrices(parameters, gradients, mean, group["lr"])
+            return
+        torch._foreach_lerp_(mean, gradients, 1 - first)
+        torch._foreach_mul_(square, second)
+        torch._foreach_addcmul_(square, gradients, gradients, 1 - second)
+        size = torch._foreach_sqrt(square)
+        torch._foreach_div_(size, math.sqrt(1 - second**count))
+        torch._foreach_add_(size, group["eps"])
+        torch._foreach_addcdiv_(parameters, mean, size, -group["lr"] / (1 - first**count))

@@ -54,6 +54,7 @@ from .evaluation import evaluate, mean_image, validation_loss
 from .figures import film, panel, samples
 from .lock import locked
 from .loggers import open_loggers
+from .muon import hidden_matrices
 from .optimizers import make_optimizer
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
 from .progress import ProgressBar
@@ -171,7 +172,7 @@ class Trainer:
             config.optimizer, [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
             eps=config.eps, weight_decay=config.weight_decay, agc=config.agc,
             decays=weights_of_layers(model) if config.decay == "weights" else None,
-            fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"),
+            fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"), matrices=hidden_matrices(model),
         )
         forget_restarted(self.optimizer, model)
         self.ema = None if config.ema is None else EMA(
