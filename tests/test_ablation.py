@@ -16,7 +16,7 @@ import scipy.stats
 import torch
 
 import worldkit as wk
-from worldkit.ablation import Ablation, Budget, Row, process, runner
+from worldkit.ablation import Ablation, Budget, Row, process, work
 from worldkit.ablation.cell import process_peak
 from worldkit.ablation.grid import expand, flatten, parse_axes
 from worldkit.cli import main
@@ -115,6 +115,7 @@ def test_values_on_the_command_line():
 @pytest.mark.parametrize("text, amount, unit, options", [
     (120, 120, "seconds", {"seconds": 120, "steps": None}), ("1.5min", 90, "seconds", {"seconds": 90}),
     ("2h", 7200, "seconds", {}), ("30 seconds", 30, "seconds", {}), ("500steps", 500, "steps", {"steps": 500}),
+    ("60cpu", 60, "CPU seconds", {"cpu_seconds": 60, "seconds": None, "steps": None}),
     ("30samples", 30, "samples", {"steps": 8, "seconds": None}),
 ])
 def test_budgets(text, amount, unit, options):
@@ -307,7 +308,7 @@ def test_an_interruption_leaves_a_table(tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run_cell", stop)
+    monkeypatch.setattr(work, "run_cell", stop)
     with pytest.raises(KeyboardInterrupt):
         wk.ablation.run(PRESET, out=tmp_path, **{**COMMON, "seeds": 3})
     table = (tmp_path / "table.md").read_text()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,23 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def run_cell(folder: Path, *, isolated: bool) -> dict[str, Any] | None:
+Doing = Callable[[Mapping[str, Any], Path, bool], "dict[str, Any] | None"]
+"""What is done with a cell: (content of ``cell.json``, folder, isolated) -> result, or None if it was stopped."""
+
+
+def run_cell(folder: Path, *, isolated: bool, does: Doing | None = None) -> dict[str, Any] | None:
     """Do what ``cell.json`` says.
 
     Args:
         folder: The cell.
         isolated: Whether this process does nothing else, so that its peak memory is the cell's.
+        does: What is done; None: `train_and_score`.
     Returns:
         The result, or None if the cell was stopped before it was finished.
     """
     cell = read_json(folder / CELL_FILE)
     try:
-        result = _train_and_score(cell, folder, isolated)
+        result = (does or train_and_score)(cell, folder, isolated)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in a cell is that cell's result
         traceback.print_exc(file=sys.stderr)
         stage = "building" if isinstance(error, BUILDING) else "training or evaluation"
@@ -82,23 +87,25 @@ def failure(error: str, stage: str) -> dict[str, Any]:
     return {"status": "failed", "stage": stage, "error": error}
 
 
-def _train_and_score(cell: Mapping[str, Any], folder: Path, isolated: bool) -> dict[str, Any] | None:
+def train_and_score(cell: Mapping[str, Any], folder: Path, isolated: bool) -> dict[str, Any] | None:
+    """Train a model and score its predictions."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     model, trained = train(
         cell["preset"], cell["data"], run=folder / "run", overrides=cell["overrides"],
         train_overrides=DEFAULTS | cell["train"], data_options=cell["data_options"], show_progress=False,
     )
-    memory = _peak_memory(folder, isolated)
+    memory = peak_memory(folder, isolated)
     if not trained.finished:
         return None
-    report = _score(model, cell, folder)
+    report = score(model, cell, folder)
     return {
         "status": "finished",
         "loss": _loss(model, cell, trained.step),
         "parameters": model.parameter_report()["total"],
         "steps": trained.step,
         "seconds": trained.seconds,
+        "cpu_seconds": trained.cpu,
         "peak_memory": memory,
         "weights_from": read_json(folder / "run" / "run.json")["facts"].get(WEIGHTS_FROM),
         "device": str(next(model.parameters()).device),
@@ -113,7 +120,7 @@ def _clips(model: ComposedWorldModel, cell: Mapping[str, Any], split: str, num_f
     return open_clips(model, cell["data"], split=split, num_frames=num_frames, **cell["data_options"])
 
 
-def _score(model: ComposedWorldModel, cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def score(model: ComposedWorldModel, cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """PSNR and SSIM of predictions driven by the deterministic prior, and pictures of two of them."""
     protocol, device = cell["protocol"], next(model.parameters()).device
     context = protocol["context_frames"]
@@ -156,7 +163,7 @@ def _loss(model: ComposedWorldModel, cell: Mapping[str, Any], step: int) -> floa
                                device=device)
 
 
-def _peak_memory(folder: Path, isolated: bool) -> int | None:
+def peak_memory(folder: Path, isolated: bool) -> int | None:
     """Bytes: the GPU's peak, or that of this process; the largest over all processes that trained this cell."""
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()

@@ -25,8 +25,8 @@ from ..training.recipes import train_config
 PARTS = tuple(WorldModelConfig.COMPONENTS)
 REMOVABLE = ("decoder", "dynamics", "latent_action", "prior", "conditioners.", "heads.")
 FIELDS = {"conditioners": conditioners, "heads": heads}
-DECIDED = {"train.steps": "--budget", "train.seconds": "--budget", "train.num_epochs": "--budget",
-           "train.seed": "--seeds"}
+DECIDED = {"train.steps": "--budget", "train.seconds": "--budget", "train.cpu_seconds": "--budget",
+           "train.num_epochs": "--budget", "train.seed": "--seeds"}
 """Training options that the ablation decides -> by what."""
 
 

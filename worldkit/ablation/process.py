@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
-from .cell import CELL_FILE, RESULT_FILE, failure, read_json, run_cell, write_json
+from .cell import CELL_FILE, RESULT_FILE, Doing, failure, read_json, run_cell, write_json
 
 STOPPED = 75  # exit status: stopped by a signal, with a checkpoint
 GRACE = 120.0
 
 
-def run_isolated(folder: Path, *, lock: int | None, watch: Callable[[], Any]) -> dict[str, Any]:
+def run_isolated(folder: Path, *, lock: int | None, watch: Callable[[], Any],
+                 module: str = "worldkit.ablation") -> dict[str, Any]:
     """Run a cell in a child process.
 
     Args:
         folder: The cell.
         lock: File descriptor of the folder's lock, shared with the child.
         watch: Called a few times per second.
+        module: What does it: ``python -m MODULE FOLDER``, which calls `main`.
     Returns:
         The cell's result; a child that died is a failure.
     Raises:
@@ -36,7 +38,7 @@ def run_isolated(folder: Path, *, lock: int | None, watch: Callable[[], Any]) ->
     """
     with open(folder / "output.log", "ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worldkit.ablation", str(folder)], stdin=subprocess.PIPE, stdout=log,
+            [sys.executable, "-P", "-m", module, str(folder)], stdin=subprocess.PIPE, stdout=log,
             stderr=subprocess.STDOUT, env=_environment(), start_new_session=True,
             pass_fds=() if lock is None else (lock,),
         )
@@ -86,14 +88,14 @@ def _cause_of_death(status: int, log: Path) -> str:
     return f"the process ended with status {status} and no result; what it printed: {log}"
 
 
-def main(folder: str) -> int:
-    """What the child does; returns its exit status."""
+def main(folder: str, does: Doing | None = None) -> int:
+    """What the child does, as for `run_cell`; returns its exit status."""
     import torch
 
     threading.Thread(target=_follow_parent, daemon=True).start()
     path = Path(folder)
     torch.set_num_threads(read_json(path / CELL_FILE)["threads"])
-    return STOPPED if run_cell(path, isolated=True) is None else 0
+    return STOPPED if run_cell(path, isolated=True, does=does) is None else 0
 
 
 def _follow_parent() -> None:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from rich.console import Console
-from rich.markup import escape
 
 from ..config import WorldModelConfig
 from ..data import open_dataset
@@ -20,15 +14,13 @@ from ..data.decided import FOR_A_MODEL, refuse_decided
 from ..errors import ConfigError
 from ..factory import get_model_spec
 from ..presets import resolve_preset
-from ..progress import Meter, duration
 from ..training.lock import locked
 from ..training.recipes import train_config
-from .cell import CELL_FILE, RESULT_FILE, failure, read_json, run_cell, write_json
 from .grid import Variant, expand, flatten
 from .page import draw_page
-from .process import run_isolated
 from .study import Budget, Study, data_of
 from .table import Ablation, make_rows
+from .work import Cell, Work
 
 CLIPS = 100
 
@@ -97,14 +89,21 @@ def run(
     _check_data(study, variants[0].config)
     folder = Path(out or Path("runs") / "ablations" / study.preset).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    work = _Work(study, variants, seeds, folder, retry=retry, isolate=isolate, show=show_progress)
+    cells = _cells(study, variants, seeds, folder)
+    work = Work(cells, verdict=_verdict, module="worldkit.ablation" if isolate else None, retry=retry,
+                show=show_progress)
     command = command_line(study, swaps or {}, settings or {}, seeds, out)
     with locked(folder, command="worldkit ablate", instead="--out") as lock:
         study.remember(folder)
         try:
-            work.do(lock)
+            todo = work.look_up()
+            _announce(work, study, variants, seeds, len(todo), folder)
+            work.do(todo, lock)
         finally:
-            rows = make_rows(variants, work.results, work.folders, seeds)
+            places = [(index, seed) for seed in range(seeds) for index in range(len(variants))]
+            results = {places[number]: result for number, result in work.results.items()}
+            folders = {place: cell.folder for place, cell in zip(places, cells, strict=True)}
+            rows = make_rows(variants, results, folders, seeds)
             result = Ablation(study, rows, folder, seeds, command)
             result.write()
             draw_page(result).write(folder / "report.html")
@@ -147,7 +146,7 @@ def command_line(study: Study, swaps: Mapping[str, Sequence[Any]], settings: Map
     words = ["worldkit", "ablate", study.preset, "--data", study.data]
     words += [w for axis, values in swaps.items() for w in ("--swap", joined(axis, values))]
     words += [w for axis, values in settings.items() for w in ("--set", joined(axis, values))]
-    unit = "" if study.budget.unit == "seconds" else study.budget.unit
+    unit = {"seconds": "", "CPU seconds": "cpu"}.get(study.budget.unit, study.budget.unit)
     words += ["--seeds", str(seeds), "--budget", f"{study.budget.amount:.15g}{unit}"]
     if study.context_frames != plain.get("context_frames"):
         words += ["--context", str(study.context_frames)]
@@ -160,121 +159,39 @@ def command_line(study: Study, swaps: Mapping[str, Sequence[Any]], settings: Map
     return shlex.join([*words, "--out", str(out)] if out else words)
 
 
-class _Work:
-    """The cells of one call: which are finished, and the loop over the others, all combinations of a seed first."""
+def _cells(study: Study, variants: Sequence[Variant], seeds: int, folder: Path) -> list[Cell]:
+    """The cells of one call, all combinations of a seed first."""
+    return [_cell(study, variant, seed, folder) for seed in range(seeds) for variant in variants]
 
-    def __init__(self, study: Study, variants: Sequence[Variant], seeds: int, folder: Path, *, retry: bool,
-                 isolate: bool, show: bool):
-        self.study, self.variants, self.isolate, self.show = study, variants, isolate, show
-        self.folder, self.retry = folder, retry
-        self.cells = [(index, seed) for seed in range(seeds) for index in range(len(variants))]
-        self.folders = {(i, seed): self._cell_folder(variants[i], seed) for i, seed in self.cells}
-        self.results: dict[tuple[int, int], dict[str, Any]] = {}
-        self.durations: list[float] = []
 
-    def _cell_folder(self, variant: Variant, seed: int) -> Path:
-        """The folder of a cell; an earlier command may have put other words before the same key."""
-        known = list((self.folder / "cells").glob(f"*-{variant.key(self.study.preset)}"))
-        parent = known[0] if known else self.folder / "cells" / variant.folder_name(self.study.preset)
-        return parent / f"seed-{seed}"
-
-    def do(self, lock: int | None) -> None:
-        """Run what is not finished."""
-        self._look_up()
-        todo = [cell for cell in self.cells if cell not in self.results]
-        console = Console(quiet=not self.show)
-        console.print(f"{len(self.variants)} combinations x {self.cells[-1][1] + 1} seed(s): {len(self.cells)} cells, "
-                      f"{len(self.cells) - len(todo)} done already; {self.study.budget} each; {self.folder}")
-        if todo:
-            console.print(f"in all {self.study.budget.times(len(todo))} of training to go, scoring comes on top")
-        for variant in self.variants:
-            if variant.error:
-                console.print(f"  cannot be built: {variant.label}: {variant.error}", markup=False)
-        for number, cell in enumerate(todo):
-            try:
-                self._do_cell(cell, number, len(todo), console, lock)
-            except BaseException:
-                console.print(f"stopped: {len(self.results)} of {len(self.cells)} cells are done; the same "
-                              "command goes on")
-                raise
-
-    def _look_up(self) -> None:
-        for cell in self.cells:
-            variant = self.variants[cell[0]]
-            stored = read_json(self.folders[cell] / RESULT_FILE)
-            if variant.error:
-                self.results[cell] = failure(variant.error, "building")
-            elif stored is not None and stored["status"] == "failed" and self.retry:
-                shutil.rmtree(self.folders[cell])
-            elif stored is not None:
-                self.results[cell] = stored
-            self._inherit(cell)
-
-    def _do_cell(self, cell: tuple[int, int], number: int, count: int, console: Console, lock: int | None) -> None:
-        index, seed = cell
-        name = f"[{number + 1}/{count}] {self.variants[index].label}, seed {seed}"
-        if self._inherit(cell):
-            return
-        folder, started = self.folders[cell], time.monotonic()
-        self._prepare(cell)
-        budget, left = self.study.budget, self._left(count - number)
-        unit = {"seconds": " s", "steps": ""}.get(budget.unit, f" {budget.unit}")
-        meter = Meter(name, total=budget.amount, unit=unit, enabled=self.show, console=console, keep=False)
-        meter.update(0, step="0" if unit else "", terms=[escape(left)] if left else [])
-        with meter:
-            if self.isolate:
-                self.results[cell] = run_isolated(folder, lock=lock, watch=lambda: self._show(meter, folder))
-            elif (result := run_cell(folder, isolated=False)) is not None:
-                self.results[cell] = result
-            else:
-                raise KeyboardInterrupt
-        self.durations.append(time.monotonic() - started)
-        console.print(f"{name}: {_verdict(self.results[cell])} ({self.durations[-1]:.0f} s)", markup=False,
-                      highlight=False, soft_wrap=True)
-
-    def _inherit(self, cell: tuple[int, int]) -> bool:
-        """What cannot be built with the first seed cannot be built with another."""
-        first = self.results.get((cell[0], 0), {})
-        if first.get("stage") == "building":
-            self.results[cell] = first
-        return cell in self.results
-
-    def _prepare(self, cell: tuple[int, int]) -> None:
-        variant, study = self.variants[cell[0]], self.study
+def _cell(study: Study, variant: Variant, seed: int, folder: Path) -> Cell:
+    key = variant.key(study.preset)
+    known = list((folder / "cells").glob(f"*-{key}"))  # an earlier command may have put other words before the same key
+    parent = known[0] if known else folder / "cells" / variant.folder_name(study.preset)
+    content: dict[str, Any] = {}
+    if not variant.error:
         config = train_config(study.preset, variant.train)
-        samples = config.batch_size * config.gradient_accumulation
-        self.folders[cell].mkdir(parents=True, exist_ok=True)
-        write_json(self.folders[cell] / CELL_FILE, {
+        spent = study.budget.train_options(config.batch_size * config.gradient_accumulation)
+        content = {
             "preset": study.preset, "data": study.data, "data_options": dict(study.data_options),
-            "overrides": variant.overrides, "label": variant.label,
-            "train": {**variant.train, **study.budget.train_options(samples), "seed": cell[1]},
+            "overrides": variant.overrides, "label": variant.label, "train": {**variant.train, **spent, "seed": seed},
             "protocol": {"context_frames": study.context_frames, "horizon": study.horizon, "split": study.split,
                          "clips": study.clips},
-            "threads": torch.get_num_threads(),
-        })
+        }
+    return Cell(f"{variant.label}, seed {seed}", parent / f"seed-{seed}", content, key, study.budget,
+                variant.error or "")
 
-    def _left(self, remaining: int) -> str:
-        """Estimated time of the cells that are not done."""
-        if self.durations:
-            seconds = sum(self.durations) / len(self.durations) * remaining
-            return f"all cells: about {duration(seconds)} left"
-        if self.study.budget.unit == "seconds":
-            return f"all cells: at least {duration(self.study.budget.amount * remaining)} left"
-        return ""
 
-    def _show(self, meter: Meter, folder: Path) -> None:
-        try:
-            last = json.loads((folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-        except (OSError, IndexError, json.JSONDecodeError):
-            return  # nothing written yet
-        spent = last["seconds"] if self.study.budget.unit == "seconds" else last["step"]
-        if self.study.budget.unit == "samples":
-            cell = read_json(folder / CELL_FILE)
-            spent = last["step"] / cell["train"]["steps"] * self.study.budget.amount
-        meter.update(spent, step=str(last["step"]) if meter.unit else "", terms=meter.terms)
+def _announce(work: Work, study: Study, variants: Sequence[Variant], seeds: int, todo: int, folder: Path) -> None:
+    say = work.console.print
+    say(f"{len(variants)} combinations x {seeds} seed(s): {len(work.cells)} cells, {len(work.cells) - todo} done "
+        f"already; {study.budget} each; {folder}")
+    if todo:
+        say(f"in all {study.budget.times(todo)} of training to go, scoring comes on top")
+    for variant in variants:
+        if variant.error:
+            say(f"  cannot be built: {variant.label}: {variant.error}", markup=False)
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
-    if result["status"] == "failed":
-        return f"failed: {result['error']}"
     return f"PSNR {result['psnr']:.2f}, SSIM {result['ssim']:.3f}, {result['steps']} steps"

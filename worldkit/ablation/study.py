@@ -17,7 +17,7 @@ from ..progress import duration
 
 STUDY_FILE = "study.json"
 _UNITS = {"": "seconds", "s": "seconds", "second": "seconds", "min": "minutes", "minute": "minutes", "h": "hours",
-          "hour": "hours", "step": "steps", "sample": "samples"}
+          "hour": "hours", "step": "steps", "sample": "samples", "cpu": "CPU seconds", "cpu second": "CPU seconds"}
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
 
 
@@ -27,8 +27,8 @@ class Budget:
 
     Attributes:
         amount: How many.
-        unit: ``"seconds"`` of forward, backward and update; ``"steps"`` of the optimiser; ``"samples"``: training
-            clips, counted with repetition.
+        unit: ``"seconds"`` of forward, backward and update; ``"CPU seconds"`` that these compute, whatever else the
+            machine does meanwhile; ``"steps"`` of the optimiser; ``"samples"``: training clips, repetitions counted.
     """
 
     amount: float
@@ -41,27 +41,30 @@ class Budget:
         Raises:
             ConfigError: for anything else.
         Example:
-            >>> [str(Budget.parse(b)) for b in (120, "2min", "500steps", "8000 samples")]
-            ['120 seconds', '120 seconds', '500 steps', '8000 samples']
+            >>> [str(Budget.parse(b)) for b in (120, "2min", "60cpu", "500steps", "8000 samples")]
+            ['120 seconds', '120 seconds', '60 CPU seconds', '500 steps', '8000 samples']
         """
-        match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([a-z]*?)s?", str(value).strip().lower())
+        match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([a-z ]*?)s?", str(value).strip().lower())
         unit = _UNITS.get(match[2]) if match else None
         try:
             amount = float(match[1]) * _SECONDS.get(unit or "", 1)  # type: ignore[index]
         except (TypeError, ValueError):
             unit = None
         if unit is None or not 0 < amount < math.inf:
-            raise ConfigError(f"a budget is 120 (seconds), 10min, 2h, 500steps or 8000samples, got {value!r}")
+            raise ConfigError(f"a budget is 120 (seconds), 10min, 2h, 60cpu (CPU seconds), 500steps or "
+                              f"8000samples, got {value!r}")
         unit = "seconds" if unit in _SECONDS else unit
-        if unit != "seconds" and amount != int(amount):
+        if unit in ("steps", "samples") and amount != int(amount):
             raise ConfigError(f"a budget in {unit} is a whole number, got {value!r}")
         return cls(amount, unit)
 
     def train_options(self, samples_per_step: int) -> dict[str, Any]:
         """Options of `TrainConfig` that spend it; samples are rounded up to whole steps."""
-        endless = {"num_epochs": 10**9, "steps": None, "seconds": None}
+        endless = {"num_epochs": 10**9, "steps": None, "seconds": None, "cpu_seconds": None}
         if self.unit == "seconds":
             return endless | {"seconds": self.amount}
+        if self.unit == "CPU seconds":
+            return endless | {"cpu_seconds": self.amount}
         steps = self.amount if self.unit == "steps" else math.ceil(self.amount / samples_per_step)
         return endless | {"steps": int(steps)}
 
@@ -110,20 +113,33 @@ class Study:
         Raises:
             ConfigError: naming what differs.
         """
-        path, own = folder / STUDY_FILE, json.loads(json.dumps(asdict(self), default=str))
-        if not path.exists():
-            text = json.dumps(own, indent=2) + "\n"
-            write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
-            return
-        old = json.loads(path.read_text(encoding="utf-8"))
-        differing = [k for k in own if own[k] != old.get(k)]
-        if differing:
-            changes = "".join(f"\n  {_NAMES.get(k, k)}: {_plain(old.get(k))} there, {_plain(own[k])} now"
-                              for k in differing)
-            raise ConfigError(
-                f"{folder} holds an ablation whose numbers could not be compared with this one:{changes}\n"
-                "Use the same values, give another --out, or delete the folder"
-            )
+        remember(folder, asdict(self), "an ablation")
+
+
+def remember(folder: Path, study: Mapping[str, Any], what: str) -> None:
+    """Write what is common to all cells as ``study.json``, or check that the folder was made for the same.
+
+    Args:
+        folder: Where.
+        study: Plain values.
+        what: What the folder holds, for the error: ``"an ablation"``.
+    Raises:
+        ConfigError: naming what differs.
+    """
+    path, own = folder / STUDY_FILE, json.loads(json.dumps(study, default=str))
+    if not path.exists():
+        text = json.dumps(own, indent=2) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+        return
+    old = json.loads(path.read_text(encoding="utf-8"))
+    differing = [k for k in own if own[k] != old.get(k)]
+    if differing:
+        changes = "".join(f"\n  {_NAMES.get(k, k)}: {_plain(old.get(k))} there, {_plain(own[k])} now"
+                          for k in differing)
+        raise ConfigError(
+            f"{folder} holds {what} whose numbers could not be compared with this one:{changes}\n"
+            "Use the same values, give another --out, or delete the folder"
+        )
 
 
 _NAMES = {"common": "options of all cells", "data_options": "options of the data", "context_frames": "context",

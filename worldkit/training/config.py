@@ -17,6 +17,8 @@ class TrainConfig(Config):
         num_epochs: Passes over the training clips.
         steps: Stop after this many optimiser steps instead.
         seconds: Stop after this much training time instead (whatever comes first).
+        cpu_seconds: Stop when the process has computed for so long, all its threads together; what else the machine
+            does in the meantime does not count. For CPUs: a GPU's work is not in it.
         batch_size: Clips per step and process.
         gradient_accumulation: Batches per step and process; the effective batch is batch_size x this x processes.
         optimizer: ``"adam"``, ``"adamw"``, ``"adam-tf"`` (eps as in TensorFlow), ``"laprop"`` or ``"muon"``; see
@@ -71,6 +73,7 @@ class TrainConfig(Config):
     num_epochs: int = Field(default=150, gt=0)
     steps: int | None = Field(default=None, gt=0)
     seconds: float | None = Field(default=None, gt=0)
+    cpu_seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=5, gt=0)
     gradient_accumulation: int = Field(default=1, gt=0)
     optimizer: OptimizerName = "adam"

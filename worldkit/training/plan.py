@@ -63,7 +63,8 @@ def plan(trainer: Trainer) -> dict[str, str]:
             height, width = better.target
             lines["or"] = f"-o obs.height={height} -o obs.width={width}: {better}"
     lines["steps per epoch"] = f"{trainer.steps_per_epoch:,}"
-    until = f"or {config.seconds:g} s, whatever comes first" if config.seconds else ""
+    limits = ((config.seconds, "s"), (config.cpu_seconds, "CPU seconds"))
+    until = "".join(f"or {limit:g} {unit}, whatever comes first" for limit, unit in limits if limit)
     lines["steps"] = f"{trainer.limit:,} {until}".strip()
     lines["clips per step"] = (
         f"{config.batch_size} x {config.gradient_accumulation} accumulated x {trainer.world} process(es)"

@@ -74,7 +74,7 @@ LOCK_PATIENCE = 10.0
 
 @dataclass
 class Progress:
-    """Where a run is. ``batch``: steps made in this epoch. ``seconds`` counts steps only, not evaluations.
+    """Where a run is. ``batch``: steps made in this epoch. ``seconds`` and ``cpu`` count steps only, not evaluations.
     ``owed``: the evaluation of this step is still to be made, since the run was told to stop.
     """
 
@@ -82,19 +82,21 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
     best: float = -math.inf
     owed: bool = False
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left: its folder, where it stopped, and the log."""
+    """What a run left: its folder, where it stopped, and the log. ``cpu``: seconds that the main process computed."""
 
     run: Path
     step: int
     seconds: float
     finished: bool
     log: list[dict[str, Any]] = field(repr=False)
+    cpu: float = 0.0
 
 
 class Trainer:
@@ -210,7 +212,7 @@ class Trainer:
             for logger in self.loggers:
                 logger.close()
             log = self.log.read() if self.is_main else []
-        return TrainResult(self.run, self.progress.step, self.progress.seconds, not self._stop, log)
+        return TrainResult(self.run, self.progress.step, self.progress.seconds, not self._stop, log, self.progress.cpu)
 
     def _loop(self) -> None:
         engine = self.strategy.wrap()
@@ -249,7 +251,7 @@ class Trainer:
         self._stop = True
 
     def _step(self, engine: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> dict[str, Any]:
-        started, config = time.perf_counter(), self.config
+        started, computed, config = time.perf_counter(), time.process_time(), self.config
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.progress.step, self.limit, self.steps_per_epoch)
@@ -285,6 +287,7 @@ class Trainer:
         self.progress.step += 1
         self.progress.batch += 1
         self.progress.seconds += time.perf_counter() - started
+        self.progress.cpu += time.process_time() - computed
         return terms
 
     def _mean(self, losses: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -297,7 +300,8 @@ class Trainer:
 
     def _done(self) -> bool:
         """Whether to stop now; all processes agree."""
-        over = self.config.seconds is not None and self.progress.seconds >= self.config.seconds
+        limits = ((self.config.seconds, self.progress.seconds), (self.config.cpu_seconds, self.progress.cpu))
+        over = any(limit is not None and spent >= limit for limit, spent in limits)
         self._stop, over = in_any(self.accelerator, self._stop, over)
         self._finished = over or self.progress.step >= self.limit
         return self._stop or self._finished

@@ -42,7 +42,8 @@ def add(commands: Commands) -> None:
                    help="values to compare of a model option or of train.OPTION; repeatable")
     p.add_argument("--seeds", type=positive(int), default=2, help="trainings of each combination (default: 2)")
     p.add_argument("--budget", required=True, metavar="AMOUNT",
-                   help="training of each cell: 120 (seconds), 10min, 2h, 500steps or 8000samples (training clips)")
+                   help="training of each cell: 120 (seconds), 10min, 2h, 60cpu (CPU seconds), 500steps or "
+                        "8000samples (training clips)")
     p.add_argument("-o", "--override", action="append", default=[], metavar="PATH=VALUE",
                    help="option of all cells, the baseline included: model option, train.OPTION or data.OPTION")
     protocol_arguments(p)
