@@ -34,7 +34,7 @@ TOP = {  # the page worldkit: headings, and who belongs there
     "Names": r"list_(?!models|env).* register_.* plugin_errors",
     "Errors": ".*Error",
 }
-WINGS = ("data", "envs", "planning", "training", "metrics", "ablation", "viz", "convert", "testing")
+WINGS = ("data", "envs", "planning", "training", "metrics", "ablation", "bench", "viz", "convert", "testing")
 CONTRACTS = """
     encoders.Encoder encoders.Encoding decoders.Decoder dynamics.Dynamics conditioners.Conditioner
     latent_actions.LatentAction priors.Prior objectives.Objective component.Component config.ComponentConfig

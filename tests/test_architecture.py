@@ -77,7 +77,7 @@ TYPES = {"objectives": {"model", "perception", "steering"} | COMPONENTS, "dynami
          "rolling": {"model", "dynamics"}, "dreaming": {"model", "decoders", "dynamics"},
          "assembly": {"model"}, "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
-TOP = {"ablation", "agents", "cli", "control", "online", "play", "testing", "__main__"}
+TOP = {"ablation", "agents", "bench", "cli", "control", "online", "play", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

@@ -35,7 +35,7 @@ _EXPORTS = {
     ),
 }
 _find = lazy_exports(__name__, _EXPORTS)
-_SUBMODULES = ("ablation", "convert", "data", "envs", "metrics", "testing", "training", "viz")
+_SUBMODULES = ("ablation", "bench", "convert", "data", "envs", "metrics", "testing", "training", "viz")
 
 __all__ = [*(name for names in _EXPORTS.values() for name in names), *_SUBMODULES, "__version__"]
 

@@ -17,6 +17,7 @@ from ..errors import WorldkitError
 from ..files import reason
 from .commands import (
     ablate,
+    bench,
     collect,
     control,
     data,
@@ -37,8 +38,8 @@ from .near_misses import Parser
 from .spelling import as_typed
 
 COMMANDS = (
-    models, collect, train, rollout, sample, whatif, play, plan, control, online, evaluate, probe, ablate, data,
-    share, demo,
+    models, collect, train, rollout, sample, whatif, play, plan, control, online, evaluate, probe, ablate, bench,
+    data, share, demo,
 )
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
@@ -55,6 +56,7 @@ EXAMPLES = """examples:
   worldkit eval runs/lpwm-mini --data my_video.mp4           PSNR, SSIM beside the baselines
   worldkit eval runs/a runs/b --data PATH                    two models on the same clips, paired intervals
   worldkit ablate lpwm-balls-mini --swap latent_action=gaussian,none --budget 120
+  worldkit bench small-worlds --models ddlp,lpwm             models x tasks x seeds, tables for a paper
   worldkit control pusht --agent agents/cloning --goals reach    agents act, baselines beside them
   worldkit train-agent dreamer-v3-mini --env games/catch     learn to act, by acting
   worldkit data validate recordings/                         what is wrong with my data

@@ -10,6 +10,7 @@ _EXPORTS = {
     "action_search": ("cem_search", "gradient_search", "grid_search"),
     "agreement": ("Agreement", "agreement", "normalized_mutual_information"),
     "control": ("bootstrap_interval", "interquartile_mean", "success_rate"),
+    "runs": ("aggregate", "performance_profile", "probability_of_improvement"),
     "factors": ("FactorScores", "change_inside", "factor_agent_scores"),
     "generation": ("count_spots", "histogram_distance", "pooled_features"),
     "image": ("lpips", "psnr", "ssim"),

@@ -71,10 +71,15 @@ def bootstrap_interval(
     found = float(statistic(whole[None])[0])
     if all(len(scores) < 2 for scores in strata):
         return Interval(found, math.nan, math.nan, len(whole))
-    random = np.random.default_rng(seed)
-    drawn = [scores[random.integers(0, len(scores), (resamples, len(scores)))] for scores in strata]
+    drawn = resampled(strata, resamples, seed)
     low, high = np.percentile(statistic(np.concatenate(drawn, -1)), [2.5, 97.5])
     return Interval(found, float(low), float(high), len(whole))
+
+
+def resampled(strata: Sequence[np.ndarray], resamples: int, seed: int) -> list[np.ndarray]:
+    """Every stratum drawn from anew, with replacement and as often as it has scores: ``[resamples, n_i]`` each."""
+    random = np.random.default_rng(seed)
+    return [scores[random.integers(0, len(scores), (resamples, len(scores)))] for scores in strata]
 
 
 def success_rate(successes: int, n: int) -> Interval:
