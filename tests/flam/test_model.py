@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import worldkit as wk
+from worldkit.assembly import build
 from worldkit.distributions import MEANS, Normal, Sampler
 from worldkit.errors import IncompatibleComponentsError, TrainingError
 from worldkit.testing import check_model
@@ -123,6 +124,23 @@ def test_other_latent_actions_on_the_same_slots(video):
 ], ids=lambda o: "-".join(str(x) for x in o.values()))
 def test_on_slots_and_particles(overrides):
     check_model(small_config(**overrides))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoder", ["particle", "slot"])
+def test_an_edited_action_moves_one_particle_or_slot(encoder):
+    torch.manual_seed(0)
+    model = shake(build(small_config(encoder=encoder, dynamics="factored", latent_action="factored"))).eval()
+    obs = model.config.obs
+    video = torch.rand(1, 3, 3, obs.height, obs.width, generator=torch.Generator().manual_seed(0))
+    action = model.infer_latent_actions(video)  # of two transitions; the third is ours
+    action = torch.cat([action, torch.zeros_like(action[:, :1])], 1)
+    edited = action.clone()
+    edited[:, -1] = model.latent_action.edited(action[:, -1:], 1, torch.ones(action.shape[-1]))[:, 0]
+    before, after = (model.rollout(video, 1, latent_actions=a).latents.pack() for a in (action, edited))
+    change = (after - before).abs().amax(-1)[0, 0]
+    assert len(change) == action.shape[2] > 2 and change[1] > 1e-4
+    assert change[1] == change.sum()
 
 
 def test_more_factors_than_slots():
