@@ -23,6 +23,8 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "component": {"registry", "errors"},
     "config": {"registry", "errors", "names"},
     "batch": {"errors"},
+    "pictures": {"errors"},
+    "operators": {"batch", "config", "errors", "lazy", "names", "pictures"},
     "samplers": {"errors"},
     "distributions": {"samplers", "errors"},
     "picking": {"errors"},
@@ -46,23 +48,23 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "rolling": BASICS | {"dreaming"},
     "imagining": BASICS | {"conditioning", "dreaming", "dynamics"},
     "model": BASICS | COMPONENTS | {"objectives", "assembly", "wiring", "conditioning", "perception", "dreaming",
-                                    "rolling", "imagining", "steering"},
+                                    "rolling", "imagining", "steering", "operators"},
     "counterfactual": BASICS | {"model"},
     "scene": BASICS | {"counterfactual", "model", "viz"},
-    "storage": {"", "files", "component", "assembly", "config", "registry", "errors"},
+    "storage": {"", "files", "component", "assembly", "config", "operators", "registry", "errors"},
     "factory": {"config", "registry", "presets", "errors"},
     "gswm": BASICS | {"nn", "encoders", "dynamics", "decoders", "objectives", "model"},  # a family of its own
     "convert": {"assembly", "model", "gswm", "config", "errors", "files", "nn", "presets", "priors", "registry"},
     "gif": set(),
     "files": set(),
-    "data": {"names", "batch", "errors", "compat", "files", "gif", "progress", "registry", "lazy"},
+    "data": {"names", "batch", "errors", "compat", "files", "gif", "pictures", "progress", "registry", "lazy"},
     "metrics": {"batch", "errors", "compat", "files", "lazy"},
-    "envs": {"registry", "errors", "lazy"},  # no model, no data: whoever acts in them knows both
+    "envs": {"pictures", "registry", "errors", "lazy"},  # no model, no data: whoever acts in them knows both
     "collecting": {"envs", "data", "registry", "errors", "files", "progress", "lazy"},
     "planning": BASICS | {"lazy", "viz"},  # models reach it as arguments: encode, rollout, decode
     "viz": {"batch", "latents", "errors", "compat", "files", "gif"},
     "training": BASICS | {"", "data", "metrics", "viz", "model", "perception", "storage", "factory", "presets", "nn",
-                         "files", "progress", "lazy"},
+                         "files", "operators", "progress", "lazy"},
 }
 FILES = {
     "nn/spec.py": {"latents"},  # the two layers that read a spec
@@ -70,14 +72,14 @@ FILES = {
     "envs/imagination.py": {"dreaming"},  # a model as an environment; the model by protocol
     "envs/dreams.py": BASICS | {"dreaming", "data"},
 }
-LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}}
+LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}, "operators": {"conditioners"}}
 """Inside a function, for what few calls need."""
 TYPES = {"objectives": {"model", "perception", "steering"} | COMPONENTS, "dynamics": {"encoders", "cells"},
          "conditioning": {"model"}, "perception": {"model"}, "steering": {"model"}, "imagining": {"model"},
          "rolling": {"model", "dynamics"}, "dreaming": {"model", "decoders", "dynamics"},
          "assembly": {"model"}, "storage": {"model"}, "factory": {"model"}, "planning": {"model"}}
 """For annotations only."""
-TOP = {"ablation", "agents", "bench", "cli", "control", "online", "play", "testing", "__main__"}
+TOP = {"ablation", "agents", "bench", "cli", "control", "exporting", "online", "play", "testing", "__main__"}
 """May import everything; nothing else may import them."""
 
 

@@ -95,6 +95,7 @@ def test_no_example_is_forgotten():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "01_first_steps.py", "02_swap_a_component.py", "03_your_own_video.py",
         "04_from_videos_to_a_shared_model.py", "05_other_actions.py", "06_plan.py", "07_other_moves.py",
+        "08_without_torch.py",
     }
 
 
@@ -122,3 +123,16 @@ def test_other_moves(tmp_path, here):
     out = here("07_other_moves.py", "--model", "dir:model", "--clips", "4")
     assert re.search(r"of what the move changes in the prediction, .* lies where the true futures differ \(\S+ of", out)
     assert (tmp_path / "other_moves.png").exists()
+
+
+@pytest.mark.slow
+def test_without_torch(tmp_path):
+    """An exported model, driven by NumPy and ONNX Runtime in a process that never loads PyTorch."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    model = wk.create_model("lpwm-push-mini")
+    for what in ("encode", "step", "decode"):
+        wk.export(model, tmp_path / "exported", what=what, context=2 if what == "step" else None)
+    out = run("08_without_torch.py", "exported", "--steps", "3", cwd=tmp_path)
+    assert "3 frames dreamed" in out and "PyTorch was not loaded" in out
+    assert np.load(tmp_path / "dream.npy").shape == (3, 32, 32, 3)

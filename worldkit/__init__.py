@@ -25,6 +25,8 @@ _EXPORTS = {
     "latents": ("Latent", "Particles"),
     "model": ("WorldModel", "Rollout"),
     "counterfactual": ("what_if",),
+    "exporting": ("export",),
+    "operators": ("get_operator",),
     "objectives": ("Loss",),
     "decoders": ("Decoded",),
     "envs": ("make_env", "list_envs", "list_env_backends"),

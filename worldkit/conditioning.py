@@ -103,11 +103,16 @@ def told(
     cond = conditioner(raw, mask, view=view)
     if check:
         refuse_unread(module, cond, f"condition '{name}'")
-        check_condition(conditioner, cond, f"condition '{name}'", (len(raw), frames, model.spec.num_tokens),
+        check_condition(conditioner, cond, f"condition '{name}'", (_clips(raw), frames, model.spec.num_tokens),
                         dim=conditioner.dim, memory=conditioner.memory_tokens(conditioner.config))
     if cond.token is not None and cond.token.shape[1] != frames:
         cond = Condition(cond.frame, cond.token.expand(-1, frames, -1, -1), cond.memory)
     return cond
+
+
+def _clips(raw: Any) -> int:
+    """Number of clips; of tensors as their shape has it, which exporters leave open."""
+    return raw.shape[0] if torch.is_tensor(raw) else len(raw)
 
 
 def refuse_unknown(model: ComposedWorldModel, *given: Mapping[str, Any]) -> None:

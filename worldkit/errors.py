@@ -63,6 +63,10 @@ class EnvError(WorldkitError, RuntimeError):
     """An environment failed, or the process that played it died."""
 
 
+class ExportError(WorldkitError, RuntimeError):
+    """What a model computes cannot be written as a file for another runtime, or the file differs from the model."""
+
+
 class TrainingError(WorldkitError, RuntimeError):
     """Training cannot go on: a loss became NaN or Inf, or the run folder cannot be used."""
 

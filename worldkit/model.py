@@ -32,6 +32,7 @@ from .imagining import Imagined, Policy, imagine
 from .latent_actions.base import LatentAction
 from .latents import Latent, LatentDist, LatentSpec
 from .objectives.base import Loss, Objective
+from .operators.specification import OperatorSpec
 from .perception import Seen, expected, look, perceive, refuse_borders
 from .priors.base import Prior
 from .registry import register_model
@@ -45,6 +46,8 @@ class WorldModel(Component, ABC):
 
     Config: ClassVar[type[WorldModelConfig]] = WorldModelConfig
     config: WorldModelConfig
+    operator: OperatorSpec | None = None
+    """What was done to raw frames and actions in training, if that is known; see `worldkit.get_operator`."""
 
     @abstractmethod
     def encode(

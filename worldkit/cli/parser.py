@@ -23,6 +23,7 @@ from .commands import (
     data,
     demo,
     evaluate,
+    export,
     models,
     online,
     plan,
@@ -39,7 +40,7 @@ from .spelling import as_typed
 
 COMMANDS = (
     models, collect, train, rollout, sample, whatif, play, plan, control, online, evaluate, probe, ablate, bench,
-    data, share, demo,
+    data, share, export, demo,
 )
 """In the order of ``worldkit --help``."""
 EXAMPLES = """examples:
@@ -61,6 +62,7 @@ EXAMPLES = """examples:
   worldkit train-agent dreamer-v3-mini --env games/catch     learn to act, by acting
   worldkit data validate recordings/                         what is wrong with my data
   worldkit convert lpwm best.pth --hparams hparams.json --out my-model
+  worldkit export lpwm-push-mini --what encode step          ONNX, for a robot or a web page
 """
 
 

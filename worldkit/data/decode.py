@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, require_extra
+from ..pictures import fit_pictures
 from .film import ToRGB, quarter_turns, video_stream
-from .fit import Fit
 
 _ORIENTATION, _LYING = 0x0112, 5  # EXIF: from 5 on, rows and columns change places
 WHITE = 65535  # the value of a 16-bit image that becomes white
@@ -222,11 +222,8 @@ def _check_gif(path: Path) -> None:
 
 
 def _resized(frame: Any, to_rgb: ToRGB, height: int, width: int, resize: str) -> np.ndarray:
-    turns = quarter_turns(frame)
-    if turns % 2:
-        height, width = width, height
-    fit = Fit.of((frame.height, frame.width), (height, width), resize)
-    return np.rot90(fit.place(to_rgb(frame, *fit.scaled)), turns)
+    whole = np.rot90(to_rgb(frame, frame.height, frame.width), quarter_turns(frame))
+    return fit_pictures(whole, (height, width), resize)
 
 
 @contextmanager
@@ -295,9 +292,7 @@ def decode_images(
                 f"{path} (frame {number}) cannot be read as an image: {error}. "
                 "Replace the file, or pass on_error='skip' to leave its clip out"
             ) from error
-        fit = Fit.of((image.height, image.width), (height, width), resize)
-        method = image_module.Resampling.BOX if fit.shrinks else image_module.Resampling.BICUBIC
-        yield fit.place(np.asarray(image.resize(fit.scaled[::-1], method)))
+        yield fit_pictures(np.asarray(image), (height, width), resize)
 
 
 def _check_single(opened: Any) -> None:

@@ -1,13 +1,4 @@
-"""How frames get the size of a model: padded, stretched or cropped, and what that costs, in words.
-
-* ``"pad"`` (the default of every format that has no paper's loader to follow): scaled until the whole picture fits,
-  centred, the rest black. Nothing is lost, and round things stay round.
-* ``"stretch"``: both sides scaled freely. Nothing is lost, and round things become oval.
-* ``"crop"``: scaled until the picture covers the frame, the middle kept. What lies outside is lost.
-
-They differ only where the frames have another shape than the model. A model of the films' own shape
-(``-o obs.height=48 -o obs.width=64`` for 240 x 320) needs none of them.
-"""
+"""What becomes of the pixels of a data set, in words; how single pictures get their size: `worldkit.pictures`."""
 
 from __future__ import annotations
 
@@ -18,124 +9,21 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..errors import DataError
+from ..pictures import RESIZE, Fit, Size, check_resize, fit_pictures, times
 
-RESIZE = ("pad", "stretch", "crop")
-Size = tuple[int, int]
-"""Height and width in pixels."""
+__all__ = ["RESIZE", "Fit", "Fitting", "Size", "check_resize", "fit_video", "some"]
 T = TypeVar("T")
 _SOME = 8
 
 
-def check_resize(resize: str) -> str:
-    """Give back a way of resizing.
-
-    Raises:
-        DataError: for an unknown one.
-    """
-    if resize not in RESIZE:
-        raise DataError(
-            f"resize must be 'pad' (whole picture, black borders), 'stretch' (whole picture, other shape) or 'crop' "
-            f"(middle of the picture), got {resize!r}"
-        )
-    return resize
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Where a picture goes.
-
-    Attributes:
-        source: Size of the picture.
-        scaled: Size it is scaled to.
-        target: Size of the frame: the centre of the scaled picture, or the scaled picture in its centre.
-
-    Example:
-        >>> Fit.of((240, 320), (64, 64), "pad").scaled, Fit.of((240, 320), (64, 64), "crop").scaled
-        ((48, 64), (64, 85))
-    """
-
-    source: Size
-    scaled: Size
-    target: Size
-
-    @classmethod
-    def of(cls, source: Size, target: Size, resize: str) -> Fit:
-        """Args: size of the picture, size of the frame, ``"pad"``, ``"stretch"`` or ``"crop"``."""
-        (height, width), (tall, wide) = target, source
-        if check_resize(resize) == "stretch":
-            return cls(source, target, target)
-        if resize == "crop":
-            factor = max(height / tall, width / wide)
-            return cls(source, (max(height, round(tall * factor)), max(width, round(wide * factor))), target)
-        factor = min(height / tall, width / wide)
-        scaled = tuple(min(side, max(1, round(a * factor))) for side, a in ((height, tall), (width, wide)))
-        return cls(source, (scaled[0], scaled[1]), target)
-
-    @property
-    def shrinks(self) -> bool:
-        """Whether no side grows: such pictures are averaged over areas, others are interpolated."""
-        return self.scaled[0] <= self.source[0] and self.scaled[1] <= self.source[1]
-
-    @property
-    def lost(self) -> float:
-        """Share of the picture that is cut off."""
-        return 1 - min(1.0, self.target[0] / self.scaled[0]) * min(1.0, self.target[1] / self.scaled[1])
-
-    @property
-    def empty(self) -> float:
-        """Share of the frame that is black border."""
-        return 1 - min(1.0, self.scaled[0] / self.target[0]) * min(1.0, self.scaled[1] / self.target[1])
-
-    @property
-    def stretched(self) -> float:
-        """How much wider things are than they were, against their height; 1: round things stay round."""
-        return (self.scaled[1] / self.source[1]) / (self.scaled[0] / self.source[0])
-
-    def place(self, frames: np.ndarray) -> np.ndarray:
-        """Scaled pictures ``[..., h, w, C]`` in frames ``[..., H, W, C]``."""
-        for axis, side in ((-3, self.target[0]), (-2, self.target[1])):
-            spare = frames.shape[axis] - side
-            if spare > 0:
-                frames = frames.swapaxes(0, axis)[spare // 2 : spare // 2 + side].swapaxes(0, axis)
-            elif spare < 0:
-                around = [(0, 0)] * frames.ndim
-                around[axis] = (-spare // 2, -spare - -spare // 2)
-                frames = np.pad(frames, around)
-        return frames
-
-    def __str__(self) -> str:
-        shapes = f"{_times(self.source)} -> {_times(self.target)}"
-        if self.source == self.target:
-            return f"{_times(self.target)}, as they are"
-        if self.lost:
-            across = [side for side, a, b in zip(("top and bottom", "left and right"), self.target, self.scaled,
-                                                 strict=True) if a < b]
-            return f"{shapes}: cropped, {self.lost:.0%} of the picture is cut off ({', '.join(across)})"
-        if self.empty:
-            return f"{shapes}: the whole picture, padded with black, which is {self.empty:.0%} of the frame"
-        if not 0.97 < self.stretched < 1.03:
-            factor, side = (self.stretched, "wide") if self.stretched > 1 else (1 / self.stretched, "tall")
-            return f"{shapes}: the whole picture, stretched: things become {factor:.2f} times as {side}"
-        return f"{shapes}: the whole picture, scaled"
-
-
 def fit_video(video: np.ndarray, size: Size, resize: str) -> np.ndarray:
-    """``[T, C, H, W]`` uint8 at another size: scaled (area average, upwards bicubic), then padded or cut.
+    """``[T, C, H, W]`` uint8 at another size; see `worldkit.pictures.fit_pictures`.
 
     Example:
         >>> fit_video(np.full((2, 3, 8, 16), 9, np.uint8), (8, 8), "pad")[0, 0, :, 0].tolist()
         [0, 0, 9, 9, 9, 9, 0, 0]
     """
-    if tuple(video.shape[-2:]) == size:
-        return np.ascontiguousarray(video)
-    import torch  # only what is scaled needs it
-
-    fit = Fit.of((video.shape[-2], video.shape[-1]), size, resize)
-    frames = torch.from_numpy(np.ascontiguousarray(video)).float()
-    scaled = torch.nn.functional.interpolate(frames, size=fit.scaled, mode="area" if fit.shrinks else "bicubic")
-    placed = fit.place(np.moveaxis(scaled.add(0.5).clamp(0, 255).to(torch.uint8).numpy(), -3, -1))
-    return np.ascontiguousarray(np.moveaxis(placed, -1, -3))
+    return np.ascontiguousarray(np.moveaxis(fit_pictures(np.moveaxis(video, -3, -1), size, resize), -1, -3))
 
 
 @dataclass(frozen=True)
@@ -185,7 +73,7 @@ class Fitting:
     def _resized(self) -> str:
         counts = Counter(tuple(size) for size in self.sources)
         if not counts:
-            return _times(self.target)
+            return times(self.target)
         (usual, _), *others = counts.most_common()
         text = str(Fit.of(usual, self.target, self.resize))
         told = [f"{count} of {counts.total()}: {Fit.of(size, self.target, self.resize)}" for size, count in others]
@@ -202,7 +90,3 @@ def some(things: Sequence[T]) -> list[T]:
     """
     count = min(len(things), _SOME)
     return [things[i * (len(things) - 1) // max(count - 1, 1)] for i in range(count)]
-
-
-def _times(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

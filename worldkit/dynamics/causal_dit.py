@@ -200,9 +200,9 @@ class CausalDiffusion(Dynamics):
 
     def carried(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Actions of transitions ``[B, T - 1, A]`` -> of frames ``[B, T, A]``; which frames carry one, ``[B, T]``."""
-        none = actions.new_zeros(len(actions), 1, self.cond_dim)
+        none = actions.new_zeros(actions.shape[0], 1, self.cond_dim)
         parts = [none, actions] if self.config.actions == "reached" else [actions, none]
-        given = torch.ones(len(actions), actions.shape[1] + 1, dtype=torch.bool, device=actions.device)
+        given = torch.ones(actions.shape[0], actions.shape[1] + 1, dtype=torch.bool, device=actions.device)
         given[:, 0 if self.config.actions == "reached" else -1] = False
         return torch.cat(parts, 1), given
 

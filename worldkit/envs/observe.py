@@ -10,11 +10,11 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from ..errors import ConfigError
+from ..pictures import grey
 from .pace import unpack_reset, unpack_step
 from .resize import resize
 
 OBSERVATIONS = ("dict", "keys", "pixels", "state")
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as the Arcade Learning Environment has it
 
 
 def check_options(size: Any, observation: str) -> None:
@@ -151,7 +151,7 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
 
     def _pixels(self, native: Any) -> np.ndarray:
         picture = self._coloured(native)
-        return picture if not self._grey else (picture @ _LUMA + 0.5).astype(np.uint8)[..., None]
+        return grey(picture) if self._grey else picture
 
     def _coloured(self, native: Any) -> np.ndarray:
         if self._drawn:

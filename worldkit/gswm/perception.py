@@ -236,7 +236,7 @@ class Perception(Encoder):
         kl = dict(scenery.kl)
         if priors is not None:
             kl |= {name: torch.stack([torch.as_tensor(paid.get(name, 0), dtype=video.dtype, device=video.device)
-                                      .expand(len(video)) for paid in costs], 1) for name in TERMS}
+                                      .expand(video.shape[0]) for paid in costs], 1) for name in TERMS}
         together = Objects(*(torch.stack([getattr(o, f.name) for o in found], 1) for f in fields(Objects)))
         return Tracks(together, scenery, kl)
 

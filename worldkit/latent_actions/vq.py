@@ -239,7 +239,7 @@ class VQLatentAction(LatentAction):
         """Frames beyond ``window + 1`` are read through sliding windows of ``window + 1`` frames."""
         if video is None:
             return ActionDist(self.dist, self.usage.new_zeros(z.shape[0], 0, 1, self.choices)), z.shape[0]
-        return self._posterior(self._found(video)), len(video)
+        return self._posterior(self._found(video)), video.shape[0]
 
     def next(self, carry: int) -> ActionDist:
         return self._prior(carry, 1)

@@ -251,7 +251,7 @@ class CausalDiT(nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """Tokens ``[B, T, N, C]`` -> ``[B, T, N / patch_size^2, D]``."""
         maps = rearrange(frames, "b t (v h w) c -> (b t v) c h w", v=self.views, h=self.grid[0])
-        return rearrange(self.patches(maps), "(b t v) d h w -> b t (v h w) d", b=len(frames), v=self.views)
+        return rearrange(self.patches(maps), "(b t v) d h w -> b t (v h w) d", b=frames.shape[0], v=self.views)
 
     def forward(self, frames: Tensor, level: Tensor, actions: Tensor | None = None, given: Tensor | None = None, *,
                 memory: Memory | None = None) -> Tensor:

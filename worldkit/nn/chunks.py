@@ -19,9 +19,23 @@ def at_a_time(limit: int, each: float) -> int:
     return sys.maxsize if _whole else max(1, int(limit // max(each, 1)))
 
 
+def pieces(count: int, step: int) -> list[slice]:
+    """Slices of ``step`` rows that cover ``count``.
+
+    Example:
+        >>> pieces(5, 2)
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+        >>> with undivided():
+        ...     pieces(5, 2)
+        [slice(None, None, None)]
+    """
+    return [slice(None)] if _whole else [slice(i, i + step) for i in range(0, count, step)]
+
+
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Meanwhile everything is one chunk: for tensors without memory, where only the number of operations counts.
+    """Meanwhile everything is one chunk: for tensors without memory, where only the number of operations counts, and
+    for exporters, to which the number of rows is not known.
 
     Example:
         >>> with undivided():

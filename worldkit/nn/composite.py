@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributions import full_precision
-from .chunks import at_a_time
+from .chunks import at_a_time, pieces
 from .glimpse import EPS_WEIGHT, axis_weights, paste
 
 _CHUNK_BYTES = {"cpu": 2**22}  # a few canvases that fit the cache; on other devices, many
@@ -44,8 +44,7 @@ class _PasteSums(torch.autograd.Function):
         size, step = (rows.shape[2], columns.shape[2]), _chunks(glimpses, rows, columns)
         frames = glimpses.shape[0]
         weight, cover, colour = (glimpses.new_empty(frames, *s, *size) for s in ((), (), (3,)))
-        for i in range(0, frames, step):
-            j = slice(i, i + step)
+        for j in pieces(frames, step):
             _, canvas = _paste(glimpses[j], rows[j], columns[j])
             alpha, rgb = canvas[:, :, 0], canvas[:, :, 1:]
             squared = r[j, :, None, None] * alpha * alpha
@@ -60,8 +59,7 @@ class _PasteSums(torch.autograd.Function):
         glimpses, rows, columns, k, r = ctx.saved_tensors
         grads = [torch.empty_like(t) for t in (glimpses, rows, columns, k, r)]
         step = _chunks(glimpses, rows, columns)
-        for i in range(0, glimpses.shape[0], step):
-            j = slice(i, i + step)
+        for j in pieces(glimpses.shape[0], step):
             half, canvas = _paste(glimpses[j], rows[j], columns[j])
             alpha, rgb = canvas[:, :, 0], canvas[:, :, 1:]
             scaled = r[j, :, None, None] * alpha

@@ -10,6 +10,7 @@ Architecture: LPWM / DLPv3, upstream lpwm modules/modules.py @ 4cf53c4, written 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -165,7 +166,10 @@ class Chunked(Checkpointed):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return self.run(self._layers, x)
-        chunks = max(1, -(-len(x) // self._chunk(x)))  # of one size: a single input takes slower paths
+        most = self._chunk(x)
+        if most == sys.maxsize:  # undivided
+            return self.run(self._layers, x)
+        chunks = max(1, -(-x.shape[0] // most))  # of one size: a single input takes slower paths
         parts = [self.run(self._layers, part) for part in x.tensor_split(chunks)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..distributions import full_precision
-from .chunks import at_a_time
+from .chunks import at_a_time, pieces
 
 CorrelationNorm = Literal["particle", "batch"]
 EPS_ROOT, EPS = 1e-10, 1e-5
@@ -53,7 +53,7 @@ def correlation_map(glimpses: Tensor, templates: Tensor, norm: CorrelationNorm =
     padded = F.pad(padded, (before, after, before, after), mode="replicate")
     templates = rearrange(full_precision(templates).clamp(0, 1), "m n c h w -> (m n) c h w")
     step = at_a_time(_CHUNK_BYTES, 2 * padded[0].numel() * side * padded.element_size())
-    match = torch.cat([_correlate(*part) for part in zip(padded.split(step), templates.split(step), strict=True)])
+    match = torch.cat([_correlate(padded[piece], templates[piece]) for piece in pieces(padded.shape[0], step)])
     window = _window_sums(padded.square().sum(1), side)
     own = templates.square().sum((1, 2, 3))
     energy = (own.sum() if norm == "batch" else own[:, None, None]) * window

@@ -66,7 +66,7 @@ class TemporalProbe(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         x = self.frames(pooled(maps, 4).flatten(2))
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places[:, : x.shape[1] + 1]
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places[:, : x.shape[1] + 1]
         return self.head(self.layers(x)[:, 0])[:, 0]
 
 
@@ -83,7 +83,7 @@ class SpaceTimeProbe(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         x = pooled(maps, 4).flatten(2, 3)
         x = (x + self.time[:, : x.shape[1]] + self.space[:, :, : x.shape[2]]).flatten(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         return self.head(self.layers(x)[:, 0])[:, 0]
 
 
@@ -210,5 +210,5 @@ class InverseDynamics(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         x = rearrange(maps, "b t (h p) (w q) c -> b t (h w) (p q c)", p=self.patch_size, q=self.patch_size)
         x = self.inputs(_norm(x)) + self.time[:, None] + self.space
-        x = torch.cat([self.queries.expand(len(x), -1, -1), x.flatten(1, 2)], 1)
+        x = torch.cat([self.queries.expand(x.shape[0], -1, -1), x.flatten(1, 2)], 1)
         return self.head(self.norm(self.blocks(x)[:, : self.steps]))

@@ -57,7 +57,7 @@ def plus_linear(plus: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         >>> plus_linear(torch.ones(1, 2), torch.ones(1, 3), torch.ones(2, 3))
         tensor([[4., 4.]])
     """
-    if plus.shape != (len(x), len(weight)) or not _pays(x, weight, plus):
+    if plus.shape != (x.shape[0], weight.shape[0]) or not _pays(x, weight, plus):
         return torch.addmm(plus, x, weight.t())
     return _product(x, weight, None, plus)
 

@@ -85,9 +85,9 @@ class RecallTransformer(nn.Module):
         slots = self.window - 1
         there = memory[:, :slots] > 0.5
         hidden = torch.zeros_like(there, dtype=x.dtype).masked_fill(~there, -torch.inf)
-        hidden = torch.cat([hidden, x.new_zeros(len(x), 1)], 1)[:, None]
+        hidden = torch.cat([hidden, x.new_zeros(x.shape[0], 1)], 1)[:, None]
         past = memory[:, slots:].unflatten(-1, (len(self.layers), 2, slots, x.shape[-1]))
-        after = [torch.cat([there[:, 1:].to(x.dtype), x.new_ones(len(x), min(slots, 1))], 1)]
+        after = [torch.cat([there[:, 1:].to(x.dtype), x.new_ones(x.shape[0], min(slots, 1))], 1)]
         for index, layer in enumerate(self.layers):
             x, seen = layer(x, past[:, index], hidden)
             after.append(seen[:, :, 1:].flatten(1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .checkpoint import Checkpointed
-from .chunks import at_a_time
+from .chunks import at_a_time, pieces
 
 Transition = Literal["transformer-lstm", "mlp", "none"]
 _EPSILON = 1e-6  # keeps the weighted mean of a slot that no pixel chose finite
@@ -35,7 +35,8 @@ class Chunked(Checkpointed):
         limit = _CPU_CHUNK_BYTES if x.device.type == "cpu" else _CHUNK_BYTES
         if x.device.type != "cpu" and torch.is_grad_enabled():
             return self.run(function, x)
-        parts = [self.run(function, part) for part in x.split(at_a_time(limit, numbers * x.element_size()))]
+        step = at_a_time(limit, numbers * x.element_size())
+        parts = [self.run(function, x[piece]) for piece in pieces(x.shape[0], step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

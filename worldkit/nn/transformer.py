@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, FeedForward, RMSNorm
 from .checkpoint import Checkpointed
-from .chunks import at_a_time
+from .chunks import at_a_time, pieces
 from .memory import Memory, Remember
 from .products import Linear, linear
 
@@ -46,7 +46,7 @@ def _chunks(x: Tensor, axis: int) -> list[slice]:
     if x.device.type != "cpu":
         return [slice(0, length)]
     step = at_a_time(_CHUNK_BYTES, 6 * x.numel() * x.element_size() / length)
-    return [slice(i, i + step) for i in range(0, length, step)]
+    return pieces(length, step)
 
 
 class HalfBlock(Checkpointed):

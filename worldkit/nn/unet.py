@@ -260,7 +260,7 @@ class UNet(ConditionedBlocks):
             for block in level.blocks:
                 x = block(torch.cat([x, beside.pop()], 1), told)
         x = x[..., :height, :width]
-        bias, weight = (p.expand(len(x), -1) for p in (self.norm_out.bias, self.norm_out.weight))
+        bias, weight = (p.expand(x.shape[0], -1) for p in (self.norm_out.bias, self.norm_out.weight))
         x = norm_silu(x.contiguous(memory_format=LAST), weight - 1, bias, self.norm_out.num_groups)
         x = self.conv_out(x)
         return x if self.config.patch == 1 else F.pixel_shuffle(x, self.config.patch)[..., : sides[0], : sides[1]]

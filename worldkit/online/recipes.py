@@ -14,6 +14,7 @@ from ..config import merge
 from ..envs import make_env
 from ..errors import ConfigError
 from ..factory import get_model_spec, override
+from ..operators.specification import OperatorSpec
 from ..presets import resolve_preset
 from ..training.config import TrainConfig
 from .config import OnlineConfig
@@ -60,6 +61,10 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     make = partial(make_env, env, **seen_as(sees, vectors=vectors), **{**SCALED, **config.env_options})
     with make() as one:
         agent = create_agent(preset, env=one, seed=train.seed, agent=own["agent"], **tables)
+    bounds = {"action": {"min": agent.action.low, "max": agent.action.high}} if agent.action.low else None
+    if agent.needs_model:  # environments stretch what they draw in another shape
+        agent.model.operator = OperatorSpec.of_config(agent.model.config, statistics=bounds, resize="stretch",
+                                                      recorded=True)
     known = {"preset": resolve_preset(preset), "env": env, **(facts or {})}
     make_eval = partial(make, **config.eval_env_options)
     return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress,

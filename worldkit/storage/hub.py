@@ -21,6 +21,7 @@ from ..assembly import build
 from ..component import attribute_name
 from ..config import WorldModelConfig, differences
 from ..errors import CheckpointError, ConfigError
+from ..operators.specification import OperatorSpec
 from ..registry import Registry, plugin_errors, plugins_enabled
 from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder, writing_model
 from .model_card import model_card
@@ -67,6 +68,8 @@ def write_model(
             lost that the model is used for.
     """
     config = {"worldkit_version": __version__, "providers": _providers(model.config), "config": model.config.to_dict()}
+    if model.operator is not None:
+        config["operator"] = model.operator.to_dict()
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     state = model.state_dict()
     kept = state if whole else {name: x for name, x in state.items() if not name.startswith(OBJECTIVE)}
@@ -211,7 +214,27 @@ def load_folder(folder: Path) -> WorldModel:
     _check_size(config, folder)
     model = build(config)
     load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
+    model.operator = read_operator(folder, config)
     return model.eval()
+
+
+def read_operator(folder: Path, config: WorldModelConfig) -> OperatorSpec | None:
+    """What a model folder knows of raw frames and actions; None of models that were saved without.
+
+    Raises:
+        CheckpointError: it is damaged, or belongs to another model.
+    """
+    told = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("operator")
+    if told is None:
+        return None
+    try:
+        if absurd := next(_absurd(told, "operator"), None):
+            raise ConfigError(absurd)
+        spec = OperatorSpec.parse(told)
+        spec.check_fits(config)
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}, operator: {error}") from error
+    return spec
 
 
 def _check_size(config: WorldModelConfig, folder: Path) -> None:

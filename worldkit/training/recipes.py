@@ -16,6 +16,7 @@ from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec, list_models, override
 from ..metrics import load_lpips
 from ..model import ComposedWorldModel
+from ..operators.specification import OperatorSpec
 from ..presets import resolve_preset
 from ..storage.folders import NOT_RECORDED, TRAINED_ON, read_facts
 from ..storage.hub import components, load_parts
@@ -131,7 +132,9 @@ def make_trainer(
         }
         rollouts = _rollout_clips(preset, model, data, options)
         facts |= {"synthetic data": clips["train"].summary.get("synthetic", False)}
-        facts |= _pixel_facts(clips["train"]) | _action_facts(model, clips["train"])
+        statistics = _action_facts(model, clips["train"])
+        facts |= _pixel_facts(clips["train"]) | {f"statistics of {name}": x for name, x in statistics.items()}
+        model.operator = _operator(model, clips["train"], statistics)
     return Trainer(
         model, clips["train"], clips["val"], config, run=run, rollouts=rollouts, facts=facts,
         show_progress=show_progress,
@@ -166,7 +169,18 @@ def _action_facts(model: ComposedWorldModel, clips: ClipDataset) -> dict[str, An
     """Statistics of the actions a model was trained on; they are saved with it, so that users know its units."""
     columns = {name: model.config.columns[name] for name, c in model.config.conditioners.items()
                if getattr(c, "dim", None) and hasattr(c, "num_actions")}
-    return {f"statistics of {name}": action_statistics(clips.source, c).to_dict() for name, c in columns.items()}
+    return {name: action_statistics(clips.source, c).to_dict() for name, c in columns.items()}
+
+
+def _operator(model: ComposedWorldModel, clips: ClipDataset, statistics: Mapping[str, Any]) -> OperatorSpec:
+    """What was done to raw frames and actions; it is saved with the model."""
+    told, fitting = clips.source.summary, clips.source.fitting
+    cameras = tuple(told.get("cameras") or ())
+    return OperatorSpec.of_config(
+        model.config, statistics=dict(statistics), resize="pad" if fitting is None else fitting.resize,
+        cameras=cameras if len(cameras) == model.config.obs.views else (),
+        frame_rate=told["fps"] / clips.frame_skip if told.get("fps") else None, frame_skip=clips.frame_skip,
+        recorded=True)
 
 
 def _initialise(model: ComposedWorldModel, preset: str, data: str, config: TrainConfig, run: Path) -> dict[str, str]:

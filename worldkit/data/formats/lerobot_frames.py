@@ -23,7 +23,7 @@ from .lerobot_meta import DataSetInfo, EpisodeInfo
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
 GOAL = "goal_image"
-_VERSION = 3  # raise when decoding or resizing changes, so that old cache entries are not used
+_VERSION = 4  # raise when decoding or resizing changes, so that old cache entries are not used
 
 
 @dataclass(frozen=True)

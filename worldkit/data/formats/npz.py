@@ -36,7 +36,7 @@ from ..splits import split_episodes, split_paths
 from .clip_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .npz_video import NpzEpisode, NpzVideo, files_of
 
-_VERSION = 1  # raise when resizing changes, so that old cache entries are not used
+_VERSION = 2  # raise when resizing changes, so that old cache entries are not used
 
 
 def is_npz(target: str) -> bool:

@@ -33,7 +33,7 @@ from .columns import choose_cameras
 from .index import GOALS, INDEX, as_text, check_index, index_of, role_of
 
 _IMAGES = (".jpeg", ".jpg", ".png")
-_VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
+_VERSION = 2  # raise when decoding or resizing changes, so that old cache entries are not used
 
 
 def is_swm(target: str) -> bool:

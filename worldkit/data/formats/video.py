@@ -36,7 +36,7 @@ from .clip_files import VIDEO_SUFFIXES, Clip, find_clips
 from .scenes import scenes
 
 DEFAULT_SIZE = 64
-_VERSION = 1  # raise when decoding or resizing changes, so that old cache entries are not used
+_VERSION = 2  # raise when decoding or resizing changes, so that old cache entries are not used
 
 
 def is_clip_path(target: str) -> bool:

@@ -28,7 +28,7 @@ from ..recording import as_action, cached_frames, put
 from ..splits import MissingSplitError
 from .files import check_pairs, load_pt, numbers
 
-_VERSION = 3  # raise when decoding, resizing or reading changes, so that old cache entries are not used
+_VERSION = 4  # raise when decoding, resizing or reading changes, so that old cache entries are not used
 
 
 @dataclass(frozen=True)

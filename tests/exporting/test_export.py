@@ -1,0 +1,184 @@
+"""Exported functions compute what the model does; what cannot be exported says why."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import worldkit as wk
+from worldkit.assembly import build
+from worldkit.cli import main
+from worldkit.errors import ExportError
+from worldkit.exporting.checks import difference
+from worldkit.exporting.graphs import make_graph
+from worldkit.testing.examples import small_config
+
+ACTION = {"action": {"name": "action", "dim": 2}}
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return build(small_config(**{"encoder": "slot", "dynamics": "gru", "latent_action": None, "conditioners": ACTION,
+                                 **options})).eval()
+
+
+def test_weights_that_a_function_reads(tmp_path):
+    """They suffice: all others of a fresh model are NaN when the file is checked."""
+    from safetensors.numpy import load_file
+
+    model = small()
+    found = wk.export(model, tmp_path, what="decode", format="safetensors")
+    names = set(load_file(found.path))
+    assert names and all(name.startswith("decoder.") for name in names) and found.checked.difference == 0
+    told = json.loads((tmp_path / "decode.safetensors.json").read_text())
+    assert told["config"] == model.config.to_dict() and told["operator"]["height"] == 32
+    step = set(load_file(wk.export(model, tmp_path, what="step", format="safetensors").path))
+    assert any("dynamics." in name for name in step) and any("conditioners." in name for name in step)
+    assert not any(name.startswith(("encoder.", "decoder.")) for name in step)
+    readme = (tmp_path / "README.md").read_text()
+    assert "## decode.safetensors" in readme and "## step.safetensors" in readme and "`latent.slots.features`" in readme
+
+
+def test_the_step_is_the_step_of_a_rollout():
+    model = small()
+    graph = make_graph(model, "step", context=3, horizon=None, latent_actions=False, noise=False)
+    z, action = graph.example(2, 3)
+    video = torch.rand(2, 3, 3, 32, 32)
+    seen = model.encode(video)
+    out = model.rollout(video, 1, conditions={"action": torch.cat([action, action[:, :1]], 1)}, deterministic=True)
+    found = graph(seen.values["slots", "features"], action)
+    assert torch.allclose(found[0], out.latents.values["slots", "features"], atol=1e-6)
+
+
+def test_noise_is_an_input():
+    """Of a diffusion the same noise gives the same frame, other noise another."""
+    model = small(dynamics="diffusion")
+    graph = make_graph(model, "step", context=2, horizon=None, latent_actions=False, noise=True)
+    assert graph.draws and graph.inputs[-1].name.startswith("noise.")
+    example = graph.examples(2, 2)
+    torch.manual_seed(3)  # which must not matter
+    assert torch.equal(graph(*example)[0], graph(*example)[0])
+    changed = (*example[: -len(graph.draws)], *(x + 1 for x in example[-len(graph.draws):]))
+    assert not torch.equal(graph(*changed)[0], graph(*example)[0])
+    with pytest.raises(ExportError, match="draws nothing"):
+        make_graph(small(), "decode", context=None, horizon=None, latent_actions=False, noise=True)
+
+
+def test_a_state_is_carried_from_frame_to_frame():
+    """Of a dynamics that filters, one frame after the other gives what the whole clip gives."""
+    from worldkit.testing.examples import example_batch
+
+    model = build(small_config(encoder="conv", dynamics="rssm", latent_action=None, objective="dreamer",
+                               conditioners={"action": {"name": "transition-action", "dim": 2}})).eval()
+    graph = make_graph(model, "encode", context=None, horizon=None, latent_actions=False, noise=False)
+    batch = example_batch(model.config, 3)
+    video, action = (batch.video * 255).to(torch.uint8), batch.conditions["action"]
+    whole = model.encode(video, conditions={"action": action})
+    names = [port.name for port in graph.inputs]
+    state = [torch.zeros_like(x[:, :1]) for x in whole.values.values()]
+    for t in range(3):
+        begins = torch.full((2, 1), t == 0)
+        given = action[:, max(t - 1, 0) : max(t, 1)]
+        inputs = {"video": video[:, t : t + 1], "begins": begins, "last.action": given}
+        inputs |= {name: x for name, x in zip([n for n in names if n.startswith("last.") and n != "last.action"], state,
+                                              strict=True)}
+        state = list(graph(*(inputs[name] for name in names)))
+        for x, wanted in zip(state, whole.values.values(), strict=True):
+            assert torch.allclose(x, wanted[:, t : t + 1], atol=1e-5)
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+    from worldkit.exporting.formats import Safetensors
+
+    monkeypatch.setattr(Safetensors, "load", lambda self, graph, path: lambda inputs: tuple(
+        x + 0.1 for x in graph(*inputs)))
+    with pytest.raises(ExportError, match="gives another 'video' than the model: it differs by 0.0[0-9]+"):
+        wk.export(small(), tmp_path, what="decode", format="safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_says_why(tmp_path):
+    with pytest.raises(wk.NoDecoderError, match="has no decoder"):
+        wk.export(build(small_config(encoder="jepa-vit", decoder=None, dynamics=None, latent_action=None,
+                                     objective="masked-jepa")), tmp_path, what="decode")
+    with pytest.raises(ExportError, match="has no latent actions"):
+        wk.export(small(), tmp_path, what="step", latent_actions=True)
+    with pytest.raises(ExportError, match="looks at 1 to 4 frames, got context=9"):
+        wk.export(small(), tmp_path, what="step", context=9)
+    with pytest.raises(wk.ConfigError, match="what must be 'encode'"):
+        wk.export(small(), tmp_path, what="all")
+    with pytest.raises(wk.ConfigError, match="format must be 'onnx'"):
+        wk.export(small(), tmp_path, format="tflite")
+    with pytest.raises(ExportError, match="no world model"):
+        wk.export(torch.nn.Linear(2, 2), tmp_path)
+
+
+def test_without_the_packages_it_names_the_extra(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(wk.MissingExtraError, match="export"):
+        wk.export(small(), tmp_path, what="decode")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_stays_as_it_was(tmp_path):
+    model = small().train()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    wk.export(model, tmp_path, what="decode", format="safetensors")
+    assert model.training and all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_difference():
+    assert difference(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])) == 1.0
+    assert difference(torch.zeros(2), torch.zeros(3)) == difference(torch.tensor([1]), torch.tensor([2])) == np.inf
+    assert difference(torch.tensor([float("nan")]), torch.zeros(1)) == np.inf
+
+
+def onnx():
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+
+
+def test_decode_in_onnx_runtime(tmp_path):
+    onnx()
+    import onnxruntime
+
+    model = small()
+    found = wk.export(model, tmp_path, what="decode")
+    assert found.checked.difference < 1e-4 and "onnxruntime" in str(found.checked)
+    session = onnxruntime.InferenceSession(str(found.path))
+    z = model.encode(torch.rand(5, 1, 3, 32, 32))
+    (video,) = session.run(None, {"latent.slots.features": z.features.detach().numpy()})
+    assert np.allclose(video, model.decode(z).video.detach(), atol=1e-4)
+    assert session.get_inputs()[0].shape[:2] == ["batch", "time"]
+    assert str(tmp_path.parent).encode() not in found.path.read_bytes() and b"worldkit/" not in found.path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["encode", "decode", "step", "rollout"])
+@pytest.mark.parametrize("preset", ["lpwm-mini", "dreamer-v3-mini", "iris-mini", "diamond-mini", "lewm-mini"])
+def test_families_in_onnx_runtime(tmp_path, preset, what):
+    onnx()
+    model = wk.create_model(preset)
+    if what == "decode" and model.decoder is None:
+        pytest.skip("it has no decoder")
+    found = wk.export(model, tmp_path, what=what, horizon=2 if what == "rollout" else None)
+    assert found.checked.difference < 1e-4
+
+
+@pytest.mark.slow
+def test_torch_export(tmp_path):
+    found = wk.export(small(), tmp_path, what="step", format="torch-export")
+    assert found.path.suffix == ".pt2" and found.checked.difference < 1e-4
+
+
+def test_command(tmp_path, capsys):
+    small(objective="elbo").save_pretrained(tmp_path / "m")
+    status = main(["export", str(tmp_path / "m"), "--format", "safetensors", "--out", str(tmp_path / "out"), "--what",
+                   "decode", "step"])
+    out = capsys.readouterr().out
+    assert status == 0 and "largest difference from the model 0.0e+00" in out.replace("\n", " ")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "README.md", *(f"{what}.safetensors{end}" for what in ("decode", "step") for end in ("", ".json"))}
