@@ -93,7 +93,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Safetensors, "load", lambda self, graph, path: lambda inputs: tuple(
         x + 0.1 for x in graph(*inputs)))
-    with pytest.raises(ExportError, match="gives another 'video' than the model: it differs by 0.0[0-9]+"):
+    with pytest.raises(ExportError, match=r"another 'video' than the model: it differs by 0\.[01]"):
         wk.export(small(), tmp_path, what="decode", format="safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -14,8 +14,8 @@ from ..errors import ConfigError, ExportError, NoDecoderError
 from ..files import open_to_others
 from ..model import ComposedWorldModel
 from .checks import Checked, check
-from .formats import FORMATS
-from .graphs import GRAPHS, make_graph
+from .formats import FORMATS, Format, Free
+from .graphs import GRAPHS, Graph, Tensors, make_graph
 from .specification import describe, write_beside
 
 
@@ -88,12 +88,7 @@ def export(
     path = folder / f"{what}{form.suffix}"
     temporary = path.with_name(f".{what}.{os.getpid()}.tmp{form.suffix}")
     try:
-        for batch in (2, 1):  # sizes of 1 are special to exporters
-            example = graph.examples(batch, graph.time())
-            free = form.write(graph, example, temporary)
-            if any("batch" in axes.values() for axes in free):
-                break
-        checked = check(form, graph, temporary, free, tolerance, traced=batch)
+        example, free, checked = _write(form, graph, temporary, tolerance)
         with torch.no_grad():
             outputs = graph(*example)
         told = describe(graph, form, path.name, free, example, outputs, checked, name or model.config.family)
@@ -103,3 +98,21 @@ def export(
         temporary.unlink(missing_ok=True)
     write_beside(folder, told)
     return Exported(path, told, checked)
+
+
+def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Tensors, Free, Checked]:
+    """Write a file that computes what the model does, with as many sizes left open as that allows.
+
+    Exporters may say that a size is open and still write it into the file; only running it tells.
+    """
+    for wanted, batch in ((("batch", "time"), 2), (("batch",), 2), ((), 1)):
+        example = graph.examples(batch, graph.time())
+        try:
+            free = form.write(graph, example, path, wanted)
+            if batch > 1 and not any("batch" in axes.values() for axes in free):
+                continue  # a file for two clips is of no use
+            return example, free, check(form, graph, path, free, tolerance, traced=batch)
+        except ExportError:
+            if not wanted:
+                raise
+    raise AssertionError("the last attempt returns or raises")

@@ -11,7 +11,7 @@ import logging
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from .graphs import Graph, Tensors
 Run = Callable[[Tensors], Tensors]
 Free = list[dict[int, str]]
 """Per input: axis -> name, of those axes that may have any size."""
+Names = Collection[str]
 _MOST = 2**31 - 2**24
 """Bytes of weights in one ONNX file, whose format ends at two gigabytes."""
 
@@ -44,8 +45,8 @@ class Format(ABC):
     suffix: ClassVar[str]
 
     @abstractmethod
-    def write(self, graph: Graph, example: Tensors, path: Path) -> Free:
-        """Write the file; says which axes of the inputs may have any size."""
+    def write(self, graph: Graph, example: Tensors, path: Path, wanted: Names) -> Free:
+        """Write the file; says which of the ``wanted`` axes ("batch", "time") of the inputs may have any size."""
 
     @abstractmethod
     def load(self, graph: Graph, path: Path) -> Run:
@@ -61,8 +62,8 @@ class TorchExport(Format):
 
     name, suffix = "torch-export", ".pt2"
 
-    def write(self, graph: Graph, example: Tensors, path: Path) -> Free:
-        program = traced(graph, example)
+    def write(self, graph: Graph, example: Tensors, path: Path, wanted: Names) -> Free:
+        program = traced(graph, example, wanted)
         with _quiet():
             torch.export.save(program, path)
         return free_axes(graph, program)
@@ -81,14 +82,14 @@ class Onnx(Format):
 
     name, suffix = "onnx", ".onnx"
 
-    def write(self, graph: Graph, example: Tensors, path: Path) -> Free:
+    def write(self, graph: Graph, example: Tensors, path: Path, wanted: Names) -> Free:
         for package in ("onnx", "onnxscript", "onnxruntime"):
             require_extra(package, "export", "exporting to ONNX")
         size = sum(x.numel() * x.element_size() for x in graph.model.parameters())
         if size > _MOST:
             raise ExportError(f"the model has {size / 2**30:.1f} GB of weights, more than one ONNX file may hold: "
                               "--format torch-export has no such limit")
-        program = traced(graph, example)
+        program = traced(graph, example, wanted)
         free = free_axes(graph, program)
         program._example_inputs = None  # else PyTorch 2.13 adds a check of sizes that its own ONNX exporter fails on
         with _quiet(), _telling(graph, "to ONNX"):
@@ -119,11 +120,10 @@ class Safetensors(Format):
 
     name, suffix = "safetensors", ".safetensors"
 
-    def write(self, graph: Graph, example: Tensors, path: Path) -> Free:
+    def write(self, graph: Graph, example: Tensors, path: Path, wanted: Names) -> Free:
         state = {name: x for name, x in graph.model.state_dict().items() if name in used(graph, example)}
         write_weights(state, path, metadata={"format": "pt"})
-        return [{axis: name for axis, name in enumerate(port.axes) if name in ("batch", "time")}
-                for port in graph.inputs]
+        return [{axis: name for axis, name in enumerate(port.axes) if name in wanted} for port in graph.inputs]
 
     def load(self, graph: Graph, path: Path) -> Run:
         fresh = build(graph.model.config).eval()
@@ -142,15 +142,15 @@ class Safetensors(Format):
 FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), TorchExport(), Safetensors())}
 
 
-def traced(graph: Graph, example: Tensors) -> Any:
-    """The program of a function, with whatever sizes can be left open.
+def traced(graph: Graph, example: Tensors, wanted: Names) -> Any:
+    """The program of a function, with those of the ``wanted`` sizes left open that can be.
 
     Raises:
         ExportError: naming what cannot be traced, and where.
     """
     axis = torch.export.Dim.AUTO
-    shapes = tuple({number: axis for number, name in enumerate(port.axes) if name in ("batch", "time", "rows",
-                                                                                   "transitions")}
+    follows = {"rows": "batch", "transitions": "time"}
+    shapes = tuple({number: axis for number, name in enumerate(port.axes) if follows.get(name, name) in wanted}
                    for port in graph.inputs)
     with torch.no_grad(), undivided(), _quiet(), _telling(graph, "by torch.export"):
         return torch.export.export(graph, example, dynamic_shapes=(shapes,), strict=False)

@@ -19,7 +19,7 @@ from ..latents import Latent
 from ..perception import perceive
 from ..rolling import predicted
 from ..samplers import MEANS, Sampler
-from ..testing.examples import example_batch
+from ..testing.examples import example_batch, example_latent
 from .noise import KINDS, Recorded, Replayed
 from .ports import BATCH, TIME, Port, fields, latent_of
 
@@ -231,7 +231,7 @@ class Decode(Graph):
         model = self.model
         self.inputs = fields(model.spec, "latent", "what is to be drawn")
         with torch.no_grad():
-            drawn = model.decode(self._latent(2, self.time(), 0))
+            drawn = model.decode(example_latent(model.spec, 2, self.time()))
         self.seen = bool(model.config.obs.height)
         axes = (BATCH, "views", TIME) if self._views else (BATCH, TIME)
         self.outputs = [Port("video", "frames, around 0 to 1, not clamped", axes)] if self.seen else []
@@ -241,7 +241,8 @@ class Decode(Graph):
         return max(2, min(self.model.clip_length, 3 + self.model.decoder.history))
 
     def example(self, batch: int, time: int, seed: int = 0) -> Tensors:
-        return tuple(self._latent(batch, time, seed).values.values())
+        """Made-up latents: of an untrained encoder's, tokens are so alike that rounding decides which are drawn."""
+        return tuple(example_latent(self.model.spec, batch, time, seed=seed).values.values())
 
     def compute(self, given: Tensors, sampler: Sampler) -> Tensors:
         drawn = self.model.decode(latent_of(self.model.spec, given))
