@@ -38,7 +38,7 @@ FRAMES, CLIPS, LEAST, FEW = 5, 200, 100, 8
 LOG_LINES = 60
 OF_OBJECTS, SEEN = ("fg_ari", "miou"), "encoded"
 ENOUGH = 100
-"""Generated episodes of a training; a model that had more is scored on the usual number, on the same clips as others."""
+"""Episodes made for a training; a model that had more is scored on the usual number, on the same clips as others."""
 DRAWN, SAMPLED, STATIC = 128, 6, "the encoder's own prior"
 """Videos drawn out of nothing, frames predicted behind the first ones, and a prior that they are held against."""
 
