@@ -156,6 +156,25 @@ def test_decode_in_onnx_runtime(tmp_path):
     assert str(tmp_path.parent).encode() not in found.path.read_bytes() and b"worldkit/" not in found.path.read_bytes()
 
 
+def test_sorting_keeps_the_order_of_equals(tmp_path):
+    """PyTorch's exporter has no translation of a stable sort; ours must be one, ties included."""
+    onnx()
+    import onnxruntime
+
+    from worldkit.exporting.formats import _translations
+
+    class Sorted(torch.nn.Module):
+        def forward(self, x):
+            return x.round().argsort(dim=1, stable=True), x.round().argsort(dim=1, stable=True, descending=True)
+
+    x = 2 * torch.randn(2, 40)
+    made = torch.onnx.export(Sorted(), (x,), dynamo=True, verbose=False, custom_translation_table=_translations())
+    made.save(tmp_path / "sorted.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "sorted.onnx"))
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert all(np.array_equal(a, b) for a, b in zip(found, Sorted()(x), strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["encode", "decode", "step", "rollout"])
 @pytest.mark.parametrize("preset", ["lpwm-mini", "dreamer-v3-mini", "iris-mini", "diamond-mini", "lewm-mini"])

@@ -14,7 +14,7 @@ from ..errors import ConfigError, ExportError, NoDecoderError
 from ..files import open_to_others
 from ..model import ComposedWorldModel
 from .checks import Checked, check
-from .formats import FORMATS, Format, Free
+from .formats import FORMATS, Format, Free, Untranslated
 from .graphs import GRAPHS, Graph, Tensors, make_graph
 from .specification import describe, write_beside
 
@@ -112,7 +112,7 @@ def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Te
             if batch > 1 and not any("batch" in axes.values() for axes in free):
                 continue  # a file for two clips is of no use
             return example, free, check(form, graph, path, free, tolerance, traced=batch)
-        except ExportError:
-            if not wanted:
+        except ExportError as error:
+            if not wanted or isinstance(error, Untranslated):
                 raise
     raise AssertionError("the last attempt returns or raises")

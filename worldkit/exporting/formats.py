@@ -92,8 +92,9 @@ class Onnx(Format):
         program = traced(graph, example, wanted)
         free = free_axes(graph, program)
         program._example_inputs = None  # else PyTorch 2.13 adds a check of sizes that its own ONNX exporter fails on
-        with _quiet(), _telling(graph, "to ONNX"):
+        with _quiet(), _telling(graph, "to ONNX", Untranslated):
             made = torch.onnx.export(program, dynamo=True, verbose=False, external_data=False,
+                                     custom_translation_table=_translations(),
                                      input_names=[port.name for port in graph.inputs],
                                      output_names=[port.name for port in graph.outputs])
             made.save(path, external_data=False)
@@ -188,8 +189,23 @@ def used(graph: Graph, example: Tensors) -> set[str]:
     return touched
 
 
+class Untranslated(ExportError):
+    """A format has no word for something that the program does, whatever the sizes."""
+
+
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """What PyTorch's exporter to ONNX lacks: sorting that keeps the order of equals, as ONNX's TopK does."""
+    op = require_extra("onnxscript", "export", "exporting to ONNX").opset18
+
+    def sort(x: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
+        size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
+        return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.aten.sort.stable: sort}
+
+
 @contextlib.contextmanager
-def _telling(graph: Graph, how: str) -> Iterator[None]:
+def _telling(graph: Graph, how: str, kind: type[ExportError] = ExportError) -> Iterator[None]:
     """Say what could not be exported, and where, in a line."""
     try:
         yield
@@ -198,8 +214,8 @@ def _telling(graph: Graph, how: str) -> Iterator[None]:
     except Exception as error:  # of two large packages, which raise whatever they like
         first = innermost(error)
         reason = next((line for line in str(first).splitlines() if line.strip()), "")
-        raise ExportError(f"{graph.what} of this model cannot be exported {how}: {where(error)}"
-                          f"{type(first).__name__}: {reason}") from error
+        raise kind(f"{graph.what} of this model cannot be exported {how}: {where(error)}"
+                   f"{type(first).__name__}: {reason}") from error
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -237,7 +253,7 @@ def _quiet() -> Iterator[None]:
 def _session(path: Path) -> Any:
     runtime = require_extra("onnxruntime", "export", "running ONNX")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

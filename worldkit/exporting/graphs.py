@@ -336,7 +336,8 @@ def make_graph(model: Any, what: str, *, context: int | None, horizon: int | Non
         model.require_dynamics()
     filters = dynamics is not None and dynamics.filtering
     longest = 1 if dynamics is None or filters else dynamics.window
-    context = min(longest, 4) if context is None else context
+    unseen = model.latent_action is not None and model.latent_action.reads == "video" and not latent_actions
+    context = min(longest, 1 if unseen else 4) if context is None else context
     if filters and context != 1:
         raise ExportError(f"the states of this model hold all that was seen, so predictions start from one, and "
                           f"context={context} frames are of no use")

@@ -124,6 +124,7 @@ class OperatorSpec(Config):
                                    "model": options.model, "masked": options.null_embedding}
             elif dim or choices:
                 found = (statistics or {}).get(name, {})
+                found = found if len(found.get("min", ())) == dim else {}  # those of another column say nothing
                 told = {ours: found[theirs] for ours, theirs in (("low", "min"), ("high", "max"), ("mean", "mean"),
                                                                  ("std", "std")) if theirs in found}
                 actions[name] = {"num_actions": choices} if choices else {"dim": dim, **told}

@@ -179,7 +179,7 @@ def _operator(model: ComposedWorldModel, clips: ClipDataset, statistics: Mapping
     return OperatorSpec.of_config(
         model.config, statistics=dict(statistics), resize="pad" if fitting is None else fitting.resize,
         cameras=cameras if len(cameras) == model.config.obs.views else (),
-        frame_rate=told["fps"] / clips.frame_skip if told.get("fps") else None, frame_skip=clips.frame_skip,
+        frame_rate=float(told["fps"]) / clips.frame_skip if told.get("fps") else None, frame_skip=clips.frame_skip,
         recorded=True)
 
 
