@@ -136,3 +136,37 @@ def test_without_torch(tmp_path):
     out = run("08_without_torch.py", "exported", "--steps", "3", cwd=tmp_path)
     assert "3 frames dreamed" in out and "PyTorch was not loaded" in out
     assert np.load(tmp_path / "dream.npy").shape == (3, 32, 32, 3)
+
+
+# -- one for each family
+
+FAMILIES = EXAMPLES / "families"
+OF_FAMILIES = {  # name -> (steps, what the output says)
+    "lpwm": (None, r"predicted: 1[5-9]\.\d dB, copying the last frame: 1[0-4]"),
+    "ddlp": (None, r"[3-9] particles seen"),
+    "diffuse_ddlp": (None, r"\(4, 12, 3, 32, 32\) of which frames were drawn: 4"),
+    "g_swm": (None, r"predicted: (1[5-9]|2\d)\.\d dB"), "slotformer": (None, r"predicted: 1[4-9]\.\d dB"),
+    "rssm": (2, r"2 steps; what the actions change"), "dreamer": (60, r"agent: return \S+.* after 60 steps"),
+    "planet": (None, r"planned action of each: \["), "tdmpc2": (None, r"actions of two environments: \["),
+    "world_models": (2, r"temperature 1.15: two dreams differ"), "dit": (2, r"pictures: \(8, 3, 32, 32\)"),
+    "iris": (2, r"codes of a frame: \["), "diamond": (2, r"predicted: -?\d+\.\d dB"),
+    "genie": (2, r"codes of what happened: \[\d"), "flam": (2, r"another action of one factor changes \d"),
+    "lewm": (2, r"the plan: \[\["), "semantic_wm": (2, r"predicted: -?\d+\.\d dB"),
+}
+
+
+@pytest.mark.parametrize("name", OF_FAMILIES)
+def test_an_example_of_a_family(name, tmp_path, monkeypatch, capsys):
+    steps, says = OF_FAMILIES[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *([str(steps)] if steps else [])])
+    runpy.run_path(str(FAMILIES / f"{name}.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert re.search(says, out), out
+
+
+def test_examples_of_families_are_short_and_none_is_forgotten():
+    files = {path.stem: path.read_text(encoding="utf-8") for path in FAMILIES.glob("*.py")}
+    assert set(files) == set(OF_FAMILIES)
+    for name, text in files.items():
+        assert len(text.splitlines()) <= 40 and f"python examples/families/{name}.py" in text, name
