@@ -195,7 +195,9 @@ def plain_sample(dynamics: Any, sizes: dict, seen: Any, actions: Any, noise: Any
 
 
 def sizes_of(task: str, options: argparse.Namespace) -> dict:
-    return TINY[task] if options.tiny else {"ac-rollout": AC, "dit-sample": DIT}[task]
+    if task == "dit-sample" and not options.tiny:
+        return DIT | {"steps": options.denoising}
+    return TINY[task] if options.tiny else AC
 
 
 def rounds(options: argparse.Namespace) -> dict:
@@ -324,6 +326,7 @@ BENCHMARK = Benchmark(__file__, __doc__, SHAPES, TASKS, run_ours, run_reference,
 if __name__ == "__main__":
     more = argparse.ArgumentParser(add_help=False)
     more.add_argument("--iterations", type=int, default=30, help="of lewm-plan; fewer take less long")
+    more.add_argument("--denoising", type=int, default=10, help="steps of dit-sample; fewer take less long")
     more.add_argument("--vjepa2", help="checkout of github.com/facebookresearch/vjepa2, for ac-rollout")
     more.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
     more.add_argument("--checked", help=argparse.SUPPRESS)
