@@ -23,7 +23,8 @@ from flam import parts, whole  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("flam")
-parser.add_argument("coupled")
+parser.add_argument("coupled", nargs="?")
+parser.add_argument("--only", choices=("slots", "edits", "dream"))
 parser.add_argument("--agents", type=int, default=2)
 parser.add_argument("--cells", type=int, default=8)
 parser.add_argument("--clip", type=int, default=0)
@@ -36,14 +37,19 @@ def large(pictures):
     return enlarge(to_uint8(pictures.clamp(0, 1)), cell)[0]
 
 
-flam, coupled = (wk.WorldModel.from_pretrained(run).eval() for run in (options.flam, options.coupled))
+def wanted(what):
+    return options.only in (None, what)
+
+
+flam, coupled = (run and wk.WorldModel.from_pretrained(run).eval() for run in (options.flam, options.coupled))
 size, factors = flam.config.obs.height, flam.dynamics.factor_spec.num_tokens
 clips = wk.data.open_dataset(f"multigrid-{size}", split="test", num_frames=24, num_agents=options.agents,
                              cells=options.cells)
 video = clips[options.clip]["video"][None]
 pixels = wk.batch.to_float_video(video)
 
-with torch.no_grad():
+torch.set_grad_enabled(False)
+if wanted("slots"):
     z = flam.encode(video)
     rows, side = {}, round(z.spec.num_tokens**0.5)
     for t in (2, 5, 8):
@@ -54,8 +60,9 @@ with torch.no_grad():
         rows[f"frame {t}"] = large(torch.cat([pixels[0, t : t + 1], looked]))
     save_png(labelled_rows(rows, ["frame", *[f"slot {k}" for k in range(factors)]]), here / "flam-slots.png")
 
+if wanted("edits"):
     generator, at, rows = torch.Generator().manual_seed(0), options.at, {}
-    for name, model in (("one each", flam), ("one for all", coupled)):
+    for name, model in (("one each", flam), *([("one for all", coupled)] if coupled else [])):
         action = model.infer_latent_actions(video)[:, : at + 1]
         split = parts(action, factors)
         seen = [pixels[0, at], model.rollout(video[:, : at + 1], 1, latent_actions=action).video[0, 0]]
@@ -67,6 +74,7 @@ with torch.no_grad():
     save_png(labelled_rows(rows, ["now", "as inferred", *[f"edit {k}" for k in range(factors)]]),
              here / "flam-edits.png")
 
+if wanted("dream"):
     count = video.shape[1] - 1
     told = flam.rollout(video[:, :1], count, latent_actions=flam.infer_latent_actions(video)).video
     drawn = flam.rollout(video[:, :1], count, generator=torch.Generator().manual_seed(1)).video
