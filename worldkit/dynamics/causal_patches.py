@@ -84,7 +84,7 @@ class CausalPatches(Remembering):
         patches = z.flat(group.name)
         frames, count = patches.shape[1:3]
         first = 0 if memory is None else memory.length
-        told = patches.new_zeros(len(patches), frames, self.cond_dim) if cond.frame is None else cond.frame
+        told = patches.new_zeros(patches.shape[0], frames, self.cond_dim) if cond.frame is None else cond.frame
         x = torch.cat([patches, told[:, :, None].expand(-1, -1, count, -1).to(patches)], -1).flatten(1, 2)
         x = self.drop(x + self.places[:, first * count : (first + frames) * count])
         mask = frames_mask(frames, count, first, x.device)

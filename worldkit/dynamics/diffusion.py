@@ -173,7 +173,7 @@ class Diffusion(Dynamics):
             steer = None if steer is None else steer * kept[:, None, None, None]
             memory = None if memory is None else memory * kept[:, None, None]
         if self.null_memory is not None:
-            memory = self.null_memory.expand(len(noisy), -1, -1) + (0 if memory is None else memory)
+            memory = self.null_memory.expand(noisy.shape[0], -1, -1) + (0 if memory is None else memory)
         return full_precision(self.network(noisy, level, context, steer, memory)) * self.change_scale.used
 
     def _guided(self, noisy: Tensor, level: Tensor, context: Tensor, cond: Condition) -> Tensor:

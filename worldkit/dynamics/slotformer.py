@@ -151,7 +151,7 @@ class SlotFormer(Dynamics):
         padded = F.pad(self._tokens(z, cond), (0, 0, 0, 0, length - 1, 0))
         windows = rearrange(padded.unfold(1, length, 1), "b t n d w -> (b t) w n d")
         end, age = torch.arange(frames, device=padded.device), torch.arange(length, device=padded.device).flip(0)
-        absent = repeat(end[:, None] < age, "t w -> (b t) w", b=len(padded))
+        absent = repeat(end[:, None] < age, "t w -> (b t) w", b=padded.shape[0])
         memory = repeat(cond.memory, "b l d -> (b t) l d", t=frames) if self.memory_length else None
         return self._predict(rearrange(self._next(windows, memory, absent), "(b t) n d -> b t n d", t=frames), z)
 

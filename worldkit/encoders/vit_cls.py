@@ -80,7 +80,7 @@ class ClassViT(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         maps = self.patches(pictures)
-        x = torch.cat([self.cls.expand(len(maps), -1, -1), rearrange(maps, "m d h w -> m (h w) d")], 1)
+        x = torch.cat([self.cls.expand(maps.shape[0], -1, -1), rearrange(maps, "m d h w -> m (h w) d")], 1)
         x = x + self._places(tuple(maps.shape[2:]))
         for block in self.blocks:
             x = block(x)

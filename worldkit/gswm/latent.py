@@ -85,7 +85,7 @@ def latent_of(
         "prior_state": objects.prior,
     }
     filled = {("particles", name): x[:, None] for name, x in values.items() if x.shape[-1]}
-    scenery = {"features": objects.z.new_zeros(len(objects.z), 1) if context is None else context}
+    scenery = {"features": objects.z.new_zeros(objects.z.shape[0], 1) if context is None else context}
     if context is not None:
         scenery |= {"posterior_state": context_posterior, "prior_state": context_prior}
     filled |= {("background", name): x[:, None, None] for name, x in scenery.items()}

@@ -57,7 +57,7 @@ def attention_weights(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None = 
     if causal:
         start = start.fill_(-torch.inf).triu(1 + k.shape[1] - q.shape[1])
     if bias is not None:
-        start = (start + bias).to(q.dtype).repeat(len(q) // len(bias), 1, 1)
+        start = (start + bias).to(q.dtype).repeat(q.shape[0] // bias.shape[0], 1, 1)
     return torch.baddbmm(start, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
 
 

@@ -135,7 +135,7 @@ class Denoiser(nn.Module):
         levels = torch.tensor(choice.told(), dtype=like.dtype, device=like.device)
         at = Preconditioning.at(levels, self.noise)
         past = levels.new_tensor(choice.past_noise).log() / 4 if choice.past_noise else None
-        told = self.told(at.noise[:, None].expand(-1, len(like)), actions, past)  # of all calls at once
+        told = self.told(at.noise[:, None].expand(-1, like.shape[0]), actions, past)  # of all calls at once
 
         def denoise(x: Tensor, call: int, given: Tensor) -> Tensor:
             answer = self(given / self.noise.data, at.into[call] * x, told[call])

@@ -57,7 +57,7 @@ class NoiseConfig(Config):
 
     def draw(self, like: Tensor, sampler: Sampler, name: str) -> Tensor:
         """A sigma for every row of ``like``, ``[B]``."""
-        normal = standard(sampler, f"{name}.level", like.new_zeros(len(like)))
+        normal = standard(sampler, f"{name}.level", like.new_zeros(like.shape[0]))
         return (normal * self.deviation + self.mean).exp().clamp(self.low, self.high)
 
     def add(self, x: Tensor, sigma: Tensor, sampler: Sampler, name: str) -> Tensor:

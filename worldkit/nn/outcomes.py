@@ -80,7 +80,7 @@ class Outcomes(nn.Module):
         clips, frames = left.shape[:2]
         pairs = torch.cat([left, reached], 2).flatten(0, 1)
         if self.actions is None or actions is None:
-            told = pairs.new_zeros(len(pairs), self.config.dim)
+            told = pairs.new_zeros(pairs.shape[0], self.config.dim)
         else:
             told = self.actions(actions).flatten(0, 1)
         maps = self.blocks(pairs, self.blocks.modulate(told))

@@ -85,7 +85,7 @@ class PixelDecoder(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         if self.frames is not None:
             rows = rearrange(maps, "b t c h w -> (b h w) c t")
-            maps = rearrange(self.frames(rows), "(b h w) c t -> b t c h w", b=len(maps), h=maps.shape[-2])
+            maps = rearrange(self.frames(rows), "(b h w) c t -> b t c h w", b=maps.shape[0], h=maps.shape[-2])
         x = self.middle(self.inputs(maps.flatten(0, 1)))
         for i, level in enumerate(self.levels):
             for block in level:
