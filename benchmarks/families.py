@@ -20,7 +20,7 @@ import torch
 from worldkit.ablation.study import Budget
 from worldkit.bench import Bench, load_suite, run
 from worldkit.bench.results import COPYING, MEAN_FRAME, Record
-from worldkit.bench.runner import _asked, _cells
+from worldkit.bench.runner import _asked, _cells, _command
 from worldkit.bench.tables import number
 from worldkit.files import write_atomically
 
@@ -70,7 +70,7 @@ def _row(bench: Bench, model: str) -> list[str]:
     size = f"{first['parameters'] / 1e6:.2f} M" if first else "-"
     shipped = first.get("shipped")
     weights = f"shipped: {first['steps']:,} steps, {first['shipped_minutes']:g} minutes" if shipped else "from nothing"
-    return [model, *cells, size, " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))), weights]
+    return [model, *cells, size, str(counts[-1]), weights]
 
 
 def words(bench: Bench) -> str:
@@ -81,16 +81,18 @@ def words(bench: Bench) -> str:
     threads = sorted({r.result["threads"] for r in bench.records if r.status == "finished"})
     clips = sorted({r.result["clips"] for r in bench.records if r.status == "finished"})
     notes = [f"{e.name}: {e.note}" for e in suite.models if e.note]
+    seeds = "seed 0" if suite.seeds == 1 else f"seeds 0 to {suite.seeds - 1} where they were run"
     return "\n".join([
         f"`{bench.command}`: {Budget.parse(suite.budget)} of training for every cell that is trained, "
         f"{suite.context_frames} frames given, {suite.horizon} predicted, driven by the deterministic prior; "
-        f"n = {' or '.join(map(str, clips))} test clips, seeds 0 to {suite.seeds - 1} where they were run; "
+        f"n = {' or '.join(map(str, clips))} test clips, {seeds}; "
         f"{' or '.join(map(str, threads))} thread, {processor()}, 2 shared cores, torch {torch.__version__}. "
-        "± is half of a 95 % Student t interval over seeds. "
+        + ("± is half of a 95 % Student t interval over seeds. " if suite.seeds > 1 else
+           "One seed: a difference may be chance. ")
         + (f"{missing} of {len(bench.records)} cells were not run. " if missing else "")
         + (f"{failed} failed. " if failed else "")
         + "CPU s: of training; minutes of shipped weights are wall clock. The page is made by "
-        "`python benchmarks/families.py`.", "",
+        f"`python benchmarks/families.py{f' --seeds {suite.seeds}' if suite.seeds == 1 else ''}`.", "",
         "Shares of the budget: " + "; ".join(notes) + "." if notes else ""])
 
 
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(options.out).resolve()
         cells, records = _cells(suite, folder)
         found = [Record(r.model, r.task, r.seed, r.folder, cell.result) for r, cell in zip(records, cells, strict=True)]
-        bench = Bench(suite, found, folder, f"worldkit bench {suite.name}")
+        bench = Bench(suite, found, folder, _command(suite, models, None, options.seeds, options.budget, {}, None))
     else:
         bench = run(options.suite, models=models, seeds=options.seeds, budget=options.budget, out=options.out)
     write(bench, options.page)

@@ -35,7 +35,7 @@ class Table:
 
 def tables(bench: Bench) -> list[Table]:
     """One for every task, one for all tasks, one of probabilities of improvement."""
-    found = [_task(bench, task) for task in bench.tasks]
+    found = [_task(bench, task) for task in bench.tasks if any(r.task == task for r in bench.records)]
     if len(bench.tasks) > 1 or bench.suite.seeds > 1:
         found += [all_tasks(bench)]
     if bench.improvements:
