@@ -101,7 +101,7 @@ class MaskedJEPA(Objective):
 
     def prepare(self, model: ComposedWorldModel) -> None:
         encoder = model.encoder
-        if not hasattr(encoder, "tokens"):
+        if not (hasattr(encoder, "tokens") and hasattr(encoder.config, "tubelet")):  # other encoders call a layer so
             raise IncompatibleComponentsError(
                 f"objective 'masked-jepa' shows an encoder some patches alone, which '{encoder.config.name}' cannot "
                 "do: set encoder='jepa-vit'"
