@@ -250,7 +250,7 @@ def planned(model: Any, cost: str, options: argparse.Namespace) -> dict[str, Any
 
 @torch.no_grad()
 def drawn(model: Any, options: argparse.Namespace) -> list[float]:
-    """PSNR of predicted frames, an episode each."""
+    """PSNR of predicted frames, an episode each: of means, where the dynamics has them, else of one draw."""
     from worldkit.data import generate_push
     from worldkit.metrics import psnr
 
@@ -259,6 +259,7 @@ def drawn(model: Any, options: argparse.Namespace) -> list[float]:
     found = []
     for v, a in zip(video.split(8), action.split(8), strict=True):
         ahead = model.rollout(v[:, :SEEN], HORIZON, conditions={"action": a[:, : SEEN + HORIZON]},
+                              deterministic=model.dynamics.explicit_prior,
                               generator=torch.Generator().manual_seed(0)).video.clamp(0, 1)
         each = psnr(ahead.flatten(0, 1), v[:, SEEN : SEEN + HORIZON].flatten(0, 1))
         found += each.unflatten(0, (len(v), -1)).mean(1).tolist()

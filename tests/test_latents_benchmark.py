@@ -68,6 +68,20 @@ def test_a_row_says_what_failed(tmp_path):
     assert "| 50 % ± 635 |" in two  # over the means of seeds
 
 
+@pytest.mark.parametrize("explicit", [True, False])
+def test_pictures_are_those_of_means_where_there_are_means(tmp_path, explicit):
+    told = []
+
+    def rollout(video, horizon, *, conditions, deterministic, generator):
+        told.append(deterministic)
+        assert conditions["action"].shape[1] == video.shape[1] + horizon
+        return Namespace(video=video[:, -1:].expand(-1, horizon, -1, -1, -1))
+
+    model = Namespace(rollout=rollout, dynamics=Namespace(explicit_prior=explicit))
+    each = latents.drawn(model, options(tmp_path))
+    assert told == [explicit] and len(each) == 2 and 5 < min(each) < 40
+
+
 def test_the_command_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     calls, fails = [], {"ijepa"}
 
