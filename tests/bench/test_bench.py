@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -296,7 +295,6 @@ def test_a_process_that_dies_is_a_failed_cell(tmp_path, cache, monkeypatch):
     monkeypatch.setattr("worldkit.ablation.process.sys.executable", "/bin/false")
     found = run({**SUITE, "seeds": 1, "models": SUITE["models"][:1]}, out=tmp_path, show_progress=False)
     assert found.records[0].status == "failed" and "ended with status 1 and no result" in found.records[0].error
-    assert signal.SIGKILL not in (0,)
 
 
 # -- control
@@ -395,7 +393,8 @@ def test_unknown_names_have_the_nearest_one(tmp_path):
 
 def test_the_command_lists_suites_and_reads_its_options(capsys, tmp_path):
     assert main(["bench"]) == 0
-    assert all(f"{name}: " in capsys.readouterr().out or True for name in list_suites())
+    out = capsys.readouterr().out
+    assert [name for name in list_suites() if f"{name}: " not in out] == []
     assert main(["bench", "families", "--models", "LPWMM", "--out", str(tmp_path)]) == 2
     assert "Did you mean 'LPWM'" in capsys.readouterr().err
     assert main(["bench", "families", "--data", "balls", "--out", str(tmp_path)]) == 2
