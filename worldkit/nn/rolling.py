@@ -34,8 +34,8 @@ class Rolling:
     ):
         self.transformer, self.window, self.streaming = transformer, window, streaming
         self.memory: Memory | None = Memory()  # None: does not hold the past, recompute
-        self.tokens: Tensor | None = None
-        self.cond: Tensor | None = None
+        self._tokens: list[Tensor] = []  # joined where they are needed: inside the window never
+        self._cond: list[Tensor] = []
         self.projected: list[Tensor] | None = None
 
     def append(self, tokens: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -53,10 +53,10 @@ class Rolling:
         if self.streaming:
             self._keep(max(1, self.window // 2))
             self.memory = Memory()
-            return self._transform(self.tokens, cond=self.cond, memory=self.memory)[:, -1:]
+            return self._transform(_joined(self._tokens), cond=_joined(self._cond), memory=self.memory)[:, -1:]
         self.memory = None
         projected = self._project(tokens.shape[1])
-        return self._transform(self.tokens, cond=self.cond, projected=projected, last_only=True)
+        return self._transform(_joined(self._tokens), cond=_joined(self._cond), projected=projected, last_only=True)
 
     def begin(self, tokens: Tensor, cond: Tensor | None = None) -> None:
         """Add the frames before the first that is to be transformed; of the last layer only the memory is computed."""
@@ -75,24 +75,32 @@ class Rolling:
         self.memory = None
 
     def _extend(self, tokens: Tensor, cond: Tensor | None) -> None:
-        self.tokens = tokens if self.tokens is None else torch.cat([self.tokens, tokens], 1)
+        self._tokens.append(tokens)
         if cond is not None:
-            self.cond = cond if self.cond is None else torch.cat([self.cond, cond], 1)
-        self._keep(self.window)
+            self._cond.append(cond)
+        if sum(x.shape[1] for x in self._tokens) > self.window:
+            self._keep(self.window)
 
     def _keep(self, frames: int) -> None:
-        self.tokens = self.tokens[:, -frames:]
-        self.cond = None if self.cond is None else self.cond[:, -frames:]
+        for parts in (self._tokens, self._cond):
+            if parts:
+                parts[:] = [_joined(parts)[:, -frames:]]
 
     def _project(self, new: int) -> list[Tensor] | None:
         """Condition's share of every modulation, computed once per frame; None where there is nothing to save."""
-        if self.cond is None or self.cond.shape[2] == 1:
+        cond = _joined(self._cond)
+        if cond is None or cond.shape[2] == 1:
             return None
         if self.projected is None:
-            self.projected = self.transformer.project_condition(self.cond)
+            self.projected = self.transformer.project_condition(cond)
         else:
-            fresh = self.transformer.project_condition(self.cond[:, -new:])
+            fresh = self.transformer.project_condition(cond[:, -new:])
             self.projected = [
                 torch.cat([old, part], 1)[:, -self.window:] for old, part in zip(self.projected, fresh, strict=True)
             ]
         return self.projected
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    """Frames ``[B, T, ...]`` one after the other; None without any."""
+    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts, 1)

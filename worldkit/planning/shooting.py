@@ -14,6 +14,7 @@ from torch import Tensor
 from ..batch import as_table, to_float_video
 from ..errors import ConditionError, ConfigError, ShapeError, WorldkitError
 from ..latents import Latent
+from ..nn.heap import keep_freed_memory
 from .objective import Objective, Score, total_violation
 from .spaces import Continuous, Discrete, Space, as_space, check_actions
 
@@ -134,6 +135,7 @@ class Shooting(Objective):
         self.space = space_of(model, space, action)
         if rows < 1:
             raise ConfigError(f"rows must be at least 1, got {rows}")
+        keep_freed_memory()
         self.rows, self.sample, self.generator = rows, sample, generator
         self.conditions = dict(as_table(conditions, "conditions"))
         if action in self.conditions:
