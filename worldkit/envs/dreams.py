@@ -17,7 +17,6 @@ from ..distributions import ClipSampler, Sampler
 from ..dreaming import Dream
 from ..errors import ConfigError, NoDecoderError, ShapeError
 from ..latents import Latent
-from ..nn.heap import keep_freed_memory
 from .controls import Controls, controls_of
 
 HEADS = ("reward", "terminated")
@@ -63,7 +62,6 @@ class Imagination:
                  action_space: spaces.Space | None, conditions: Mapping[str, Any] | None, observation: str,
                  deterministic: bool, window: Any, drawn: bool = False):
         model.require_dynamics()
-        keep_freed_memory()
         for name, value in (("horizon", horizon), ("context_frames", context_frames)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
