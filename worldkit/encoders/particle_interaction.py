@@ -16,6 +16,7 @@ from ..distributions import Normal, full_precision
 from ..latents import Key, Latent, LatentSpec
 from ..nn.attention import Block, RMSNorm
 from ..nn.conv import ConvConfig, ConvEncoder, MapToLatent, Padding, mlp
+from ..nn.products import Linear
 from ..nn.spec import LatentEmbed
 
 _FIELDS = ("position", "scale", "features", "transparency", "score", "origin")

@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from .checkpoint import Checkpointed
 from .chunks import at_a_time
 from .norm import GroupNormGELU
+from .products import Linear
 
 Padding = Literal["zeros", "replicate"]
 _CHUNK_BYTES = 2**24 - 1
@@ -275,7 +276,7 @@ def zero_linear_biases(module: nn.Module) -> None:
 
 def mlp(inputs: int, hidden: int, outputs: int, *, bias: bool = True) -> nn.Sequential:
     """Linear, GELU, Linear; ``bias`` concerns the last layer."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs, bias=bias))
+    return nn.Sequential(Linear(inputs, hidden), nn.GELU(), Linear(hidden, outputs, bias=bias))
 
 
 class MapToLatent(nn.Module):

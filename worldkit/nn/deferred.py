@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .products import linear, plus_linear
+from .products import across, linear, plus_linear
 
 _active = threading.local()
 
@@ -103,7 +103,7 @@ def plus_product(plus: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def _of_rows(x: Tensor, grad: Tensor) -> Tensor:
     """The gradient ``[out, in]`` of a weight, from all that went in ``[N, in]`` and the gradients of what came out."""
-    return linear(grad.t(), x.t())
+    return across(grad, x)
 
 
 def block_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -62,6 +62,16 @@ def plus_linear(plus: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return _product(x, weight, None, plus)
 
 
+def across(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient of a weight: ``grad.t() @ x`` of rows ``[N, out]``, ``[N, in]``.
+
+    oneDNN wants one of the two transposed, which is a copy: the narrower.
+    """
+    if grad.shape[1] > x.shape[1]:
+        return linear(x.t(), grad.t()).t()
+    return linear(grad.t(), x.t())
+
+
 def _pays(x: Tensor, weight: Tensor, beside: Tensor | None) -> bool:
     """Most products are small, so that is asked first; but not of a compiler, for which sizes may be unknown."""
     return (not torch.compiler.is_compiling() and x.numel() * weight.size(0) > LARGE
@@ -106,5 +116,5 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, wants_plus = ctx.needs_input_grad
         return (linear(grad, weight.t()) if wants_x else None,
-                linear(grad.t(), x.t()) if wants_weight else None,
+                across(grad, x) if wants_weight else None,
                 grad.sum(0) if wants_bias else None, grad if wants_plus else None)
