@@ -12,10 +12,11 @@ from worldkit.nn import transformer
 from worldkit.nn.attention import Attention, FeedForward, RMSNorm, attention_weights
 from worldkit.nn.checkpoint import LEVELS, Checkpointed, set_checkpointing
 from worldkit.nn.composite import _PasteSums, composite, particle_masks
-from worldkit.nn.conv import ConvConfig, ConvDecoder, ConvEncoder, Upsample, replicate
+from worldkit.nn.conv import ConvConfig, ConvDecoder, ConvEncoder, Upsample
 from worldkit.nn.dropout import Dropout, dropout, keep_mask
 from worldkit.nn.glimpse import EPS_SCALE, EPS_WEIGHT, box_mask, crop, paste, paste_weights
 from worldkit.nn.memory import Memory
+from worldkit.nn.replicated import replicate
 from worldkit.nn.rolling import Rolling
 from worldkit.nn.transformer import SpatioTemporalTransformer
 

@@ -39,7 +39,7 @@ class InteractionEncoder(nn.Module):
         self.image_embedding = nn.Parameter(0.02 * torch.randn(dim))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(dim))
         self.blocks = nn.Sequential(*(Block(dim, num_heads) for _ in range(num_layers)))
-        self.norm_out, self.head = RMSNorm(dim), nn.Linear(dim, dim, bias=False)
+        self.norm_out, self.head = RMSNorm(dim), Linear(dim, dim, bias=False)
         self.depth_head = mlp(dim, dim, 2)
         self.features_head = mlp(dim, dim, 2 * spec.field(("particles", "features")).dim)
         self.background_head = mlp(dim, dim, 2 * spec.field(("background", "features")).dim)

@@ -26,6 +26,7 @@ from .checkpoint import Checkpointed
 from .chunks import at_a_time
 from .norm import GroupNormGELU
 from .products import Linear
+from .replicated import replicated_conv
 
 Padding = Literal["zeros", "replicate"]
 _CHUNK_BYTES = 2**24 - 1
@@ -57,20 +58,6 @@ class ConvConfig(Config):
         return 2 ** (len(self.channel_multipliers) - 1)
 
 
-def replicate(x: Tensor, before: int, after: int) -> Tensor:
-    """Repeat the border: ``before`` pixels at the left and top, ``after`` at the right and bottom.
-
-    torch.compile gets the same in other words: PyTorch 2.13 expects the gradient of its replication padding in
-    contiguous layout, where for channels-last input it is channels-last, and stops.
-    """
-    if not torch.compiler.is_compiling():
-        return F.pad(x, (before, after, before, after), mode="replicate")
-    for dim in (2, 3):
-        first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
-        x = torch.cat([first] * before + [x] + [last] * after, dim)
-    return x
-
-
 class _Conv3(nn.Conv2d):
     """conv3x3 that keeps the size of the image."""
 
@@ -80,7 +67,7 @@ class _Conv3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.padding_mode == "zeros":
             return super().forward(x)
-        return F.conv2d(replicate(x, 1, 1), self.weight, self.bias)
+        return replicated_conv(x, self.weight, self.bias)
 
 
 class ConvBlock(nn.Module):
@@ -117,7 +104,9 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == "zeros" else replicate(x, 0, 1))
+        if self.padding == "zeros":
+            return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return replicated_conv(x, self.conv.weight, self.conv.bias, before=0, stride=2)
 
 
 class Upsample(nn.Module):
@@ -135,7 +124,7 @@ class Upsample(nn.Module):
         w = self.conv.weight
         rows = torch.stack([w[:, :, 2], w[:, :, 1] + w[:, :, 2], w[:, :, 0] + w[:, :, 1], w[:, :, 0]], 2)
         kernel = torch.stack([rows[..., 2], rows[..., 1] + rows[..., 2], rows[..., 0] + rows[..., 1], rows[..., 0]], -1)
-        return F.conv_transpose2d(replicate(x, 1, 1), kernel.transpose(0, 1), self.conv.bias, stride=2, padding=3)
+        return replicated_conv(x, kernel.transpose(0, 1), self.conv.bias, stride=2, padding=3, transposed=True)
 
 
 class _Level(nn.Module):

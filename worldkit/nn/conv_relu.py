@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from .conv import Chunked, replicate
+from .conv import Chunked
 from .fused import conv_norm_relu, pad_border
 from .norm import GroupNormReLU
+from .replicated import replicate
 
 EPS_NORM = 1e-4
 

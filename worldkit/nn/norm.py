@@ -125,7 +125,6 @@ class _ChannelsLast(torch.autograd.Function):
         centred, weight, shift, rstd, scale = ctx.saved_tensors
         images, channels, height, width = centred.shape
         inner = torch.addcmul(shift, centred, scale)
-        grad = grad.contiguous(memory_format=LAST)
         if ctx.follow == "gelu":
             torch.ops.aten.gelu_backward.grad_input(grad, inner, grad_input=inner)
         elif ctx.follow == "silu":
