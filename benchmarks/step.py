@@ -4,12 +4,14 @@
 
 Both sides keep a process of their own and take turns of some steps each, so that a busy machine slows both; the ratio
 is the median over pairs of turns. Both train the architecture that the preset has in the other commit, from the same
-seed on the same noise, each with its own preset's ``train.checkpointing``.
+seed on the same noise, each with its own preset's ``train.checkpointing`` and, unless ``--memory malloc``, the
+memory of its own training (`worldkit.training.memory`, where it has that).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -27,10 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 class Side:
     """A process that trains with the worldkit in a folder."""
 
-    def __init__(self, folder: Path, preset: str, batch: int, threads: int, config: str):
+    def __init__(self, folder: Path, preset: str, batch: int, threads: int, config: str, memory: str):
         env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen([sys.executable, __file__, "--worker", preset, str(batch)], env=env, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, __file__, "--worker", preset, str(batch), memory], env=env,
+                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.config = self.ask(config)
 
     def ask(self, line: str) -> str:
@@ -50,7 +52,7 @@ class Side:
         self.process.wait()
 
 
-def worker(preset: str, batch: int) -> None:
+def worker(preset: str, batch: int, memory: bool, inside: ExitStack) -> None:
     """Build the model of the given configuration (empty: the preset's), answer with it, then time steps as told."""
     import torch
 
@@ -63,6 +65,8 @@ def worker(preset: str, batch: int) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.set_flush_denormal(True)  # as in training
+    if memory and (found := importlib.util.find_spec("worldkit.training.memory")):  # a side's own training does it, too
+        inside.enter_context(importlib.import_module(found.name).keep_memory())
     torch.manual_seed(0)
     config, train = sys.stdin.readline().strip(), worldkit.get_model_spec(preset).train
     if config:
@@ -91,7 +95,8 @@ def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict
     folders, sides, times = ([other] if other else []) + [ROOT], [], []
     with ExitStack() as stack:
         for folder in folders:
-            sides.append(Side(folder, options.preset, batch, options.threads, sides[0].config if sides else ""))
+            sides.append(Side(folder, options.preset, batch, options.threads, sides[0].config if sides else "",
+                              options.memory))
             stack.callback(sides[-1].close)
             sides[-1].seconds(3)
         for turn in range(options.pairs):
@@ -110,7 +115,8 @@ def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict
 
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], int(sys.argv[3]))
+        with ExitStack() as inside:
+            worker(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "keep", inside)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="lpwm-balls-mini")
@@ -119,6 +125,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="per turn")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", choices=("keep", "malloc"), default="keep",
+                        help="malloc: no side keeps its memory, as its training may")
     options = parser.parse_args()
     with ExitStack() as stack:
         other = stack.enter_context(checkout(options.against)) if options.against else None

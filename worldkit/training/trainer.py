@@ -54,6 +54,7 @@ from .evaluation import evaluate, mean_image, validation_loss
 from .figures import film, panel, samples
 from .lock import locked
 from .loggers import open_loggers
+from .memory import keep_memory
 from .muon import hidden_matrices
 from .optimizers import make_optimizer
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor
@@ -221,7 +222,7 @@ class Trainer:
         optimizer = self.accelerator.prepare(self.optimizer) if self.config.strategy == "ddp" else self.optimizer
         bar = ProgressBar(self.progress.step, self.limit, self.config.seconds, spent=self.progress.seconds,
                           enabled=self.show_progress)
-        with graceful_stop(self.stop), flush_denormals(), bar:
+        with graceful_stop(self.stop), flush_denormals(), keep_memory(), bar:
             for note in self.notes:
                 bar.say(note)
             if self._changed:
