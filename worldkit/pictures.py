@@ -149,11 +149,18 @@ def _shrunk(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     if tall % height == 0 and wide % width == 0:
         blocks = pictures.reshape(*before, height, tall // height, width, wide // width, channels)
         return (blocks.mean((-4, -2), dtype=np.float32) + 0.5).astype(np.uint8)
+    return _scaled(pictures, _weights(tall, height), _weights(wide, width))
+
+
+def _scaled(pictures: np.ndarray, down: Any, across: Any) -> np.ndarray:
+    """Pictures times weights ``[H, h]`` and ``[W, w]``."""
+    *before, tall, wide, channels = pictures.shape
+    height, width = down.shape[0], across.shape[0]
     scaled = np.empty((*before, height, width, channels), np.uint8)
     for index in np.ndindex(*before):  # one by one: a film of raw pictures as floats would not fit into memory
-        rows = _weights(tall, height) @ pictures[index].reshape(tall, wide * channels).astype(np.float32)
+        rows = down @ pictures[index].reshape(tall, wide * channels).astype(np.float32)
         columns = rows.reshape(height, wide, channels).transpose(1, 0, 2).reshape(wide, height * channels)
-        found = (_weights(wide, width) @ columns).reshape(width, height, channels).transpose(1, 0, 2)
+        found = (across @ columns).reshape(width, height, channels).transpose(1, 0, 2)
         scaled[index] = (found + 0.5).clip(0, 255)
     return scaled
 
@@ -175,14 +182,21 @@ def _weights(source: int, target: int) -> Any:
 
 
 def _enlarged(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic."""
-    import torch  # only pictures that grow need it
+    """Bicubic, as PyTorch has it."""
+    return _scaled(pictures, _cubic(pictures.shape[-3], height), _cubic(pictures.shape[-2], width))
 
-    *before, tall, wide, channels = pictures.shape
-    flat = torch.from_numpy(pictures.astype(np.float32)).reshape(-1, tall, wide, channels).movedim(-1, 1)
-    found = torch.nn.functional.interpolate(flat, size=(height, width), mode="bicubic")
-    whole = found.add(0.5).clamp(0, 255).to(torch.uint8).movedim(1, -1)
-    return np.ascontiguousarray(whole.reshape(*before, height, width, channels).numpy())
+
+@lru_cache(maxsize=64)
+def _cubic(source: int, target: int) -> np.ndarray:
+    """``[target, source]``: what each old pixel counts for a new one, with cubic weights of four (-0.75)."""
+    found = np.zeros((target, source))
+    for row, place in enumerate((np.arange(target) + 0.5) * source / target - 0.5):
+        first = int(np.floor(place)) - 1
+        for column in range(first, first + 4):
+            x = abs(place - column)
+            near = (1.25 * x - 2.25) * x * x + 1
+            found[row, min(max(column, 0), source - 1)] += near if x <= 1 else ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return found.astype(np.float32)
 
 
 def times(size: Size) -> str:
