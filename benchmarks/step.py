@@ -5,7 +5,7 @@
 Both sides keep a process of their own and take turns of some steps each, so that a busy machine slows both; the ratio
 is the median over pairs of turns. Both train the architecture that the preset has in the other commit, from the same
 seed on the same noise, each with its own preset's ``train.checkpointing`` and, unless ``--memory malloc``, the
-memory of its own training (`worldkit.training.memory`, where it has that).
+memory of its own training (`worldkit.memory`, where it has that).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def worker(preset: str, batch: int, memory: bool, inside: ExitStack) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.set_flush_denormal(True)  # as in training
-    if memory and (found := importlib.util.find_spec("worldkit.training.memory")):  # a side's own training does it, too
+    if memory and (found := importlib.util.find_spec("worldkit.memory")):  # a side's own training does it, too
         inside.enter_context(importlib.import_module(found.name).keep_memory())
     torch.manual_seed(0)
     config, train = sys.stdin.readline().strip(), worldkit.get_model_spec(preset).train

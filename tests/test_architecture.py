@@ -34,6 +34,7 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "conditions": {"batch"},
     "compat": {"errors"},
     "progress": set(),
+    "memory": set(),
     "presets": {"config", "registry", "errors"},
     "nn": {"component", "config", "errors", "distributions"},  # distributions know no latents
     **{kind: BASICS | {"nn", "compat", "lazy"} for kind in COMPONENTS},
@@ -61,10 +62,10 @@ ALLOWED = {  # at the top of a module; "" is the package itself (its version)
     "metrics": {"batch", "errors", "compat", "files", "lazy"},
     "envs": {"pictures", "registry", "errors", "lazy"},  # no model, no data: whoever acts in them knows both
     "collecting": {"envs", "data", "registry", "errors", "files", "progress", "lazy"},
-    "planning": BASICS | {"lazy", "viz"},  # models reach it as arguments: encode, rollout, decode
+    "planning": BASICS | {"lazy", "memory", "viz"},  # models reach it as arguments: encode, rollout, decode
     "viz": {"batch", "latents", "errors", "compat", "files", "gif"},
     "training": BASICS | {"", "data", "metrics", "viz", "model", "perception", "storage", "factory", "presets", "nn",
-                         "files", "operators", "progress", "lazy"},
+                         "files", "memory", "operators", "progress", "lazy"},
 }
 FILES = {
     "nn/spec.py": {"latents"},  # the two layers that read a spec

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..batch import as_table, to_float_video
 from ..errors import ConditionError, ConfigError, ShapeError, WorldkitError
 from ..latents import Latent
-from ..nn.heap import keep_freed_memory
+from ..memory import keep_freed_memory
 from .objective import Objective, Score, total_violation
 from .spaces import Continuous, Discrete, Space, as_space, check_actions
 

@@ -27,6 +27,7 @@ from ..data import ClipDataset, collate, make_loader
 from ..distributions import ClipSampler
 from ..errors import TrainingError
 from ..files import check_writable, reason
+from ..memory import keep_memory
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
 from ..nn.decay import weights_of_layers
@@ -54,7 +55,6 @@ from .evaluation import evaluate, mean_image, validation_loss
 from .figures import film, panel, samples
 from .lock import locked
 from .loggers import open_loggers
-from .memory import keep_memory
 from .muon import hidden_matrices
 from .optimizers import make_optimizer
 from .processes import STRATEGIES, all_finite, in_any, make_accelerator, whole_tensor

@@ -1,15 +1,24 @@
-"""Keep the memory of one training step for the next while training on a CPU."""
+"""Memory that is freed stays with the process, for the next step of training or the next operation of a rollout.
+
+glibc hands what is freed back to the system once it is more than it expects to need, and then every large operation
+pays for fresh pages: a fifth of the time of `worldkit.planning.Shooting` on a CPU.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _HUGE_PAGES = -1, -3, 14  # of malloc.h and sys/mman.h
 _PAGE = 1 << 21
 _LARGE_PAGES_FOR = 1 << 30
+_LARGEST = 2**25
+"""The largest block that glibc learns from (``M_MMAP_THRESHOLD``, mallopt(3)), in bytes."""
 
 
 @contextmanager
@@ -43,6 +52,19 @@ def keep_memory() -> Iterator[None]:
         libc.mallopt(_MMAP_THRESHOLD, 1 << 25)  # as far as glibc goes by itself
         libc.mallopt(_TRIM_THRESHOLD, 1 << 26)
         libc.malloc_trim(0)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let this process keep up to 64 MiB that it has freed, from now on; without glibc nothing changes.
+
+    glibc learns from the blocks that are freed: here one that is never written to, and so takes no memory. Who has set
+    ``MALLOC_TRIM_THRESHOLD_`` or the like has decided otherwise, and that holds.
+
+    Example:
+        >>> keep_freed_memory()
+    """
+    torch.empty(_LARGEST - 2**13, dtype=torch.uint8)
 
 
 def _glibc() -> ctypes.CDLL | None:
