@@ -30,7 +30,7 @@ from worldkit.distributions import MEANS, Sampler
 from worldkit.latents import Latent, LatentDist
 from worldkit.metrics import score_predictions
 from worldkit.model import ComposedWorldModel
-from worldkit.objectives.elbo import _action_kl, _by_field
+from worldkit.objectives.terms import action_kl, by_field
 from worldkit.training import evaluate, predict
 from worldkit.training.evaluation import choose_clips
 from worldkit.training.recipes import open_clips
@@ -56,8 +56,8 @@ def terms(model: ComposedWorldModel, frames: LatentDist, batch: int, generator: 
     z = posterior.sample(sampler)
     steering = model.condition(z, Batch(z.pack()), sampler=sampler)
     prior = model.predict_next(z, steering.cond)
-    found = _by_field(posterior[:, 1:].kl(prior), z[:, 1:])
-    found["latent_action"] = _action_kl(steering, z.spec, 0)
+    found = by_field(posterior[:, 1:].kl(prior), z.spec, gate=z[:, 1:])
+    found["latent_action"] = action_kl(steering, z.spec, 0)
     return {name: kl.sum(2).mean() for name, kl in found.items()}
 
 
