@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from worldkit.nn.products import _Product
+from worldkit.nn.replicated import replicated_conv
 from worldkit.testing.gradients import _with_terms, without_gradient
 from worldkit.testing.report import Reporter
 
@@ -48,6 +50,9 @@ CANCEL = {
     "bias before a norm": lambda: Net(lambda net, x: per_channel(x)),
     "bias of a convolution before a norm": lambda: Net(
         lambda net, x: per_channel(net.conv(x.transpose(1, 2)).transpose(1, 2)), conv=nn.Conv1d(4, 4, 3)),
+    "bias of a convolution over repeated borders before a norm": lambda: Net(
+        lambda net, x: F.instance_norm(replicated_conv(x[..., None], net.conv.weight, net.conv.bias))[..., 0],
+        conv=nn.Conv2d(5, 5, 3)),
     "bias of a norm before a norm": lambda: Net(lambda net, x: per_channel(net.norm(x)), norm=nn.LayerNorm(4)),
     "bias of keys": lambda: Net(lambda net, x: net.attention(x), attention=Keys()),
     "one number before a norm": lambda: Net(lambda net, x: F.layer_norm(x + net.shift, (4,)), shift=vector(1)),
@@ -58,8 +63,8 @@ CANCEL = {
         a=vector(1), b=vector(3)),
 }
 
-CANCELLED = dict(zip(CANCEL, ("first.bias", "conv.bias", "norm.bias", "attention.key.bias", "shift", "shift", "b"),
-                     strict=True))
+CANCELLED = dict(zip(CANCEL, ("first.bias", "conv.bias", "conv.bias", "norm.bias", "attention.key.bias", "shift",
+                              "shift", "b"), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -74,6 +79,15 @@ def test_sums_that_cancel_are_gradients(case, dtype):
         assert without_gradient(net, loss) == [], seed
         name = CANCELLED[case]  # as if its sum were exactly zero
         assert _with_terms(loss, {name: net.get_parameter(name)}) == {name}, seed
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="needs oneDNN")
+@pytest.mark.parametrize("place", [2, 3])
+def test_what_a_product_of_ours_adds_is_seen(place):
+    x, weight, added = torch.randn(6, 3), torch.randn(4, 3, requires_grad=True), [None, None]
+    added[place - 2] = torch.randn((4,) if place == 2 else (6, 4), requires_grad=True)
+    loss = (_Product.apply(x, weight, *added) * torch.tensor([[1.0], [-1.0]]).repeat(3, 1)).sum()
+    assert _with_terms(loss, {"added": added[place - 2]}) == {"added"}
 
 
 def test_an_exact_zero_that_cancels():

@@ -17,6 +17,7 @@ _ADDED = {  # operation in the graph -> inputs that it adds to its result, possi
     "AddBackward0": None, "SubBackward0": None, "AddmmBackward0": {0}, "AddmvBackward0": {0}, "BaddbmmBackward0": {0},
     "AddcmulBackward0": {0}, "LinearBackward0": {2}, "ConvolutionBackward0": {2}, "NativeLayerNormBackward0": {2},
     "NativeGroupNormBackward0": {2}, "NativeBatchNormBackward0": {2},
+    "_ProductBackward": {2, 3}, "_ConvBackward": {2},  # nn/products.py, nn/replicated.py
 }
 _PASSED_ON = (  # names of operations that only give their input another shape, type or place begin like this
     "View", "UnsafeView", "ReshapeAlias", "Alias", "Expand", "Repeat", "Unsqueeze", "Squeeze", "Permute", "Transpose",
