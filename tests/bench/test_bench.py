@@ -36,7 +36,7 @@ SUITE = {
         {"name": "predicts nothing", "preset": "savi-balls-mini", "overrides": {"train": {"batch_size": 2}}},
         {"name": "no such part", "preset": "dvae-balls-mini", "overrides": {"dynamics": "gruu"}},
         {"name": "shipped", "preset": "g-swm-balls-mini", "weights": "shipped"},
-        {"name": "no weights", "preset": "dvae-balls-mini", "weights": "shipped"},
+        {"name": "no weights", "preset": "lpwm-mini", "weights": "shipped"},
     ],
     "papers": [
         {"model": "Theirs", "task": "balls", "metric": "psnr", "value": 31.4, "source": "arXiv:1, table 1",
