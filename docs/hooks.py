@@ -30,6 +30,7 @@ TOP = {  # the page worldkit: headings, and who belongs there
     "Models": "create_model create_config list_models get_model_spec model_info WorldModel WorldModelConfig Rollout "
               "what_if",
     "What goes in and comes out": "Batch Latent Particles Decoded Loss",
+    "Out of Python, and into a robot": "export get_operator",
     "Environments": "make_env list_envs list_env_backends",
     "Names": r"list_(?!models|env).* register_.* plugin_errors",
     "Errors": ".*Error",
