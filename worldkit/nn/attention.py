@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from . import few_keys
 from .checkpoint import Checkpointed
 from .dropout import Dropout, dropout
 from .products import Linear
@@ -25,7 +26,13 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != self.gain.dtype or torch.compiler.is_compiling():
             return F.rms_norm(x, self.gain.shape, self.gain, eps=1e-24)
+        if not torch.is_grad_enabled():
+            return (x * _factor(x)).mul_(self.gain)
         return _RMSNorm.apply(x, self.gain)
+
+
+def _factor(x: Tensor) -> Tensor:
+    return math.sqrt(x.shape[-1]) / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-12)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -33,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, gain: Tensor) -> Tensor:
-        factor = math.sqrt(x.shape[-1]) / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-12)
+        factor = _factor(x)
         unit = x * factor
         ctx.save_for_backward(unit, factor, gain)
         return unit * gain
@@ -113,6 +120,8 @@ class Attention(Checkpointed):
         if p and q.device.type == "cpu":  # the fused kernel of CPUs knows no dropout
             weights = dropout(attention_weights(q.flatten(0, 1), k.flatten(0, 1), causal, bias), p)
             return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, q.shape[:2])
+        if bias is None and not p and few_keys.pays(q, k):
+            return few_keys.attend(q, k, v)
         # four axes: with a mask of three, PyTorch 2.13 takes CPUs' slow way
         mask, square = None if bias is None else bias[None].to(q.dtype), q.shape[-2] == k.shape[-2]
         if causal and not square and q.shape[-2] > 1:

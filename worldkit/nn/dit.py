@@ -72,7 +72,7 @@ class DiT(nn.Module):
         steer = F.silu(steer if cond is None else steer + cond)  # [B, T, 1 or N (+ L), D]
         for block in self.blocks:
             rows = block.modulation(steer)
-            x = block(x, lambda times, tokens, rows=rows: rows[:, times, tokens])
+            x = block(x, lambda times, tokens, rows=rows: rows[:, times, tokens].chunk(6, -1))
         scale, shift = self.modulation_out(steer[:, :, :tokens]).chunk(2, -1)
         x = self.norm_out(x[:, :, :tokens])
         return self.head(torch.addcmul(x + shift, x, scale))

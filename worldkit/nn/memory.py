@@ -63,7 +63,7 @@ class Memory:
                 whole = past
                 whole[..., seen:total, :] = new
             else:
-                whole = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
+                whole = _empty(new, room, frame_by_frame=self.rows == 1)
                 if past is not None:
                     whole[..., :seen, :] = past[..., :seen, :]
                 whole[..., seen:total, :] = new
@@ -76,6 +76,14 @@ class Memory:
         seen = self.length * self.rows
         keys, values = ([copy.deepcopy(x[..., :seen, :], memo) for x in kept] for kept in (self.keys, self.values))
         return Memory(keys, values, self.rows, self.length, self.bias)
+
+
+def _empty(like: Tensor, room: int, *, frame_by_frame: bool) -> Tensor:
+    """``[..., room, d]``; ``frame_by_frame``: what belongs to one row lies together, as it is written and read."""
+    *lead, _, width = like.shape
+    if frame_by_frame:
+        return like.new_empty((room, *lead, width)).movedim(0, -2)
+    return like.new_empty((*lead, room, width))
 
 
 def _writable(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ Source: LPWM (arXiv:2603.04553), upstream modules/modules.py @ 4cf53c4, written 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -26,15 +26,25 @@ from .chunks import at_a_time, pieces
 from .memory import Memory, Remember
 from .products import Linear, linear
 
-Modulation = Callable[[slice, slice], Tensor]
-"""(times, tokens) -> the six vectors of these tokens at these times, ``[B or 1, T', N', 6 D]``."""
+Modulation = Callable[[slice, slice], Sequence[Tensor]]
+"""(times, tokens) -> the six vectors (of the head two) of these tokens at these times, ``[B or 1, T', N', D]`` each."""
 
 ALL = slice(None)
 _CHUNK_BYTES = 2**24
 
 
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(x + shift, x, scale)
+    moved = x + shift
+    return torch.addcmul(moved, x, scale) if torch.is_grad_enabled() else moved.addcmul_(x, scale)
+
+
+def _apart(table: Tensor, given: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The sum of ``[T, N, count D]`` and ``[B, T, 1, count D]`` as ``count`` tensors ``[B, T, N, D]``.
+
+    Each lies together, as do the activations that meet them: then both are gone through without jumps.
+    """
+    table, given = (x.unflatten(-1, (count, -1)).movedim(-2, 0).contiguous() for x in (table, given))
+    return (table[:, None] + given).unbind(0)
 
 
 def _chunks(x: Tensor, axis: int) -> list[slice]:
@@ -79,7 +89,7 @@ class SpatialBlock(HalfBlock):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _forward(self, x: Tensor, modulation: Modulation, times: slice) -> Tensor:
-        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation(times, ALL).chunk(6, -1)
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation(times, ALL)
         q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
         return self.mlp(torch.addcmul(x, gate_a, self.attention.attend(q, k, v)), scale_m, shift_m, gate_m)
 
@@ -102,10 +112,10 @@ class TemporalBlock(HalfBlock):
         return self.attention.heads(h)  # [B, N, heads, T, d]
 
     def extend(
-        self, x: Tensor, modulation: Tensor, remember: Remember | None = None, last_only: bool = False
+        self, x: Tensor, modulation: Sequence[Tensor], remember: Remember | None = None, last_only: bool = False
     ) -> Tensor:
         """Frames after the remembered ones, if there are any; ``last_only``: tokens of the last frame."""
-        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation.chunk(6, -1)
+        scale_a, scale_m, shift_a, shift_m, gate_a, gate_m = modulation
         q, k, v = self.attention.run(self._heads, x, scale_a, shift_a)
         if remember is not None:
             k, v = remember(k, v)
@@ -153,16 +163,18 @@ class SpatioTemporalTransformer(nn.Module):
     ) -> Modulation:
         """The ``index``-th AdaLN projection of condition and embeddings, for ``frames`` frames from ``offset`` on."""
         projection, given = self.projections()[index], cond if projected is None else projected[index]
+        count = projection.out_features // projection.in_features
 
-        def rows(times: slice, tokens: slice) -> Tensor:
+        def rows(times: slice, tokens: slice) -> Sequence[Tensor]:
             of_token, of_time = self.token_embedding[tokens], self.time_embedding[offset : offset + frames][times]
             part = None if given is None else given[:, times, tokens if given.shape[2] > 1 else ALL]
             if projected is None and part is not None and part.shape[2] > 1:  # one product over all tokens is cheapest
-                return projection(part + (of_token + of_time[:, None]))
+                return projection(part + (of_token + of_time[:, None])).chunk(count, -1)
             table = projection(of_token) + linear(of_time, projection.weight)[:, None]
             if part is None:
-                return table[None]  # [1, T, N, 6 D]
-            return table + (part if projected is not None else linear(part, projection.weight))
+                return table[None].chunk(count, -1)
+            part = part if projected is not None else linear(part, projection.weight)
+            return _apart(table, part, count) if part.shape[2] == 1 else (table + part).chunk(count, -1)
 
         return rows
 
@@ -198,7 +210,7 @@ class SpatioTemporalTransformer(nn.Module):
             x = temporal.extend(x, modulations[2 * layer + 1](ALL, ALL), remember, last_only and layer == final)
         if memory is not None:
             memory.length += frames
-        scale, shift = modulations[-1](slice(frames - x.shape[1], frames), ALL).chunk(2, -1)
+        scale, shift = modulations[-1](slice(frames - x.shape[1], frames), ALL)
         return self.head(_modulate(self.norm_out(x), scale, shift))
 
 
