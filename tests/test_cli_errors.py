@@ -79,7 +79,8 @@ def test_what_slips_through_is_a_line(here, capsys, monkeypatch):
         raise OSError(28, "No space left on device", "runs/x/log.jsonl")
 
     monkeypatch.setattr("worldkit.cli.commands.demo.run_demo", full)
-    assert told(["demo"], capsys) == "error: runs/x/log.jsonl: No space left on device"
+    assert told(["demo"], capsys) == ("error: runs/x/log.jsonl: No space left on device. Make room there, or write to "
+                                      "another place; then the same command does it")
     (here / "preview.png").mkdir()
     command = ["data", "preview", *BALLS[1:], "-o", "num_episodes=1", "-o", "episode_length=2"]
     assert told(command, capsys) == "error: preview.png: Is a directory"

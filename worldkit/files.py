@@ -13,7 +13,7 @@ import re
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _FILE, _FOLDER = 0o666, 0o777
@@ -119,14 +119,41 @@ def reason(error: Exception) -> str:
     return error.strerror if name is None else f"{name}: {error.strerror}"
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: no reader ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let every error of writing a file name it: a full disk does not, and safetensors has errors of its own.
+
+    Raises:
+        OSError: with ``path`` as its ``filename``.
+    """
+    from safetensors import SafetensorError
+
     try:
-        write(temporary)
-        open_to_others(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it: no reader ever sees half a file.
+
+    Raises:
+        OSError: it cannot be written, see `naming`; nothing is left of it, and an older file is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            open_to_others(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -77,12 +77,13 @@ def test_everybody_meets_the_same_episodes(make_dot):
     assert starts["random"] == starts["homing"] and len({json.dumps(s[2]) for s in starts["homing"]}) == 6
 
 
-def test_repeated_and_gone_on_with(make_dot, tmp_path):
+@pytest.mark.parametrize("cut", [20, -1])
+def test_repeated_and_gone_on_with(make_dot, tmp_path, cut):
     whole = evaluate({"random": "random"}, REACH, make_dot).episodes
     out = tmp_path / "c"
     evaluate({"random": "random"}, REACH, make_dot, out=out)
     lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
-    (out / "episodes.jsonl").write_text("".join(lines[:3]) + lines[3][:20])  # a kill in the middle of a line
+    (out / "episodes.jsonl").write_text("".join(lines[:3]) + lines[3][:cut])  # a kill, or a full disk, in a line
     again = evaluate({"random": "random"}, REACH, make_dot, out=out)
 
     def by_number(episodes):

@@ -6,6 +6,7 @@ PyTorch is imported by the commands that need it, not by ``worldkit --help``.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # what slips through: a full disk, a folder that vanished
-        print(f"error: {reason(error)}", file=sys.stderr)
+        print(f"error: {reason(error)}{_cure(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -103,6 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         warnings.formatwarning = formatted
     return status or 0
+
+
+def _cure(error: OSError) -> str:
+    """What to do about an error, where that is known."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ". Make room there, or write to another place; then the same command does it" if full else ""
 
 
 def _one_line(command: str, message: Warning | str, *where: object, **line: object) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data.entries import save_entries
 from ..errors import DataError
-from ..files import open_to_others, write_atomically
+from ..files import naming, open_to_others, write_atomically
 
 ABOUT = "collection.json"
 _NAME = re.compile(r"episode_(\d+)\.npz")
@@ -76,7 +76,7 @@ class EpisodeFolder:
         """
         partial = self.path / f".episode.{os.getpid()}.tmp"
         try:
-            with open(partial, "wb") as file:
+            with naming(self.path), open(partial, "wb") as file:
                 save_entries(file, episode, video=np.asarray(episode["video"]))
             open_to_others(partial)
             if replace and number is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from ..files import write_atomically
+from ..files import naming, write_atomically
 from ..metrics.control import bootstrap_interval, interquartile_mean, mean, success_rate
 from ..metrics.report import Interval
 from .protocol import ControlProtocol
@@ -73,6 +73,8 @@ class ControlResults:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             try:
+                if not line.endswith("\n"):  # the next one would be written behind it
+                    raise ValueError("it has no end")
                 found.append(json.loads(line))
             except ValueError as error:
                 if number < len(lines):
@@ -84,7 +86,7 @@ class ControlResults:
         """Add episodes that a policy played; they are on disk when this returns."""
         new = [{"policy": policy, **record} for record in records]
         if self.folder is not None:
-            with open(self.folder / EPISODES, "a", encoding="utf-8") as file:
+            with naming(self.folder / EPISODES), open(self.folder / EPISODES, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(record) + "\n" for record in new))
                 file.flush()
                 os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError, require_extra
+from ..files import write_atomically
 from ..gif import gif_file
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
         The path.
     Raises:
         DataError: for another suffix, dtype or shape, no frames, or ``fps`` not above 0.
+        OSError: the file cannot be written; an older one is as it was.
         MissingExtraError: without PyAV (mp4, webm) or Pillow (gif).
     """
     path = Path(path).expanduser()
@@ -43,13 +45,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Tensor, fps: 
         )
     if not fps > 0:
         raise DataError(f"fps must be above 0, got {fps}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    try:
-        writers[path.suffix.lower()](partial, np.ascontiguousarray(frames), fps)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, lambda partial: writers[path.suffix.lower()](partial, np.ascontiguousarray(frames), fps))
     return path
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, ExportError, NoDecoderError
-from ..files import open_to_others
+from ..files import naming, open_to_others
 from ..model import ComposedWorldModel
 from .checks import Checked, check
 from .formats import FORMATS, Format, Free, Untranslated
 from .graphs import GRAPHS, Graph, Tensors, make_graph
-from .specification import describe, write_beside
+from .specification import describe, write_readme, write_specification
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def export(
         ExportError: the model cannot do that, an exporter cannot trace it, or the file differs; the message names what.
         NoDecoderError: ``"decode"`` of a model without a decoder.
         MissingExtraError: the packages of ONNX are not installed.
+        OSError: a file cannot be written; an older one, and its specification, are as they were.
     Example:
         >>> import tempfile
         >>> from worldkit.assembly import build
@@ -92,12 +93,17 @@ def export(
         with torch.no_grad():
             outputs = graph(*example)
         told = describe(graph, form, path.name, free, example, outputs, checked, name or model.config.family)
-        open_to_others(temporary)
-        temporary.replace(path)
+        with naming(path):
+            write_specification(path, told, before=lambda: _put(temporary, path))
     finally:
         temporary.unlink(missing_ok=True)
-    write_beside(folder, told)
+    write_readme(folder)
     return Exported(path, told, checked)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    open_to_others(temporary)
+    temporary.replace(path)
 
 
 def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Tensors, Free, Checked]:

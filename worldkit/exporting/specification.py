@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,29 @@ def describe(graph: Graph, form: Format, file: str, free: Free, example: Tensors
     }
 
 
-def write_beside(folder: Path, told: dict[str, Any]) -> None:
-    """Write the specification, and a README of all that lie in the folder."""
+def write_specification(path: Path, told: dict[str, Any], *, before: Callable[[], None]) -> None:
+    """Write ``FILE.json`` beside an exported file.
+
+    Args:
+        path: The file.
+        told: Its specification.
+        before: Puts the file into its place; called when the specification is on disk under a temporary name, so that
+            the two change together.
+    """
     text = json.dumps(told, indent=2) + "\n"
-    write_atomically(folder / f"{told['file']}.json", partial(_write, text))
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+        before()
+
+    write_atomically(path.with_name(f"{path.name}.json"), write)
+
+
+def write_readme(folder: Path) -> None:
+    """Write a README of all exported files that lie in a folder."""
     all_ = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    parts = [part for part in all_ if isinstance(part, dict) and part.get("format") == FORMAT]
-    write_atomically(folder / "README.md", partial(_write, readme(parts)))
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
+    text = readme([part for part in all_ if isinstance(part, dict) and part.get("format") == FORMAT])
+    write_atomically(folder / "README.md", lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def readme(parts: list[dict[str, Any]]) -> str:

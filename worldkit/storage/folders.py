@@ -45,7 +45,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
             old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
-            temporary.rename(folder)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.rename(folder)
@@ -67,7 +71,8 @@ def writing_model(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write the model folder {folder}: {reason(error)}; give another place") from error
+        raise CheckpointError(f"cannot write the model folder {folder}: {reason(error)}; make room, or give "
+                              "another place") from error
 
 
 def tidy_folders(parent: Path, name: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, TrainingError
+from ..files import write_atomically
 from ..model import WorldModel
 from ..storage.folders import WEIGHTS_FILE, tidy_folders, write_folder
 from ..storage.hub import load_weights, read_weights, write_model
@@ -61,8 +62,11 @@ def writing(path: Path, run: Path, step: int) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
-        no_room = isinstance(error, OSError) or re.search(r"no space|i/o error|write failed", str(error), re.IGNORECASE)
+    except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
+        if isinstance(error, CheckpointError):  # of a folder within, under a name that passes
+            error = error.__cause__ or error
+        full = r"no space|i/o error|write failed|inline_container"  # torch.save has RuntimeError for a full disk
+        no_room = isinstance(error, OSError) or re.search(full, str(error), re.IGNORECASE)
         advice = ". Is the disk full? Once there is room the same command goes on" if no_room else ""
         raise TrainingError(
             f"cannot write {path} after step {step} ({type(error).__name__}: {error}): {way_back(run, step)}{advice}"
@@ -182,9 +186,7 @@ class RunLog:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError):
                     break  # a line cut off by a crash
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, lambda file: file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one line."""

@@ -21,6 +21,7 @@ from .. import __version__
 from ..config import differences
 from ..data import ClipDataset
 from ..errors import TrainingError
+from ..files import write_atomically
 from ..storage.folders import read_json
 from ..storage.hub import read_config
 from .checkpoint import latest_checkpoint, step_of
@@ -65,12 +66,14 @@ def fingerprint(clips: ClipDataset) -> str:
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
     """Write ``run.json`` in one step."""
-    temporary = run / f".{RECORD_FILE}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run / RECORD_FILE)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(json.dumps(record, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    write_atomically(run / RECORD_FILE, write)
 
 
 def where_to_begin(run: Path, record: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:

@@ -22,7 +22,7 @@ from ..base import EpisodeSource, SpannedSource
 from ..fit import Fitting, check_resize, fit_video
 from ..recording import ACTIONS, actions_in, as_action, check_mask, flat_entries, put
 from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
-from .h5 import H5File, datasets, read_rows
+from .h5 import H5File, NewFile, datasets, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .index import GOALS, INDEX, TEXTS, as_text, check_index, index_of, role_of
 
@@ -284,9 +284,8 @@ class ColumnsWriter:
 
     def __init__(self, path: Path, *, plan: Any):
         self._h5py = require_extra("h5py", "data", "writing HDF5")
-        self._file = self._h5py.File(path, "w")
-        self._plan, self._lengths = plan, []
-        self._columns: dict[str, Any] = {}  # kept open: a full disk must show when flushing, not when one is let go
+        self._new, self._plan, self._lengths = NewFile(path), plan, []
+        self._columns: dict[str, Any] = {}
 
     def write(self, episode: Mapping[str, Any]) -> None:
         """Add an episode, entries as `EpisodeSource.read` gives them.
@@ -315,17 +314,14 @@ class ColumnsWriter:
                 raise DataError(f"the columns format has no place for '{name}': HDF5 takes '/' for a folder. Write npz")
             self._append(name, values)
         self._lengths.append(len(views[0]))
-        try:
-            self._file.flush()
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
+        self._new.flush()
 
     def _append(self, name: str, values: np.ndarray) -> None:
         if name not in self._columns:
             text = values.dtype == object
             tail = values.shape[1:]
             rows = max(1, min(len(values), 2**18 // max(1, int(np.prod(tail)))))  # chunks of about 256 kB
-            self._columns[name] = self._file.create_dataset(
+            self._columns[name] = self._new.file.create_dataset(
                 name,
                 (0, *tail),
                 maxshape=(None, *tail),
@@ -338,9 +334,9 @@ class ColumnsWriter:
 
     def close(self) -> None:
         """Write the index."""
-        self._file["ep_len"] = np.array(self._lengths, np.int32)
-        self._file["ep_offset"] = np.concatenate([[0], np.cumsum(self._lengths)[:-1]]).astype(np.int64)
-        self._file.close()
+        self._new.file["ep_len"] = np.array(self._lengths, np.int32)
+        self._new.file["ep_offset"] = np.concatenate([[0], np.cumsum(self._lengths)[:-1]]).astype(np.int64)
+        self._new.close()
 
 
 def hdf5_writer(path: Path, *, plan: Any) -> BallsWriter | ColumnsWriter:

@@ -1,4 +1,4 @@
-"""Reading HDF5: `H5File` in every process of a data loader, and what both layouts need of its datasets."""
+"""HDF5: `H5File` in every process of a data loader, what both layouts need of its datasets, and `NewFile` to write."""
 
 from __future__ import annotations
 
@@ -126,3 +126,84 @@ def read_rows(data: Any, rows: slice, where: str) -> np.ndarray:
             f"{where}: rows {rows.start}..{rows.stop - 1} of column '{data.name[1:]}' cannot be read: {error}. If it "
             "is compressed with a plugin's filter: pip install hdf5plugin"
         ) from error
+
+
+class NewFile:
+    """An HDF5 file that is written. An error of the disk is kept for `flush` and `close` to raise.
+
+    HDF5 itself never sees one: 2.0 crashes the process if a write fails while a file is closed, or flushed again.
+
+    Args:
+        path: The file.
+    Attributes:
+        file: The ``h5py.File``.
+    Raises:
+        OSError: it cannot be made.
+        MissingExtraError: without h5py.
+    """
+
+    def __init__(self, path: Path):
+        h5py = require_extra("h5py", "data", "writing HDF5")
+        self._disk = _Disk(path)
+        self.file = h5py.File(self._disk, "w")
+
+    def flush(self) -> None:
+        """Write all so far. Raises the first error of the disk, an OSError."""
+        self.file.flush()
+        self._disk.check()
+
+    def close(self) -> None:
+        """Complete the file. Raises the first error of the disk, an OSError."""
+        self.file.close()
+        self._disk.close()
+
+
+class _Disk:
+    """The file beneath: after an error all is taken for written."""
+
+    def __init__(self, path: Path):
+        self._file, self._error = open(path, "w+b", buffering=0), None
+
+    def _try(self, do: Callable[[], Any]) -> None:
+        if self._error is None:
+            try:
+                do()
+            except OSError as error:
+                self._error = error
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        def write_all() -> None:
+            left = memoryview(data).cast("B")
+            while left:
+                left = left[self._file.write(left):]
+
+        self._try(write_all)
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        self._try(lambda: self._file.truncate(size))
+        return size
+
+    def flush(self) -> None:
+        pass  # there is no buffer
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)
+
+    def seek(self, *where: int) -> int:
+        return self._file.seek(*where)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._try(lambda: os.fsync(self._file.fileno()))
+        self._file.close()
+        self.check()

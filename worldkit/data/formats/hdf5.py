@@ -15,19 +15,21 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from einops import rearrange
 
-from ...errors import DataError, require_extra
+from ...errors import DataError
+from ...files import write_atomically
 from ..base import EpisodeSource, SpannedSource
 from ..fit import Fit, Fitting, check_resize, fit_video
 from ..recording import ACTIONS, actions_in, as_action
 from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
 from .balls import CANVAS, NUM_BALLS, RADIUS, SPLIT_SIZES, BallEpisodes, episode_seeds, iter_balls
-from .h5 import H5File, datasets
+from .h5 import H5File, NewFile, datasets
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -213,8 +215,7 @@ class BallsWriter:
     """
 
     def __init__(self, path: Path, *, plan: Any):
-        h5py = require_extra("h5py", "data", "writing HDF5")
-        self._file, self._plan, self._written = h5py.File(path, "w"), plan, 0
+        self._new, self._plan, self._written = NewFile(path), plan, 0
 
     def write(self, episode: Mapping[str, Any]) -> None:
         """Add an episode, entries as `EpisodeSource.read` gives them."""
@@ -229,13 +230,14 @@ class BallsWriter:
                 values = ((values + (name == "position")) * half)[..., ::-1]
             columns[_STATE[name]] = values
         for name, array in columns.items():
-            data = self._file.require_dataset(name, (self._plan.num_episodes, *array.shape), array.dtype)
+            data = self._new.file.require_dataset(name, (self._plan.num_episodes, *array.shape), array.dtype)
             data[self._written] = array
         self._written += 1
+        self._new.flush()
 
     def close(self) -> None:
         """Complete the file."""
-        self._file.close()
+        self._new.close()
 
 
 def fits_balls_layout(plan: Any) -> bool:
@@ -289,30 +291,27 @@ def write_balls_hdf5(
         DataError: for an unknown split, another image size, or less than one episode.
         MissingExtraError: without h5py.
     """
-    h5py = require_extra("h5py", "data", "writing HDF5")
     folder = Path(folder).expanduser()
     for split, count in splits.items():
         episode_seeds(split, count)  # complain before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for split, count in splits.items():
-        final, partial = folder / f"{split}.hdf5", folder / f".{split}.hdf5.partial-{os.getpid()}"
-        try:
-            with h5py.File(partial, "w") as file:
-                _write_split(file, split, count, image_size, num_frames)
-            partial.replace(final)
-        finally:
-            partial.unlink(missing_ok=True)
-        written.append(final)
-    (folder / "version.txt").write_text(f"{datetime.date.today()}\n")
+        written.append(folder / f"{split}.hdf5")
+        write_atomically(written[-1], partial(_write_split, split, count, image_size, num_frames))
+    version = f"{datetime.date.today()}\n"
+    write_atomically(folder / "version.txt", lambda temporary: temporary.write_text(version))
     return written
 
 
-def _write_split(file: Any, split: str, count: int, image_size: int, num_frames: int) -> None:
+def _write_split(split: str, count: int, image_size: int, num_frames: int, path: Path) -> None:
+    new = NewFile(path)
     for part in iter_balls(split, num_episodes=count, image_size=image_size, num_frames=num_frames):
         part_of = slice(part.first_episode, part.first_episode + len(part.video))
         for name, array in _columns(part, image_size).items():
-            file.require_dataset(name, (count, *array.shape[1:]), array.dtype)[part_of] = array
+            new.file.require_dataset(name, (count, *array.shape[1:]), array.dtype)[part_of] = array
+        new.flush()
+    new.close()
 
 
 def _columns(part: BallEpisodes, image_size: int) -> dict[str, np.ndarray]:
