@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +15,7 @@ from ..errors import ConfigError, ShapeError, WorldkitError
 from .objective import Objective, Score, check_score
 from .spaces import Continuous, Discrete, Space, check_actions
 
+_NONE = torch.empty(0, 0)
 Generator = torch.Generator | Sequence[torch.Generator] | None
 """Of all problems, or one for each (then a plan does not depend on what else is planned); None: the global one."""
 Returns = Literal["mean", "best"]
@@ -52,7 +53,7 @@ class Plan:
     actions: Tensor = field(repr=False)
     cost: Tensor
     violation: Tensor | None = None
-    history: Tensor = field(default_factory=lambda: torch.empty(0, 0), repr=False)
+    history: Tensor = field(default=_NONE, repr=False)
 
     def after(self, steps: int = 1) -> Tensor:
         """What is left to do after ``steps`` actions, ``[problems, horizon - steps, *action]``: the next warm start."""
@@ -141,23 +142,25 @@ class SamplingPlanner(Planner):
     @torch.no_grad()
     def _solve(self, objective: Objective, horizon: int, initial: Tensor | None, generator: Generator,
                watch: Callable[[Round], Any]) -> Plan:
-        state, best, history = self.begin(objective, horizon, initial), None, []
+        state, bests = self.begin(objective, horizon, initial), list[Plan]()
         for number in range(self.iterations):
             actions = self.propose(state, objective, generator)
             score = check_score(objective.score(actions), actions)
             elites = Elites.of(actions, score, self.elites)
-            now = elites.best(score)
-            best = better(best, now)
-            history.append(now.cost)
+            bests.append(elites.best(score))
+            if not number:
+                better(None, bests[0])
             watch(Round(number, actions, score))
             state = self.learn(state, elites)
-        assert best is not None
-        if self.returns == "mean":
-            mean = self.answer(state, objective)[:, None]
-            score = check_score(objective.score(mean), mean)
-            best = keep_mean(Plan(mean[:, 0], score.cost[:, 0], None if score.violation is None
-                                  else score.violation[:, 0]), best)
-        return replace(best, history=torch.stack(history, 1))
+        history = torch.stack([best.cost for best in bests], 1)
+        if self.returns == "best":
+            return replace(reduce(better, bests), history=history)
+        mean = self.answer(state, objective)[:, None]
+        score = check_score(objective.score(mean), mean)
+        plan = Plan(mean[:, 0], score.cost[:, 0], None if score.violation is None else score.violation[:, 0], history)
+        if score.violation is None and torch.isfinite(plan.cost).all():
+            return plan
+        return replace(keep_mean(plan, reduce(better, bests)), history=history)
 
     @abstractmethod
     def begin(self, objective: Objective, horizon: int, initial: Tensor | None) -> Any:
@@ -224,12 +227,12 @@ class Elites:
     @cached_property
     def all_usable(self) -> bool:
         """Whether all are; the last one is the worst."""
-        return bool(torch.isfinite(self.keys[:, -1]).all())
+        return self.keys[:, -1].amax().item() < torch.inf
 
     def best(self, score: Score) -> Plan:
-        """The best candidate of every problem; where none has a finite cost, some one."""
+        """The best candidate of every problem, a copy of it; where none has a finite cost, some one."""
         first = self.chosen[:, :1]
-        return Plan(self.actions[:, 0], score.cost.gather(1, first)[:, 0],
+        return Plan(self.actions[:, 0].clone(), score.cost.gather(1, first)[:, 0],
                     None if score.violation is None else score.violation.gather(1, first)[:, 0])
 
 
