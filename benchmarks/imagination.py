@@ -4,7 +4,9 @@
 
 Each pair steps the batch, then the single environments one after the other, each with caches of its own; an episode is
 longer than a run, so nothing is reset inside it. Prints one JSON line: steps per second of both (of CPU time
-of the process; of wall time on another device) and the medians of their ratio.
+of the process; of wall time on another device) and the medians of their ratio; and what arithmetic allows: the
+operations of products, convolutions and attention in a step of the batch, how many of them a second this machine makes
+in one large product (measured beside every pair), and the ratio if the step took no longer than they do at that speed.
 """
 
 import argparse
@@ -15,8 +17,10 @@ import warnings
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import worldkit as wk
+from worldkit.nn.products import linear
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="lpwm-push-mini")
@@ -55,13 +59,44 @@ def speed(envs, actions, count):
     return count * (len(actions) - 8) / (clock() - started)
 
 
+def operations(env, action):
+    """Multiplications and additions of a step, in thousand millions; PyTorch itself does not count these two."""
+    def attention(q, k, v, *rest, out_shape=None, **more):
+        *many, queries, width = q
+        return 4 * int(np.prod(many)) * queries * k[-2] * width
+
+    def product(x, weight, *rest, out_shape=None, **more):
+        return 2 * int(np.prod(x)) * weight[0]
+
+    known = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        known[torch.ops.mkldnn._linear_pointwise] = product
+    with FlopCounterMode(display=False, custom_mapping=known) as counted:
+        env.step(action)
+    return counted.get_total_flops() / 1e9
+
+
+def peak(size=2048):
+    """Such operations a second in one large product, likewise."""
+    x = torch.randn(size, size, device=options.device)
+    with torch.no_grad():
+        float(linear(x, x)[0, 0])
+        started = clock()
+        float(linear(x, x)[0, 0])
+    return 2 * size**3 / (clock() - started) / 1e9
+
+
 told = np.stack([batch.action_space.sample() for _ in range(options.steps + 8)])
-pairs = [(speed([batch], told, options.envs), speed(singles, told, len(singles))) for _ in range(options.pairs)]
+pairs = [(speed([batch], told, options.envs), speed(singles, told, len(singles)), peak()) for _ in range(options.pairs)]
+work = operations(batch, told[0])
 print(json.dumps({
     "model": options.model, **kind, "envs": options.envs, "singles": len(singles), "pairs": options.pairs,
     "device": torch.cuda.get_device_name() if options.device != "cpu" else f"cpu, {torch.get_num_threads()} thread(s)",
-    "batched": round(statistics.median(b for b, _ in pairs), 1),
-    "single": round(statistics.median(s for _, s in pairs), 1),
-    "ratio": round(statistics.median(b / s for b, s in pairs), 1),
-    "ratios": [round(float(x), 1) for x in np.sort([b / s for b, s in pairs])],
+    "batched": round(statistics.median(b for b, _, _ in pairs), 1),
+    "single": round(statistics.median(s for _, s, _ in pairs), 1),
+    "ratio": round(statistics.median(b / s for b, s, _ in pairs), 1),
+    "gflop_per_step_of_the_batch": round(work, 2),
+    "gflop_per_second_of_a_product": round(statistics.median(p for *_, p in pairs), 1),
+    "ratio_of_arithmetic_alone": round(statistics.median(options.envs * p / work / s for _, s, p in pairs), 1),
+    "ratios": [round(float(x), 1) for x in np.sort([b / s for b, s, _ in pairs])],
 }))
