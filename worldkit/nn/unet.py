@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from .adagn import EPS, LAST, norm_silu, num_groups
+from .doubling import Double
 
 Residual = Literal["normed", "input"]
 _HEAD = 8  # channels of an attention head
@@ -110,28 +111,6 @@ class _Down(nn.Conv2d):
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, stride=2, padding=1)
         nn.init.orthogonal_(self.weight)
-
-
-class Double(nn.Conv2d):
-    """Nearest-neighbour doubling, then conv3x3, as one transposed convolution: 4/9 of the multiplications.
-
-    Example:
-        >>> up, x = Double(4), torch.randn(2, 4, 3, 5)
-        >>> want = F.conv2d(F.interpolate(x, scale_factor=2), up.weight, up.bias, padding=1)
-        >>> torch.allclose(up(x), want, atol=1e-6)
-        True
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(F.interpolate(x, scale_factor=2))
-        w = self.weight
-        rows = torch.stack([w[:, :, 2], w[:, :, 1] + w[:, :, 2], w[:, :, 0] + w[:, :, 1], w[:, :, 0]], 2)
-        kernel = torch.stack([rows[..., 2], rows[..., 1] + rows[..., 2], rows[..., 0] + rows[..., 1], rows[..., 0]], -1)
-        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.bias, stride=2, padding=1)
 
 
 class _Level(nn.Module):

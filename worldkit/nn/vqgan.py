@@ -4,7 +4,8 @@ Levels of residual blocks, with attention among all places where a map has a giv
 the side from one level to the next. Unusual: a norm always has 32 groups (widths are multiples of 32) and eps 1e-6;
 going down pads right and bottom only; attention has one head as wide as the map; the last layer is not squashed.
 
-On a CPU maps are channels-last. Queries, keys and values are one layer.
+On a CPU maps are channels-last, and doubling followed by a convolution is one (`worldkit.nn.doubling`). Queries, keys
+and values are one layer.
 
 Source: IRIS (arXiv:2209.00588), written from a description of it.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ..config import ComponentConfig
 from ..errors import ConfigError
+from .doubling import Double
 from .dropout import Dropout
 from .norm import GroupNormSiLU
 from .patch_mlp import PatchDown, PatchUp
@@ -101,7 +103,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x))
-        return self.shortcut(x) + self.conv2(self.dropout(self.norm2(h)))
+        return self.conv2(self.dropout(self.norm2(h))).add_(self.shortcut(x))  # in place: no fresh memory
 
 
 class MapAttention(nn.Module):
@@ -134,7 +136,7 @@ class _Level(nn.Module):
         if then == "down":
             self.conv = nn.Conv2d(outputs, outputs, 3, stride=2)
         elif then == "up":
-            self.conv = nn.Conv2d(outputs, outputs, 3, padding=1)
+            self.conv = Double(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):
@@ -143,7 +145,7 @@ class _Level(nn.Module):
                 x = self.attentions[i](x)
         if self.then == "down":
             return self.conv(F.pad(x, (0, 1, 0, 1)))
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")) if self.then == "up" else x
+        return self.conv(x) if self.then == "up" else x
 
 
 class _Middle(nn.Module):
