@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .norm import group_moments
+
 LAST = torch.channels_last
 EPS = 1e-5
 
@@ -36,7 +38,10 @@ def norm_silu(x: Tensor, scale: Tensor, shift: Tensor, groups: int, *, eps: floa
         return F.silu(torch.addcmul(shift[..., None, None], x, 1 + scale[..., None, None]))
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         return _NormSiLU.apply(x, scale.to(x.dtype), shift.to(x.dtype), groups, eps)
-    return _normed(x, scale, shift, groups, eps)[0]
+    mean, variance = group_moments(x, groups)  # no graph: nothing is written but the result
+    gain = (variance + eps).rsqrt() * (1 + scale).unflatten(1, (groups, -1))
+    start = shift - (mean * gain).flatten(1)
+    return F.silu(torch.addcmul(start[..., None, None], x, _per_map(gain, x.shape[1])), inplace=True)
 
 
 def _group_means(x: Tensor, groups: int) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..config import Config
 from .adagn import EPS, LAST, norm_silu, num_groups
 from .doubling import Double
+from .products import plus_linear
 
 Residual = Literal["normed", "input"]
 _HEAD = 8  # channels of an attention head
@@ -101,8 +102,19 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, told: Iterator[Tensor]) -> Tensor:
         before, after = (next(told).chunk(2, -1) for _ in range(2))
         out = self.conv1(norm_silu(x, *before, num_groups(self.inputs)))
-        out = self.conv2(norm_silu(out, *after, num_groups(self.outputs)))
-        return self.attention(out.add_(self.shortcut(x)))
+        return self.attention(self._added(norm_silu(out, *after, num_groups(self.outputs)), x))
+
+    def _added(self, out: Tensor, x: Tensor) -> Tensor:
+        """``conv2(out) + shortcut(x)``; on a CPU the shortcut is one product of all places that is added at once."""
+        conv, short = self.conv2, self.shortcut
+        if isinstance(short, nn.Identity):
+            return conv(out).add_(x)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return conv(out) + short(x)
+        out = F.conv2d(out, conv.weight, conv.bias + short.bias, padding=1)
+        rows, places = (rearrange(maps, "b c h w -> (b h w) c") for maps in (out, x))
+        rows = plus_linear(rows, places, short.weight.flatten(1))
+        return rearrange(rows, "(b h w) c -> b c h w", b=out.shape[0], h=out.shape[2])
 
 
 class _Down(nn.Conv2d):
