@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from .recording import actions_in, as_action, flat_entries
 
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
 CONSTANT = ("language", "goal_image")
-DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError)  # what a broken file raises
+DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, TokenError, SyntaxError,
+           TypeError, MemoryError, OverflowError)
+"""What a broken .npy or .npz file raises; NumPy reads a header as Python, with its tokeniser for one of Python 2."""
 IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CLIP.npz
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...counterfactual import drawn
+from ...data.entries import DAMAGED
 from ...errors import ConfigError
 from ...files import reason
 from ...model import ComposedWorldModel
@@ -77,7 +78,7 @@ def read_mask(path: str, model: ComposedWorldModel) -> Tensor:
 
             with Image.open(path) as image:
                 array = np.asarray(image.convert("RGB")).any(-1)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"--mask {path} cannot be read as a picture or .npy file: {reason(error)}") from error
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     obs = model.config.obs

@@ -14,6 +14,9 @@ import numpy as np
 from ...errors import DataError, require_extra
 from ..paths import inside
 
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+"""What HDF5 raises where a file is not what it says."""
+
 
 class H5File:
     """Opened at the first use and once in every process: a handle must not cross a fork, nor be pickled.
@@ -50,6 +53,10 @@ class H5File:
             except DataError:
                 self.close()
                 raise
+            except DAMAGED as error:
+                self.close()
+                raise DataError(f"{self.path} is damaged: {str(error) or type(error).__name__}. Get it again, or write "
+                                "it again") from error
             self._pid = os.getpid()
         return self._file
 
@@ -121,7 +128,7 @@ def read_rows(data: Any, rows: slice, where: str) -> np.ndarray:
     """
     try:
         return data[rows]
-    except OSError as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         raise DataError(
             f"{where}: rows {rows.start}..{rows.stop - 1} of column '{data.name[1:]}' cannot be read: {error}. If it "
             "is compressed with a plugin's filter: pip install hdf5plugin"

@@ -274,10 +274,11 @@ class _Film:
         self._container = self._av.open(str(path), "w")
         self._stream = self._container.add_stream("libx264", rate=rate)
         self._stream.options = {"crf": "18", "g": "8", "bf": "0"}
-        self._time_base, self.frames = 1 / rate, 0
+        self._time_base, self.frames, self._whole = 1 / rate, 0, True
 
     def write(self, frames: np.ndarray) -> None:
         """Append uint8 ``[T, H, W, 3]``."""
+        self._whole = False
         height, width = frames.shape[1:3]
         if not self.frames:
             self._stream.height, self._stream.width = height, width
@@ -289,10 +290,12 @@ class _Film:
                 frame.pict_type = self._av.video.frame.PictureType.I
             self._container.mux(self._stream.encode(frame))
             self.frames += 1
+        self._whole = True
 
     def close(self) -> None:
         """Complete the file."""
-        self._container.mux(self._stream.encode())
+        if self._whole:  # FFmpeg crashes where it is to go on with a file that it could not begin
+            self._container.mux(self._stream.encode())
         self._container.close()
 
 

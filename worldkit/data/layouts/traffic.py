@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..base import EpisodeSource
+from ..entries import DAMAGED
 from ..fit import Fitting, check_resize, fit_video
 from ..splits import MissingSplitError
 
@@ -54,7 +55,7 @@ class TrafficSource(EpisodeSource):
         if self._maps is None:
             try:
                 frames = np.load(self._path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+            except DAMAGED as error:
                 raise DataError(f"{self._path} cannot be read as .npy: it is missing or damaged ({error})") from error
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
                 got = f"{frames.dtype} {list(frames.shape)}"

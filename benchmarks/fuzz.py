@@ -1,0 +1,358 @@
+"""Fuzzing of what worldkit reads: damaged files must end in an error of worldkit's, in time, in little memory.
+
+    python benchmarks/fuzz.py --seconds 60                 # every target, mutations of valid files
+    python benchmarks/fuzz.py --seconds 3600 --guided      # coverage-guided, with atheris (pip install atheris)
+    python benchmarks/fuzz.py npz config --seconds 10
+
+A target is a valid file, or one file of a valid folder, and what reads it. Inputs are mutations of that file: bytes
+flipped, cut, repeated, numbers replaced by extreme ones, words of the format inserted; with ``--guided`` libFuzzer (by
+way of atheris) mutates them and keeps those that reach new lines of worldkit. A finding is any exception that is
+neither a WorldkitError nor an OSError, a read of more than ``--limit`` seconds, or more than ``--memory`` MB of memory
+than before. Every finding is written to ``--out``, so that it can be tried again: ``--again FILE``.
+
+Prints a line of JSON for each target; the exit status is 1 if anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+Read = Callable[[], object]
+
+
+class Target(NamedTuple):
+    """``make(folder)`` writes a valid input; gives the file to damage and what reads it."""
+
+    make: Callable[[Path], tuple[Path, Read]]
+    words: tuple[bytes, ...] = ()
+
+
+class TooLong(BaseException):
+    """A read that takes too long; no Exception, so that no reader swallows it."""
+
+
+# -- targets
+
+
+def _episodes():
+    from worldkit.data import ArraySource
+
+    rng = np.random.default_rng(0)
+    action = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    return ArraySource([{"video": rng.integers(0, 255, (4, 3, 8, 8), np.uint8), "action": action} for _ in range(2)])
+
+
+def _read_data(path: Path, file: str | None = None) -> Read:
+    """Opens data with all they hold, and reads what there is."""
+
+    def read() -> None:
+        from worldkit.data import open_dataset
+        from worldkit.data.validate import validate
+
+        clips = open_dataset(path, num_frames=2, split="all", height=8, width=8)
+        for index in range(min(3, len(clips))):
+            clips[index]
+        list(validate(str(path))) if file == "validate" else None
+
+    return read
+
+
+def _data(form: str, pattern: str, target: str = "set") -> Callable[[Path], tuple[Path, Read]]:
+    def make(folder: Path) -> tuple[Path, Read]:
+        from worldkit.data import write_dataset
+
+        path = folder / target
+        write_dataset(_episodes(), path, form)
+        file = path if path.is_file() else sorted(path.rglob(pattern))[0]
+        return file, _read_data(path)
+
+    return make
+
+
+def _film(suffix: str) -> Callable[[Path], tuple[Path, Read]]:
+    def make(folder: Path) -> tuple[Path, Read]:
+        from worldkit.data.video_io import write_video
+
+        path = folder / f"a{suffix}"
+        write_video(path, np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), np.uint8))
+        return path, _read_data(path)
+
+    return make
+
+
+def _traffic(folder: Path) -> tuple[Path, Read]:
+    np.save(folder / "a.npy", np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), np.uint8))
+    return folder / "a.npy", _read_data(folder / "a.npy")
+
+
+def _model(name: str) -> Callable[[Path], tuple[Path, Read]]:
+    def make(folder: Path) -> tuple[Path, Read]:
+        import worldkit as wk
+        from worldkit.assembly import build
+        from worldkit.storage.hub import save_pretrained
+        from worldkit.testing.examples import small_config
+
+        config = small_config(encoder={"name": "conv", "depth": 2, "multipliers": (2, 3, 4)}, decoder="conv",
+                              latent_action=None, dynamics="gru")
+        save_pretrained(build(config), folder / "model", facts={"step": 1})
+        return folder / "model" / name, lambda: wk.create_model(f"dir:{folder / 'model'}")
+
+    return make
+
+
+def _state(folder: Path) -> tuple[Path, Read]:
+    """What every converter reads first."""
+    import torch
+
+    from worldkit.convert.state import read_state
+
+    torch.save({"model": {"encoder.weight": torch.zeros(2, 2)}}, folder / "a.pth")
+    return folder / "a.pth", lambda: read_state(folder / "a.pth")
+
+
+def _hparams(folder: Path) -> tuple[Path, Read]:
+    from worldkit.convert import from_ddlp
+
+    file = folder / "hparams.json"
+    table = {"image_size": 64, "ch": 3, "n_kp_enc": 10, "n_kp": 1, "patch_size": 16, "learned_feature_dim": 4}
+    file.write_text(json.dumps(table))
+    state, _ = _state(folder)
+    return file, lambda: from_ddlp(state, file)
+
+
+def _config(folder: Path) -> tuple[Path, Read]:
+    """The configuration of a model, as JSON."""
+    from worldkit.config import WorldModelConfig
+    from worldkit.errors import ConfigError
+    from worldkit.testing.examples import small_config
+
+    file = folder / "config.json"
+    file.write_text(json.dumps(small_config().to_dict()))
+
+    def read() -> None:
+        try:
+            data = json.loads(file.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(str(error)) from error
+        WorldModelConfig.parse(data)
+
+    return file, read
+
+
+JSON = (b"null", b"true", b"-1", b"0", b"1e999", b"99999999999999999999", b"[]", b"{}", b'""', b"NaN", b"[[[[[[")
+TARGETS = {
+    "npz": Target(_data("npz", "*.npz"), (b"video.npy", b"PK\x03\x04", b"'shape': (", b"|O", b"<f8", b"(-1,")),
+    "traffic": Target(_traffic, (b"'shape': (", b"|O", b"'fortran_order': True", b"(999999999,")),
+    "hdf5": Target(_data("columns", "*", "set.hdf5"), (b"TREE", b"HEAP", b"SNOD", b"OHDR", b"\xff" * 8)),
+    "lerobot info": Target(_data("lerobot", "info.json"), (*JSON, b"../..", b"{chunk_index:09999999d}")),
+    "lerobot v2.1 episodes": Target(_data("lerobot-v2.1", "episodes.jsonl"), JSON),
+    "lerobot parquet": Target(_data("lerobot", "data/**/*.parquet"), (b"PAR1", b"\x15\x02", b"\xff" * 4)),
+    "lerobot video": Target(_data("lerobot", "*.mp4"), (b"moov", b"stsz", b"mdat", b"\xff" * 4)),
+    "video mp4": Target(_film(".mp4"), (b"moov", b"stsz", b"stts", b"mdat", b"\xff" * 4)),
+    "video gif": Target(_film(".gif"), (b"GIF89a", b"\x21\xf9", b"\x2c", b"\xff\xff")),
+    "images": Target(_data("frames", "*.png"), (b"IHDR", b"IDAT", b"PLTE", b"\xff" * 4)),
+    "model config": Target(_model("config.json"), (*JSON, b'"name"', b'"conv"', b'"gru"', b'"particle"')),
+    "model weights": Target(_model("model.safetensors"), (b'"F32"', b'"BF16"', b"data_offsets", b'"aliases"', *JSON)),
+    "model facts": Target(_model("train.json"), JSON),
+    "torch file": Target(_state, (b"PK\x03\x04", b"data.pkl", b"ctorch\n", b"\x80\x02", b"R.")),
+    "hparams": Target(_hparams, JSON),
+    "config": Target(_config, (*JSON, b'"name"', b'"pint"', b'"slot"')),
+}
+
+
+# -- trying
+
+
+def mutated(valid: bytes, rng: random.Random, words: tuple[bytes, ...]) -> bytes:
+    """One to four damages of a file."""
+    data = bytearray(valid)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        if not data:
+            break
+        at, kind = rng.randrange(len(data)), rng.randrange(8)
+        length = min(len(data) - at, rng.choice((1, 2, 4, 8, 32)))
+        if kind == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[at : at + length] = rng.randbytes(length)
+        elif kind == 2:
+            del data[at : at + length]
+        elif kind == 3:
+            del data[at:]
+        elif kind == 4:
+            data[at:at] = data[at : at + length]
+        elif kind == 5:
+            number = rng.choice((0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1))
+            size = rng.choice((1, 2, 4, 8))
+            packed = (number & (1 << 8 * size) - 1).to_bytes(size, rng.choice(("little", "big")))
+            data[at : at + size] = packed
+        elif words:
+            word = rng.choice(words)
+            data[at : at + (len(word) if kind == 6 else 0)] = word
+    return bytes(data)
+
+
+def peak() -> float:
+    """Largest memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Trial:
+    """A target in a folder of its own; call it with what its file is to hold."""
+
+    def __init__(self, name: str, folder: Path, *, limit: float, memory: float, out: Path):
+        from worldkit.errors import WorldkitError
+
+        self.name, self.limit, self.memory, self.out = name, limit, memory, out
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.file, self.read = TARGETS[name].make(folder)
+        self.valid, self.expected = self.file.read_bytes(), (WorldkitError, OSError)
+        self.tried = self.read_well = 0
+        self.slowest, self.found = 0.0, {}
+        self.read()  # imports, before anything is measured
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def _ring(self, *_: object) -> None:
+        raise TooLong
+
+    def __call__(self, data: bytes) -> None:
+        self.file.write_bytes(data)
+        before, began, problem = peak(), time.process_time(), None
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 20 * self.limit)  # a busy machine
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.read()
+            self.read_well += 1
+        except self.expected:
+            pass
+        except TooLong:
+            problem = "too long"
+        except BaseException as error:
+            last = traceback.extract_tb(error.__traceback__)
+            ours = [frame for frame in last if "worldkit" in frame.filename] or last
+            problem = f"{type(error).__name__} at {Path(ours[-1].filename).name}:{ours[-1].lineno}: {str(error)[:120]}"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        spent, grown = time.process_time() - began, peak() - before
+        self.tried += 1
+        self.slowest = max(self.slowest, spent)
+        if spent > self.limit:
+            problem = f"{spent:.1f} s"
+        if grown > self.memory:
+            problem = f"{grown:.0f} MB"
+        if problem is not None:
+            key = problem.split(": ")[0]
+            if key not in self.found:
+                self.out.mkdir(parents=True, exist_ok=True)
+                place = self.out / f"{self.name.replace(' ', '-')}-{len(self.found)}{self.file.suffix}"
+                place.write_bytes(data)
+                print(f"{self.name}: {problem} ({place})", file=sys.stderr)
+            self.found.setdefault(key, 0)
+            self.found[key] += 1
+
+    def result(self, seconds: float) -> dict:
+        """What is printed."""
+        return {"target": self.name, "tried": self.tried, "read": self.read_well, "seconds": round(seconds, 1),
+                "slowest_s": round(self.slowest, 2), "found": self.found}
+
+
+def fuzz(name: str, seconds: float, seed: int, guided: bool, **options) -> dict:
+    """Try a target for so many seconds of this process's time."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WORLDKIT_CACHE"] = str(Path(folder) / "cache")
+        trial = Trial(name, Path(folder), **options)
+        began, rng = time.process_time(), random.Random(f"{name} {seed}")
+        if guided:
+            import atheris
+
+            def once(data: bytes) -> None:
+                if time.process_time() - began > seconds:
+                    print(json.dumps(trial.result(time.process_time() - began)), flush=True)
+                    os._exit(bool(trial.found))
+                trial(data)
+
+            corpus = Path(folder) / "corpus"
+            corpus.mkdir()
+            (corpus / "valid").write_bytes(trial.valid)
+            words = ("".join(rf"\x{byte:02x}" for byte in word) for word in TARGETS[name].words)
+            (Path(folder) / "words").write_text("".join(f'"{word}"\n' for word in words))
+            atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder}/words", f"-seed={seed + 1}", "-rss_limit_mb=0",
+                           "-timeout=0", f"-max_len={2 * len(trial.valid)}", "-verbosity=0"], once)
+            atheris.Fuzz()
+        while time.process_time() - began < seconds:
+            trial(mutated(trial.valid, rng, TARGETS[name].words))
+        return trial.result(time.process_time() - began)
+
+
+def main() -> int:
+    """The command: a process for every target, so that one that dies is a finding, too."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("targets", nargs="*", help=f"default: all ({', '.join(TARGETS)})")
+    p.add_argument("--seconds", type=float, default=10, help="CPU time for each target (default: 10)")
+    p.add_argument("--guided", action="store_true", help="coverage-guided, by atheris")
+    p.add_argument("--limit", type=float, default=5, help="seconds that a read may take (default: 5)")
+    p.add_argument("--memory", type=float, default=500, help="MB that a read may add (default: 500)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, default=Path("fuzz"), help="where findings go (default: fuzz)")
+    p.add_argument("--again", type=Path, metavar="FILE", help="read this in the place of the target's file")
+    options = p.parse_args()
+    if unknown := set(options.targets) - {*TARGETS}:
+        p.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    if options.again is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            file, read = TARGETS[options.targets[0]].make(Path(folder))
+            file.write_bytes(options.again.read_bytes())
+            read()
+        return 0
+    limits = {"limit": options.limit, "memory": options.memory, "out": options.out}
+    if options.guided:  # before worldkit is imported, so that its lines are counted
+        import atheris
+
+        with atheris.instrument_imports(include=["worldkit"]):
+            import worldkit  # noqa: F401
+    import torch
+
+    import worldkit.data  # noqa: F401
+
+    torch.set_num_threads(1)
+    failed = False
+    for name in options.targets or TARGETS:
+        pid = os.fork()
+        if not pid:
+            code = 3
+            try:
+                found = fuzz(name, options.seconds, options.seed, options.guided, **limits)
+                print(json.dumps(found), flush=True)
+                code = int(bool(found["found"]))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status not in (0, 1):
+            print(json.dumps({"target": name, "died": status}), flush=True)
+        failed |= status != 0
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What `benchmarks/fuzz.py` found in readers of data: damaged files that ended in a traceback."""
+
+import numpy as np
+import pytest
+
+from worldkit.data import ArraySource, open_dataset, write_dataset
+from worldkit.errors import DataError
+
+
+def test_a_header_that_is_no_python(tmp_path):
+    """NumPy reads it with the tokeniser, which has an error of its own."""
+    frames = np.zeros((20, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "a.npy", frames)
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data.replace(b"}", b"(", 1))
+    with pytest.raises(DataError, match="a.npy cannot be read as .npy"):
+        open_dataset(tmp_path / "a.npy", num_frames=2, split="train")
+
+
+def test_groups_that_are_damaged(tmp_path):
+    path = write_dataset(ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2), tmp_path / "a.hdf5", "columns")
+    data = path.read_bytes()
+    assert b"SNOD" in data
+    path.write_bytes(data.replace(b"SNOD", b"SNOX"))
+    with pytest.raises(DataError, match="a.hdf5 .*damaged"):
+        open_dataset(path, num_frames=2, split="all")
