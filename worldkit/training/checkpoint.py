@@ -11,7 +11,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,11 @@ def drop_later(run: Path, step: int) -> None:
 
 
 def _remove(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders:  # gone at once: whoever reads meanwhile finds a checkpoint whole or not at all
+        leaving = folder.with_name(f".{folder.name}.dropped.partial")  # as `tidy` knows it
+        with suppress(OSError):
+            folder.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
 
 
 def _folder(run: Path, step: int) -> Path:
@@ -136,6 +139,8 @@ def latest_checkpoint(run: Path, *, before: int | None = None) -> Path | None:
             read_weights(folder / WEIGHTS_FILE)
             return folder
         except Exception as error:  # any damage; an older checkpoint is better than none
+            if not folder.exists():  # a training that is at work here has just dropped it for a newer one
+                return latest_checkpoint(run, before=before)
             warnings.warn(f"checkpoint {folder} cannot be read ({type(error).__name__}: {error})", stacklevel=2)
     if folders:
         raise CheckpointError(
