@@ -1,5 +1,7 @@
 """What `benchmarks/fuzz.py` found in readers of data: damaged files that ended in a traceback."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -24,3 +26,15 @@ def test_groups_that_are_damaged(tmp_path):
     path.write_bytes(data.replace(b"SNOD", b"SNOX"))
     with pytest.raises(DataError, match="a.hdf5 .*damaged"):
         open_dataset(path, num_frames=2, split="all")
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("video", b"", "a.npz cannot be read as .npz: .*video.npy"), ("notes.txt", b"some", "'notes.txt' is no array")])
+def test_what_an_npz_file_holds_besides_arrays(name, content, said, tmp_path):
+    """NumPy takes a name without ``.npy`` for an array's, and gives the bytes of what is none."""
+    if name != "video":
+        np.savez(tmp_path / "a.npz", video=np.zeros((4, 8, 8, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(DataError, match=said):
+        open_dataset(tmp_path / "a.npz", num_frames=2, split="all")[0]

@@ -1,4 +1,4 @@
-"""Somebody looks for the newest checkpoint while a training drops it for a newer one."""
+"""Checkpoints that a training drops: somebody looks for the newest one meanwhile; an earlier drop was cut short."""
 
 import warnings
 
@@ -22,3 +22,12 @@ def test_what_was_dropped_meanwhile_is_not_damage(tmp_path, monkeypatch):
         warnings.simplefilter("error")
         assert checkpoint.latest_checkpoint(tmp_path) == newer
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == [newer.name]
+
+
+def test_what_is_left_of_an_earlier_drop_is_not_in_the_way(tmp_path):
+    folders = [tmp_path / "checkpoints" / f"step-0000000{step}" for step in (2, 4)]
+    for folder in [*folders, folders[0].with_name(".step-00000002.dropped.partial")]:
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_bytes(b"some")
+    checkpoint.prune(tmp_path, 4, keep=1)
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]

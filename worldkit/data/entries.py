@@ -23,7 +23,7 @@ from .recording import actions_in, as_action, flat_entries
 VIDEO_NAMES = ("video", "frames", "observations", "observation", "images", "image", "imgs", "pixels")
 CONSTANT = ("language", "goal_image")
 DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, TokenError, SyntaxError,
-           TypeError, MemoryError, OverflowError)
+           TypeError, MemoryError, OverflowError, KeyError)
 """What a broken .npy or .npz file raises; NumPy reads a header as Python, with its tokeniser for one of Python 2."""
 IMAGES_SIDECAR = "entries.npz"  # in a folder of images; a video CLIP.mp4 has CLIP.npz
 
@@ -162,9 +162,12 @@ def check_constant(array: np.ndarray, name: str, where: str) -> None:
 
 def _loaded(archive: Any, name: str) -> np.ndarray:
     try:
-        return archive[name]
+        array = archive[name]
     except ValueError as error:
         raise ValueError(f"'{name}': {error}") from error
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of whatever else a file holds
+        raise ValueError(f"'{name}' is no array")
+    return array
 
 
 def _constant(path: Path, name: str, array: np.ndarray, size: tuple[int, int], resize: str) -> Any:

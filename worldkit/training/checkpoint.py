@@ -105,6 +105,7 @@ def drop_later(run: Path, step: int) -> None:
 def _remove(folders: Sequence[Path]) -> None:
     for folder in folders:  # gone at once: whoever reads meanwhile finds a checkpoint whole or not at all
         leaving = folder.with_name(f".{folder.name}.dropped.partial")  # as `tidy` knows it
+        shutil.rmtree(leaving, ignore_errors=True)  # what a killed process left of an earlier one of this step
         with suppress(OSError):
             folder.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
