@@ -90,8 +90,11 @@ class Encoder(Component, ABC):
         """`forward` of a batch whose video is float in [0, 1], with its vectors if this encoder reads them.
 
         Raises:
-            ShapeError: a vector is missing (those that are there are named), has another shape or is not finite.
+            ShapeError: there is no clip or no frame; a vector is missing (those that are there are named), has another
+                shape or is not finite.
         """
+        if batch.video.ndim > 4 and 0 in (batch.video.shape[0], batch.video.shape[-4]):
+            raise ShapeError(f"video {list(batch.video.shape)} holds nothing to see: give at least a clip of a frame")
         if self.reads_vectors:
             options["vectors"] = checked_vectors(batch, self.obs)
         return self(batch.video, sampler=sampler, **options)

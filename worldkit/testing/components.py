@@ -96,6 +96,8 @@ def check_encoder(encoder: str | type, *, obs: ObsSpec | None = None, **options:
                     report.equal(a, b, "stages", "what the stage 'full' gives, beside the call without one,")
     with report.refusing("wrong rank", "a video without batch axis"):
         module.see(replace(batch, video=batch.video[0]), sampler=MEANS)
+    with report.refusing("nothing to see", "a video without frames"):
+        module.see(batch.context(0), sampler=MEANS)
 
 
 def check_decoder(
