@@ -2,49 +2,21 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
 
+from worldkit.convert.semantic_wm import names_of
 from worldkit.distributions import MEANS, Sampler
 from worldkit.nn.adapters import Adapter, AdapterConfig, Narrowed, adapter_terms
 from worldkit.nn.pixel_decoder import PixelDecoder
 
-from .semantic_files import ROOT, Fixture, close, close_grads, folders, load, renamed
+from .semantic_files import ROOT, Fixture, close, close_grads, folders, load
 
 CASES, needs = folders("svae*")
 pytestmark = needs
-SVAE = (
-    (r"^enc_blocks\.", "encode_wide."), (r"^dec_blocks\.", "decode_wide."), (r"^enc_blocks_mid\.", "encode_middle."),
-    (r"^dec_blocks_mid\.", "decode_middle."), (r"^latent_enc_blocks\.", "encode_narrow."),
-    (r"^latent_dec_blocks\.", "decode_narrow."), (r"^latent_enc_norm", "norm_encoded"),
-    (r"^latent_dec_norm", "norm_decoded"), (r"^enc_norm_high", "down.0"), (r"^enc_down", "down.1"),
-    (r"^enc_norm\.", "to_latent.0."), (r"^enc_proj", "to_latent.1"), (r"^dec_proj", "from_latent"),
-    (r"^dec_norm_mid", "up.0"), (r"^dec_up", "up.1"), (r"^dec_norm\.", "norm."), (r"layernorm_before", "norm1"),
-    (r"layernorm_after", "norm2"), (r"intermediate\.dense", "mlp.fc1"),
-    (r"attention\.output\.dense", "attention.proj"), (r"\.output\.dense", ".mlp.fc2"),
-)
-MLP = ((r"^encoder_mlp", "down"), (r"^decoder_mlp", "up"))
-PIXEL = (
-    (r"^temporal_upsample_layer", "frames"), (r"^proj_in", "inputs"), (r"^mid_block1", "middle.0"),
-    (r"^mid_attn", "middle.1"), (r"^mid_block2", "middle.2"), (r"^up_levels\.0\.attn", "attention"),
-    (r"^up_levels\.(\d+)\.blocks\.", r"levels.\1."), (r"^up_levels\.(\d+)\.upsample\.conv", r"doubling.\1"),
-    (r"proj_out", "proj"), (r"^norm_out", "norm"), (r"^conv_out", "outputs"),
-)
-
-
-def svae_name(key):
-    third = re.match(r"(.*)attention\.attention\.(query|key|value)(\..*)", key)
-    if third is None:
-        return renamed(key, SVAE)
-    return renamed(f"{third[1]}attention.qkv{third[3]}", SVAE), ("query", "key", "value").index(third[2])
-
-
-def pixel_name(key):
-    third = re.match(r"(.*attn)\.([qkv])(\..*)", key)
-    if third is None:
-        return renamed(key, PIXEL)
-    return renamed(f"{third[1]}.qkv{third[3]}", PIXEL), "qkv".index(third[2])
+adapter_name, pixel_name = partial(names_of, "adapter"), partial(names_of, "decoder")
 
 
 class Drawn(Sampler):
@@ -69,7 +41,7 @@ def svae(case):
     c = case.config
     adapter = Adapter.make(AdapterConfig(dim=c["l"], num_layers=c["layers"], num_heads=c["heads"], hidden=c["inter"],
                                          progressive=c["prog"], latent_layers=c["lat"]), c["d"]).double()
-    load(adapter, case.weights("svae"), svae_name)
+    load(adapter, case.weights("svae"), adapter_name)
     return adapter
 
 
@@ -95,13 +67,13 @@ def test_svae(case):
     close(loss, case.scalars["loss"], "loss")
     loss.backward()
     norms = case.scalars["grad_norms"]
-    close_grads(adapter, {k.removeprefix("svae."): v for k, v in norms.items() if k.startswith("svae.")}, svae_name)
+    close_grads(adapter, {k.removeprefix("svae."): v for k, v in norms.items() if k.startswith("svae.")}, adapter_name)
 
 
 def test_mlp(case):
     c, said = case.config, case.tensors
     adapter = Adapter.make(AdapterConfig(name="mlp", dim=c["l"]), c["d"]).double()
-    load(adapter, case.weights("mlp"), lambda key: renamed(key, MLP))
+    load(adapter, case.weights("mlp"), adapter_name)
     assert sum(p.numel() for p in adapter.parameters()) == case.scalars["params"]["mlp"]
     close(adapter.narrow(rows(case.inputs["f"]), MEANS).tokens, said["mlp_z"], "tokens")
     close(adapter.widen(rows(said["mlp_z"])), said["mlp_dec"], "features")

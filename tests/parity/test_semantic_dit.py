@@ -3,12 +3,14 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from einops import rearrange
 
 from worldkit.conditions import Condition
+from worldkit.convert.semantic_wm import names_of
 from worldkit.distributions import Sampler
 from worldkit.dynamics.causal_dit import CausalDiffusion, CausalDiTConfig, _Carry
 from worldkit.latents import Field, LatentSpec, TokenGroup
@@ -19,21 +21,11 @@ from worldkit.nn.positions import axis_rotation, pixel_places, pixel_rates, view
 from worldkit.nn.vit import frames_mask
 
 from .jepa_files import read
-from .semantic_files import ROOT, Fixture, close, close_grads, folders, load, renamed
+from .semantic_files import ROOT, Fixture, close, close_grads, folders, load
 
 CASES, needs = folders("dit*")
 pytestmark = needs
-NAMES = (
-    (r"^x_proj", "patches"), (r"^timestep_mlp", "levels.mlp"), (r"^action_embedder", "actions"),
-    (r"^blocks\.(\d+)\.s_block", r"spatial.\1"), (r"^blocks\.(\d+)\.t_block", r"temporal_blocks.\1"),
-    (r"adaLN_modulation\.1", "modulation"), (r"attn\.qkv_proj", "attention.qkv"),
-    (r"attn\.out_proj", "attention.proj"), (r"ffwd\.w12", "feed_forward.inputs"),
-    (r"ffwd\.w3", "feed_forward.outputs"), (r"^s_projector", "projector"), (r"^(head_)?final_layer", "head"),
-)
-
-
-def name_of(key):
-    return renamed(key, NAMES)
+name_of = partial(names_of, "dit")
 
 
 class Drawn(Sampler):

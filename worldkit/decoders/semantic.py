@@ -24,6 +24,7 @@ class SemanticDecoderConfig(ComponentConfig):
         multipliers: Width of every level, full resolution first; sides double between levels.
         num_blocks: Residual blocks of a level.
         num_heads: Of attention at the bottom.
+        level_attention: Attention also behind the blocks of the innermost level. Upstream's older checkpoints lack it.
     """
 
     name: str = "semantic"
@@ -31,6 +32,7 @@ class SemanticDecoderConfig(ComponentConfig):
     multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 4, 8), min_length=1)
     num_blocks: int = Field(default=2, gt=0)
     num_heads: int = Field(default=4, gt=0)
+    level_attention: bool = True
 
 
 class SemanticDecoder(Decoder):
@@ -55,7 +57,7 @@ class SemanticDecoder(Decoder):
                                   "into; take decoder.channels a multiple of 32, or all below")
         self.net = PixelDecoder(spec.flat_dim(spec.groups[0].name), obs.channels, channels=config.channels,
                                 multipliers=config.multipliers, num_blocks=config.num_blocks,
-                                num_heads=config.num_heads)
+                                num_heads=config.num_heads, level_attention=config.level_attention)
 
     def forward(self, z: Latent, *, masks: bool = False) -> Decoded:
         maps = rearrange(z.flat(self.spec.groups[0].name), "b t (v h w) d -> (b v) t d h w", v=self.spec.views,

@@ -58,8 +58,9 @@ class PixelDecoder(nn.Module):
         channels: Width of the outermost level.
         multipliers: Width of every level, outermost first, as a multiple of ``channels``.
         num_blocks: Residual blocks of a level.
-        num_heads: Of the two attentions at the bottom.
+        num_heads: Of the attentions at the bottom.
         doubles_time: Maps stand for two frames each: time is doubled first.
+        level_attention: The innermost level ends with attention, besides that in the middle.
     Example:
         >>> net = PixelDecoder(4, 3, channels=8, multipliers=(1, 2), num_blocks=1, num_heads=2)
         >>> net(torch.randn(1, 2, 4, 6, 5)).shape
@@ -67,7 +68,7 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, *, channels: int, multipliers: Sequence[int], num_blocks: int,
-                 num_heads: int, doubles_time: bool = False):
+                 num_heads: int, doubles_time: bool = False, level_attention: bool = True):
         super().__init__()
         widths = [channels * factor for factor in reversed(multipliers)]
         deep = widths[0]
@@ -78,7 +79,7 @@ class PixelDecoder(nn.Module):
             nn.ModuleList(_Residual(before if i == 0 else width, width) for i in range(num_blocks))
             for before, width in zip([deep, *widths], widths, strict=False)
         )
-        self.attention = _Attention(deep, num_heads)
+        self.attention = _Attention(deep, num_heads) if level_attention else nn.Identity()
         self.doubling = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths[:-1])
         self.norm, self.outputs = _norm(widths[-1]), nn.Conv2d(widths[-1], outputs, 3, padding=1)
 

@@ -12,11 +12,11 @@ from ..options import Commands, check_place, command
 from ..output import console
 
 NEEDS = {"lpwm": ("hparams",), "ddlp": ("hparams",), "diffuse-ddlp": ("stats", "ddlp"), "lewm": (), "vjepa2": (),
-         "vjepa2-ac": (), "iris": (), "diamond": (), "gswm": ()}
+         "vjepa2-ac": (), "iris": (), "diamond": (), "gswm": (), "semantic-wm": ("encoder",)}
 """What comes beside a checkpoint, by kind."""
 AGENTS = ("iris", "diamond")
 """Kinds whose checkpoints hold an agent besides its world."""
-MAY = {"gswm": ("preset", "hparams"), **dict.fromkeys(AGENTS, ("env", "game"))}
+MAY = {"gswm": ("preset", "hparams"), "semantic-wm": ("adapter",), **dict.fromkeys(AGENTS, ("env", "game"))}
 """What else may come, by kind."""
 
 
@@ -27,13 +27,17 @@ def add(commands: Commands) -> None:
                 "goes on from its frames, converted before. LeWM, PLDM and V-JEPA 2 need nothing else. One of IRIS\n"
                 "or DIAMOND becomes an agent's folder, whose world model is the folder model in it; of their official\n"
                 "repositories a folder, or hub:eloialonso/diamond, will do, with --game. One of G-SWM (gswm) takes\n"
-                "--preset, whose configuration it was trained with.")
+                "--preset, whose configuration it was trained with. One of semantic-wm takes --encoder, on whose\n"
+                "features it was trained, and --adapter; the adapter's file alone becomes the first stage.")
     p.add_argument("kind", choices=tuple(NEEDS), help="which project the checkpoint comes from (lewm: PLDM, too)")
     p.add_argument("checkpoint", help="the .pth, .pt or .safetensors file")
     p.add_argument("--hparams", help="lpwm, ddlp: hparams.json of the same run; gswm: JSON of its table ARCH")
     p.add_argument("--preset", help="gswm: the preset of its configuration (g-swm-balls)")
     p.add_argument("--stats", help="diffuse-ddlp: latent_stats.pth beside the checkpoint")
     p.add_argument("--ddlp", help="diffuse-ddlp: model folder of the converted DDLP")
+    p.add_argument("--encoder", help="semantic-wm: NAME or NAME=MODEL of the frozen encoder (rae=/models/dinov2), or a "
+                                     "folder of a model that has it")
+    p.add_argument("--adapter", help="semantic-wm: file of the adapter that goes with the transformer's")
     p.add_argument("--game", help="iris, diamond: which one of a repository, for example Breakout")
     p.add_argument("--env", help="iris, diamond: environment that the agent acts in, for example ALE/Breakout-v5")
     p.add_argument("--out", required=True, help="folder to write")
@@ -57,7 +61,7 @@ def run_convert(options: Namespace) -> None:
     check_place(options.out, "--out")
     wanted = NEEDS[options.kind]
     may = (*wanted, *MAY.get(options.kind, ()))
-    given = [name for name in ("hparams", "preset", "stats", "ddlp", "env", "game")
+    given = [name for name in ("hparams", "preset", "stats", "ddlp", "env", "game", "encoder", "adapter")
              if getattr(options, name) is not None]
     if missing := [name for name in wanted if name not in given]:
         raise ConfigError(f"worldkit convert {options.kind} needs --{' and --'.join(missing)}; worldkit convert --help")
@@ -67,6 +71,8 @@ def run_convert(options: Namespace) -> None:
         return _convert_agent(options)
     if options.kind == "gswm":
         return _convert_gswm(options)
+    if options.kind == "semantic-wm":
+        return _convert_semantic_wm(options)
     if options.kind == "diffuse-ddlp":
         model = from_diffuse_ddlp(options.checkpoint, options.stats, load(options.ddlp).model)
     elif not wanted:
@@ -98,6 +104,22 @@ def _convert_gswm(options: Namespace) -> None:
         console.print(f"{len(keys)} key(s) that nothing depends on, {what}: {keys[0]}{', ...' if keys[1:] else ''}",
                       soft_wrap=True, highlight=False)
     console.print(f"{model.parameter_report()['total']:,} parameters, every other key used: {folder}", soft_wrap=True)
+
+
+def _convert_semantic_wm(options: Namespace) -> None:
+    """Checkpoints of semantic-wm's transformer and adapter, on a frozen encoder."""
+    from ...convert import semantic_wm
+    from ..loading import is_place
+
+    parts = semantic_wm.official(options.checkpoint, adapter=options.adapter)
+    named = "=" in options.encoder or not is_place(options.encoder)
+    encoder = semantic_wm.encoder_named(options.encoder) if named else load(options.encoder).model
+    model = semantic_wm.model_of(parts, encoder=encoder)
+    folder = model.save_pretrained(options.out)
+    for name, what in parts.unused.items():
+        console.print(f"not used: {name}: {what}", soft_wrap=True, highlight=False, markup=False)
+    which = f", the transformer's those of '{parts.weights}'" if parts.dit is not None else ""
+    console.print(f"{model.parameter_report()['total']:,} parameters, every key used{which}: {folder}", soft_wrap=True)
 
 
 def _convert_agent(options: Namespace) -> None:
