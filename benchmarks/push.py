@@ -3,12 +3,13 @@
     python benchmarks/push.py runs/one-0,runs/one-1,runs/one-2 runs/slots-0,runs/slots-1,runs/slots-2
 
 Seeds of one model are joined by commas. Every model sees 5 frames of test episodes of `push-32` and the actions, and
-predicts 10. A disc is where its colour is: at the middle of the pixels that are near it, if these are at least a fifth
+predicts 10: by its means, or, with ``--drawn``, by one draw (as a dynamics without explicit distributions always does).
+A disc is where its colour is: at the middle of the pixels that are near it, if these are at least a fifth
 of its area. Printed are the share of discs that are there and how far they are from their true places (the picture
 being 2 wide; discs that a model lost count where it last showed them), of the disc that actions move and of those that
 it pushes (more than 0.1), beside discs that stay where they were last seen; the mean over seeds with its 95 % interval
 over episodes, and every seed's own mean.
-PSNR: `worldkit eval RUN --data push-32`.
+PSNR: `worldkit eval RUN --data push-32 --driven-by prior`.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ def places(video: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
     return centre / area.clamp(min=1)[..., None], area > disc / 5
 
 
-def predicted(model: wk.WorldModel, video: Tensor, action: Tensor) -> Tensor:
-    """The frames that follow the first ones, ``[E, AHEAD, 3, S, S]``."""
+def predicted(model: wk.WorldModel, video: Tensor, action: Tensor, *, drawn: bool) -> Tensor:
+    """The frames that follow the first ones, ``[E, AHEAD, 3, S, S]``; ``drawn``: of one draw, not of means."""
     with torch.no_grad():
         return torch.cat([
-            model.rollout(v[:, :SEEN], AHEAD, conditions={"action": a[:, : SEEN + AHEAD]}).video
+            model.rollout(v[:, :SEEN], AHEAD, conditions={"action": a[:, : SEEN + AHEAD]},
+                          deterministic=model.dynamics.explicit_prior and not drawn,
+                          generator=torch.Generator().manual_seed(0)).video
             for v, a in zip(video.split(20), action.split(20), strict=True)]).clamp(0, 1)
 
 
@@ -70,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="runs, or presets with weights; seeds of one model joined by commas")
     parser.add_argument("--episodes", type=int, default=100, help="test episodes")
+    parser.add_argument("--drawn", action="store_true", help="predict by one draw, not by means")
     parser.add_argument("--picture", help="draw an episode here")
     parser.add_argument("--show", type=int, default=0, help="which")
     options = parser.parse_args()
@@ -86,7 +90,7 @@ def main() -> None:
         shown[runs] = []
         for run in runs.split(","):
             model = wk.create_model(f"dir:{run}" if Path(run).exists() else run, pretrained=True).eval()
-            ahead = predicted(model, video, action)
+            ahead = predicted(model, video, action, drawn=options.drawn)
             films.setdefault(Path(runs.split(",")[0]).name, ahead[options.show])
             found, there = places(ahead, colors)
             before = last[:, 0]
