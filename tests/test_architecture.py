@@ -73,7 +73,8 @@ FILES = {
     "envs/imagination.py": {"dreaming"},  # a model as an environment; the model by protocol
     "envs/dreams.py": BASICS | {"dreaming", "data"},
 }
-LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}, "operators": {"conditioners"}}
+LAZY = {"model": {"storage", "metrics", "envs"}, "factory": {"assembly", "storage"}, "operators": {"conditioners"},
+        "training": {"collecting"}}
 """Inside a function, for what few calls need."""
 TYPES = {"objectives": {"model", "perception", "steering"} | COMPONENTS, "dynamics": {"encoders", "cells"},
          "conditioning": {"model"}, "perception": {"model"}, "steering": {"model"}, "imagining": {"model"},

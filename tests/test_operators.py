@@ -2,16 +2,25 @@
 
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import worldkit as wk
+from worldkit.agents import create_agent
 from worldkit.assembly import build
+from worldkit.cli import main
+from worldkit.cli.commands.control import _resize
+from worldkit.collecting.folder import resize_of
 from worldkit.data import open_dataset
+from worldkit.envs import make_env
+from worldkit.envs.dreams import _starts
 from worldkit.operators import ActionRule, Operator, OperatorSpec
-from worldkit.pictures import RESIZE
+from worldkit.pictures import RESIZE, fit_pictures
 from worldkit.testing.examples import small_config
+from worldkit.training.recipes import make_trainer, open_clips
 
 RAW = np.random.default_rng(0).integers(0, 256, (3, 48, 72, 3), dtype=np.uint8)
 
@@ -153,15 +162,13 @@ def test_it_is_saved_with_the_model_and_belongs_to_it(tmp_path):
 
 def test_training_records_it(tmp_path):
     """A run's model knows how its frames were made, and what its actions were."""
-    from worldkit.training import recipes
-
     rng = np.random.default_rng(0)
     for name in ("train", "val"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(2):
             np.savez(tmp_path / "data" / name / f"{number}.npz", video=rng.integers(0, 256, (8, 40, 60, 3), np.uint8),
                      action=rng.uniform(-1, 1, (8, 2)).astype(np.float32))
-    trainer = recipes.make_trainer("rssm-push-mini", str(tmp_path / "data"), run=tmp_path / "run", dry_run=True,
+    trainer = make_trainer("rssm-push-mini", str(tmp_path / "data"), run=tmp_path / "run", dry_run=True,
                                    data_options={"resize": "crop"}, show_progress=False)
     spec = trainer.model.operator
     assert spec.recorded and spec.resize == "crop" and spec.actions["action"].dim == 2
@@ -173,3 +180,88 @@ def test_training_records_it(tmp_path):
 def test_what_is_no_world_model_has_none():
     with pytest.raises(wk.ConfigError, match="takes a world model"):
         wk.get_operator("lpwm-mini")
+
+
+RECORDED = np.random.default_rng(2).integers(0, 256, (16, 40, 60, 3), np.uint8)
+
+
+def recorded(folder):
+    """Recordings of another shape than the model's."""
+    for name in ("train", "val", "test"):
+        (folder / name).mkdir(parents=True)
+        np.savez(folder / name / "0.npz", video=RECORDED, action=np.zeros((16, 2), np.float32))
+    return str(folder)
+
+
+def test_predictions_begin_with_frames_as_training_saw_them(tmp_path):
+    """Of eval, play, whatif, rollout, plan and probe, which open their clips here, and of dreams of `as_env`."""
+    data, model = recorded(tmp_path / "data"), build(small_config(latent_action=None))
+    model.operator = OperatorSpec.of_config(model.config, resize="crop", frame_skip=2, recorded=True)
+    seen = wk.get_operator(model)(RECORDED[::2]).video[0]
+    clips = open_clips(model, data, split="test", num_frames=4)
+    assert torch.equal(clips[0]["video"], seen[:4])
+    asked = open_clips(model, data, split="test", num_frames=4, resize="pad", frame_skip=1)
+    assert asked.source.fitting.resize == "pad" and asked.frame_skip == 1
+    assert open_clips(small(), data, split="test", num_frames=4).source.fitting.resize == "pad"  # nothing is known
+    model.save_pretrained(tmp_path / "model")
+    main(["eval", str(tmp_path / "model"), "--data", data, "--metrics", "psnr", "--pictures", "0", "--context", "2",
+          "--horizon", "2", "--out", str(tmp_path / "out")])
+    (written,) = (tmp_path / "out").glob("*.md")
+    assert "frame skip 2" in written.read_text() and "cropped" in written.read_text()
+
+
+def test_dreams_begin_with_frames_as_training_saw_them(tmp_path):
+    data, model = recorded(tmp_path), small()
+    model.operator = OperatorSpec.of_config(model.config, resize="crop", recorded=True)
+    began = _starts(model, data, 2)[[0]].video
+    assert torch.equal(began, wk.get_operator(model)(RECORDED[:2]).video)
+
+
+class Screen(gymnasium.Env):
+    """Renders pictures of 40 x 60."""
+
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Box(-1, 1, (2,), np.float32)
+    render_mode, metadata = "rgb_array", {"render_modes": ["rgb_array"]}
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def render(self):
+        return RECORDED[0]
+
+
+class Drawn(Screen):
+    """Draws at any size, as a world does that knows what is in it."""
+
+    draw_size = (40, 60)
+
+    def draw(self, height, width):
+        return fit_pictures(RECORDED[0], (height, width), "stretch")
+
+
+@pytest.mark.parametrize("env", [Screen, Drawn])
+@pytest.mark.parametrize("resize", RESIZE)
+def test_agents_act_on_frames_as_the_operator_makes_them(env, resize):
+    seen = make_env(env(), size=32, resize=resize).reset(seed=0)[0]["pixels"]
+    operator = Operator(OperatorSpec(height=32, width=32, resize=resize))
+    assert np.array_equal(operator(RECORDED[0]).video[0, 0].permute(1, 2, 0).numpy(), seen)
+
+
+def test_control_resizes_as_the_first_model_knows_it():
+    model = small()
+    agent = create_agent("planner", env=make_env(Screen(), size=32), model=model)
+    assert _resize({"random": "random", "planner": agent}) is None
+    model.operator = OperatorSpec.of_config(model.config, resize="crop", recorded=True)
+    assert _resize({"random": "random", "planner": agent}) == "crop"
+
+
+def test_what_an_environment_did_is_the_rule_of_its_recordings(tmp_path):
+    """They have the model's shape, but the environment's own picture may be of another one."""
+    from worldkit.collecting import collect
+
+    with make_env("games/catch", size=32) as env:
+        collect(env, tmp_path / "data", policy="random", episodes=4)
+    data = str(tmp_path / "data")
+    trainer = make_trainer("lpwm-balls-mini", data, run=tmp_path / "run", dry_run=True, show_progress=False)
+    assert trainer.model.operator.resize == "stretch" == resize_of(data)
+    assert resize_of(str(tmp_path)) is None

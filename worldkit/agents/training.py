@@ -12,6 +12,7 @@ import torch
 from ..batch import Batch
 from ..config import Config
 from ..data import ClipDataset, collate, open_dataset
+from ..data.trained import as_trained
 from ..errors import ConfigError, DataError, TrainingError
 from ..progress import Meter
 from .actions import ActionSpec, spec_of_text
@@ -69,6 +70,7 @@ def open_agent_clips(agent: Agent, data: str, config: AgentTraining, split: str,
         DataError: see `worldkit.data.open_dataset`.
     """
     _, height, width = agent.frame_shape
+    options = as_trained(agent.model.operator, data, options) if agent.needs_model else options
     clips = open_dataset(data, split=split, num_frames=agent.clip_length(), height=height, width=width,
                          goals=config.goals, **options)
     item = clips[0]

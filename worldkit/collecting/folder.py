@@ -20,6 +20,20 @@ ABOUT = "collection.json"
 _NAME = re.compile(r"episode_(\d+)\.npz")
 
 
+def resize_of(data: str) -> str | None:
+    """How an environment's pictures became the frames of a folder that ``worldkit collect`` wrote; None of other data.
+
+    Example:
+        >>> resize_of("balls-32") is None
+        True
+    """
+    try:
+        about = json.loads((Path(data).expanduser() / ABOUT).read_text(encoding="utf-8"))
+        return str(about["options"].get("resize", "stretch")) if "size" in about["options"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 class EpisodeFolder:
     """A folder of ``episode_000000.npz`` and so on, as the format ``npz`` reads them, and what they come from.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from gymnasium import spaces
 
 from ..batch import Batch
 from ..data import collate, open_dataset
+from ..data.trained import as_trained
 from ..distributions import ClipSampler, Sampler
 from ..dreaming import Dream
 from ..errors import ConfigError, NoDecoderError, ShapeError
@@ -216,7 +218,8 @@ def _starts(model: Any, data: Any, frames: int) -> _Starts:
         data = Batch(data)
     elif isinstance(data, (str, bytes)) or hasattr(data, "__fspath__"):
         data = open_dataset(data, split="train", num_frames=frames, height=obs.height, width=obs.width,
-                            conditions={name: columns[name] for name in moving}, vectors=model.config.vectors)
+                            conditions={name: columns[name] for name in moving}, vectors=model.config.vectors,
+                            **as_trained(model.operator, os.fsdecode(data), {}))
     elif hasattr(data, "feeding"):
         data = data.feeding({name: columns[name] for name in moving}, vectors=model.config.vectors)
     elif not isinstance(data, Batch) and not hasattr(data, "__getitem__"):

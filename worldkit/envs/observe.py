@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from ..errors import ConfigError
-from ..pictures import grey
+from ..pictures import check_resize, grey
 from .pace import unpack_reset, unpack_step
 from .resize import resize
 
@@ -49,14 +49,16 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
             picture, and nothing is drawn.
         observation: ``"dict"``, ``"keys"``, ``"pixels"`` or ``"state"``; see `worldkit.envs.make_env`.
         grey: Pixels have one channel.
+        resize: What becomes of a picture of another shape, ``"stretch"``, ``"pad"`` or ``"crop"``.
     Raises:
         ConfigError: if there is no picture, or no state, where one is asked for.
     """
 
     def __init__(self, env: Any, *, size: int | tuple[int, int] | None = 64, observation: str = "dict",
-                 grey: bool = False):
+                 grey: bool = False, resize: str = "stretch"):
         check_options(size, observation)
-        RecordConstructorArgs.__init__(self, size=size, observation=observation, grey=grey)
+        self._resize = check_resize(resize)
+        RecordConstructorArgs.__init__(self, size=size, observation=observation, grey=grey, resize=resize)
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(f"an environment is a gymnasium.Env, got {type(env).__name__}; make_env(id) makes one")
         super().__init__(env)
@@ -155,11 +157,12 @@ class Observe(gymnasium.Wrapper, RecordConstructorArgs):
 
     def _coloured(self, native: Any) -> np.ndarray:
         if self._drawn:
-            return np.array(self.env.get_wrapper_attr("draw")(*self._size))
+            size = self._size if self._resize == "stretch" else self.env.get_wrapper_attr("draw_size")
+            return resize(self.env.get_wrapper_attr("draw")(*size), *self._size, self._resize)
         picture = native if self._seen else self.render() if self._inside is None else native[self._inside]
         if getattr(picture, "dtype", None) != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise ConfigError(f"{self.env} rendered {type(picture).__name__}, not a picture (uint8 [H, W, 3])")
-        return resize(picture, *self._size)
+        return resize(picture, *self._size, self._resize)
 
     def _told(self, native: Any, info: dict[str, Any]) -> dict[str, Any]:
         if isinstance(native, dict):

@@ -197,6 +197,7 @@ def make_env(
     repeat: int = 1,
     actions: str = "own",
     grey: bool = False,
+    resize: str = "stretch",
     **options: Any,
 ) -> Any:
     """An environment that gives pixels, as a `gymnasium.Env`.
@@ -214,6 +215,8 @@ def make_env(
         repeat: Steps that an action is held for; rewards are summed.
         actions: ``"own"``; ``"scaled"``: those that are bounded boxes run from -1 to 1 instead.
         grey: Pixels have one channel, uint8 ``[H, W, 1]``.
+        resize: What becomes of a picture of another shape than ``size``: ``"stretch"``, ``"pad"`` or ``"crop"`` (see
+            `worldkit.pictures`); ``worldkit.get_operator(model).spec.resize`` says what a model saw.
         **options: Of the environment, as its package documents them.
     Returns:
         The environment; ``render()`` gives the picture in the environment's own size.
@@ -241,7 +244,8 @@ def make_env(
         if options or backend != AUTO:
             given = ", ".join([*options, *(["backend"] if backend != AUTO else [])])
             raise ConfigError(f"make_env was given an environment, which is made already: leave out {given}")
-        return Observe(paced(env_id, repeat=repeat, actions=actions), size=size, observation=observation, grey=grey)
+        return Observe(paced(env_id, repeat=repeat, actions=actions), size=size, observation=observation, grey=grey,
+                       resize=resize)
     spec = backend_of(env_id) if backend == AUTO else get_env_backend_spec(backend)
     try:
         env = spec.factory()(env_id, **options)
@@ -251,13 +255,15 @@ def make_env(
             raise
         raise ConfigError(f"environment '{env_id}' (backend '{spec.name}') has no option '{wrong[0]}'") from error
     try:
-        made = Observe(paced(env, repeat=repeat, actions=actions), size=size, observation=observation, grey=grey)
+        made = Observe(paced(env, repeat=repeat, actions=actions), size=size, observation=observation, grey=grey,
+                       resize=resize)
     except BaseException:
         env.close()
         raise
     again = {"env_id": env_id, "backend": spec.name, "size": size, "observation": observation, **options}
-    again |= {name: value for name, value, default in (("repeat", repeat, 1), ("actions", actions, "own"),
-                                                       ("grey", grey, False)) if value != default}
+    again |= {name: value for name, value, default in (
+        ("repeat", repeat, 1), ("actions", actions, "own"), ("grey", grey, False), ("resize", resize, "stretch"))
+        if value != default}
     made.made_by(EnvSpec(_spec_id(env_id), entry_point=f"{__name__}:make_env", kwargs=again, disable_env_checker=True,
                          order_enforce=False))
     return made

@@ -62,9 +62,9 @@ def make_online_trainer(preset: str, env: str, *, run: str | Path, overrides: Ma
     with make() as one:
         agent = create_agent(preset, env=one, seed=train.seed, agent=own["agent"], **tables)
     bounds = {"action": {"min": agent.action.low, "max": agent.action.high}} if agent.action.low else None
-    if agent.needs_model:  # environments stretch what they draw in another shape
-        agent.model.operator = OperatorSpec.of_config(agent.model.config, statistics=bounds, resize="stretch",
-                                                      recorded=True)
+    if agent.needs_model:
+        agent.model.operator = OperatorSpec.of_config(agent.model.config, statistics=bounds, recorded=True,
+                                                      resize=config.env_options.get("resize", "stretch"))
     known = {"preset": resolve_preset(preset), "env": env, **(facts or {})}
     make_eval = partial(make, **config.eval_env_options)
     return OnlineTrainer(agent, make, config, train, run=run, facts=known, show_progress=show_progress,

@@ -245,7 +245,8 @@ def compare(
     except DataError:
         training = None  # a test set alone: no mean training frame
     fitting = clips.source.fitting
-    pixels = {"pixels": str(fitting)} if fitting is not None and fitting.matters else {}
+    pixels: dict[str, Any] = {"pixels": str(fitting)} if fitting is not None and fitting.matters else {}
+    pixels |= {"frame skip": protocol.frame_skip} if protocol.frame_skip > 1 else {}
     reports: dict[str, dict[str, Report]] = {}
     notes = []
     for name, model in models.items():

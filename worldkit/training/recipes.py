@@ -12,6 +12,7 @@ import torch
 from .. import registry as registries
 from ..data import ClipDataset, action_statistics, open_dataset
 from ..data.decided import FOR_A_MODEL, refuse_decided
+from ..data.trained import as_trained
 from ..errors import ConfigError, DataError, TrainingError
 from ..factory import create_model, get_model_spec, list_models, override
 from ..metrics import load_lpips
@@ -38,8 +39,9 @@ WEIGHTS_FROM = "weights from"
 
 def open_clips(model: ComposedWorldModel, data: str, *, split: str, num_frames: int, mode: str = "tile",
                **options: Any) -> ClipDataset:
-    """A data set at the model's image size, with the conditions that it takes and the vectors that it observes."""
-    obs = model.config.obs
+    """A data set as the model saw its own in training, with the conditions that it takes and the vectors it observes.
+    """
+    obs, options = model.config.obs, as_trained(model.operator, data, options)
     options = {"conditions": model.config.columns, "targets": {}, "vectors": model.config.vectors, **options}
     return open_dataset(data, split=split, num_frames=num_frames, height=obs.height, width=obs.width, mode=mode,
                         **options)
@@ -134,7 +136,7 @@ def make_trainer(
         facts |= {"synthetic data": clips["train"].summary.get("synthetic", False)}
         statistics = _action_facts(model, clips["train"])
         facts |= _pixel_facts(clips["train"]) | {f"statistics of {name}": x for name, x in statistics.items()}
-        model.operator = _operator(model, clips["train"], statistics)
+        model.operator = _operator(model, data, clips["train"], statistics)
     return Trainer(
         model, clips["train"], clips["val"], config, run=run, rollouts=rollouts, facts=facts,
         show_progress=show_progress,
@@ -172,12 +174,18 @@ def _action_facts(model: ComposedWorldModel, clips: ClipDataset) -> dict[str, An
     return {name: action_statistics(clips.source, c).to_dict() for name, c in columns.items()}
 
 
-def _operator(model: ComposedWorldModel, clips: ClipDataset, statistics: Mapping[str, Any]) -> OperatorSpec:
-    """What was done to raw frames and actions; it is saved with the model."""
+def _operator(model: ComposedWorldModel, data: str, clips: ClipDataset, statistics: Mapping[str, Any]) -> OperatorSpec:
+    """What was done to raw frames and actions; it is saved with the model.
+
+    Frames that ``worldkit collect`` stored had their shape already: what the environment did is the rule then.
+    """
+    from ..collecting.folder import resize_of
+
     told, fitting = clips.source.summary, clips.source.fitting
+    made = None if fitting is None or fitting.matters else resize_of(data)
     cameras = tuple(told.get("cameras") or ())
     return OperatorSpec.of_config(
-        model.config, statistics=dict(statistics), resize="pad" if fitting is None else fitting.resize,
+        model.config, statistics=dict(statistics), resize=made or ("pad" if fitting is None else fitting.resize),
         cameras=cameras if len(cameras) == model.config.obs.views else (),
         frame_rate=float(told["fps"]) / clips.frame_skip if told.get("fps") else None, frame_skip=clips.frame_skip,
         recorded=True)

@@ -146,6 +146,8 @@ def run_control(options: Namespace) -> None:
         policies[name], about[name] = _planner(options, source, planning, overrides)
     if not policies:
         raise ConfigError("nobody is to act: give --agent FOLDER, --plan MODEL or --baselines random")
+    if resize := _resize(policies):
+        overrides.setdefault("resize", resize)
     protocol = ControlProtocol.parse({
         "env": options.env, "env_options": overrides, "size": _size(options, policies),
         "goals": options.goals, "goal_steps": options.goal_steps, "goal_policy": options.goal_policy,
@@ -203,6 +205,16 @@ def _size(options: Namespace, policies: dict[str, Any]) -> Any:
             _, height, width = agent.frame_shape
             return height if height == width else [height, width]
     return 64
+
+
+def _resize(policies: dict[str, Any]) -> str | None:
+    """What becomes of the environment's pictures: as the first world model saw its own; None: as environments do."""
+    for policy in policies.values():
+        agent = policy[0] if isinstance(policy, list) else policy
+        model = None if isinstance(agent, str) or not agent.needs_model else agent.model
+        if model is not None and model.operator is not None and model.operator.recorded:
+            return None if model.operator.resize == "stretch" else model.operator.resize
+    return None
 
 
 def _seeds(text: str) -> list[int]:

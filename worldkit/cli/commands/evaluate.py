@@ -101,6 +101,12 @@ def _short(source: str, sources: list[str]) -> str:
     return Path(source).name if len(sources) > 1 and len(set(names)) == len(names) else source
 
 
+def _frame_skip(loaded: Loaded) -> int:
+    """Of the recordings every how many frames the model saw one in training."""
+    operator = loaded.model.operator
+    return 1 if operator is None else operator.frame_skip
+
+
 def _protocol(options: Namespace, loaded: Loaded):
     """What to do, and where it departs from the protocol that was named."""
     from ...metrics import Protocol
@@ -113,7 +119,7 @@ def _protocol(options: Namespace, loaded: Loaded):
         preset = loaded.preset
         context, horizon = protocol_of(Namespace(context=None, horizon=None), loaded)
         base = Protocol(preset or BY_HAND, "frames of the preset" if preset else "half a window given, one predicted",
-                        "worldkit", context, horizon, max_clips=MAX_CLIPS,
+                        "worldkit", context, horizon, max_clips=MAX_CLIPS, frame_skip=_frame_skip(loaded),
                         driven_by=("prior",) if loaded.model.dynamics is not None else ("encoded",))
     metrics = tuple(options.metrics.split(",")) if options.metrics else None
     if options.protocol is None and metrics is None:  # metrics whose networks are given
