@@ -150,6 +150,10 @@ OF_FAMILIES = {  # name -> (steps, what the output says)
     "planet": (None, r"planned action of each: \["), "tdmpc2": (None, r"actions of two environments: \["),
     "world_models": (2, r"temperature 1.15: two dreams differ"), "dit": (2, r"pictures: \(8, 3, 32, 32\)"),
     "iris": (2, r"codes of a frame: \["), "diamond": (2, r"predicted: -?\d+\.\d dB"),
+    "dlp": (2, r"moving one changes 0\.\d*[1-9]"), "dvae": (None, r"predicted: (1[5-9]|2\d)\.\d dB"),
+    "savi": (None, r"drawn again: 2[5-9]\.\d dB"), "modular_rssm": (None, r"transformer: \d+ thousand weights"),
+    "jepa": (2, r"latent, linear: R2 -?\d"), "pldm": (2, r"5 ahead: off by \d"), "dino_wm": (None, r"the plan: \[\["),
+    "vjepa2_ac": (None, r"move, turn, grip: \["),
     "genie": (2, r"codes of what happened: \[\d"), "flam": (2, r"another action of one factor changes \d"),
     "lewm": (2, r"the plan: \[\["), "semantic_wm": (2, r"predicted: -?\d+\.\d dB"),
 }

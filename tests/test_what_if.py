@@ -233,6 +233,18 @@ def test_particles_that_follow_their_thing_are_edited_as_they_are(tmp_path, caps
     assert "edited latents themselves" in (tmp_path / "out/report.html").read_text()
 
 
+@pytest.mark.parametrize("parts, sees", [
+    ({"encoder": "patch", "dynamics": "gru"}, r"patches \(features\)"),
+    ({"encoder": "conv", "dynamics": "rssm", "objective": "dreamer"}, r"tokens \(deterministic, stochastic\)"),
+])
+def test_models_without_things_say_so(tmp_path, capsys, parts, sees):
+    model = wk.create_model(config=small_config(latent_action=None, **parts))
+    model.save_pretrained(tmp_path / "m")
+    assert ask("--context", "3", "--data", "balls-32", out=tmp_path / "out", model=str(tmp_path / "m")) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert re.search(rf"tells no things apart: what it sees is {sees}, not particles or slots", error), error
+
+
 def test_who_draws_a_thing_in_other_frames():
     """Those that were picked, while they stay with it; whoever lies there, where they jump or are tied to places."""
     spec = particle_spec(num_particles=3, feature_dim=1, background_dim=1)

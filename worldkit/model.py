@@ -499,7 +499,8 @@ class ComposedWorldModel(WorldModel):
             WorldkitError: the model has none.
         """
         if self.dynamics is None:
-            raise WorldkitError("this model has no dynamics and predicts nothing; it encodes and decodes images")
+            does = "encodes pictures" if self.decoder is None else "encodes and decodes pictures"
+            raise WorldkitError(f"this model has no dynamics and predicts nothing; it {does}")
         return self.dynamics
 
     def require_latent_action(self, what: str) -> LatentAction:

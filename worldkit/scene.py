@@ -64,11 +64,21 @@ class Scene:
         key = self.z.spec.find("position")
         return self.z.spec.groups[0].size if key is None else self.z.spec.group(key[0]).size
 
+    @property
+    def nouns(self) -> str:
+        """Several of them: ``"patches"``."""
+        return self.noun + ("es" if self.noun.endswith("ch") else "s")
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether tokens stand for things: they have places or paint masks, as patches and whole states do not."""
+        return self.z.positions is not None or self.shares is not None
+
     def named(self, tokens: Sequence[int]) -> str:
         """``"particles 3, 7 and 12"``."""
-        plural = "" if len(tokens) == 1 else "es" if self.noun.endswith("ch") else "s"
         *first, last = map(str, tokens)
-        return f"{self.noun}{plural} {' and '.join([*([', '.join(first)] if first else []), last])}"
+        noun = self.noun if len(tokens) == 1 else self.nouns
+        return f"{noun} {' and '.join([*([', '.join(first)] if first else []), last])}"
 
     def everywhere(self, tokens: Sequence[int]) -> dict[int, list[int]]:
         """Frame -> tokens of the thing: the same ones, if they follow their thing, else whoever draws it there."""

@@ -267,6 +267,8 @@ def test_every_kind_of_latent_can_be_played(encoder, dynamics):
             assert "transparency" in str(error) or "position" in str(error) or "stand-in" in str(error), error
         session.step()
     assert session.frames()[0].t == 4
+    if encoder == "patch":  # which stand for no things
+        assert session.pick(0, (0.1, 0.1)) == [] and not session.remove(0, (0.1, 0.1)) and len(session.futures) == 1
 
 
 def test_several_cameras_are_seen_side_by_side():

@@ -167,9 +167,11 @@ class Session:
     # -- what if
 
     def pick(self, which: int, at: Sequence[float]) -> list[int]:
-        """Tokens of the thing at a place ``(y, x)`` of a future; empty: there is none."""
+        """Tokens of the thing at a place ``(y, x)`` of a future; empty: there is none, or none is told apart."""
         self._one_view()
         scene = self._future(which).now.scene()
+        if not scene.tells_apart:
+            return []
         if scene.z.positions is not None:  # whoever painted the place, before whoever's box merely reaches it
             now = scene.z[:, scene.frame :]
             with contextlib.suppress(WorldkitError), torch.no_grad():

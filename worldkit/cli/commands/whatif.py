@@ -100,10 +100,10 @@ def _list(scene: Any, there: Any, name: str, out: Path) -> None:
     from ..whatif.things import picture
 
     if not there:
-        console.print(f"{scene.noun}s of this model know no things: --at Y X means the {scene.noun} there")
+        console.print(f"{name}, frame {scene.frame}: no {scene.noun} shows a thing", soft_wrap=True)
         return
     console.print(f"{name}, frame {scene.frame}: what shows most first", soft_wrap=True)
-    rows = table_of("", "thing", f"{scene.noun}s", "at (y, x)")
+    rows = table_of("", "thing", scene.nouns, "at (y, x)")
     for row in table(there):
         rows.add_row(*row)
     console.print(rows)

@@ -60,7 +60,7 @@ def open_scene(loaded: Loaded, data: str, options: Namespace, data_options: Mapp
     """The clip that is meant, and its given frames as the model sees them.
 
     Raises:
-        ConfigError: a clip or frame out of range, or a model of several cameras.
+        ConfigError: a clip or frame out of range, a model of several cameras, or one that tells no things apart.
         DataError: see `worldkit.data.open_dataset`.
     """
     model = loaded.model.to(options.device).eval()
@@ -83,7 +83,13 @@ def open_scene(loaded: Loaded, data: str, options: Namespace, data_options: Mapp
     note = resize_note(options.model, loaded.facts, clips)
     clip = Clip(collate([item]).to(options.device), f"{name}; {note}" if note else name)
     given = replace(clip.batch.context(context), conditions=clip.batch.conditions, masks=clip.batch.masks)
-    return Scene.of(model, given, options.frame), clip
+    scene = Scene.of(model, given, options.frame)
+    if not scene.tells_apart:
+        have = ", ".join(dict.fromkeys(field for _, field in scene.z.spec.keys()))
+        raise ConfigError(f"{loaded.place} tells no things apart: what it sees is {scene.nouns} ({have}), not "
+                          "particles or slots, so there is no thing to move or take away. What is done can be "
+                          "changed: worldkit play. A model of things: worldkit whatif lpwm-balls-mini")
+    return scene, clip
 
 
 def ask(scene: Scene, clip: Clip, options: Namespace) -> Answer:

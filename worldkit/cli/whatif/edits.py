@@ -67,7 +67,7 @@ def _needs(scene: Scene, field: str, option: str) -> None:
         if scene.shares is not None:
             works.append("--remove")
         have = ", ".join(dict.fromkeys(name for _, name in spec.keys()))
-        raise ConfigError(f"{option} needs '{field}', which the {scene.noun}s of this model do not have (they have: "
+        raise ConfigError(f"{option} needs '{field}', which the {scene.nouns} of this model do not have (they have: "
                           f"{have}). What works: {', '.join(dict.fromkeys(works)) or 'nothing'}")
 
 

@@ -32,7 +32,7 @@ def pick(scene: Scene, *, particle: Sequence[int] | None, at: Sequence[float] | 
     if particle is not None:
         if wrong := [k for k in particle if not 0 <= k < scene.size]:
             raise ConfigError(f"{option or '--particle'} {wrong[0]} is out of range: this model has {scene.size} "
-                              f"{scene.noun}s, 0 to {scene.size - 1}")
+                              f"{scene.nouns}, 0 to {scene.size - 1}")
         return list(dict.fromkeys(particle))
     if at is not None:
         if not all(abs(value) <= 1 for value in at):
