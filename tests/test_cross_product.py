@@ -68,11 +68,12 @@ FILTERING = [name for name in wk.list_dynamics() if wk.registry.dynamics.get(nam
 WHOLE = {"conv": ("action", "goal image"), "multi": ("action",), "mlp": ("no condition",), "vit": ("no condition",),
          "simnorm": ("no condition",), "simnorm-conv": ("no condition",), "identity": ("action",),
          "vit-cls": ("no condition",), "jepa-vit": ("no condition",), "conv-vae": ("no condition",),
+         "impala": ("no condition",), "menet": ("no condition",),
          "with-vectors": ("no condition",), "adapted": ("no condition",), "fsq": ("no condition",)}
 """Encoders that give one token for a whole frame, or its pixels: for other parts they are alike, so part of the product
 will do."""
 NARROW = ("multi", "mlp", "simnorm", "simnorm-conv", "vit-cls", "jepa-vit", "conv-vae", "with-vectors", "adapted",
-          "fsq")
+          "fsq", "impala", "menet")
 """Those of them that are put together with one dynamics alone."""
 
 
@@ -82,7 +83,7 @@ TOLD_FRAMES = ("adaln-causal", "vjepa2-ac", "causal-patches", "causal-dit")
 """Dynamics to which a latent action is as an action, or that read no conditions of tokens."""
 ON_GRIDS = ("flam", *TOLD_FRAMES[1:])
 """Dynamics whose grids are alike whatever encoder they come from."""
-NO_GOALS = ("flam", "latent-mlp", "unet-diffusion", "causal-dit")
+NO_GOALS = ("flam", "latent-mlp", "state-gru", "unet-diffusion", "causal-dit")
 """Dynamics that embed no goals."""
 
 

@@ -21,6 +21,7 @@ register_dynamics("pint", "worldkit.dynamics.pint:PINT", aliases=("particle-tran
 register_dynamics("pint-joint", "worldkit.dynamics.pint_joint:PINTJoint", aliases=("ddlp-pint",))
 register_dynamics("rssm", "worldkit.dynamics.rssm:RSSM")
 register_dynamics("slotformer", "worldkit.dynamics.slotformer:SlotFormer", aliases=("joint-transformer",))
+register_dynamics("state-gru", "worldkit.dynamics.state_gru:StateGRU", aliases=("pldm",))
 register_dynamics("token-transformer", "worldkit.dynamics.token_transformer:TokenTransformer", aliases=("iris",))
 register_dynamics("unet-diffusion", "worldkit.dynamics.unet_diffusion:UNetDiffusion", aliases=("diamond",))
 register_dynamics("vjepa2-ac", "worldkit.dynamics.vjepa2_ac:VJEPA2AC")

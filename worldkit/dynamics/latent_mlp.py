@@ -14,13 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..conditions import Condition
 from ..config import ComponentConfig
 from ..errors import ConfigError
-from ..latents import Latent, LatentDist, LatentSpec
+from ..latents import LatentSpec
 from ..nn.simnorm import SimNorm, normed_mlp
-from .base import Dynamics, Window
-from .features import flat_frames, told_frames
+from .markov import Markov
 
 
 class LatentMLPConfig(ComponentConfig):
@@ -40,11 +38,12 @@ class LatentMLPConfig(ComponentConfig):
     cond_dim: int | None = Field(default=None, ge=0)
 
 
-class LatentMLP(Dynamics):
+class LatentMLP(Markov):
     """[latent, condition] -> next latent. Heads read [latent left, condition, latent reached].
 
     Example:
-        >>> from worldkit.latents import LatentSpec, TokenGroup
+        >>> from worldkit.conditions import Condition
+        >>> from worldkit.latents import Latent, LatentSpec, TokenGroup
         >>> from worldkit.latents import Field as LatentField
         >>> from worldkit.distributions import Delta
         >>> spec = LatentSpec((TokenGroup("state", 1, (LatentField("embedding", 16, Delta()),)),))
@@ -55,20 +54,13 @@ class LatentMLP(Dynamics):
     """
 
     Config = LatentMLPConfig
-    requires = frozenset({"tracked", "continuous"})
-    takes = frozenset({"frame", "token", "memory"})
-    borders = True
     config: LatentMLPConfig
 
     def __init__(self, config: LatentMLPConfig, *, spec: LatentSpec, anchors: Mapping[str, Tensor], window: int,
                  memory_length: int = 0):
-        super().__init__(config, spec=spec, anchors=anchors, window=1, memory_length=memory_length)
+        super().__init__(config, spec=spec, anchors=anchors, window=window, memory_length=memory_length)
         self.cond_dim = config.hidden[0] if config.cond_dim is None else config.cond_dim
-        self.width = sum(group.size * field.dim for group in spec.groups for field in group.fields)
-        self._sizes = {key: (spec.group(key[0]).size, spec.field(key).dist.raw_dim(spec.field(key).dim))
-                       for key in spec.keys()}
-        outputs = sum(count * width for count, width in self._sizes.values())
-        self.net = normed_mlp(self.width + self.cond_dim, config.hidden, outputs, last=self._last(outputs))
+        self.net = normed_mlp(self.width + self.cond_dim, config.hidden, self.outputs, last=self._last(self.outputs))
 
     def _last(self, outputs: int) -> nn.Module | None:
         size = self.config.simnorm
@@ -79,29 +71,5 @@ class LatentMLP(Dynamics):
                               "take a divisor, or 0 for no SimNorm")
         return SimNorm(size) if size else None
 
-    def prior(self, z: Latent, cond: Condition) -> LatentDist:
-        left = flat_frames(z)
-        out = self.net(torch.cat([left, told_frames(cond, left, self.cond_dim)], -1))
-        raw = out.split([count * width for count, width in self._sizes.values()], -1)
-        return LatentDist(self.spec, {
-            key: self.spec.field(key).dist.from_raw(x.unflatten(-1, size))
-            for (key, size), x in zip(self._sizes.items(), raw, strict=True)
-        })
-
-    def start(self, z: Latent, cond: Condition, *, window: Window = "exact") -> list[Latent]:
-        """The newest frame is all there is to carry."""
-        return [z[:, -1:]]
-
-    def step(self, carry: list[Latent], cond: Condition) -> LatentDist:
-        return self.prior(carry[0], cond)
-
-    def observe(self, carry: list[Latent], z: Latent) -> None:
-        carry[0] = z
-
-    def feature_dim(self) -> int:
-        return 2 * self.width + self.cond_dim
-
-    def features(self, z: Latent, cond: Condition) -> Tensor:
-        flat = flat_frames(z)
-        left, reached = flat[:, :-1], flat[:, 1:]
-        return torch.cat([left, told_frames(cond, left, self.cond_dim), reached], -1)[:, :, None]
+    def advance(self, left: Tensor, told: Tensor) -> Tensor:
+        return self.net(torch.cat([left, told], -1))

@@ -1,9 +1,11 @@
 """Patches of another encoder, and what is observed beside the picture: the pose of a robot, its camera.
 
 Two ways are in use. As tokens of their own (V-JEPA 2-AC): every vector is a group of one token, its numbers as they
-are. As channels (DINO-WM): a linear layer makes a few numbers of all of them, which every patch carries.
+are. As channels: every patch carries what a linear layer makes of all of them (DINO-WM), or the numbers themselves
+(PLDM).
 
-Source: V-JEPA 2-AC (arXiv:2506.09985), DINO-WM (arXiv:2411.04983), written from their description.
+Source: V-JEPA 2-AC (arXiv:2506.09985), DINO-WM (arXiv:2411.04983), PLDM (arXiv:2502.14819), written from their
+description.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import registry as registries
@@ -30,12 +32,21 @@ class WithVectorsConfig(ComponentConfig):
     Attributes:
         picture: The encoder of the picture, with its own options; it gives patches.
         channels: Numbers that every patch carries for the vectors; 0: vectors are tokens of their own.
+        tiled: Every patch carries the vectors' own numbers; ``channels`` is 0 then.
     """
 
     name: str = "with-vectors"
     picture: Choice(registries.encoders) = Field(  # type: ignore[valid-type]
         default={"name": "jepa-vit"}, validate_default=True)
     channels: int = Field(default=0, ge=0)
+    tiled: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> WithVectorsConfig:
+        if self.tiled and self.channels:
+            raise ValueError("patches carry the vectors themselves (tiled) or so many channels made of them: leave one "
+                             "out")
+        return self
 
 
 class WithVectors(Encoder):
@@ -67,11 +78,12 @@ class WithVectors(Encoder):
             raise ConfigError(f"encoder 'with-vectors' puts vectors beside patches, and encoder.picture "
                               f"'{config.picture.name}' gives {spec.groups[0].name}: take jepa-vit, pretrained or "
                               "patch")
-        if config.channels:
-            field = LatentField("vectors", config.channels, Delta(), "what is observed beside the picture")
+        given, self.carried = sum(obs.widths.values()), bool(config.channels or config.tiled)
+        if self.carried:
+            field = LatentField("vectors", config.channels or given, Delta(), "what is observed beside the picture")
             group = replace(spec.groups[0], fields=(*spec.groups[0].fields, field))
             self.spec = replace(spec, groups=(group,))
-            self.channels = nn.Linear(sum(obs.widths.values()), config.channels)
+            self.channels = nn.Identity() if config.tiled else nn.Linear(given, config.channels)
         else:
             groups = (TokenGroup(name, 1, (LatentField("values", width, Delta(), f"the vector {name}"),))
                       for name, width in obs.widths.items())
@@ -82,7 +94,7 @@ class WithVectors(Encoder):
         params = dict(found.posterior.params)
         vectors = vectors or {}
         given = {name: vectors[name].to(found.latent.presence.dtype) for name in self.obs.widths}
-        if self.config.channels:
+        if self.carried:
             carried = self.channels(torch.cat(list(given.values()), -1))
             params["patches", "vectors"] = carried[:, :, None].expand(-1, -1, self.spec.num_tokens, -1)
         else:

@@ -65,6 +65,22 @@ def off_diagonal(c: Tensor) -> Tensor:
     return c.square().sum((-1, -2)) - c.diagonal(dim1=-2, dim2=-1).square().sum(-1)
 
 
+def uneven(z: Tensor, divisor: int) -> Tensor:
+    """`off_diagonal` of `covariance` of ``[..., n, D]``, without the D x D numbers where n is less than D.
+
+    The squares of ``z' z`` and ``z z'`` have the same sum.
+
+    Example:
+        >>> z = torch.randn(3, 4, 9, dtype=torch.float64)
+        >>> torch.allclose(uneven(z, 3), off_diagonal(covariance(z, 3)))
+        True
+    """
+    if z.shape[-2] >= z.shape[-1]:
+        return off_diagonal(covariance(z, divisor))
+    gram = z @ z.transpose(-1, -2)
+    return (gram.square().sum((-1, -2)) - z.square().sum(-2).square().sum(-1)) / divisor**2
+
+
 def pldm_terms(z: Tensor) -> dict[str, Tensor]:
     """stable-worldmodel's terms of embeddings ``[B, T, D]``.
 
@@ -111,7 +127,7 @@ def pldm_original_terms(z: Tensor, predicted: Tensor | None = None, *, adjust: b
 
     def cov(x: Tensor) -> Tensor:
         centred = x - x.mean(-2, keepdim=True)
-        return (off_diagonal(covariance(centred, x.shape[-2] - 1)) / divisor).mean()
+        return (uneven(centred, x.shape[-2] - 1) / divisor).mean()
 
     terms = {"std": hinge(first.var(0)), "cov": cov(first), "smooth": (z[:, 1:] - z[:, :-1]).square().mean()}
     if z.shape[1] > 2:

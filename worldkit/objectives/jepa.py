@@ -58,6 +58,8 @@ class VICRegConfig(Config):
 
     Attributes:
         form: ``"all-frames"``, stable-worldmodel's; ``"first-frame"``, PLDM's own.
+        fields: Names of the fields that are kept apart; None: those that the objective predicts.
+        whole: All numbers of a frame are one sample (PLDM's own maps); otherwise every token is one.
         std, std_t: Of the hinges on spread over the batch, and over time.
         cov, cov_t: Of the covariances of dimensions, over the batch, and over time.
         smooth: Of the squared steps from frame to frame.
@@ -67,6 +69,8 @@ class VICRegConfig(Config):
     """
 
     form: Literal["all-frames", "first-frame"] = "all-frames"
+    fields: tuple[str, ...] | None = None
+    whole: bool = False
     std: float = Field(default=0.0, ge=0)
     std_t: float = Field(default=0.0, ge=0)
     cov: float = Field(default=0.0, ge=0)
@@ -130,9 +134,10 @@ class JEPA(Objective):
 
     def prepare(self, model: ComposedWorldModel) -> None:
         names = {name for _, name in model.spec.keys()}
-        if self.config.fields is not None and not names.issuperset(self.config.fields):
-            raise IncompatibleComponentsError(f"objective.fields must be among the fields of the latent, "
-                                              f"{', '.join(sorted(names))}; got {', '.join(self.config.fields)}")
+        for option, fields in (("", self.config.fields), ("vicreg.", self.config.vicreg.fields)):
+            if fields is not None and not names.issuperset(fields):
+                raise IncompatibleComponentsError(f"objective.{option}fields must be among the fields of the latent, "
+                                                  f"{', '.join(sorted(names))}; got {', '.join(fields)}")
         if not model.dynamics.explicit_prior:
             raise IncompatibleComponentsError(
                 f"objective 'jepa' holds what a dynamics predicts against latents, and '{model.dynamics.config.name}' "
@@ -172,7 +177,8 @@ class JEPA(Objective):
             total = total + config.sigreg.weight * terms["sigreg"]
         weights = config.vicreg.weights
         if weights:
-            found = (pldm_terms if config.vicreg.form == "all-frames" else pldm_original_terms)(rows)
+            apart = embeddings(z, config.vicreg.fields or config.fields, whole=config.vicreg.whole)
+            found = (pldm_terms if config.vicreg.form == "all-frames" else pldm_original_terms)(apart)
             terms |= {name: found[name] for name in weights if name in found}
             total = total + sum(weight * found[name] for name, weight in weights.items() if name in found)
         if config.vicreg.inverse:
@@ -292,12 +298,15 @@ class InverseModel(nn.Module):
         return (self(z) - action.nan_to_num(0.0).to(z.presence.dtype)).square().mean()
 
 
-def embeddings(z: Latent, fields: tuple[str, ...] | None = None) -> Tensor:
-    """``[B * N, T, D]``: tokens of a frame as so many samples; of the first group alone if some fields are chosen."""
+def embeddings(z: Latent, fields: tuple[str, ...] | None = None, *, whole: bool = False) -> Tensor:
+    """``[B * N, T, D]``: tokens of a frame as so many samples; of the first group alone if some fields are chosen.
+
+    ``whole``: ``[B, T, N * D]``.
+    """
     group = z.spec.groups[0]
     packed = z.pack() if fields is None else torch.cat(
         [z.values[group.name, f.name] for f in group.fields if f.name in fields], -1)
-    return rearrange(packed, "b t n d -> (b n) t d")
+    return packed.flatten(2) if whole else rearrange(packed, "b t n d -> (b n) t d")
 
 
 def momentum(ends: tuple[float, float], steps: int, step: int) -> float:

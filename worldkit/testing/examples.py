@@ -61,6 +61,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "multi": {"image": _CONV, "vectors": _MLP}, "particle": {
         "patch_size": 8, "num_particles": 6, "hidden_dim": 16, "proposal_cnn": _CNN, "glimpse_cnn": _CNN,
         "background_cnn": _CNN, "feature_dim": 3, "background_dim": 2},
+        "impala": {"channels": (4, 8), "num_blocks": 1, "dim": 12},
+        "menet": {"layers": ((8, 5, 4, 1), (3, 1, 1, 0))},
         "particle-tracking": {
             "num_particles": 8, "num_proposals": 10, "hidden_dim": 16, "feature_dim": 3, "background_dim": 2,
             "glimpse_channels": (8, 8), "background_channels": (8, 8)},
