@@ -12,7 +12,7 @@ from worldkit.cli import main
 from worldkit.errors import ExportError
 from worldkit.exporting.checks import difference
 from worldkit.exporting.graphs import make_graph
-from worldkit.testing.examples import small_config
+from worldkit.testing.examples import LEARNS, small_config
 
 ACTION = {"action": {"name": "action", "dim": 2}}
 
@@ -128,6 +128,19 @@ def test_the_model_stays_as_it_was(tmp_path):
     before = {name: x.clone() for name, x in model.state_dict().items()}
     wk.export(model, tmp_path, what="decode", format="safetensors")
     assert model.training and all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_tracing_leaves_nothing_behind_in_the_model():
+    """TD-MPC2's bins were kept as they were traced, without numbers, and whatever came next in the process failed."""
+    from worldkit.exporting.formats import traced
+    from worldkit.nn import symlog
+
+    symlog._kept.cache_clear()
+    graph = make_graph(build(small_config(**LEARNS["tdmpc2"], conditioners=ACTION)).eval(), "step", context=None,
+                       horizon=None, latent_actions=False, noise=False)
+    example = graph.example(2, graph.time())
+    traced(graph, example, ("batch",))
+    assert all(type(x) is torch.Tensor and x.isfinite().all() for x in graph(*example))
 
 
 def test_difference():

@@ -168,6 +168,7 @@ def free_axes(graph: Graph, program: Any) -> Free:
                      if axis < len(sizes) and not isinstance(sizes[axis], int)})
     fixed = {called for port, axes in zip(graph.inputs, free, strict=True) for axis, called in enumerate(port.axes)
              if axis not in axes}  # an axis of one input is that of all inputs
+    fixed |= {"transitions"} if "time" in fixed else set()  # which are as many as the frames of context ask for
     return [{axis: called for axis, called in axes.items() if called not in fixed} for axes in free]
 
 

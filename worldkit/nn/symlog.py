@@ -64,6 +64,12 @@ class SymlogBins:
         return -((1 - share) * low + share * high)
 
 
-@cache
 def _places(count: int, limit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():  # what is traced holds no numbers, so it must not be kept
+        return torch.linspace(-limit, limit, count, dtype=dtype, device=device)
+    return _kept(count, limit, dtype, device)
+
+
+@cache
+def _kept(count: int, limit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.linspace(-limit, limit, count, dtype=dtype, device=device)
