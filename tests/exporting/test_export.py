@@ -51,6 +51,29 @@ def test_the_step_is_the_step_of_a_rollout():
     assert torch.allclose(found[0], out.latents.values["slots", "features"], atol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [
+    {}, {"dynamics": "pint", "latent_action": "gaussian"}, {"dynamics": "diffusion"},
+    {"encoder": "conv", "dynamics": "rssm", "objective": "dreamer",
+     "conditioners": {"action": {"name": "transition-action", "dim": 2}}}])
+def test_a_rollout_is_the_rollout_of_means(parts):
+    """From latents as encode gives them: the same latents and frames, and latent actions that the policy chose."""
+    model = small(**parts)
+    graph = make_graph(model, "rollout", context=1, horizon=3, latent_actions=False, noise=False)
+    video, action = torch.rand(2, 1, 3, 32, 32), torch.rand(2, 4, 2)
+    told = {} if not model.conditioners else {"conditions": {"action": action}}
+    with torch.no_grad():
+        seen = model.encode(video, conditions={"action": action[:, :1]}) if model.dynamics.filtering else (
+            model.encode(video))
+        wanted = model.rollout(seen, 3, deterministic=True, **told)
+        given = graph(*seen.values.values(), action[:, :3])
+    found = dict(zip([port.name for port in graph.outputs], given, strict=True))
+    for (group, name), x in wanted.latents.values.items():
+        assert torch.allclose(found[f"next.{group}.{name}"], x, atol=1e-5), name
+    assert torch.allclose(found["video"], wanted.video, atol=1e-5) and found["video"].shape[:2] == (2, 3)
+    if model.latent_action is not None:
+        assert torch.allclose(found["latent_actions"], wanted.latent_actions, atol=1e-5)
+
+
 def test_noise_is_an_input():
     """Of a diffusion the same noise gives the same frame, other noise another."""
     model = small(dynamics="diffusion")
@@ -102,6 +125,10 @@ def test_what_cannot_be_exported_says_why(tmp_path):
     with pytest.raises(wk.NoDecoderError, match="has no decoder"):
         wk.export(build(small_config(encoder="jepa-vit", decoder=None, dynamics=None, latent_action=None,
                                      objective="masked-jepa")), tmp_path, what="decode")
+    blind = build(small_config(dynamics=None, latent_action=None, objective="reconstruction"))
+    for what in ("step", "rollout"):
+        with pytest.raises(ExportError, match=f"no dynamics and predicts nothing, so there is no {what} to export"):
+            wk.export(blind, tmp_path, what=what)
     with pytest.raises(ExportError, match="has no latent actions"):
         wk.export(small(), tmp_path, what="step", latent_actions=True)
     with pytest.raises(ExportError, match="looks at 1 to 4 frames, got context=9"):

@@ -81,6 +81,9 @@ def export(
     if what == "decode" and model.decoder is None:
         raise NoDecoderError(f"this model (objective '{model.config.objective.name}') has no decoder, so there is no "
                              "decode to export")
+    if what in ("step", "rollout") and model.dynamics is None:
+        raise ExportError(f"this model (objective '{model.config.objective.name}') has no dynamics and predicts "
+                          f"nothing, so there is no {what} to export")
     form = FORMATS[format]
     model = copy.deepcopy(model).cpu().eval()
     graph = make_graph(model, what, context=context, horizon=horizon, latent_actions=latent_actions, noise=noise).eval()

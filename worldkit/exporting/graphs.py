@@ -332,8 +332,6 @@ def make_graph(model: Any, what: str, *, context: int | None, horizon: int | Non
         ExportError: the model does not have it, saying why.
     """
     dynamics = model.dynamics
-    if what in ("step", "rollout"):
-        model.require_dynamics()
     filters = dynamics is not None and dynamics.filtering
     longest = 1 if dynamics is None or filters else dynamics.window
     unseen = model.latent_action is not None and model.latent_action.reads == "video" and not latent_actions
