@@ -9,7 +9,8 @@ import torch
 from gymnasium import spaces
 
 import worldkit as wk
-from worldkit.agents import create_agent
+from worldkit.agents import create_agent, load_agent, save_agent, train_agent
+from worldkit.agents.training import AgentTraining
 from worldkit.assembly import build
 from worldkit.cli import main
 from worldkit.cli.commands.control import _resize
@@ -245,6 +246,15 @@ def test_agents_act_on_frames_as_the_operator_makes_them(env, resize):
     seen = make_env(env(), size=32, resize=resize).reset(seed=0)[0]["pixels"]
     operator = Operator(OperatorSpec(height=32, width=32, resize=resize))
     assert np.array_equal(operator(RECORDED[0]).video[0, 0].permute(1, 2, 0).numpy(), seen)
+
+
+def test_agents_without_a_world_model_remember_the_rule_of_their_recordings(tmp_path):
+    data = recorded(tmp_path / "data")
+    agent = create_agent("cloning", env=make_env(Screen(), size=32), hidden_dim=8)
+    config = AgentTraining(steps=1, batch_size=2, goals=3)
+    trained = train_agent(agent, data, config=config, data_options={"resize": "crop"})
+    save_agent(agent, tmp_path / "agent", facts={"resize": trained.resize})
+    assert trained.resize == "crop" == _resize({"random": "random", "it": load_agent(tmp_path / "agent")})
 
 
 def test_control_resizes_as_the_first_model_knows_it():

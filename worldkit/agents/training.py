@@ -43,9 +43,15 @@ class AgentTraining(Config):
 
 @dataclass(frozen=True)
 class TrainedAgent:
-    """What a training came to: losses by step, ``(step, training, validation)``, each a mean since the last look."""
+    """What a training came to.
+
+    Attributes:
+        losses: By step, ``(step, training, validation)``, each a mean since the last look.
+        resize: What became of pictures of another shape than the agent's; None: the recordings had none.
+    """
 
     losses: tuple[tuple[int, float, float], ...]
+    resize: str | None = None
 
 
 def acts_in(data: str) -> tuple[ActionSpec, str] | None:
@@ -141,7 +147,8 @@ def train_agent(
                 running = []
             meter.update(step, terms=[f"loss {loss.item():.4g}"])
     agent.eval()
-    return TrainedAgent(tuple(losses))
+    fitting = held.source.fitting
+    return TrainedAgent(tuple(losses), fitting.resize if fitting is not None and fitting.matters else None)
 
 
 @torch.no_grad()

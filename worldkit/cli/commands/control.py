@@ -94,6 +94,7 @@ def run_imitate(options: Namespace) -> None:
     trained = train_agent(agent, options.data, config=config, show_progress=not options.quiet)
     step, loss, held = trained.losses[-1]
     facts = {"data": options.data, "training": config.to_dict(), "loss": loss, "validation loss": held}
+    facts |= {"resize": trained.resize} if trained.resize else {}
     save_agent(agent, out, facts=facts | ({} if model is None else {"model": model.place}),
                model=model.place if options.refer and model is not None else None)
     console.print(f"{out}: agent '{agent.config.name}' after {step} steps, loss {loss:.4g}, on episodes it has not "
@@ -208,12 +209,18 @@ def _size(options: Namespace, policies: dict[str, Any]) -> Any:
 
 
 def _resize(policies: dict[str, Any]) -> str | None:
-    """What becomes of the environment's pictures: as the first world model saw its own; None: as environments do."""
+    """What becomes of the environment's pictures: as of those that the first agent, or its world model, learned from.
+
+    None: as environments do, for agents that saw none of another shape.
+    """
     for policy in policies.values():
         agent = policy[0] if isinstance(policy, list) else policy
-        model = None if isinstance(agent, str) or not agent.needs_model else agent.model
-        if model is not None and model.operator is not None and model.operator.recorded:
-            return None if model.operator.resize == "stretch" else model.operator.resize
+        if isinstance(agent, str):
+            continue
+        operator = agent.model.operator if agent.needs_model else None
+        noted = getattr(agent, "facts", {}).get("resize")
+        found = operator.resize if operator is not None and operator.recorded else noted
+        return None if found == "stretch" else found
     return None
 
 
