@@ -128,13 +128,14 @@ def _state(folder: Path) -> tuple[Path, Read]:
 
 
 def _hparams(folder: Path) -> tuple[Path, Read]:
-    from worldkit.convert import from_ddlp
+    """DDLP's, as far as its converter reads them before the weights that they must agree with."""
+    from worldkit.convert.ddlp import config_from_hparams
+    from worldkit.convert.state import read_hparams
 
+    official = json.loads((Path(__file__).parents[1] / "tests" / "official_ddlp_hparams.json").read_text("utf-8"))
     file = folder / "hparams.json"
-    table = {"image_size": 64, "ch": 3, "n_kp_enc": 10, "n_kp": 1, "patch_size": 16, "learned_feature_dim": 4}
-    file.write_text(json.dumps(table))
-    state, _ = _state(folder)
-    return file, lambda: from_ddlp(state, file)
+    file.write_text(json.dumps(official["common"] | official["configs"]["balls"]))
+    return file, lambda: config_from_hparams(read_hparams(file))
 
 
 def _config(folder: Path) -> tuple[Path, Read]:

@@ -87,6 +87,14 @@ def test_pint_joint_variants():
         small_config(dynamics={"name": "pint-joint", "dim": 10, "num_heads": 4})
 
 
+@pytest.mark.parametrize(("part", "options"), [
+    ("dynamics", {"name": "gru", "dim": 9}), ("dynamics", {"name": "pint", "dim": 9}),
+    ("encoder", {"name": "vit", "dim": 9})])
+def test_widths_that_heads_do_not_share(part, options):
+    with pytest.raises(ConfigError, match=r"(dim|width \(dim\) of) 9 .*heads"):
+        build(small_config(**{part: {**options, "num_heads": 4}}))
+
+
 def test_pint_that_predicts_changes_begins_with_none():
     """Without training it repeats the last frame, in rollouts too; with upstream's own option it may not be mixed."""
     model = build(small_config(dynamics={"predict_changes": True}, latent_action=None))

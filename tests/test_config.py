@@ -107,6 +107,12 @@ def test_refusals_name_the_path(config, path, value, message):
     assert str(error.value).startswith("invalid WorldModelConfig:\n  ")
 
 
+@pytest.mark.parametrize("data", [True, [1], "lpwm", None])
+def test_what_is_no_table_is_refused(data):
+    with pytest.raises(ConfigError, match="invalid WorldModelConfig:"):
+        WorldModelConfig.parse(data)
+
+
 def test_every_problem_is_listed(config):
     with pytest.raises(ConfigError) as error:
         WorldModelConfig.parse(merge(config.to_dict(), {"dynamics": {"dim": -1, "num_heads": "x"}}))

@@ -254,7 +254,7 @@ class WorldModelConfig(Config):
     @classmethod
     def parse(cls: type[C], data: Mapping[str, Any]) -> C:
         """As `Config.parse`; of a family with a configuration of its own, that."""
-        family = data.get("family", "composed")
+        family = data.get("family", "composed") if isinstance(data, Mapping) else "composed"
         if cls is WorldModelConfig and family != "composed" and family in registries.models:
             own = getattr(registries.models.get(family), "Config", cls)
             if own is not cls:

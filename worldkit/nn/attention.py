@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from . import few_keys
 from .checkpoint import Checkpointed
 from .dropout import Dropout, dropout
+from .heads_fit import check_heads
 from .products import Linear
 
 
@@ -84,8 +85,8 @@ class Attention(Checkpointed):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, *, head_dim: int | None = None,
                  qk_norm: bool = False):
         super().__init__()
-        if head_dim is None and dim % num_heads:
-            raise ValueError(f"dim {dim} must be divisible by num_heads {num_heads}")
+        if head_dim is None:
+            check_heads(dim, num_heads)
         self.num_heads, self.dropout = num_heads, dropout
         head_dim = head_dim or dim // num_heads
         self.qkv = Linear(dim, 3 * num_heads * head_dim, bias=False)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from .attention import FeedForward, RMSNorm
+from .heads_fit import check_heads
 
 
 class RecallLayer(nn.Module):
@@ -26,9 +26,7 @@ class RecallLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, window: int):
         super().__init__()
-        if dim % num_heads:
-            raise ConfigError(f"a width of {dim} does not divide into {num_heads} heads; num_heads that do: "
-                              f"{', '.join(str(n) for n in range(1, min(dim, 16) + 1) if not dim % n)}")
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.norm1, self.qkv, self.proj = RMSNorm(dim), nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
         self.distance = nn.Parameter(torch.zeros(num_heads, window))  # newest last

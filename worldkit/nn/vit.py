@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .heads_fit import check_heads
 from .memory import Remember
 from .positions import Rotation, places, sincos_2d, sincos_3d, tiled_rotation
 from .products import Linear
@@ -34,8 +35,7 @@ class ViTAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim {dim} must be divisible by num_heads {num_heads}")
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.qkv, self.proj = Linear(dim, 3 * dim), Linear(dim, dim)
 
