@@ -1,5 +1,6 @@
 """Ablations: the grid, the numbers of the table, errors as rows, and going on after a kill."""
 
+import errno
 import json
 import math
 import os
@@ -340,6 +341,29 @@ def test_a_process_that_dies_is_a_failure(tmp_path, monkeypatch):
     (tmp_path / "result.json").unlink()
     with pytest.raises(TrainingError, match="the same command goes on"):
         process.run_isolated(tmp_path, lock=None, watch=lambda: None)
+
+
+def fill_up(cell, folder, isolated):
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "rollout.gif"))
+    except OSError as error:
+        raise TrainingError("cannot write a picture") from error
+
+
+def test_a_full_disk_is_no_result_of_a_cell(tmp_path, monkeypatch):
+    """The same command goes on, where a failed cell would need --retry."""
+    cells = [work.Cell("a", tmp_path / "a", {}, "a")]
+    with pytest.raises(TrainingError, match="cannot write a picture"):
+        work.Work(cells, verdict=str, does=fill_up, module=None, show=False).do([0], None)
+    assert not (tmp_path / "a/result.json").exists()
+    monkeypatch.setattr(process, "_follow_parent", lambda: None)
+    assert process.main(str(tmp_path / "a"), fill_up) == process.FULL
+    (program := tmp_path / "python").write_text(f"#!/bin/sh\nexit {process.FULL}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(process.sys, "executable", str(program))
+    with pytest.raises(OSError, match="No space left") as error:
+        process.run_isolated(tmp_path / "a", lock=None, watch=lambda: None)
+    assert error.value.filename == str(tmp_path / "a") and not (tmp_path / "a/result.json").exists()
 
 
 def test_memory_is_not_inherited():

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _FILE, _FOLDER = 0o666, 0o777
+_FULL = re.compile(r"no space left|quota exceeded|os error (28|122)\b|PytorchStreamWriter|unexpected pos", re.I)
+"""What those say of a full disk whose errors have no number: safetensors, ``torch.save``, FFmpeg and HDF5."""
 
 
 def umask() -> int:
@@ -117,6 +119,20 @@ def reason(error: Exception) -> str:
         return (str(error) or type(error).__name__).splitlines()[0]
     name = error.filename2 or error.filename  # of a renaming, what was to be written
     return error.strerror if name is None else f"{name}: {error.strerror}"
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, is that of a full disk (or of a user's share of it).
+
+    Example:
+        >>> no_room(OSError(errno.ENOSPC, "No space left")), no_room(OSError(errno.EACCES, "Permission denied"))
+        (True, False)
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Everything is written below ``folder``. A writing may be called again in the sam
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache, partial
@@ -31,6 +32,12 @@ COMMANDS: set[str] = set()
 """Cases that are a command line: what they return is its status."""
 BALLS = ["--data", "balls-32", "-o", "data.num_episodes=4", "-o", "data.episode_length=16"]
 RUN = ["train", "g-swm-balls-mini", *BALLS, "-o", "train.batch_size=2", "--quiet"]
+PLAN = ["plan", "lpwm-push-mini", "-o", "data.num_episodes=1", "--candidates", "4", "--iterations", "1",
+        "--horizon", "2"]
+WHAT_IF = ["whatif", "lpwm-balls-mini", "-o", "data.num_episodes=1", "--horizon", "2", "--at", "0.55", "0.02"]
+SUITE = {"name": "tiny", "kind": "prediction", "seeds": 1, "budget": "1steps", "context_frames": 2, "horizon": 2,
+         "clips": 2, "tasks": [{"name": "balls", "data": "balls-32", "options": {"num_episodes": 4}}],
+         "models": [{"name": "shipped", "preset": "g-swm-balls-mini", "weights": "shipped"}]}
 
 
 def case(prepare: Callable[[Path], Act]) -> Callable[[Path], Act]:
@@ -58,14 +65,33 @@ def episodes(length: int = 5):
 
 
 @cache
-def template(make: str) -> Path:
+def template(name: str) -> Path:
     """A folder that is made once and copied, with the cache of its data."""
     import tempfile
 
     folder = Path(tempfile.mkdtemp(prefix="template-"))
-    status = main([str(w) for w in {"run": [*RUN, "--steps", "1", "--run", folder / "run"]}[make]])
-    assert not status
+    before, os.environ["WORLDKIT_CACHE"] = os.environ["WORLDKIT_CACHE"], str(folder / "cache")
+    TEMPLATES[name](folder)
+    os.environ["WORLDKIT_CACHE"] = before
     return folder
+
+
+def copied(name: str, folder: Path) -> None:
+    shutil.copytree(template(name), folder, dirs_exist_ok=True)
+
+
+def typed(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+TEMPLATES: dict[str, Callable[[Path], object]] = {
+    "run": lambda folder: typed(*RUN, "--steps", "1", "--run", folder / "run"),
+    "plan": lambda folder: typed(*PLAN, "--out", folder / "plan"),
+    "what if": lambda folder: typed(*WHAT_IF, "--remove", "--out", folder / "what-if"),
+    "demo": lambda folder: short_demo(folder),
+    "ablation": lambda folder: unscored(folder, ablation),
+    "bench": lambda folder: unscored(folder, benchmark),
+}
 
 
 # -- models
@@ -121,7 +147,7 @@ def stubs():
 @command
 def train(folder):
     """A run that goes on from its first step to its second."""
-    shutil.copytree(template("run"), folder, dirs_exist_ok=True)
+    copied("run", folder)
     return [*RUN, "--steps", "2", "--run", folder / "run"]
 
 
@@ -256,20 +282,20 @@ def collect(folder):
 
 @command
 def rollout(folder):
-    shutil.copytree(template("run"), folder, dirs_exist_ok=True)
+    copied("run", folder)
     return ["rollout", folder / "run", *BALLS, "--clips", "1", "--out", folder / "films", "--context", "2",
             "--horizon", "2"]
 
 
 @command
 def evaluate(folder):
-    shutil.copytree(template("run"), folder, dirs_exist_ok=True)
+    copied("run", folder)
     return ["eval", folder / "run", *BALLS, "--max-clips", "2", "--context", "2", "--horizon", "2", "--pictures", "1"]
 
 
 @command
 def probe(folder):
-    shutil.copytree(template("run"), folder, dirs_exist_ok=True)
+    copied("run", folder)
     return ["probe", folder / "run", *BALLS, "--target", "position", "--max-clips", "4", "--out", folder / "probe.json"]
 
 
@@ -277,3 +303,81 @@ def probe(folder):
 def control(folder):
     return ["control", "games/catch", "--budget", "4", "--episodes", "2", "--seeds", "0", "--together", "1", "--size",
             "16", "--out", folder / "control", "--quiet"]
+
+
+@command
+def sample(folder):
+    small = small_config(latent_action=None, prior="diffusion", objective="first-frames")
+    build(small).save_pretrained(folder / "model")
+    return ["sample", folder / "model", "--out", folder / "films", "--n", "2", "--horizon", "1"]
+
+
+@command
+def plan(folder):
+    copied("plan", folder)
+    return [*PLAN, "--seed", "1", "--out", folder / "plan"]
+
+
+@command
+def what_if(folder):
+    copied("what if", folder)
+    return [*WHAT_IF, "--move", "0.2", "0.2", "--out", folder / "what-if"]
+
+
+@case
+def demo(folder):
+    """On a few episodes, after two steps of training, whose writing is that of ``train anew``."""
+    copied("demo", folder)
+    return lambda: short_demo(folder)
+
+
+def short_demo(folder):
+    from worldkit.cli.demo import run
+
+    open_clips, make_trainer, clips = run.open_clips, run.make_trainer, run.CLIPS
+    few = {"num_episodes": 4, "episode_length": 24}
+    run.open_clips = lambda *given, **options: open_clips(*given, **options | few)
+    run.make_trainer = lambda *given, train_overrides, **options: make_trainer(
+        *given, **options, data_options=few, train_overrides=train_overrides | {"seconds": None, "steps": 2})
+    run.CLIPS = 2
+    try:
+        run.demo(out=folder / "demo", seconds=1)
+    finally:
+        run.open_clips, run.make_trainer, run.CLIPS = open_clips, make_trainer, clips
+
+
+@case
+def ablate(folder):
+    """A cell that is trained and not scored yet."""
+    copied("ablation", folder)
+    return lambda: ablation(folder)
+
+
+@case
+def bench(folder):
+    copied("bench", folder)
+    return lambda: benchmark(folder)
+
+
+@case
+def bench_apart(folder):
+    """The cell in a process of its own: the k-th call of either process fails."""
+    copied("bench", folder)
+    return lambda: benchmark(folder, isolate=True)
+
+
+def ablation(folder):
+    return wk.ablation.run("g-swm-balls-mini", "balls-32", settings={"train.lr": [1e-3]}, seeds=1, budget="1steps",
+                           context_frames=2, horizon=2, clips=2, out=folder / "out", isolate=False, show_progress=False,
+                           overrides={"train.batch_size": 2, "data.num_episodes": 4, "data.episode_length": 16})
+
+
+def benchmark(folder, isolate=False):
+    return wk.bench.run(SUITE, out=folder / "out", isolate=isolate, show_progress=False)
+
+
+def unscored(folder, run):
+    """As if it had been stopped between training and scoring."""
+    run(folder)
+    for file in (*folder.glob("out/*.*"), *folder.glob("out/cells/*/*/*.*")):
+        file.unlink()

@@ -110,9 +110,11 @@ def try_it(name: str, k: int, place: Path) -> tuple[list[str], str, str]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         writing = CASES[name](folder)
     before, is_command = files(folder), name in COMMANDS
+    os.environ["FULLDISK"] = f"{k or -1} {folder}"  # of processes that this one starts
     SHIM.fulldisk_arm(str(folder).encode(), ctypes.c_long(k or -1))
     failed, said = act(writing, is_command)
     SHIM.fulldisk_disarm()
+    del os.environ["FULLDISK"]
     SHIM.fulldisk_trace.restype = ctypes.c_char_p
     trace = SHIM.fulldisk_trace().decode(errors="replace").replace(str(folder) + "/", "").splitlines()
     if not k:

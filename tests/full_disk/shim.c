@@ -2,7 +2,8 @@
 
    Loaded with LD_PRELOAD. fulldisk_arm(folder, k): the k-th such call (from 1; 0: count only) fails with ENOSPC, and so
    does every later one until room is made: a file that holds something is shortened or removed. A renaming needs no
-   room, so the k-th call may be one, and later ones work. fulldisk_disarm() gives the number of calls so far. */
+   room, so the k-th call may be one, and later ones work. fulldisk_disarm() gives the number of calls so far.
+   A process that is started with FULLDISK="k folder" in its environment begins armed, and counts its own calls. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,6 +29,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 void fulldisk_arm(const char *folder, long k) {
     snprintf(root, sizeof root, "%s", folder);
     root_length = strlen(root), calls = 0, fail_at = k, full = 0, traced = 0, trace[0] = 0, armed = 1;
+}
+
+__attribute__((constructor)) static void from_the_start(void) {
+    const char *asked = getenv("FULLDISK"), *folder = asked ? strchr(asked, ' ') : NULL;
+    if (folder) fulldisk_arm(folder + 1, atol(asked));
 }
 
 long fulldisk_disarm(void) { armed = 0; return calls; }

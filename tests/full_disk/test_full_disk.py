@@ -20,7 +20,8 @@ QUICK = ("model folder", "png", "animation mp4", "page", "export", "video .gif",
          "control")
 LONG = ("shared folder", "agent folder", "act in a game", "train", "train anew", "animation gif", "video .mp4",
         "video .webm", "data hdf5", "data of balls", "data frames", "data lerobot-v2.1", "data lossless",
-        "data convert", "data preview", "rollout", "evaluate", "probe")
+        "data convert", "data preview", "rollout", "evaluate", "probe", "sample", "plan", "what if", "demo", "ablate",
+        "bench", "bench apart")
 
 
 class Driver:

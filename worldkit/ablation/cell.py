@@ -2,8 +2,8 @@
 
 A cell's folder holds ``cell.json`` (what to do), ``run/`` (the training run, with exact resume), ``rollout.gif`` and
 ``rollout.png``, ``output.log`` (what the process printed) and at the end ``result.json``, written in one step. Any
-error becomes a result, too; only a stop (Ctrl-C, a kill) leaves no result, and the cell goes on from its last
-checkpoint later.
+error becomes a result, too; only a stop (Ctrl-C, a kill, a full disk) leaves no result, and the cell goes on from its
+last checkpoint later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..errors import (
     MissingExtraError,
     UnknownComponentError,
 )
-from ..files import write_atomically
+from ..files import no_room, write_atomically
 from ..model import ComposedWorldModel
 from ..training import evaluate, mean_image, predict, validation_loss
 from ..training.recipes import WEIGHTS_FROM, open_clips, train
@@ -66,11 +66,15 @@ def run_cell(folder: Path, *, isolated: bool, does: Doing | None = None) -> dict
         does: What is done; None: `train_and_score`.
     Returns:
         The result, or None if the cell was stopped before it was finished.
+    Raises:
+        Exception: the disk is full, which says nothing of the cell.
     """
     cell = read_json(folder / CELL_FILE)
     try:
         result = (does or train_and_score)(cell, folder, isolated)
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong in a cell is that cell's result
+    except Exception as error:  # noqa: BLE001 - whatever else goes wrong in a cell is that cell's result
+        if no_room(error):
+            raise
         traceback.print_exc(file=sys.stderr)
         stage = "building" if isinstance(error, BUILDING) else "training or evaluation"
         result = failure(f"{type(error).__name__}: {error}", stage)

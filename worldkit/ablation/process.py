@@ -6,6 +6,7 @@ the child ends as after SIGTERM: it finishes its step and writes a checkpoint. S
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainingError
+from ..files import no_room
 from .cell import CELL_FILE, RESULT_FILE, Doing, failure, read_json, run_cell, write_json
 
 STOPPED = 75  # exit status: stopped by a signal, with a checkpoint
+FULL = 74  # exit status: no room on the disk
 GRACE = 120.0
 
 
@@ -35,6 +38,7 @@ def run_isolated(folder: Path, *, lock: int | None, watch: Callable[[], Any],
         The cell's result; a child that died is a failure.
     Raises:
         TrainingError: if the child was stopped by a signal from outside.
+        OSError: if there was no room on the disk.
     """
     with open(folder / "output.log", "ab") as log:
         child = subprocess.Popen(
@@ -57,6 +61,8 @@ def run_isolated(folder: Path, *, lock: int | None, watch: Callable[[], Any],
     result = read_json(folder / RESULT_FILE)
     if result is None and child.returncode in (STOPPED, -signal.SIGTERM, -signal.SIGINT):
         raise TrainingError(f"the process of {folder} was stopped; the same command goes on where it was")
+    if result is None and child.returncode == FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     if result is None:
         result = failure(_cause_of_death(child.returncode, folder / "output.log"), "training or evaluation")
         write_json(folder / RESULT_FILE, result)
@@ -95,7 +101,12 @@ def main(folder: str, does: Doing | None = None) -> int:
     threading.Thread(target=_follow_parent, daemon=True).start()
     path = Path(folder)
     torch.set_num_threads(read_json(path / CELL_FILE)["threads"])
-    return STOPPED if run_cell(path, isolated=True, does=does) is None else 0
+    try:
+        return STOPPED if run_cell(path, isolated=True, does=does) is None else 0
+    except Exception as error:
+        if not no_room(error):
+            raise
+        return FULL
 
 
 def _follow_parent() -> None:

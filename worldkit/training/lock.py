@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import TrainingError
+from ..files import naming
 
 LOCK_FILE = ".lock"
 
@@ -28,6 +29,7 @@ def locked(folder: Path, *, command: str, instead: str, patience: float = 60.0) 
         patience: Seconds to wait for the lock.
     Raises:
         TrainingError: if another command, named with its process, still works there after ``patience`` seconds.
+        OSError: the lock cannot be written.
     Example::
 
         with locked(Path("runs/first"), command="worldkit train", instead="--run"):
@@ -56,9 +58,9 @@ def locked(folder: Path, *, command: str, instead: str, patience: float = 60.0) 
                 yield None
                 return
         try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}\n")
-            file.flush()
+            with naming(folder / LOCK_FILE):
+                file.truncate(0)
+                os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())  # never flushed late
             yield file.fileno()
         finally:  # at once, even if a worker of a data loader still has the descriptor
             fcntl.flock(file, fcntl.LOCK_UN)
