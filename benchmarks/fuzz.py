@@ -74,12 +74,12 @@ def _read_data(path: Path, file: str | None = None) -> Read:
     return read
 
 
-def _data(form: str, pattern: str, target: str = "set") -> Callable[[Path], tuple[Path, Read]]:
+def _data(form: str, pattern: str, target: str = "set", **options) -> Callable[[Path], tuple[Path, Read]]:
     def make(folder: Path) -> tuple[Path, Read]:
         from worldkit.data import write_dataset
 
         path = folder / target
-        write_dataset(_episodes(), path, form)
+        write_dataset(_episodes(), path, form, **options)
         file = path if path.is_file() else sorted(path.rglob(pattern))[0]
         return file, _read_data(path)
 
@@ -165,6 +165,7 @@ TARGETS = {
     "lerobot info": Target(_data("lerobot", "info.json"), (*JSON, b"../..", b"{chunk_index:09999999d}")),
     "lerobot v2.1 episodes": Target(_data("lerobot-v2.1", "episodes.jsonl"), JSON),
     "lerobot parquet": Target(_data("lerobot", "data/**/*.parquet"), (b"PAR1", b"\x15\x02", b"\xff" * 4)),
+    "lerobot images": Target(_data("lerobot", "data/**/*.parquet", lossless=True), (b"PAR1", b"IDAT", b"\xff" * 4)),
     "lerobot video": Target(_data("lerobot", "*.mp4"), (b"moov", b"stsz", b"mdat", b"\xff" * 4)),
     "video mp4": Target(_film(".mp4"), (b"moov", b"stsz", b"stts", b"mdat", b"\xff" * 4)),
     "video gif": Target(_film(".gif"), (b"GIF89a", b"\x21\xf9", b"\x2c", b"\xff\xff")),

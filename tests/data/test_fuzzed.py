@@ -38,3 +38,15 @@ def test_what_an_npz_file_holds_besides_arrays(name, content, said, tmp_path):
         archive.writestr(name, content)
     with pytest.raises(DataError, match=said):
         open_dataset(tmp_path / "a.npz", num_frames=2, split="all")[0]
+
+
+@pytest.mark.parametrize(("lossless", "old", "new", "said"), [
+    (False, b"timestamp", b"\xbfimestamp", "file-000.parquet cannot be read as parquet"),
+    (True, b"episode_index", b"\xbfpisode_index", "file-000.parquet cannot be read as parquet")])
+def test_a_parquet_file_whose_columns_have_damaged_names(lossless, old, new, said, tmp_path):
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8), "action": np.zeros((4, 2), np.float32)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot", lossless=lossless)
+    file, = path.glob("data/**/*.parquet")
+    file.write_bytes(file.read_bytes().replace(old, new))
+    with pytest.raises(DataError, match=said):
+        open_dataset(path, num_frames=2, split="all")[0]

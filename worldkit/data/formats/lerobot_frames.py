@@ -19,7 +19,7 @@ from ..film import decoder
 from ..fit import fit_video
 from ..paths import inside
 from ..recording import cached_frames
-from .lerobot_meta import DataSetInfo, EpisodeInfo
+from .lerobot_meta import DataSetInfo, EpisodeInfo, reading_parquet
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
 GOAL = "goal_image"
@@ -113,15 +113,16 @@ def _without_images(path: Path, name: str) -> list[int]:
     parquet = require_extra("pyarrow.parquet", "data", f"reading {path.name}")
     if not path.is_file():
         return []  # told where it is read
-    metadata = parquet.read_metadata(path)
-    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
-    cells = [group.column(i) for group in groups for i in range(group.num_columns)]
-    counts = [cell.statistics for cell in cells if cell.path_in_schema.split(".bytes")[0] == name]
-    if all(count is not None and count.null_count == 0 for count in counts):
-        return []
-    table = parquet.read_table(path, columns=["episode_index", name])
-    owners = table["episode_index"].to_numpy()
-    empty = np.array([not _holds_image(cell) for cell in table[name].to_pylist()])
+    with reading_parquet(path):
+        metadata = parquet.read_metadata(path)
+        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+        cells = [group.column(i) for group in groups for i in range(group.num_columns)]
+        counts = [cell.statistics for cell in cells if cell.path_in_schema.split(".bytes")[0] == name]
+        if all(count is not None and count.null_count == 0 for count in counts):
+            return []
+        table = parquet.read_table(path, columns=["episode_index", name])
+        owners = table["episode_index"].to_numpy()
+        empty = np.array([not _holds_image(cell) for cell in table[name].to_pylist()])
     return sorted(set(owners[empty].tolist()))
 
 
@@ -218,11 +219,12 @@ def _opened(info: DataSetInfo, name: str, episode: EpisodeInfo, start: int, stop
     parquet = require_extra("pyarrow.parquet", "data", f"reading {episode.data.name}")
     image_module = require_extra("PIL.Image", "video", "reading images of a LeRobot data set")
     chosen = [("episode_index", "==", episode.index)]
-    table = parquet.read_table(episode.data, columns=["episode_index", "frame_index", name], filters=chosen)
-    table = table.sort_by("frame_index").slice(start, stop - start)
+    with reading_parquet(episode.data):
+        table = parquet.read_table(episode.data, columns=["episode_index", "frame_index", name], filters=chosen)
+        table = table.sort_by("frame_index").slice(start, stop - start)
     for number, cell in enumerate(table[name], start):
-        cell = cell.as_py()
         try:
+            cell = cell.as_py()
             stored = cell if isinstance(cell, Mapping) else {"bytes": cell}
             held = stored.get("bytes")
             source = io.BytesIO(held) if held else inside(info.root, stored["path"], episode.data)

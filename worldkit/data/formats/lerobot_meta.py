@@ -8,7 +8,8 @@ camera and episode, and ``meta/episodes.jsonl``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def read_tasks(info: DataSetInfo) -> dict[int, str]:
     texts = [name for name in ("task", "__index_level_0__") if name in table.column_names]
     if not texts or "task_index" not in table.column_names:
         raise DataError(f"{path} must have columns task and task_index; it has {', '.join(table.column_names)}")
-    return dict(zip(table["task_index"].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+    with reading_parquet(path):
+        return dict(zip(table["task_index"].to_pylist(), table[texts[0]].to_pylist(), strict=True))
 
 
 def read_episodes(info: DataSetInfo) -> list[EpisodeInfo]:
@@ -296,27 +298,37 @@ def _check_equal_lengths(path: Path, name: str, lists: Any, rows: int) -> None:
         )
 
 
+@contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Say which parquet file cannot be read.
+
+    Raises:
+        DataError: for everything that a damaged one raises; names and texts in it may be no UTF-8.
+    """
+    arrow = require_extra("pyarrow", "data", f"reading {path.name}")
+    try:
+        yield
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as parquet: it is truncated or damaged ({error})") from error
+
+
 def _table(path: Path, columns: Sequence[str] | None = None) -> Any:
     parquet = require_extra("pyarrow.parquet", "data", f"reading {path.name}")
-    arrow = require_extra("pyarrow", "data", f"reading {path.name}")
     if not path.is_file():
         raise DataError(f"{path} does not exist: the data set is incomplete")
     missing = [name for name in columns or () if name not in _schema(path)]
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}'; it has {', '.join(_schema(path))}")
-    try:
+    with reading_parquet(path):
         return parquet.read_table(path, columns=None if columns is None else list(columns))
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: it is truncated or damaged ({error})") from error
 
 
 def _schema(path: Path) -> list[str]:
     parquet = require_extra("pyarrow.parquet", "data", f"reading {path.name}")
-    arrow = require_extra("pyarrow", "data", f"reading {path.name}")
-    try:
+    with reading_parquet(path):
         return parquet.read_schema(path).names
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: it is truncated or damaged ({error})") from error
 
 
 def _json(path: Path) -> Any:
