@@ -56,6 +56,7 @@ if wanted("slots"):
         first = max(0, t - flam.dynamics.window)
         shares = flam.dynamics.shares(z[:, first : t + 1])[0, -1]  # [K, P]
         maps = rearrange(shares, "k (h w) -> k 1 h w", h=side).repeat_interleave(size // side, 2)
+        maps = maps / maps.amax((2, 3), keepdim=True)
         looked = pixels[0, t] * maps.repeat_interleave(size // side, 3)
         rows[f"frame {t}"] = large(torch.cat([pixels[0, t : t + 1], looked]))
     save_png(labelled_rows(rows, ["frame", *[f"slot {k}" for k in range(factors)]]), here / "flam-slots.png")
