@@ -1,9 +1,12 @@
 """The game itself: steps, looking back, branches, edits, steering, recordings."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
+import worldkit as wk
 from worldkit.assembly import build
 from worldkit.data import ArraySource, ClipDataset, collate
 from worldkit.errors import ConfigError, NoDecoderError, WorldkitError
@@ -37,8 +40,6 @@ def session(model):
 
 @pytest.fixture(scope="module")
 def balls():
-    import worldkit as wk
-
     clips = wk.data.open_dataset("balls-32", split="test", num_frames=10, num_episodes=2, episode_length=12)
     return wk.create_model("lpwm-balls-mini", pretrained=True), clips
 
@@ -269,6 +270,39 @@ def test_every_kind_of_latent_can_be_played(encoder, dynamics):
     assert session.frames()[0].t == 4
     if encoder == "patch":  # which stand for no things
         assert session.pick(0, (0.1, 0.1)) == [] and not session.remove(0, (0.1, 0.1)) and len(session.futures) == 1
+
+
+SMALL = [name for name in wk.list_models() if re.search(r"-mini(-|$)", name) or name.startswith("modular-rssm")]
+
+
+@pytest.mark.slow  # a second each
+@pytest.mark.parametrize("preset", SMALL)
+def test_every_small_preset_that_predicts_pictures_can_be_played(preset):
+    """Steered, looked back, branched and, of latents that stand for things, picked from; the others say why not."""
+    torch.manual_seed(0)
+    model = shake(wk.create_model(preset))
+    if not model.config.obs.height or model.dynamics is None or model.decoder is None:
+        with pytest.raises(WorldkitError, match="nothing to see|predicts nothing"):
+            Session(model, CLIPS, context_frames=4)
+        return
+    batch = example_batch(model.config, 10, batch=1)
+    told = {model.config.columns[name]: x[0].numpy() for name, x in batch.conditions.items()}
+    clips = ClipDataset(ArraySource([{"video": (batch.video[0] * 255).byte().numpy(), **told}]), num_frames=10,
+                        conditions=model.config.columns)
+    for latent in (False, True)[: 1 + (model.latent_action is not None)]:
+        session = Session(model, clips, context_frames=4, latent=latent)
+        steering = session.steering
+        if steering.dim or steering.choices:
+            session.steer([0.5] * steering.dim if steering.dim else 0)
+        for mode in session.modes:
+            session.follow(mode)
+            session.step()
+        session.look(1)
+        session.branch()
+        session.step()
+        assert [frame.t for frame in session.frames()] == [2, 2]
+        assert session.frames()[0].picture.shape == (model.config.obs.height, model.config.obs.width, 3)
+    assert session.futures[0].now.scene().tells_apart == (model.spec.kind in ("particles", "slots"))
 
 
 def test_several_cameras_are_seen_side_by_side():

@@ -98,6 +98,9 @@ class Session:
         model.require_dynamics()
         if model.decoder is None:
             raise NoDecoderError("this model has no decoder, so there is nothing to see: play one that draws")
+        if not model.config.obs.height:
+            raise NoDecoderError("this model sees numbers and no pictures, so there is nothing to see: play one that "
+                                 "draws")
         self.model, self.clips, self.context_frames = model.eval(), clips, context_frames
         self.device = next(model.parameters()).device
         self.random = torch.Generator(self.device).manual_seed(seed)
