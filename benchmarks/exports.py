@@ -98,7 +98,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             reasons.append(why)
         return f"[{reasons.index(why) + 1}]"
 
-    rows = [[f"`{preset}`", *(told(found[preset].get(what)) for what in WHAT)] for preset in presets() if preset in found]
+    there = [preset for preset in presets() if preset in found]
+    rows = [[f"`{preset}`", *(told(found[preset].get(what)) for what in WHAT)] for preset in there]
     lines = [["preset", *(f"`{what}`" for what in WHAT)], ["---"] * 5, *rows]
     done = [cell for cells in found.values() for cell in cells.values() if "why" not in cell]
     runtime = ", ".join(sorted({cell["runtime"] for cell in done}))
