@@ -70,6 +70,33 @@ def test_loss_and_gradients(case):
             close(grad.norm(), norm, key)
 
 
+def test_before_the_norms_and_what_a_frame_reaches(case):
+    fixture, model, batch = case
+    said, dynamics = fixture.tensors, model.dynamics
+    with torch.no_grad():
+        z = model.encode(batch)
+        frames = batch.video.flatten(0, 1)[:, None].expand(-1, 2, -1, -1, -1)
+        raw = model.encoder.picture.tokens(frames).unflatten(0, batch.video.shape[:2]).flatten(1, 2)
+        close(raw, said["features_raw"], "features")
+        cond = model.condition(z, batch, sampler=MEANS).cond
+        dynamics._normalize = False
+        close(flat(model.predict_next(z, cond).mode()), said["pred_raw"], "predictions")
+        dynamics._normalize = True
+        base = model.predict_next(z, cond).mode().get("features")
+        moved_frame = z.get("features").clone()
+        moved_frame[:, 2] += 1
+        other = Latent.build(z.spec, {**z.values, ("patches", "features"): moved_frame})
+        told = Batch(batch.video, {"action": batch.conditions["action"].clone()}, vectors=batch.vectors)
+        told.conditions["action"][:, 1] += 1
+        for name, found in (
+            ("causal_frame_effect", model.predict_next(other, cond)),
+            ("causal_action1_effect", model.predict_next(z, model.condition(z, told, sampler=MEANS).cond)),
+        ):
+            effect = (found.mode().get("features") - base).abs().amax((0, 2, 3))
+            close(effect, said[name], name)
+            assert torch.equal(effect == 0, said[name] == 0), name
+
+
 def test_rollout(case):
     fixture, model, batch = case
     said, actions = fixture.tensors, fixture.inputs["rollout_actions"]
@@ -136,6 +163,7 @@ def test_poses():
         said = Fixture(folder).tensors
         close(moved(said["pose_in"], said["act_in"]), said["compute_new_pose"], "moved")
         close(between(said["poses"]), said["poses_to_diffs"], "between")
+        close(between(said["poses"][:2]), said["poses_to_diff_pair"], "between two")
         close(in_camera(said["poses"], said["extrinsics"]), said["transform_frame"], "in_camera")
         for name in (n for n in said if n.startswith("ac_mask")):
             frames, height, width, beside = (int(part[1:].replace("dd", "")) for part in name.split("_")[2:])

@@ -113,6 +113,9 @@ def test_everything(case):
     wanted = 2 * stretch * (batch.video - 0.5) + offset
     reconstruction = (every - wanted).square().mean()
     close(reconstruction, fixture.scalars["decoder_recon_loss_reconstructed"], "reconstruction")
+    ahead_off = (2 * model.decode(ahead.detach()).video - 1 - wanted[:, 1:]).square().mean()
+    close(ahead_off, fixture.scalars["decoder_recon_loss_pred"], "pictures of predictions")
+    close(loss.total + reconstruction, fixture.scalars["loss"], "both losses", 1e-6)
     (loss.total + reconstruction).backward()
     ours = dict(model.named_parameters())
     for key, norm in fixture.scalars["grad_norms"].items():
@@ -134,6 +137,8 @@ def test_rollout(case):
         out = model.rollout(z[:, :first], horizon, conditions={"action": told}, decode=False)
         whole = torch.cat([z[:, :first].flat("patches"), out.latents.flat("patches")], 1)
         close(whole, said["rollout_z"][..., :width], "roll-out")
+        beside = torch.cat([z[:, :first].get("vectors"), out.latents.get("vectors")], 1)[:, :, 0]
+        close(beside, said["rollout_proprio"], "what is beside the picture")
 
 
 @torch.no_grad()

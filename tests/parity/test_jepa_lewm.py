@@ -66,6 +66,8 @@ def test_training_pass(case):
         for theirs, value in fixture.scalars["terms"].items():
             close(loss.terms[NAMES[theirs]], value, theirs)
         close(model.objective.inverse(z), said["idm_pred"], "inverse model")
+        straight = pldm_terms(z.get("embedding")[:, :, 0])["straight"]
+        close(straight, fixture.scalars["temp_straight_loss"], "straightness")
     names = {name for name, _ in model.named_parameters()}
     dim = model.config.encoder.dim
     close_norms(model, fixture.scalars["grad_norms"],

@@ -5,7 +5,7 @@ import torch
 
 from worldkit.assembly import build
 from worldkit.config import WorldModelConfig
-from worldkit.convert.vjepa import _fill
+from worldkit.convert.vjepa import _fill, target_of
 from worldkit.nn.positions import Rotation, sincos_2d, sincos_3d, tiled_angles, tiled_rotation
 from worldkit.objectives.masks import Masks
 
@@ -69,8 +69,13 @@ def test_one_pass(folder):
     whole = objective.targets(encoder, clips)
     for kind, masks in enumerate(sets):
         names = [name if picture else f"{name}_{kind}" for name in ("prediction", "target", "context")]
-        for ours, name in zip(objective.predict(encoder, clips, masks, whole, kind=kind), names, strict=True):
+        found = objective.predict(encoder, clips, masks, whole, kind=kind)
+        for ours, name in zip(found, names, strict=True):
             close(ours, said[name], name)
+        if picture:
+            off = found[0] - found[1]
+            close(off.square().mean(), fixture.scalars["mse"], "squared error")
+            close(off.abs().mean(), fixture.scalars["l1"], "absolute error")
     for key in ("interp", "nonsquare", "longer"):
         if f"encoder_{key}" in said:
             close(encoder.tokens(clips_of(fixture.inputs[f"x_{key}"])), said[f"encoder_{key}"], key)
@@ -80,8 +85,6 @@ def test_one_pass(folder):
     if "loss_reg" in fixture.scalars:
         close(loss.terms["prediction"], fixture.scalars["loss_jepa"], "prediction")
         close(loss.terms["spread"], fixture.scalars["loss_reg"], "spread")
-    from worldkit.convert.vjepa import target_of
-
     ours = dict(model.named_parameters())
     for key, norm in fixture.scalars["grad_norms"].items():
         part, _, name = key.partition(".")
@@ -92,6 +95,9 @@ def test_one_pass(folder):
             assert ours[name].grad is None, key
         else:
             close(ours[name].grad.norm(), norm, key)
+    if picture:
+        close(objective.predictor.mask_tokens[0].grad, said["grad_mask_token"], "gradient of the mask token")
+        close(objective.predictor.outputs.bias.grad, said["grad_pred_proj_bias"], "gradient of the last bias")
 
 
 def test_three_updates_and_the_slow_copy():
@@ -118,7 +124,13 @@ def test_three_updates_and_the_slow_copy():
         clips = clips_of(fixture.inputs["x"][0])
         close(model.encoder.tokens(clips), said["after3_encoder_full"], "encoder")
         close(model.objective.teacher.net(clips.transpose(1, 2)), said["after3_target_full"], "slow copy")
-        close(model.objective.predictor.mask_tokens[0], said["after3_predictor|mask_token"], "mask token")
+        ours = dict(model.named_parameters())
+        for key in (key for key in said if key.startswith("after3_") and "|" in key):
+            close(ours[target_of(key.removeprefix("after3_"))], said[key], key)
+        for part, norms in fixture.scalars["norms_after_3"].items():
+            for key, norm in norms.items():
+                if "pos_embed" not in key:
+                    close(ours[target_of(f"{part}|{key}")].norm(), norm, key)
 
 
 def test_positions():
