@@ -2,6 +2,7 @@
 
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,6 +18,22 @@ def test_a_header_that_is_no_python(tmp_path):
     (tmp_path / "a.npy").write_bytes(data.replace(b"}", b"(", 1))
     with pytest.raises(DataError, match="a.npy cannot be read as .npy"):
         open_dataset(tmp_path / "a.npy", num_frames=2, split="train")
+
+
+@pytest.mark.parametrize("shape", [(12, 0, 8, 3), (12, 8, 0, 3), (0, 8, 8, 3)])
+def test_frames_without_pixels(shape, tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match=r"a.npy must hold frames, uint8 \[N, H, W, 3\], got uint8"):
+        open_dataset(tmp_path / "a.npy", num_frames=2, split="all", height=8, width=8)
+
+
+def test_columns_without_pixels(tmp_path):
+    path = write_dataset(ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2), tmp_path / "a.hdf5", "columns")
+    with h5py.File(path, "a") as file:
+        del file["pixels"]
+        file["pixels"] = np.zeros((8, 0, 8, 3), np.uint8)
+    with pytest.raises(DataError, match="a.hdf5 has no camera"):
+        open_dataset(path, num_frames=2, split="all", height=8, width=8)
 
 
 def test_groups_that_are_damaged(tmp_path):

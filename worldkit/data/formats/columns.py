@@ -188,7 +188,8 @@ class ColumnsSource(SpannedSource):
 
 def is_camera(name: str, data: Any) -> bool:
     """Whether a column has frames to show."""
-    return name.startswith("pixels") and data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3)
+    pictures = data.ndim == 4 and data.dtype == np.uint8 and data.shape[-1] in (1, 3) and 0 not in data.shape[1:]
+    return name.startswith("pixels") and pictures
 
 
 def read_index(path: Path, file: Any) -> tuple[list[int], list[int]]:

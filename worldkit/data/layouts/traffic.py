@@ -57,7 +57,7 @@ class TrafficSource(EpisodeSource):
                 frames = np.load(self._path, mmap_mode="r", allow_pickle=False)
             except DAMAGED as error:
                 raise DataError(f"{self._path} cannot be read as .npy: it is missing or damaged ({error})") from error
-            if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
                 got = f"{frames.dtype} {list(frames.shape)}"
                 raise DataError(f"{self._path} must hold frames, uint8 [N, H, W, 3], got {got}")
             self._maps = frames
