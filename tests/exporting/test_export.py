@@ -121,6 +121,23 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file a"),
+    ExportError("OSError: [Errno 28] No space left on device")])
+def test_a_full_disk_names_the_file(error, tmp_path, monkeypatch):
+    """However an exporter tells of it."""
+    from worldkit.exporting.formats import Safetensors
+
+    def fail(self, graph, example, path, wanted):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(Safetensors, "write", fail)
+    with pytest.raises(OSError, match="No space left") as found:
+        wk.export(small(), tmp_path, what="decode", format="safetensors")
+    assert found.value.filename == str(tmp_path / "decode.safetensors") and list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_exported_says_why(tmp_path):
     with pytest.raises(wk.NoDecoderError, match="has no decoder"):
         wk.export(build(small_config(encoder="jepa-vit", decoder=None, dynamics=None, latent_action=None,

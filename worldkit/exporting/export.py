@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, ExportError, NoDecoderError
-from ..files import naming, open_to_others
+from ..files import naming, no_room, open_to_others
 from ..model import ComposedWorldModel
 from .checks import Checked, check
 from .formats import FORMATS, Format, Free, Untranslated
@@ -92,7 +95,8 @@ def export(
     path = folder / f"{what}{form.suffix}"
     temporary = path.with_name(f".{what}.{os.getpid()}.tmp{form.suffix}")
     try:
-        example, free, checked = _write(form, graph, temporary, tolerance)
+        with _naming(path):
+            example, free, checked = _write(form, graph, temporary, tolerance)
         with torch.no_grad():
             outputs = graph(*example)
         told = describe(graph, form, path.name, free, example, outputs, checked, name or model.config.family)
@@ -107,6 +111,18 @@ def export(
 def _put(temporary: Path, path: Path) -> None:
     open_to_others(temporary)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file there is no room for; exporters tell it as errors of many kinds, or as something that cannot be
+    exported."""
+    try:
+        yield
+    except Exception as error:
+        if not no_room(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Tensors, Free, Checked]:
