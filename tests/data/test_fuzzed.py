@@ -4,6 +4,7 @@ import zipfile
 
 import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from worldkit.data import ArraySource, open_dataset, write_dataset
@@ -67,3 +68,19 @@ def test_a_parquet_file_whose_columns_have_damaged_names(lossless, old, new, sai
     file.write_bytes(file.read_bytes().replace(old, new))
     with pytest.raises(DataError, match=said):
         open_dataset(path, num_frames=2, split="all")[0]
+
+
+def test_pictures_are_read_before_their_statistics_are_asked(tmp_path, monkeypatch):
+    """pyarrow 26 ends Python where statistics of a column are damaged, and has an error for who reads it."""
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot", lossless=True)
+    asked = []
+
+    def read(file, batch_size, groups, columns):
+        asked.append((groups, columns))
+        raise OSError("histogram size mismatch")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", read)
+    with pytest.raises(DataError, match="file-000.parquet cannot be read as parquet.*histogram size mismatch"):
+        open_dataset(path, num_frames=2, split="all")[0]
+    assert asked == [([0], ["observation.images.front"])]

@@ -114,10 +114,11 @@ def _without_images(path: Path, name: str) -> list[int]:
     if not path.is_file():
         return []  # told where it is read
     with reading_parquet(path):
-        metadata = parquet.read_metadata(path)
-        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
-        cells = [group.column(i) for group in groups for i in range(group.num_columns)]
-        counts = [cell.statistics for cell in cells if cell.path_in_schema.split(".bytes")[0] == name]
+        file, counts = parquet.ParquetFile(path), []
+        leaves = [i for i, leaf in enumerate(file.schema) if leaf.path.split(".bytes")[0] == name]
+        for group in range(file.num_row_groups):
+            next(file.iter_batches(1, [group], [name]), None)  # an error, where asking damaged statistics ends Python
+            counts += [file.metadata.row_group(group).column(i).statistics for i in leaves]
         if all(count is not None and count.null_count == 0 for count in counts):
             return []
         table = parquet.read_table(path, columns=["episode_index", name])
