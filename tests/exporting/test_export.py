@@ -1,6 +1,7 @@
 """Exported functions compute what the model does; what cannot be exported says why."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,18 @@ def test_a_full_disk_names_the_file(error, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left") as found:
         wk.export(small(), tmp_path, what="decode", format="safetensors")
     assert found.value.filename == str(tmp_path / "decode.safetensors") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_torch_export_leaves_the_writing_to_python(tmp_path, monkeypatch):
+    """PyTorch's own writer ends the process where the disk is full."""
+    def fail(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left") as found:
+        wk.export(small(), tmp_path, what="decode", format="torch-export")
+    assert found.value.filename == str(tmp_path / "decode.pt2") and list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_exported_says_why(tmp_path):

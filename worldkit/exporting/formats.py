@@ -12,6 +12,7 @@ import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,8 +65,10 @@ class TorchExport(Format):
 
     def write(self, graph: Graph, example: Tensors, path: Path, wanted: Names) -> Free:
         program = traced(graph, example, wanted)
+        made = BytesIO()  # PyTorch's own writer ends Python where the disk is full
         with _quiet():
-            torch.export.save(program, path)
+            torch.export.save(program, made)
+        path.write_bytes(made.getbuffer())
         return free_axes(graph, program)
 
     def load(self, graph: Graph, path: Path) -> Run:
