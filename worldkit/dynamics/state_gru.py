@@ -23,13 +23,14 @@ class StateGRUConfig(ComponentConfig):
     """Options of the recurrent dynamics of states.
 
     Attributes:
-        norm: A layer norm over the next state, as encoder `impala` ends with one.
+        norm: A layer norm over the next state, where the encoder ends with one, as `impala` does; a state of a few
+            numbers that mean something (a place) would lose it.
         cond_dim: Width of the conditions; None: of the raw actions that it is told (conditioner ``raw-action``), or, of
             other conditions, 64.
     """
 
     name: str = "state-gru"
-    norm: bool = True
+    norm: bool = False
     cond_dim: int | None = Field(default=None, ge=0)
 
 
