@@ -245,6 +245,29 @@ def test_sorting_keeps_the_order_of_equals(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(found, Sorted()(x), strict=True))
 
 
+def test_attention_with_a_bias(tmp_path):
+    """PyTorch lays out what its kernel gives in one way while it traces, and in another when it translates."""
+    onnx()
+    import onnxruntime
+
+    from worldkit.nn.attention import Attention
+
+    class Biased(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.bias = Attention(16, 2), torch.nn.Parameter(torch.randn(2, 5, 5))
+
+        def forward(self, x):
+            return self.attention.attend(*self.attention.heads(x), bias=self.bias)
+
+    layer, x = Biased().eval(), torch.randn(3, 5, 16)
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "layer.onnx")
+        session = onnxruntime.InferenceSession(str(tmp_path / "layer.onnx"))
+        np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], layer(x).numpy(), atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["encode", "decode", "step", "rollout"])
 @pytest.mark.parametrize("preset", ["lpwm-mini", "dreamer-v3-mini", "iris-mini", "diamond-mini", "lewm-mini"])

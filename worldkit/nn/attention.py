@@ -112,6 +112,8 @@ class Attention(Checkpointed):
             bias: In place of ``causal``: added to the logits, ``[heads, L, S]``; -inf hides a key.
         """
         out = self.run(self._mix, *(x.flatten(0, -4) for x in (q, k, v)), causal, bias)  # kernels want four axes
+        if torch.compiler.is_exporting():  # other runtimes lay out what a kernel gives in another way
+            out = out.clone(memory_format=torch.contiguous_format)
         out = self.proj(out.transpose(1, 2).reshape(*q.shape[:-3], q.shape[-2], -1))
         return dropout(out, self.dropout) if self.training else out
 
