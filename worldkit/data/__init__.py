@@ -10,6 +10,7 @@ from ..lazy import lazy_exports
 from .base import EpisodeSource
 from .describe import describe, open_splits
 from .formats.balls import BallEpisodes, generate_balls
+from .formats.catch import CatchEpisodes, generate_catch
 from .formats.clip_check import npz_parts, video_parts
 from .formats.clip_writers import FramesWriter, VideoWriter
 from .formats.columns import ColumnsWriter, hdf5_writer, is_columns, open_columns
@@ -17,6 +18,7 @@ from .formats.columns_check import columns_parts
 from .formats.generated import (
     is_generated,
     open_balls,
+    open_catch,
     open_maze,
     open_multigrid,
     open_push,
@@ -121,6 +123,13 @@ register_format(
 )
 
 register_format(
+    "catch",
+    matches=lambda target: is_generated(target, "catch"),
+    opener=open_catch,
+    description="'catch': generated play of a small game, with actions, rewards and ends; 'catch-32' for a size",
+)
+
+register_format(
     "multigrid",
     matches=lambda target: is_generated(target, "multigrid"),
     opener=open_multigrid,
@@ -168,6 +177,7 @@ __all__ = [
     "ActionStatistics",
     "ArraySource",
     "BallEpisodes",
+    "CatchEpisodes",
     "ClipDataset",
     "EpisodeSource",
     "MazeEpisodes",
@@ -180,6 +190,7 @@ __all__ = [
     "collate",
     "describe",
     "generate_balls",
+    "generate_catch",
     "generate_maze",
     "generate_multigrid",
     "generate_push",

@@ -1,6 +1,6 @@
-"""Formats ``balls``, ``maze``, ``multigrid``, ``push``, ``shapes``, ``single-ball``: made on the spot, cached.
+"""Formats ``balls``, ``catch``, ``maze``, ``multigrid``, ``push``, ``shapes``, ``single-ball``: made on the spot.
 
-They are the same on every machine.
+They are cached, and the same on every machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..base import EpisodeSource
 from ..cache import CacheSource, Span, cache_key, cached
 from ..splits import check_split
 from .balls import CANVAS, iter_balls, segment
+from .catch import GRID, iter_catch, length
 from .maze import CELLS, NUM_FRAMES, iter_maze
 from .multigrid import CELLS as BOARD
 from .multigrid import NUM_ACTIONS, iter_multigrid, positions
@@ -25,6 +26,7 @@ from .single_ball import generate_single_ball
 _VERSION, _SHAPES_VERSION = 1, 2  # raise when the generators change, so that old cache entries are not used
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
 _PUSH_EPISODES = {"train": 500, "val": 50, "test": 50}
+_CATCH_EPISODES = {"train": 200, "val": 20, "test": 20}
 _MAZE_EPISODES = {"train": 200, "val": 20, "test": 20}
 _SINGLE_BALL_EPISODES = {"train": 500, "val": 100, "test": 100}
 _MULTIGRID_EPISODES = {"train": 1000, "val": 50, "test": 50}
@@ -195,6 +197,47 @@ def open_multigrid(
 
     extra = {} if cells == BOARD else {"cells": cells}  # entries of whole boards stay what they were
     return _episodes("multigrid", size, split, blocks, num_agents=num_agents, **request, **extra)
+
+
+def open_catch(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+    episode_length: int | None = None,
+    grid: int = GRID,
+) -> EpisodeSource:
+    """Play of a small game (see `worldkit.data.formats.catch`), for example ``"catch"`` or ``"catch-32"``.
+
+    Args:
+        num_episodes: Default 200 for train, 20 for val and test. They are the first ones; every other one is played at
+            random, the rest by a player that goes for the ball.
+        episode_length: Frames per episode, at most and by default all of ten balls: 71 on 8 x 8 squares.
+        grid: Squares of a side.
+
+    Every clip comes with ``"action"`` int64 ``[T]``: 0 stays, 1 and 2 are left and right, between frames t and t + 1.
+    ``"state"``: ``"reward"`` float32 ``[T]``, 1 for a ball caught and -1 for one missed; ``"terminated"`` bool ``[T]``;
+    ``"position"`` float32 ``[T, 2, 2]``, centres ``(y, x)`` in [-1, 1] of the ball and the paddle.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _CATCH_EPISODES[split] if num_episodes is None else num_episodes
+    frames = length(grid) if episode_length is None else episode_length
+    request = {"num_episodes": episodes, "image_size": size, "num_frames": frames, "grid": grid}
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_catch(split, **request):
+            yield {
+                "video": part.video.reshape(-1, *part.video.shape[2:]),
+                "action": part.action.reshape(-1),
+                "state.reward": part.reward.reshape(-1),
+                "state.terminated": part.terminated.reshape(-1),
+                "state.position": _flat((2 * part.cell + 1) / grid - 1),
+            }
+
+    return _episodes("catch", size, split, blocks, **request)
 
 
 def open_maze(
