@@ -50,7 +50,7 @@ def test_episodes_are_the_same_however_many_and_on_every_machine():
 
 
 def test_a_clip_and_what_a_model_is_told_of_it():
-    clips = wk.data.open_dataset("catch-32", split="test", num_frames=71, num_episodes=2)
+    clips = wk.data.open_dataset("catch-play-32", split="test", num_frames=71, num_episodes=2)
     clip = clips[1]
     assert clip["video"].shape == (71, 3, 32, 32) and clip["action"].dtype == torch.int64
     assert clip["state"]["position"].shape == (71, 2, 2) and clip["state"]["position"].abs().max() <= 0.875
@@ -67,3 +67,12 @@ def test_a_clip_and_what_a_model_is_told_of_it():
 def test_what_cannot_be_made(options, message):
     with pytest.raises(wk.DataError, match=message):
         generate_catch("val", **{"num_episodes": 1, **options})
+
+
+@pytest.mark.parametrize("name", ["catch", "catch-32", "games/catch"])
+def test_folders_that_people_call_after_the_game_are_folders(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video = np.zeros((5, 16, 16, 3), np.uint8)
+    (tmp_path / name).mkdir(parents=True)
+    np.savez(tmp_path / name / "episode_000000.npz", video=video)
+    assert wk.data.open_dataset(name, split="all", num_frames=5)[0]["video"].shape == (5, 3, 16, 16)

@@ -123,10 +123,10 @@ register_format(
 )
 
 register_format(
-    "catch",
-    matches=lambda target: is_generated(target, "catch"),
+    "catch-play",
+    matches=lambda target: is_generated(target, "catch-play"),
     opener=open_catch,
-    description="'catch': generated play of a small game, with actions, rewards and ends; 'catch-32' for a size",
+    description="'catch-play': generated play of a small game, with actions, rewards, ends; 'catch-play-32' for a size",
 )
 
 register_format(

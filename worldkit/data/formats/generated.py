@@ -1,4 +1,4 @@
-"""Formats ``balls``, ``catch``, ``maze``, ``multigrid``, ``push``, ``shapes``, ``single-ball``: made on the spot.
+"""Formats ``balls``, ``catch-play``, ``maze``, ``multigrid``, ``push``, ``shapes``, ``single-ball``: made on the spot.
 
 They are cached, and the same on every machine.
 """
@@ -209,7 +209,7 @@ def open_catch(
     episode_length: int | None = None,
     grid: int = GRID,
 ) -> EpisodeSource:
-    """Play of a small game (see `worldkit.data.formats.catch`), for example ``"catch"`` or ``"catch-32"``.
+    """Play of a small game (see `worldkit.data.formats.catch`), for example ``"catch-play"`` or ``"catch-play-32"``.
 
     Args:
         num_episodes: Default 200 for train, 20 for val and test. They are the first ones; every other one is played at
@@ -237,7 +237,7 @@ def open_catch(
                 "state.position": _flat((2 * part.cell + 1) / grid - 1),
             }
 
-    return _episodes("catch", size, split, blocks, **request)
+    return _episodes("catch-play", size, split, blocks, **request)
 
 
 def open_maze(
