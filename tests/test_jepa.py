@@ -31,36 +31,37 @@ def size(*modules):
 
 @pytest.mark.skipif(not COUNTS.exists(), reason="golden files not found; set WORLDKIT_PARITY")
 def test_parameter_counts():
+    """Every recorded count, of ours on no memory."""
     said = json.loads((COUNTS / "parameter_counts.json").read_text())
 
-    def empty(name):
+    def empty(name, **options):
         with torch.device("meta"):
-            return build(wk.create_config(name))
+            return build(wk.create_config(name, **options))
+
+    def with_table(module):
+        return {"total": size(module) + module.where.table.numel(), "trainable": size(module)}
 
     lewm = empty("lewm")
+    found = {"lewm/total": size(lewm), "lewm/predictor": size(lewm.dynamics) - size(lewm.dynamics.outputs)}
     parts = {"encoder": lewm.encoder.net, "projector": lewm.encoder.projector, "pred_proj": lewm.dynamics.outputs,
              "action_encoder_10d": lewm.conditioners["action"]}
-    assert {name: size(part) for name, part in parts.items()} == {name: said[f"lewm/{name}"] for name in parts}
-    assert size(lewm.dynamics) - size(lewm.dynamics.outputs) == said["lewm/predictor"]
-    assert size(lewm) == said["lewm/total"]
-    names = {"base": "vit_base/16@224", "large": "vit_large/16@224", "huge": "vit_huge/14@224"}
-    for ours, theirs in names.items():
-        assert size(empty(f"ijepa-{ours}").encoder) == said[f"ijepa/{theirs}"]["trainable"], ours
-    for ours, theirs in (("giant", "giant/16"),):
-        model = empty(f"ijepa-{ours}")
-        assert size(model.encoder) == said[f"ijepa/vit_{theirs}@224"]["trainable"]
-        assert size(model.objective.predictor) == said[f"ijepa/predictor for vit_{theirs}"]["trainable"]
-    for ours, theirs in (("large", "large"), ("giant", "giant_xformers")):
+    found |= {f"lewm/{name}": size(part) for name, part in parts.items()}
+    for name, patch in (("tiny", 16), ("small", 16), ("base", 16), ("large", 16), ("huge", 14), ("huge", 16),
+                        ("giant", 16)):
+        model = empty(f"ijepa-{name}", encoder={"patch_size": patch})
+        found[f"ijepa/vit_{name}/{patch}@224"] = with_table(model.encoder.net)
+        found[f"ijepa/predictor for vit_{name}/{patch}"] = with_table(model.objective.predictor)
+    for ours, theirs in (("large", "large"), ("huge", "huge"), ("giant", "giant_xformers")):
         model = empty(f"vjepa2-{ours}")
-        assert size(model.encoder) == said[f"vjepa2/vit_{theirs}"]
-        assert size(model.objective.predictor) == said[f"vjepa2/predictor for vit_{theirs} (10 mask tokens)"]
-
-
-    assert size(empty("dino-wm").dynamics) == said[
-        "dino-wm predictor, swm default (256 patches, dim 384+10+10, 3 frames)"]
+        found[f"vjepa2/vit_{theirs}"] = size(model.encoder)
+        found[f"vjepa2/predictor for vit_{theirs} (10 mask tokens)"] = size(model.objective.predictor)
+    found["dino-wm predictor, swm default (256 patches, dim 384+10+10, 3 frames)"] = size(empty("dino-wm").dynamics)
+    original = empty("dino-wm", obs__height=196, obs__width=196)
+    found["dino-wm predictor, original (196 patches)"] = size(original.dynamics)
     ac = empty("vjepa2-ac").dynamics
-    assert size(ac) == said["vjepa2-ac predictor (1408->1024x24x16)"]
-    assert size(ac.cameras) == said["vjepa2-ac: extrinsics_encoder is always built"]
+    found["vjepa2-ac predictor (1408->1024x24x16)"] = size(ac)
+    found["vjepa2-ac: extrinsics_encoder is always built"] = size(ac.cameras)
+    assert {name: found.get(name) for name in said} == said
 
 
 LEWM = {"encoder": "vit-cls", "decoder": None, "dynamics": "adaln-causal", "latent_action": None,

@@ -89,16 +89,30 @@ def case(request):
                                  vectors={"proprio": fixture.inputs["proprio"]})
 
 
+def carried(model, z, actions):
+    """What patches carry for actions, in every one of them."""
+    told = model.conditioners["action"](actions, None, view=None).frame
+    return told[:, :, None].expand(-1, -1, z.spec.num_tokens, -1)
+
+
+def whole_outputs(model):
+    """What the predictor gives, step by step, with the actions' channels, which ours drops."""
+    seen = []
+    model.dynamics.norm.register_forward_hook(lambda norm, given, out: seen.append(out.detach()))
+    return seen
+
+
 def test_everything(case):
     fixture, model, batch = case
-    said, width = fixture.tensors, model.dynamics.width
+    said, seen = fixture.tensors, whole_outputs(model)
     z = model.perceive(batch, MEANS).latent
-    close(z.flat("patches"), said["z"][..., :width], "latents")
     count = z.spec.num_tokens
     assert torch.equal(frames_mask(fixture.config["num_hist"], count, 0, "cpu"), said["mask"].bool())
     cond = model.condition(z, batch, sampler=MEANS).cond
+    close(torch.cat([z.flat("patches"), carried(model, z, batch.conditions["action"])], -1), said["z"], "latents")
     ahead = model.predict_next(z, cond).mode()
-    close(ahead.flat("patches"), said["z_pred"][..., :width], "predictions")
+    close(ahead.flat("patches"), said["z_pred"][..., : model.dynamics.width], "predictions")
+    close(seen[0], said["z_pred"].flatten(1, 2), "predictions with what they say of actions")
     loss = model.loss(batch)
     close(loss.total, fixture.scalars["z_loss"], "loss", 1e-6)  # float32 in the official code
     features, channels = ((ahead.get(f) - z[:, 1:].get(f)).square().mean() for f in ("features", "vectors"))
@@ -115,6 +129,9 @@ def test_everything(case):
     close(reconstruction, fixture.scalars["decoder_recon_loss_reconstructed"], "reconstruction")
     ahead_off = (2 * model.decode(ahead.detach()).video - 1 - wanted[:, 1:]).square().mean()
     close(ahead_off, fixture.scalars["decoder_recon_loss_pred"], "pictures of predictions")
+    for error, name in ((reconstruction, "reconstructed"), (ahead_off, "pred")):  # nothing is quantised
+        assert fixture.scalars[f"decoder_vq_loss_{name}"] == 0
+        close(error, fixture.scalars[f"decoder_loss_{name}"], f"decoder, {name}", 1e-6)
     close(loss.total + reconstruction, fixture.scalars["loss"], "both losses", 1e-6)
     (loss.total + reconstruction).backward()
     ours = dict(model.named_parameters())
@@ -129,7 +146,7 @@ def test_everything(case):
 def test_rollout(case):
     fixture, model, batch = case
     said, width, actions = fixture.tensors, model.dynamics.width, fixture.inputs["roll_action"]
-    first = fixture.config["n0"]
+    first, seen = fixture.config["n0"], whole_outputs(model)
     with torch.no_grad():
         z = model.encode(batch)
         horizon = actions.shape[1] - first + 1
@@ -137,6 +154,8 @@ def test_rollout(case):
         out = model.rollout(z[:, :first], horizon, conditions={"action": told}, decode=False)
         whole = torch.cat([z[:, :first].flat("patches"), out.latents.flat("patches")], 1)
         close(whole, said["rollout_z"][..., :width], "roll-out")
+        close(carried(model, z, actions), said["rollout_z"][:, :-1, :, width:], "what it is told")
+        close(seen[-1][:, -whole.shape[2] :, width:], said["rollout_z"][:, -1, :, width:], "after the last one")
         beside = torch.cat([z[:, :first].get("vectors"), out.latents.get("vectors")], 1)[:, :, 0]
         close(beside, said["rollout_proprio"], "what is beside the picture")
 

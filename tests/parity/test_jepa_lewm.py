@@ -1,15 +1,17 @@
 """LeWM and PLDM against recorded outputs of stable-worldmodel: networks, losses, gradients, roll-outs, plans."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from worldkit import create_config
 from worldkit.batch import Batch
 from worldkit.convert import from_lewm
 from worldkit.convert.lewm import _target
 from worldkit.distributions import MEANS
-from worldkit.objectives.collapse import pldm_original_terms, pldm_terms, sigreg
+from worldkit.objectives.collapse import knots_of, pldm_original_terms, pldm_terms, sigreg
 from worldkit.planning import CEM, ICEM, Continuous, LatentDistance, Shooting
 
 from .jepa_files import D, Fixture, Recorded, close, close_norms, folders
@@ -62,6 +64,8 @@ def test_training_pass(case):
     close(loss.terms["prediction"], fixture.scalars["pred_loss"], "prediction loss")
     if config["kind"] == "lewm":
         close(loss.terms["sigreg"], fixture.scalars["sigreg_loss"], "sigreg")
+        for ours, theirs in zip(knots_of(config["knots"], 3.0, z.presence), ("t", "phi", "weights"), strict=True):
+            close(ours, said[f"sigreg_{theirs}"], f"knots, {theirs}")
     else:
         for theirs, value in fixture.scalars["terms"].items():
             close(loss.terms[NAMES[theirs]], value, theirs)
@@ -117,7 +121,10 @@ def test_evaluation_pass(case):
         z = model.encode(batch)
         close(z.get("embedding")[:, :, 0], said["emb_eval"], "embeddings")
         close(model.encoder.net(fixture.inputs["x_interp"])[:, 0], said["vit_interp_cls"], "another size")
+        placed = []
+        model.encoder.net.blocks[0].register_forward_pre_hook(lambda block, given: placed.append(given[0]))
         net = model.encoder.net((batch.video.flatten(0, 1) - model.encoder.mean) / model.encoder.std)
+        close(placed[0], said["vit_patch_pos"], "patches with their places")
         close(net, said["vit_last_hidden_state"], "tokens")
         plans = fixture.inputs["candidates"]
         problems, candidates, horizon = plans.shape[:3]
@@ -147,19 +154,34 @@ def test_plans(case, kind):
     close(task.score(fixture.inputs["candidates"]).cost * numbers, said["cost"], "cost")
     noise = Noise(fixture.inputs[f"{kind}_noise"], problems)
     sizes = {"candidates": options["num_samples"], "iterations": options["n_steps"], "elites": options["topk"]}
+    states, rounds = [], []
+
+    class Kept(CEM if kind == "cem" else ICEM):
+        def begin(self, *given):  # in float64, as the recording
+            state = super().begin(*given)
+            return replace(state, mean=state.mean.to(D), std=state.std.to(D))
+
+        def learn(self, state, elites):
+            states.append(super().learn(state, elites))
+            return states[-1]
+
     if kind == "cem":
-        class Replayed(CEM):
+        class Replayed(Kept):
             def noise(self, shape, generator, device):
                 return noise().clone()
         planner = Replayed(**sizes)
     else:
-        class Replayed(ICEM):
+        class Replayed(Kept):
             def white(self, shape, generator, device):
                 return noise().transpose(-1, -2).clone()
         keep = min(5, options["topk"] - 1)  # the recording kept 3 of its 4 elites, which its config does not say
         planner = Replayed(**sizes, returns="mean", normalize="sequence", keep=keep)
-    plan = planner.solve(task, options["horizon"])
-    close(plan.actions, said[f"{kind}_actions"], "actions", 1e-6)
+    plan = planner.solve(task, options["horizon"], watch=rounds.append)
+    close(plan.actions, said[f"{kind}_actions"], "actions", 1e-6)  # in float32 there
+    close(states[-1].std, said[f"{kind}_var"], "deviations after the last round")
+    best = rounds[-1].score.cost.topk(options["topk"], largest=False).values.mean(1)  # what upstream reports
+    close(best * numbers, said[f"{kind}_costs"], "costs of the last elites")
+    assert noise.used * problems == fixture.scalars["cem_draws_used"]
 
 
 def test_loss_terms():
@@ -190,3 +212,9 @@ def test_loss_terms():
     weights = scalars["pldm_coefficients"]["wall"]
     total = sum(weights[theirs] * terms[name] for theirs, name in names.items())
     close(total, scalars["pldm_wall_total_without_idm"], "all of Wall's terms", 1e-6)
+    for theirs, preset in (("wall", "pldm-wall"), ("maze_obs", "pldm-maze")):
+        ours = create_config(preset).objective.vicreg
+        weights = dict(scalars["pldm_coefficients"][theirs])
+        weights.pop("pred_proprio", None)  # ours predicts velocities as all other channels
+        assert weights.pop("sim") == 1.0  # what the prediction always weighs
+        assert {name: getattr(ours, (names | {"idm": "inverse"})[name]) for name in weights} == weights

@@ -7,6 +7,7 @@ from worldkit.assembly import build
 from worldkit.config import WorldModelConfig
 from worldkit.convert.vjepa import _fill, target_of
 from worldkit.nn.positions import Rotation, sincos_2d, sincos_3d, tiled_angles, tiled_rotation
+from worldkit.objectives.jepa import momentum
 from worldkit.objectives.masks import Masks
 
 from .jepa_files import D, Fixture, close, folders
@@ -100,6 +101,39 @@ def test_one_pass(folder):
         close(objective.predictor.outputs.bias.grad, said["grad_pred_proj_bias"], "gradient of the last bias")
 
 
+@pytest.mark.parametrize("folder", CASES, ids=lambda path: path.name)
+def test_tables_of_positions(folder):
+    fixture = Fixture(folder)
+    model = model_of(fixture)
+    for part, where in (("encoder", model.encoder.net.where), ("predictor", model.objective.predictor.where)):
+        tables = [x for key, x in fixture.weights(part).items() if key.endswith("pos_embed")]
+        assert len(tables) == (where.table is not None)
+        for table in tables:
+            close(where.table, table, f"table of the {part}", 1e-6)  # float32 there and here
+
+
+def test_inside_the_encoder(monkeypatch):
+    """Patches, attention and tokens of the first block of a picture's encoder."""
+    for folder in CASES:
+        fixture = Fixture(folder)
+        if "attn_block0" not in fixture.tensors:
+            continue
+        net, said, seen = model_of(fixture).encoder.net, fixture.tensors, []
+        clips = clips_of(fixture.inputs["x"][0]).transpose(1, 2)
+        attend = torch.nn.functional.scaled_dot_product_attention
+
+        def watched(q, k, v, attend=attend, seen=seen, **options):  # with the identity for values it gives the weights
+            seen.append(attend(q, k, torch.eye(k.shape[-2], dtype=k.dtype).expand(*k.shape[:-1], -1), **options))
+            return attend(q, k, v, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        patches, grid = net.embed(clips)
+        close(patches, said["patch_embed"], "patches")
+        close(net.blocks[0](patches + net.where.rows(grid)), said["block0_full"], "first block")
+        close(seen[0], said["attn_block0"], "its attention")
+        monkeypatch.undo()
+
+
 def test_three_updates_and_the_slow_copy():
     for folder in CASES:
         fixture = Fixture(folder)
@@ -120,6 +154,8 @@ def test_three_updates_and_the_slow_copy():
             optimizer.zero_grad()
             loss.total.backward()
             optimizer.step()
+            objective = model.objective.config
+            close(momentum(objective.momentum, objective.momentum_steps, step), recorded["momentum"], "momentum")
             model.objective.after_step(model, step)
         clips = clips_of(fixture.inputs["x"][0])
         close(model.encoder.tokens(clips), said["after3_encoder_full"], "encoder")

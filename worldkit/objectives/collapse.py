@@ -40,14 +40,32 @@ def sigreg(z: Tensor, directions: Tensor, *, knots: int = 17, end: float = 3.0) 
         >>> bool(sigreg(normal, torch.randn(4, 32)) < 0.1 * sigreg(flat, torch.randn(4, 32)))
         True
     """
-    t = torch.linspace(0, end, knots, dtype=z.dtype, device=z.device)
-    normal = torch.exp(-t.square() / 2)
-    step = end / (knots - 1)
-    weights = torch.full_like(t, 2 * step)
-    weights[[0, -1]] = step
+    t, normal, weights = knots_of(knots, end, z)
     angles = (z @ F.normalize(directions, dim=0, eps=0))[..., None] * t  # [B, T, P, knots]
     error = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
-    return (error @ (weights * normal)).mean() * z.shape[0]
+    return (error @ weights).mean() * z.shape[0]
+
+
+def knots_of(count: int, end: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Where `sigreg` compares, what a standard normal distribution has there, and what that counts, ``[count]`` each.
+
+    Points are even in [0, ``end``], and weights :math:`w_k` those of the trapezoid rule over [-end, end] times the
+    second result.
+
+    Args:
+        count: Of points.
+        end: The last of them.
+        like: Of its type, on its device.
+    Example:
+        >>> [numbers.round(decimals=2).tolist() for numbers in knots_of(3, 2.0, torch.zeros(1).double())]
+        [[0.0, 1.0, 2.0], [1.0, 0.61, 0.14], [1.0, 1.21, 0.14]]
+    """
+    t = torch.linspace(0, end, count, dtype=like.dtype, device=like.device)
+    normal = torch.exp(-t.square() / 2)
+    step = end / (count - 1)
+    trapezoid = torch.full_like(t, 2 * step)
+    trapezoid[[0, -1]] = step
+    return t, normal, trapezoid * normal
 
 
 def hinge(variance: Tensor, margin: float = 1.0) -> Tensor:
