@@ -36,7 +36,7 @@ WEIGHTS = Path(wk.__file__).parent / "presets" / "weights"
 FRAMES, CLIPS, LEAST, FEW = 5, 200, 100, 8
 """Predicted frames of the headline; clips it rests on at most; clips of any number at least; clips of the check."""
 LOG_LINES = 60
-OF_OBJECTS, SEEN = ("fg_ari", "miou"), "encoded"
+OF_OBJECTS, SEEN, TOLD = ("fg_ari", "miou"), "encoded", "inferred"
 ENOUGH = 100
 """Episodes made for a training; a model that had more is scored on the usual number, on the same clips as others."""
 DRAWN, SAMPLED, STATIC = 128, 6, "the encoder's own prior"
@@ -135,7 +135,9 @@ def headline(found: Iterable[Mapping[str, Any]], samples: Mapping[str, Any] | No
         mean = first["results"]["mean training frame"]["psnr"]["mean"]
         parts = [f"frames drawn again at {model['psnr']['mean']:.1f} dB, the mean frame {mean:.1f}"]
     else:
-        parts = [f"{model['psnr']['mean']:.1f} dB over {horizon} predicted frames, copying {still['psnr']['mean']:.1f}"]
+        told = " by latent actions read off them" if first["driven by"] == TOLD else ""
+        parts = [f"{model['psnr']['mean']:.1f} dB over {horizon} predicted frames{told}, "
+                 f"copying {still['psnr']['mean']:.1f}"]
     parts += [f"FG-ARI {model['fg_ari']['mean']:.2f}"] if "fg_ari" in model else []
     for table in (other["results"] for other in others):
         if "med10" in table["model"]:

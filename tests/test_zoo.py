@@ -144,6 +144,24 @@ def test_the_picture_of_a_model_with_actions_shows_the_opposite_ones(tiny_model)
     assert steered.shape[-1] == plain.shape[-1] and steered.shape[-2] == plain.shape[-2] + 106 + 4  # a row more
 
 
+def test_the_opposite_of_left_is_right_and_of_staying_staying(tiny_model, monkeypatch):
+    drawn, told = load(ROOT / "docs/images/zoo.py"), []
+    glance = importlib.import_module("worldkit.training.glance")
+    seen = mock.Mock(rows={glance.PREDICTED: None}, predicts=True, context_frames=3)
+    monkeypatch.setattr(glance, "glance", lambda model, batch, **_: told.append(batch.conditions["action"]) or seen)
+    monkeypatch.setattr(glance, "Glance", mock.Mock())
+    model = tiny_model(conditioners={"action": {"name": "action", "num_actions": 3}})
+    drawn.strip(model, wk.Batch(torch.rand(1, 6, 3, 32, 32), {"action": torch.tensor([[1, 2, 0, 1, 2, 1]])}), 3)
+    assert told[1].tolist() == [[1, 2, 0, 2, 1, 2]]
+
+
+def test_a_model_whose_agents_do_what_they_want_is_told_what_they_did(zoo):
+    assert find_protocol("flam-grid-mini").driven_by == ("inferred",)
+    results = {"model": {"psnr": {"mean": 25.0}}, "copy last frame": {"psnr": {"mean": 22.6}}}
+    entry = {"results": results, "driven by": "inferred", "protocol": {"horizon": 5}}
+    assert zoo.headline([entry]) == ("25.0 dB over 5 predicted frames by latent actions read off them, copying 22.6")
+
+
 def test_a_model_that_comes_along_is_scored_and_rolled_out_on_its_own_data(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["-o", "data.num_episodes=2"]

@@ -39,11 +39,12 @@ def table(names):
         first, *others = facts["evaluation"]
         model, protocol = first["results"]["model"], first["protocol"]
         over = [difference(model["psnr"]["over"][b]) for b in BASELINES]
-        if first["driven by"] != "prior":  # who sees the frames need not copy
+        if first["driven by"] == "encoded":  # who sees the frames need not copy
             over[0] = "-"
         given, horizon = protocol["context_frames"], protocol["horizon"]
-        scored = (f"{given} frames given, {horizon} predicted" if first["driven by"] == "prior" else
-                  f"{given + horizon} frames seen, the last {horizon} drawn again")
+        frames = f"{given} frame{'s' if given > 1 else ''} given, {horizon} predicted"
+        scored = {"prior": frames, "inferred": f"{frames} by latent actions read off them",
+                  "encoded": f"{given + horizon} frames seen, the last {horizon} drawn again"}[first["driven by"]]
         more = [f"{title} {number(model[key])}" for key, title in MORE.items() if key in model]
         if samples := facts.get("samples"):
             other = samples["other true videos"]
@@ -86,8 +87,9 @@ def strip(model, batch, context_frames):
     seen = glance(model, batch, context_frames=context_frames)
     if "action" not in model.conditioners or not seen.predicts:
         return seen.strip()
-    action = batch.conditions["action"].clone()
-    action[:, context_frames - 1:] *= -1  # the first of them leads to the first predicted frame
+    action, number = batch.conditions["action"].clone(), model.conditioners["action"].config.num_actions
+    done = action[:, context_frames - 1:]  # the first of them leads to the first predicted frame
+    done.copy_(-done if number is None else -done % number)
     other = replace(batch, conditions={**batch.conditions, "action": action})
     rows = {"the opposite actions": glance(model, other, context_frames=context_frames).rows[PREDICTED]}
     return Glance(seen.rows | rows, seen.context_frames, seen.predicts).strip()

@@ -46,5 +46,5 @@ def find_protocol(name: str) -> Protocol:
     return Protocol(
         spec.name, f"the eval table of preset {spec.name}", spec.source, int(table.get("context_frames", 1)),
         int(table.get("horizon", spec.config.get("timestep_horizon", 10))), resolution=size, max_clips=MAX_CLIPS,
-        driven_by=("prior",) if spec.config.get("dynamics") else ("encoded",),
+        driven_by=tuple(table.get("driven_by", ("prior",) if spec.config.get("dynamics") else ("encoded",))),
     )
