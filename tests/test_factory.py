@@ -1,16 +1,20 @@
 """From names and overrides to models."""
 
+import re
+
 import pytest
 import torch
 
 import worldkit as wk
 from worldkit import registry
+from worldkit.cli.commands.share import NEEDS
 from worldkit.config import ComponentConfig
 from worldkit.decoders import Decoder
 from worldkit.dynamics import Dynamics
 from worldkit.encoders import Encoder
 from worldkit.errors import ConfigError, IncompatibleComponentsError, NoPretrainedWeightsError, UnknownComponentError
 from worldkit.latents import Field, LatentSpec, TokenGroup
+from worldkit.presets.obtaining import how_to_obtain
 
 CNN = {"base_channels": 4, "latent_channels": 4}
 TINY = {
@@ -187,6 +191,19 @@ def test_pretrained_without_weights():
     assert str(error.value).startswith("no weights are published for 'lpwm-sketchy'. Presets with weights: ")
     assert "worldkit convert lpwm CHECKPOINT --hparams hparams.json" in str(error.value)
     assert "lpwm-sketchy" not in wk.list_models(pretrained=True)
+
+
+def test_weights_that_are_not_published_are_to_be_converted_by_the_converter_that_fits():
+    advice = {name: re.search(r"worldkit convert (\S+)", how_to_obtain(name)) for name in wk.list_models()}
+    said = {name: found and found[1] for name, found in advice.items()}
+    assert set(said.values()) - {None} == set(NEEDS)  # every converter is some preset's
+    for name, kind in (("lewm-mini", "lewm"), ("pldm", "lewm"), ("pldm-wall", None), ("vjepa2-ac", "vjepa2-ac"),
+                       ("vjepa2-giant", "vjepa2"), ("vjepa-large", None), ("dreamer-v3", None), ("ddlp-obj3d", "ddlp"),
+                       ("diffuse-ddlp-obj3d", "diffuse-ddlp"), ("g-swm-maze", "gswm"), ("slotformer", None)):
+        assert said[name] == kind, name
+    with pytest.raises(NoPretrainedWeightsError, match="Official LeWM .*convert lewm CHECKPOINT --out FOLDER. To"):
+        wk.create_model("lewm-mini", pretrained=True)
+
 
 
 def test_no_name_and_config_with_name():

@@ -12,6 +12,7 @@ from . import registry as registries
 from .config import WorldModelConfig, merge, nest, option_paths
 from .errors import ConfigError, NoPretrainedWeightsError
 from .presets import ModelSpec, packaged_file, preset_names, preset_spec, resolve_preset
+from .presets.obtaining import how_to_obtain
 
 if TYPE_CHECKING:
     from .model import WorldModel
@@ -200,8 +201,7 @@ def create_model(
         have = ", ".join(list_models(pretrained=True)) or "none yet"
         raise NoPretrainedWeightsError(
             f"no weights are published for '{resolve_preset(name)}'. Presets with weights: {have} (worldkit list "
-            "--pretrained shows what they reach). Official LPWM checkpoints can be converted: worldkit convert lpwm "
-            "CHECKPOINT --hparams hparams.json --out FOLDER"
+            f"--pretrained shows what they reach). {how_to_obtain(resolve_preset(name))}"
         )
     if overrides:
         raise ConfigError("pretrained=True takes no overrides: the weights fit only the preset's own configuration")

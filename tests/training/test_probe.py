@@ -1,6 +1,7 @@
 """Probes read what is there, say so with intervals, and refuse what is not."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -46,6 +47,19 @@ def test_the_command_and_a_missing_column(tmp_path, capsys):
     assert found["numbers"] == 6 and found["episodes"] > 1 and "95%" in capsys.readouterr().out
     with pytest.raises(DataError, match="no column 'nothing'.*--target; it has: .*position"):
         probe(model, "push-32", "nothing", data_options={"num_episodes": 4, "episode_length": 8})
+
+
+def test_a_missing_target_is_told_before_all_else(tmp_path, capsys):
+    model = build(small_config(encoder="vit-cls", decoder=None, dynamics="adaln-causal", latent_action=None,
+                               objective="jepa", conditioners={"action": {"name": "action-mlp", "dim": 2}}))
+    model.save_pretrained(tmp_path / "model")
+    told = ["probe", str(tmp_path / "model"), "--data", "balls-32"]  # balls have no actions
+    for target, said in (([], "a probe needs a column of numbers.*: name one with --target; balls-32 has: "),
+                         (["--target", "nothing"], "no column 'nothing' of numbers"),
+                         (["--target", "position"], "no entry or column 'action' for the condition 'action'")):
+        assert main([*told, *target]) == 2
+        heard = " ".join(capsys.readouterr().err.split())
+        assert re.search(said, heard) and "position" in heard, heard
 
 
 def test_a_decoder_learns_on_a_frozen_model():

@@ -140,15 +140,21 @@ class _Rows:
 def _features(
     model: ComposedWorldModel, data: str, target: str, split: str, most: int, device: str, options: dict[str, Any]
 ) -> _Rows:
-    vectors = {**model.config.vectors, _TARGET: target}
+    asked = {_TARGET: target or _TARGET}
+    vectors = {**model.config.vectors, **asked}
     try:
-        clips = open_clips(model, data, split=split, num_frames=model.clip_length, vectors=vectors, **options)
+        try:
+            clips = open_clips(model, data, split=split, num_frames=model.clip_length, vectors=vectors, **options)
+        except DataError:  # whatever else is missing, a missing target is told first
+            open_clips(model, data, split=split, num_frames=1, **{**options, "conditions": {}, "vectors": asked})
+            raise
     except DataError as error:
         if f"'{_TARGET}'" not in str(error):
             raise
         columns = str(error).partition("it has: ")[2].partition(".")[0] or "none"
-        raise DataError(f"{data} has no column '{target}' of numbers, one row per frame, to read off latents: name one "
-                        f"with --target; it has: {columns}") from error
+        lacks = f"{data} has no column '{target}'" if target else "a probe needs a column"
+        raise DataError(f"{lacks} of numbers, one row per frame, to read off latents: name one with --target; "
+                        f"{'it' if target else data} has: {columns}") from error
     chosen = torch.linspace(0, len(clips) - 1, min(most, len(clips))).long().unique().tolist()
     latents, pixels, targets, episodes = [], [], [], []
     for start in range(0, len(chosen), 16):

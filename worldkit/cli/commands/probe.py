@@ -36,7 +36,8 @@ def add(commands: Commands) -> None:
     p = command(commands, "probe", "What a model's latents know: read a column of the data off them.", _HELP)
     p.add_argument("model", help="preset with weights, model folder, run folder or hub:org/name")
     data_argument(p)
-    p.add_argument("--target", required=True, help="column of numbers, one row per frame: state, position, ...")
+    p.add_argument("--target", default="", help="column of numbers, one row per frame: state, position, ...; left out: "
+                                                "an error that lists them")
     p.add_argument("--split", choices=SPLITS, default="test", help="scored (default: test)")
     p.add_argument("--max-clips", type=positive(int), default=400, help="of each split (default: 400)")
     data_option(p)
