@@ -149,6 +149,7 @@ def test_plan(case):
                     grip_momentum=options["momentum_mean_gripper"], grip_momentum_std=options["momentum_std_gripper"],
                     ).solve(task, options["rollout"])
     close(plan.actions, fixture.tensors["cem_action"], "plan", 1e-6)
+    assert len(noise) == fixture.scalars["cem_draws_used"] and next(rounds, None) is None
     grid = fixture.inputs["grid_actions"][None]
     if "grid_energy" in fixture.tensors:
         task = Shooting(model, z[:1, :1], LatentDistance(fields=("features",), norm="l1"), goal=z[:1, 1:2],

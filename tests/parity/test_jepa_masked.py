@@ -9,6 +9,7 @@ from worldkit.convert.vjepa import _fill, target_of
 from worldkit.nn.positions import Rotation, sincos_2d, sincos_3d, tiled_angles, tiled_rotation
 from worldkit.objectives.jepa import momentum
 from worldkit.objectives.masks import Masks
+from worldkit.training.optimizers import OptimizerConfig
 
 from .jepa_files import D, Fixture, close, folders
 
@@ -140,11 +141,12 @@ def test_three_updates_and_the_slow_copy():
         if "nenc" not in fixture.config:
             continue
         model, said = model_of(fixture), fixture.tensors
-        learns = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        plain = [p for n, p in learns if p.ndim == 1 or n.endswith("bias")]
-        groups = [{"params": [p for n, p in learns if p.ndim > 1 and not n.endswith("bias")]},
-                  {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=0.0)
+        learns = [p for p in model.parameters() if p.requires_grad]
+        optimizer = OptimizerConfig(name="adamw", decay="arrays", weight_decay=1.0).make(learns, module=model)
+        for group in optimizer.param_groups:  # tables of positions, which never move, are among those that decay there
+            decays = bool(group["weight_decay"])
+            assert len(group["params"]) + 2 * decays == sum(
+                count for plain, count in fixture.scalars["groups"] if plain != decays)
         for step, recorded in enumerate(fixture.scalars["steps"]):
             groups = optimizer.param_groups
             groups[0]["lr"] = groups[1]["lr"] = recorded["lr"]

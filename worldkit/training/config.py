@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..config import Config
+from ..nn.decay import Decay
 from .optimizers import OptimizerName
 
 
@@ -36,8 +37,8 @@ class TrainConfig(Config):
         final_lr, decay_every, decay_factor: Of the schedules.
         betas, eps, weight_decay: Of the optimiser.
         final_weight_decay: The weight decay moves there along a cosine; None: it stays.
-        decay: Of adam and adamw, what weight decay is for: ``"all"``, or ``"weights"`` of layers (no biases, norms and
-            tables).
+        decay: Of adam and adamw, what weight decay is for: ``"all"``; ``"arrays"``, of more than one axis (no biases
+            and norms); or ``"weights"`` of layers (no tables either).
         agc: No tensor's gradient is longer than this fraction of the tensor itself (adaptive clipping); None: no limit.
         max_grad_norm: Scale gradients down to this norm; None (upstream) does not.
         clips: ``"all"``: every window of an episode is a training clip; ``"tile"``: windows that do not overlap;
@@ -93,7 +94,7 @@ class TrainConfig(Config):
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     final_weight_decay: float | None = Field(default=None, ge=0)
-    decay: Literal["all", "weights"] = "all"
+    decay: Decay = "all"
     agc: float | None = Field(default=None, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
     clips: Literal["all", "tile", "first"] = "all"

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import Config
-from ..nn.decay import weights_of_layers
+from ..nn.decay import Decay, decaying
 from .muon import hidden_matrices, move_matrices
 
 OptimizerName = Literal["adam", "adamw", "adam-tf", "laprop", "muon"]
@@ -39,8 +39,8 @@ class OptimizerConfig(Config):
         eps: Added to the root of the mean of squares.
         weight_decay: Of adam, adamw and laprop as torch has them, of muon as of adamw; of laprop for matrices and
             kernels only.
-        decay: Of adam and adamw: ``"all"``, or ``"weights"``: those of linear, convolutional and recurrent layers alone
-            (IRIS, DIAMOND), as `worldkit.nn.decay` finds them.
+        decay: Of adam and adamw: ``"all"``; ``"arrays"``: parameters of more than one axis (I-JEPA); or ``"weights"``:
+            those of linear, convolutional and recurrent layers alone (IRIS, DIAMOND); see `worldkit.nn.decay`.
         agc: Each tensor's gradient is at most this fraction of that tensor's norm; None: no such limit.
         agc_floor: Norms of tensors count as at least this.
         max_grad_norm: All gradients together are scaled down to this norm; None: they are not.
@@ -60,7 +60,7 @@ class OptimizerConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    decay: Literal["all", "weights"] = "all"
+    decay: Decay = "all"
     agc: float | None = Field(default=None, gt=0)
     agc_floor: float = Field(default=1e-3, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
@@ -84,9 +84,9 @@ class OptimizerConfig(Config):
              module: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser of some parameters, at the learning rate of the first update.
 
-        ``module`` has them all; ``decay = "weights"`` asks its layers.
+        ``module`` has them all; ``decay`` asks its layers.
         """
-        decays = weights_of_layers(module) if self.decay == "weights" and module is not None else None
+        decays = None if module is None else decaying(module, self.decay)
         return make_optimizer(self.name, parameters, lr=self.rate(0), betas=self.betas, eps=self.eps,
                               weight_decay=self.weight_decay, decays=decays, agc=self.agc, agc_floor=self.agc_floor,
                               nesterov=self.nesterov, fused=fused,

@@ -30,7 +30,7 @@ from ..files import check_writable, reason
 from ..memory import keep_memory
 from ..model import ComposedWorldModel
 from ..nn.checkpoint import set_checkpointing
-from ..nn.decay import weights_of_layers
+from ..nn.decay import decaying
 from ..nn.quantize import forget_restarted
 from ..progress import Meter
 from ..storage.folders import write_folder
@@ -174,7 +174,7 @@ class Trainer:
         self.optimizer = make_optimizer(
             config.optimizer, [p for p in model.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
             eps=config.eps, weight_decay=config.weight_decay, agc=config.agc,
-            decays=weights_of_layers(model) if config.decay == "weights" else None,
+            decays=decaying(model, config.decay),
             fused=config.strategy == "ddp" and self.device.type in ("cpu", "cuda"), matrices=hidden_matrices(model),
         )
         forget_restarted(self.optimizer, model)
