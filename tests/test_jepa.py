@@ -10,6 +10,7 @@ import torch
 
 import worldkit as wk
 from worldkit.assembly import build
+from worldkit.cli.parser import main
 from worldkit.convert import from_lewm, from_vjepa2, from_vjepa2_ac
 from worldkit.errors import CheckpointError
 from worldkit.objectives.collapse import health
@@ -119,11 +120,34 @@ def test_masks_that_hide_everything(encoder, masks, said):
         model.loss(example_batch(model.config))
 
 
+@pytest.mark.parametrize("encoder, masks, said", [
+    ("jepa-vit", {"image": {"target_scale": [2.0, 2.0]}}, "image.target_scale: shares, at most 1"),
+    ("jepa-vit", {"image": {"context_scale": [1.0, 0.5]}}, "image.context_scale: the smallest and the largest one"),
+    ("jepa-vit", {"image": {"target_aspect": [0.0, 1.0]}}, "image.target_aspect: the smallest and the largest one, a"),
+    (CLIPS, {"clips": [], "num_frames": 2}, "clips: .* at least 1 item"),
+    ({**CLIPS, "tubelet": 3}, {"num_frames": 2}, "no multiple of encoder.tubelet 3: -o encoder.frames=3"),
+])
+def test_masks_and_clips_that_cannot_be(encoder, masks, said):
+    with pytest.raises(wk.ConfigError, match=said):
+        build(small_config(encoder=encoder, decoder=None, dynamics=None, latent_action=None,
+                           objective={"name": "masked-jepa", **masks}))
+
+
+def test_a_model_that_predicts_nothing_plans_nothing(tmp_path, capsys):
+    build(small_config(encoder="jepa-vit", decoder=None, dynamics=None, latent_action=None,
+                       objective="masked-jepa")).save_pretrained(tmp_path / "model")
+    assert main(["plan", str(tmp_path / "model"), "--data", "push-32"]) == 2
+    heard = " ".join(capsys.readouterr().err.split())
+    assert "predicts nothing, so there is nothing to plan with: train one that does" in heard
+
+
 def test_two_views_where_one_is_expected():
     with pytest.raises(wk.ConfigError, match="'vit-cls' sees one view, and these observations have 2.*'jepa-vit'"):
         build(small_config(**LEWM, obs__views=2, objective="jepa"))
-    with pytest.raises(wk.ShapeError, match="video must have 5 axes"):
+    with pytest.raises(wk.ShapeError, match="video must have 5 axes .*has 2 views: .* is made with obs.views=2"):
         build(small_config(**LEWM, objective="jepa")).encode(torch.rand(1, 2, 3, 3, 32, 32))
+    with pytest.raises(wk.ShapeError, match="video must have 6 axes .*has one view: .* is made with obs.views=1"):
+        build(small_config(obs__views=2)).encode(torch.rand(1, 3, 3, 32, 32))
 
 
 def test_a_planner_on_a_model_without_actions():

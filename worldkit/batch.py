@@ -193,13 +193,23 @@ def check_shape(x: Tensor, pattern: str, *, name: str, **sizes: int) -> dict[str
     wanted = " ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
     require_tensor(x, name, wanted)
     if x.ndim != len(axes):
-        raise ShapeError(f"{name} must have {len(axes)} axes [{wanted}], got {x.ndim}: {list(x.shape)}")
+        raise ShapeError(f"{name} must have {len(axes)} axes [{wanted}], got {x.ndim}: {list(x.shape)}"
+                         f"{_of_views(axes, x)}")
     found = dict(zip(axes, x.shape, strict=True))
     for axis, size in sizes.items():
         if found[axis] != size:
             got = f"{list(x.shape)}: axis {axis} is {found[axis]}, not {size}"
             raise ShapeError(f"{name} must be [{wanted}], got {got}")
     return found
+
+
+def _of_views(axes: list[str], x: Tensor) -> str:
+    """What to do where a video has an axis of views and a model expects none, or the other way round; else nothing."""
+    if "v" in axes and x.ndim == len(axes) - 1:
+        return ". It has one view: the model that sees it is made with obs.views=1"
+    if axes == ["b", "t", "c", "h", "w"] and x.ndim == 6:
+        return f". It has {x.shape[1]} views: the model that sees them is made with obs.views={x.shape[1]}"
+    return ""
 
 
 def to_float_video(video: Tensor, *, name: str = "video") -> Tensor:

@@ -85,7 +85,8 @@ def from_lewm(
     if "predictor.pos_embedding" not in state or "encoder.embeddings.cls_token" not in state:
         raise CheckpointError(
             "this is no LeWM or PLDM checkpoint of stable-worldmodel: it lacks predictor.pos_embedding or "
-            f"encoder.embeddings.cls_token, and has {', '.join(list(state)[:4])}, ..."
+            f"encoder.embeddings.cls_token, and has {', '.join(list(state)[:4])}, ... What else can be converted: "
+            "worldkit convert --help"
         )
     model = build(_config(state, heads, predictor_heads, overrides))
     still = {_target_name(key): value for key, value in state.items()

@@ -154,7 +154,8 @@ def _parts(checkpoint: str | Path | Mapping[str, Any]) -> dict[str, dict[str, Te
              if isinstance(part := checkpoint.get(name), Mapping)}
     if not {"encoder", "target_encoder", "ema_encoder"} & found.keys():
         raise CheckpointError("this is no V-JEPA 2 checkpoint: it has no encoder, target_encoder or ema_encoder, but "
-                              f"{', '.join(map(str, list(checkpoint)[:5]))}")
+                              f"{', '.join(map(str, list(checkpoint)[:5]))}. What else can be converted: worldkit "
+                              "convert --help")
     return found
 
 

@@ -100,7 +100,9 @@ class JEPAViT(Encoder):
     @staticmethod
     def _check(config: JEPAViTConfig) -> None:
         if config.frames % config.tubelet and config.frames > 1:
-            raise ConfigError(f"encoder.frames {config.frames} is no multiple of encoder.tubelet {config.tubelet}")
+            whole = -(-config.frames // config.tubelet) * config.tubelet
+            raise ConfigError(f"encoder.frames {config.frames} is no multiple of encoder.tubelet {config.tubelet}: "
+                              f"-o encoder.frames={whole} -o objective.num_frames={whole}, or another tubelet")
         if config.positions == "sincos-2d" and config.tubelet * config.frames > 1:
             raise ConfigError("encoder.positions sincos-2d tells row and column, and clips have time, too: use "
                               "sincos-3d-uniform or tiled-rotary, or tubelet = 1 and frames = 1")

@@ -77,7 +77,8 @@ class MaskedJEPAConfig(ComponentConfig):
     num_frames: int = Field(default=1, gt=0)
     predictor: PredictorConfig = PredictorConfig()
     image: ImageMaskConfig = ImageMaskConfig()
-    clips: tuple[ClipMaskConfig, ...] = (ClipMaskConfig(), ClipMaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7)))
+    clips: tuple[ClipMaskConfig, ...] = Field(
+        default=(ClipMaskConfig(), ClipMaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7))), min_length=1)
     one_mask_token: bool = False
     distance: Literal["smooth-l1", "power"] = "smooth-l1"
     exponent: float = Field(default=1.0, gt=0)

@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ..config import Config
@@ -29,6 +30,24 @@ from ..errors import ConfigError
 Pick = Callable[[int], int]
 """``pick(n)``: a whole number below ``n``."""
 _TRIES = 20
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < ends[0] <= ends[1]:
+        raise ValueError(f"the smallest and the largest one, above 0, in this order; got {ends[0]:g}, {ends[1]:g}")
+    return ends
+
+
+def _share(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[1] > 1:
+        raise ValueError(f"shares, at most 1 (all of it); got {ends[0]:g}, {ends[1]:g}")
+    return ends
+
+
+Between = Annotated[tuple[float, float], AfterValidator(_ordered)]
+"""The smallest and the largest of what is drawn, above 0."""
+Shares = Annotated[Between, AfterValidator(_share)]
+"""The same, of shares of a whole."""
 
 
 class ImageMaskConfig(Config):
@@ -42,9 +61,9 @@ class ImageMaskConfig(Config):
         overlap: Context may show what targets ask for.
     """
 
-    context_scale: tuple[float, float] = (0.85, 1.0)
-    target_scale: tuple[float, float] = (0.15, 0.2)
-    target_aspect: tuple[float, float] = (0.75, 1.5)
+    context_scale: Shares = (0.85, 1.0)
+    target_scale: Shares = (0.15, 0.2)
+    target_aspect: Between = (0.75, 1.5)
     num_contexts: int = Field(default=1, gt=0)
     num_targets: int = Field(default=4, gt=0)
     min_keep: int = Field(default=10, ge=0)
@@ -65,9 +84,9 @@ class ClipMaskConfig(Config):
     """
 
     num_blocks: int = Field(default=8, gt=0)
-    spatial_scale: tuple[float, float] = (0.15, 0.15)
-    temporal_scale: tuple[float, float] = (1.0, 1.0)
-    aspect: tuple[float, float] = (0.75, 1.5)
+    spatial_scale: Shares = (0.15, 0.15)
+    temporal_scale: Shares = (1.0, 1.0)
+    aspect: Between = (0.75, 1.5)
     context_share: float = Field(default=1.0, gt=0, le=1)
     max_keep: int | None = Field(default=None, gt=0)
     complement: bool = False

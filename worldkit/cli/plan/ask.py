@@ -62,7 +62,9 @@ def ask(loaded: Loaded, data: str, options: Namespace, data_options: Mapping[str
         raise ConfigError(f"worldkit plan shows one camera, and this model has {model.config.obs.views}. In Python: "
                           "worldkit.planning.Shooting")
     if model.dynamics is None:
-        raise ConfigError(f"{loaded.place} has no dynamics and predicts nothing")
+        raise ConfigError(f"{loaded.place} has no dynamics and predicts nothing, so there is nothing to plan with: "
+                          "train one that does (worldkit train PRESET --data ... -o conditioners.action=action), or "
+                          "try worldkit plan lpwm-push-mini")
     check_told(model, loaded.place)
     context, horizon = protocol(options, loaded)
     ahead = _ahead(options.goal, horizon)
