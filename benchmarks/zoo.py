@@ -49,12 +49,13 @@ DRAWN, SAMPLED, STATIC = 128, 6, "the encoder's own prior"
 def evaluations(model: Any, name: str, data: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the documentation says of a model: each with the command that repeats it, its protocol and its results.
 
-    First its predictions over the frames of the headline, and how it reconstructs the same frames; where the data know
-    true segments and the model draws masks, with the metrics of objects.
+    First its predictions over the frames of the headline, and how it reconstructs the same frames, unless it encodes
+    nothing; where the data know true segments and the model draws masks, with the metrics of objects.
     """
     own, objects = find_protocol(name), has_segments(model, data, options)
+    seen = () if model.config.encoder.name == "identity" else (SEEN,)
     changes = {"horizon": min(FRAMES, own.horizon), "max_clips": CLIPS,
-               "driven_by": tuple(dict.fromkeys((*own.driven_by, SEEN))),
+               "driven_by": tuple(dict.fromkeys((*own.driven_by, *seen))),
                "metrics": (*own.metrics, *(OF_OBJECTS if objects else ()))}
     wanted = [(own, changes, {"segments": "true"} if objects else {})]
     wanted += [(own, {}, {})] if own.horizon > FRAMES else []
