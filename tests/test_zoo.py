@@ -176,6 +176,22 @@ def test_a_model_that_comes_along_is_scored_and_rolled_out_on_its_own_data(tmp_p
                          capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_comes_along_can_be_played_where_it_predicts(name, capsys):
+    told = []
+
+    def play(session, about, **_):
+        session.step()
+        told.append(session)
+
+    with mock.patch("worldkit.play.terminal.play", play):
+        code = main(["play", name])
+    if wk.create_config(name).dynamics is None:
+        assert code == 2 and "has no dynamics and predicts nothing" in capsys.readouterr().err
+    else:
+        assert code == 0 and told
+
+
 # -- from a run to weights that ship
 
 
