@@ -98,8 +98,10 @@ def strip(model, batch, context_frames):
 def draw(name):
     """A picture of a shipped model on a test clip."""
     from worldkit.data import collate
+    from worldkit.training.figures import rollouts_beside_truth
     from worldkit.training.recipes import open_clips
-    from worldkit.viz import samples_strip, save_png
+    from worldkit.viz import rollout_strip, samples_strip, save_png
+    from worldkit.viz.animation import INFERRED
 
     model, facts = wk.create_model(name, pretrained=True), facts_of(preset_spec(name))
     if model.prior is not None:
@@ -107,10 +109,16 @@ def draw(name):
         videos = torch.cat([rollout.context_video, rollout.video], 1).clamp(0, 1)
         save_png(samples_strip(videos, first_frames=rollout.context_video.shape[1]), HERE / f"zoo-{name}.png")
         return
-    protocol = facts["evaluation"][0]["protocol"]
-    clips = open_clips(model, facts["data"], split="test", num_frames=protocol["context_frames"] + protocol["horizon"],
-                       **facts.get("data options", {}))
-    save_png(strip(model, collate([clips[CLIP]]), protocol["context_frames"]), HERE / f"zoo-{name}.png")
+    first = facts["evaluation"][0]
+    given, horizon = first["protocol"]["context_frames"], first["protocol"]["horizon"]
+    clips = open_clips(model, facts["data"], split="test", num_frames=given + horizon, **facts.get("data options", {}))
+    batch = collate([clips[CLIP]])
+    if first["driven by"] == "inferred":
+        found = rollouts_beside_truth(model, batch, context_frames=given)
+        shown = rollout_strip(found["truth"], {INFERRED: found["rollouts"][INFERRED]}, context_frames=given)
+    else:
+        shown = strip(model, batch, given)
+    save_png(shown, HERE / f"zoo-{name}.png")
 
 
 def main():
