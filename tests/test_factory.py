@@ -205,7 +205,6 @@ def test_weights_that_are_not_published_are_to_be_converted_by_the_converter_tha
         wk.create_model("lewm-mini", pretrained=True)
 
 
-
 def test_no_name_and_config_with_name():
     with pytest.raises(ConfigError, match="create_model needs a name"):
         wk.create_model()

@@ -157,9 +157,12 @@ def test_the_opposite_of_left_is_right_and_of_staying_staying(tiny_model, monkey
 
 def test_a_model_whose_agents_do_what_they_want_is_told_what_they_did(zoo):
     assert find_protocol("flam-grid-mini").driven_by == ("inferred",)
+    for name in wk.list_models():
+        if "inferred" in preset_spec(name).eval.get("driven_by", ()):
+            assert wk.create_config(name).latent_action is not None, name
     results = {"model": {"psnr": {"mean": 25.0}}, "copy last frame": {"psnr": {"mean": 22.6}}}
     entry = {"results": results, "driven by": "inferred", "protocol": {"horizon": 5}}
-    assert zoo.headline([entry]) == ("25.0 dB over 5 predicted frames by latent actions read off them, copying 22.6")
+    assert zoo.headline([entry]) == "25.0 dB over 5 predicted frames by latent actions read off them, copying 22.6"
 
 
 def test_a_model_that_comes_along_is_scored_and_rolled_out_on_its_own_data(tmp_path, capsys, monkeypatch):

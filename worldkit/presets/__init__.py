@@ -35,7 +35,7 @@ class ModelSpec:
         name, summary, source, paper, aliases: Provenance.
         config: Nested dict of a `WorldModelConfig`.
         train: Training defaults (batch size, learning rate, epochs, ...).
-        eval: Evaluation protocol (conditioning frames, horizon).
+        eval: Evaluation protocol (conditioning frames, horizon, what drives rollouts).
         agent: Name and options of the agent that acts through the model; empty: none does.
         online: How much it acts and learns.
         weights: File with weights inside the package (or ``"hub:org/name"``), if there are any.
