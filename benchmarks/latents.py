@@ -140,7 +140,7 @@ def trainer_of(name: str, folder: Path, steps: int, options: argparse.Namespace)
     begin = {} if stage.after is None else {"init_from": str(cell("train", stage.after, seed, options) / "model")}
     return make_trainer(
         stage.preset, options.data, run=folder, overrides=stage.changes, show_progress=False,
-        train_overrides={"steps": steps, "eval_every": steps, "eval_clips": 1, "save_every": max(TRIED, steps // 8),
+        train_overrides={"steps": steps, "eval_every": steps, "eval_clips": 16, "save_every": max(TRIED, steps // 8),
                          "keep": 1, "seed": seed, "select_by": "loss", **stage.train, **begin},
     )
 

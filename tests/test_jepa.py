@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from worldkit.storage.hub import load_parts
 from worldkit.storage.sharing import export_model
 from worldkit.testing import check_objective
 from worldkit.testing.examples import example_batch, small_config
+from worldkit.training.evaluation import validation_loss
 from worldkit.training.watch import Watch
 
 COUNTS = Path(os.environ.get("WORLDKIT_PARITY", Path(__file__).parents[2] / "shared" / "parity")) / "jepa"
@@ -148,6 +150,15 @@ def test_two_views_where_one_is_expected():
         build(small_config(**LEWM, objective="jepa")).encode(torch.rand(1, 2, 3, 3, 32, 32))
     with pytest.raises(wk.ShapeError, match="video must have 6 axes .*has one view: .* is made with obs.views=1"):
         build(small_config(obs__views=2)).encode(torch.rand(1, 3, 3, 32, 32))
+
+
+def test_spread_over_a_batch_of_one_clip_is_refused_and_none_is_left_over_in_validation():
+    model = build(small_config(**LEWM, objective={"name": "jepa", "vicreg": {"std": 1.0}}))
+    clip = example_batch(model.config, batch=1)
+    with pytest.raises(wk.ConfigError, match="this batch has one: set train.batch_size and train.eval_clips to 2"):
+        model.loss(clip)
+    item = {"video": clip.video[0], **{name: value[0] for name, value in clip.conditions.items()}}
+    assert math.isfinite(validation_loss(model, [item] * 5, max_clips=5, batch_size=4, step=0))
 
 
 def test_a_planner_on_a_model_without_actions():

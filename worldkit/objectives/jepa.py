@@ -26,7 +26,7 @@ from ..batch import Batch
 from ..conditions import Condition
 from ..config import ComponentConfig, Config
 from ..distributions import Sampler
-from ..errors import IncompatibleComponentsError
+from ..errors import ConfigError, IncompatibleComponentsError
 from ..latents import Latent
 from .base import Loss, Objective
 from .collapse import health, pldm_original_terms, pldm_terms, sigreg
@@ -178,6 +178,9 @@ class JEPA(Objective):
         weights = config.vicreg.weights
         if weights:
             apart = embeddings(z, config.vicreg.fields or config.fields, whole=config.vicreg.whole)
+            if len(apart) == 1 and {"std", "cov"} & weights.keys():
+                raise ConfigError("objective.vicreg compares clips of a batch, and this batch has one: set "
+                                  "train.batch_size and train.eval_clips to 2 at least")
             found = (pldm_terms if config.vicreg.form == "all-frames" else pldm_original_terms)(apart)
             terms |= {name: found[name] for name in weights if name in found}
             total = total + sum(weight * found[name] for name, weight in weights.items() if name in found)

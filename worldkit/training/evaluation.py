@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -215,13 +216,15 @@ def _mean_prediction(mean: Tensor, truth: Tensor) -> Tensor:
 @torch.no_grad()
 def validation_loss(model: ComposedWorldModel, dataset: ClipDataset, *, max_clips: int, batch_size: int, step: int,
                     device: torch.device | str = "cpu") -> float:
-    """Training loss on held-out clips with the means of all latents."""
-    indices = torch.linspace(0, len(dataset) - 1, min(max_clips, len(dataset))).long().unique().tolist()
+    """Training loss on held-out clips with the means of all latents.
+
+    In batches of like size, for some objectives compare the clips of a batch, and one left over could not be compared.
+    """
+    indices = torch.linspace(0, len(dataset) - 1, min(max_clips, len(dataset))).long().unique()
     was_training, total = model.training, 0.0
     model.eval()
-    for first in range(0, len(indices), batch_size):
-        part = indices[first:first + batch_size]
-        batch = collate([dataset[i] for i in part]).to(device)
+    for part in indices.tensor_split(math.ceil(len(indices) / batch_size)):
+        batch = collate([dataset[i] for i in part.tolist()]).to(device)
         total += model.loss(batch, step, sampler=MEANS).total.item() * len(part)
     model.train(was_training)
     return total / len(indices)
