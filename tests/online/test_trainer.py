@@ -187,6 +187,18 @@ def test_an_environment_that_never_ends_is_cut_off_with_a_note(stub_agent, tmp_p
     assert sum("after 10 steps some go on" in text and "online.max_steps" in text for text in said) == 1
 
 
+def test_many_updates_in_a_row_are_told_and_take_no_part_in_the_eta(stub_agent, tmp_path, monkeypatch):
+    make, shown = partial(make_env, "games/catch", size=32), []
+    run = trainer(stub_agent(make), make, tmp_path / "run", steps=44, pretrain=40, train_ratio=0)
+    learn = run._learn
+    monkeypatch.setattr(run, "_learn", lambda: (learn(), shown.append(run.bar.meter.plain()))[0])
+    run.fit()
+    told = [line.split(":")[0] for line in shown]
+    assert len(told) == 40 and told[0] == "learning" and told[1:3] == ["learning, 39 updates to go",
+                                                                        "learning, 38 updates to go"]
+    assert run.bar.meter.what == "acting and learning"
+
+
 def test_an_old_environment_says_what_to_do(stub_agent):
     with pytest.raises(ConfigError, match=r"gave 4 values; Gymnasium's gives five.*shimmy"):
         env = make_odd(old=True)

@@ -50,9 +50,18 @@ class OnlineBar:
             self._rate, self._since = (progress.steps - steps) / passed, (time.monotonic(), progress.steps)
         told = [f"[b]return {np.mean(returns):.4g}[/]" if returns else "no episode yet", f"ratio {ratio:.3g}",
                 f"{self._rate:.3g} steps/s", f"{progress.updates} updates"]
-        told += [f"[dim]{label}[/] {self.terms[name]:.3g}" for name, label in SHOWN.items() if name in self.terms]
+        told += self._told()
         self.meter.update(progress.seconds if self.by_time else progress.steps,
                           step=str(progress.steps) if self.by_time else "", terms=told)
+
+    def learned(self, progress: Any) -> None:
+        """Show the state after one of many updates in a row, while the environment waits (`paused`)."""
+        self.meter.what = f"learning, {progress.owed:.0f} updates to go"
+        self.meter.terms = self._told()
+
+    def _told(self) -> list[str]:
+        """The newest terms."""
+        return [f"[dim]{label}[/] {self.terms[name]:.3g}" for name, label in SHOWN.items() if name in self.terms]
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ from .progress import OnlineBar
 from .replay import Replay
 from .stage import check_reward, make_stage
 
-RECENT = 20
-"""Episodes whose mean return is told."""
+RECENT, MANY = 20, 30
+"""Episodes whose mean return is told; updates in a row that are worth a word of their own."""
 _RENAMED = {"return": "imagined_return"}  # a line of the log with "return" is an episode
 
 
@@ -186,8 +186,7 @@ class OnlineTrainer:
         while not self._done():
             started, computed = time.perf_counter(), time.process_time()
             self._act()
-            while self._due() and not self._stop:
-                self._learn()
+            self._catch_up()
             self.progress.seconds += time.perf_counter() - started
             self.progress.cpu += time.process_time() - computed
             self._after_step()
@@ -286,6 +285,15 @@ class OnlineTrainer:
             progress.pretrained, progress.learned_since = True, progress.steps - len(self.slots)
             progress.owed += config.pretrain
         progress.owed += len(self.slots) * config.train_ratio / (self.train.batch_size * config.length)
+
+    def _catch_up(self) -> None:
+        """All updates that are due; of many in a row it is told how many are left, and their time enters no ETA."""
+        many = self.progress.owed >= MANY
+        with self.bar.paused("learning") if many else nullcontext():
+            while self._due() and not self._stop:
+                self._learn()
+                if many:
+                    self.bar.learned(self.progress)
 
     def _learn(self) -> None:
         """One update of all that learns."""
