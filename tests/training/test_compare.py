@@ -195,6 +195,8 @@ def test_protocols_are_complete_and_have_sources():
     assert (preset.context_frames, preset.horizon, preset.resolution) == (5, 10, "32x32")
     with pytest.raises(UnknownComponentError, match="Did you mean 'balls-med10'"):
         find_protocol("balls-med1")
+    with pytest.raises(ConfigError, match="'dit-mini' draws single pictures .*: what it draws is judged by .*sample"):
+        find_protocol("dit-mini")
     for wrong in ({"metrics": ("psrn",)}, {"driven_by": ()}, {"windows": "all"}, {"horizon": 0}):
         with pytest.raises(ConfigError):
             Protocol("x", **wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from ..errors import UnknownComponentError
+from ..errors import ConfigError, UnknownComponentError
 from ..factory import get_model_spec
 from ..metrics import PROTOCOLS, Protocol
 from ..presets import preset_names
@@ -27,6 +27,7 @@ def find_protocol(name: str) -> Protocol:
 
     Raises:
         UnknownComponentError: if there is neither; with the nearest name.
+        ConfigError: of a preset that predicts nothing and sees nothing, as it draws single pictures out of nothing.
     Example:
         >>> find_protocol("lpwm-sketchy").horizon, find_protocol("lpwm-balls-mini").context_frames
         (44, 5)
@@ -42,6 +43,9 @@ def find_protocol(name: str) -> Protocol:
             "of every preset"
         ) from error
     obs, table = spec.config.get("obs", {}), spec.eval
+    if table.get("horizon") == 0:
+        raise ConfigError(f"'{spec.name}' draws single pictures out of nothing and predicts none, so there is nothing "
+                          "to evaluate: what it draws is judged by worldkit sample MODEL --data DATA")
     size = f"{obs['height']}x{obs['width']}" if "height" in obs and "width" in obs else None
     return Protocol(
         spec.name, f"the eval table of preset {spec.name}", spec.source, int(table.get("context_frames", 1)),
