@@ -1,7 +1,8 @@
 """From a trained run to weights that ship: ``python benchmarks/zoo.py runs/lpwm-balls-mini`` (minutes).
 
 Takes the run's best model by validation, evaluates it on the test split by its preset's own protocol, over five
-predicted frames, and by every protocol that the preset's ``eval.protocols`` names; then writes
+predicted frames, by every protocol that the preset's ``eval.protocols`` names, and by a probe of the column that its
+``eval.probe`` names; then writes
 ``worldkit/presets/weights/NAME.safetensors`` and ``NAME.json``: how it was made, what it reaches, and ``check``: what a
 few clips must give. ``--refresh NAME`` evaluates shipped weights again, ``--check`` repeats the few clips of all.
 """
@@ -30,6 +31,7 @@ from worldkit.storage.hub import load_folder
 from worldkit.training import compare, evaluate, find_protocol
 from worldkit.training.generation import compare as compare_frames
 from worldkit.training.generation import look_at
+from worldkit.training.probe import probe
 from worldkit.training.recipes import open_clips
 
 WEIGHTS = Path(wk.__file__).parent / "presets" / "weights"
@@ -128,7 +130,21 @@ def drawn(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[
             STATIC: static}
 
 
-def headline(found: Iterable[Mapping[str, Any]], samples: Mapping[str, Any] | None = None) -> str:
+def probed(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read off a model's latents: R2 and its interval by features and kind of probe."""
+    target = preset_spec(name).eval["probe"]
+    report = probe(model, data, target, data_options=options)
+    words = [f"worldkit probe {name} --data {data} --target {target}"]
+    words += [f"-o data.{key}={value}" for key, value in options.items()]
+    return {"command": " ".join(words), "target": target, "n": report.frames[1], "episodes": report.episodes,
+            "r2": rounded({f"{score.features} {score.probe}": {"mean": score.r2, "low": score.low, "high": score.high}
+                           for score in report.scores})}
+
+
+def headline(
+    found: Iterable[Mapping[str, Any]], samples: Mapping[str, Any] | None = None,
+    read: Mapping[str, Any] | None = None,
+) -> str:
     """What a model reaches, in a line."""
     first, *others = found
     model, still, horizon = first["results"]["model"], first["results"]["copy last frame"], first["protocol"]["horizon"]
@@ -149,6 +165,8 @@ def headline(found: Iterable[Mapping[str, Any]], samples: Mapping[str, Any] | No
         things, true = samples["model"]["things"], samples["model"]["things, true"]
         parts.insert(0, f"draws {things:.1f} things a frame, true {true:.1f}; FID {fid['model']:.0f}, other true "
                         f"videos {fid['other true videos']:.0f}, {STATIC} {fid[STATIC]:.0f}")
+    if read:
+        parts.append(f"{read['target']} read off it: R2 {read['r2']['latent linear']['mean']:.2f} by a linear map")
     return "; ".join(parts)
 
 
@@ -196,6 +214,7 @@ def facts_of_run(run: Path, folder: Path, arguments: argparse.Namespace) -> dict
         "command": arguments.command or public(record["command"]), "preset": card["preset"], "data": card["data"],
         "data options": options, "synthetic data": card.get("synthetic data"), "seed": card["seed"],
         "steps": card["step"], "minutes": round(card["training seconds"] / 60, 1),
+        "cpu minutes": round(cpu / 60, 1) if (cpu := card.get("training cpu seconds")) else None,
         "note": arguments.note or _chosen(log, card["step"]),
         "weights from": public(card.get("weights from", "")) or None,
         "hardware": arguments.hardware or hardware(record), "torch": record["torch"], "worldkit": record["worldkit"],
@@ -274,8 +293,9 @@ def judged(model: Any, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     if lack:
         raise SystemExit(f"error: numbers of fewer than {LEAST} clips do not ship: {'; '.join(lack)}")
     samples = {} if model.prior is None else {"samples": drawn(model, name, data, options)}
-    facts |= {"headline": headline(found, samples.get("samples")), "evaluation": found, **samples,
-              "check": few_clips(model, name, data, options)}
+    read = {"probe": probed(model, name, data, options)} if preset_spec(name).eval.get("probe") else {}
+    facts |= {"headline": headline(found, samples.get("samples"), read.get("probe")), "evaluation": found,
+              **samples, **read, "check": few_clips(model, name, data, options)}
     order = ["headline", *(key for key in facts if key not in ("headline", "log")), "log"]
     return {key: facts[key] for key in order}
 

@@ -17,6 +17,7 @@ from worldkit.presets import packaged_file, preset_spec, shipped
 from worldkit.storage.folders import digest
 from worldkit.storage.hub import save_pretrained
 from worldkit.training import find_protocol
+from worldkit.training.probe import probe
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = wk.list_models(pretrained=True)
@@ -277,6 +278,20 @@ def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo, monkeyp
     assert found[0]["driven by"] == "encoded" and found[0]["n"] == 3
     assert found[0]["command"].endswith("--metrics psnr,ssim,fg_ari,miou -o data.num_episodes=4 -o data.segments=true")
     assert re.match("frames drawn again at .* dB, the mean frame .*; FG-ARI 0", zoo.headline(found))
+
+
+def test_models_that_think_in_meaning_are_probed_as_well(zoo, monkeypatch):
+    monkeypatch.setattr(zoo, "probe", lambda *a, **b: probe(*a, **{**b, "max_clips": 4}))
+    torch.manual_seed(0)
+    model = wk.create_model("lewm-push-mini").eval()
+    read = zoo.probed(model, "lewm-push-mini", "push-32", {"num_episodes": 8})
+    assert read["command"] == "worldkit probe lewm-push-mini --data push-32 --target position -o data.num_episodes=8"
+    assert read["r2"].keys() == {"latent linear", "latent mlp", "pixels linear", "pixels mlp"}
+    score = read["r2"]["latent linear"]
+    assert score["low"] <= score["mean"] <= score["high"] < 1
+    entry = {"results": {"model": {"psnr": {"mean": 18.0}}, "copy last frame": {"psnr": {"mean": 14.8}}},
+             "driven by": "prior", "protocol": {"horizon": 5}}
+    assert zoo.headline([entry], read=read).endswith(f"; position read off it: R2 {score['mean']:.2f} by a linear map")
 
 
 def test_what_ddlp_draws_out_of_nothing_moves_and_is_nearer_to_the_data_than_its_own_prior():

@@ -55,6 +55,9 @@ def table(names):
             if "med10" in other["results"]["model"]:
                 still = other["results"]["copy last frame"]["med10"]["total"]
                 more.append(f"MED10 {other['results']['model']['med10']['total']:.2f} (standing still {still:.2f})")
+        if read := facts.get("probe"):
+            more.append(f"{read['target']} read off it by a linear map: R2 {number(read['r2']['latent linear'])} "
+                        f"(off pixels {read['r2']['pixels linear']['mean']:.2f})")
         rows.append(f"| [`{name}`](#{name}) | {spec.summary} | {megabytes(spec):.1f} | {scored}, n = {first['n']} | "
                     f"{number(model['psnr'])} | {' | '.join(over)} | {'; '.join(more)} |")
     return "\n".join(rows)
@@ -63,10 +66,11 @@ def table(names):
 def record(name):
     """The section of a model: picture, how it was made, how to score it."""
     facts = facts_of(preset_spec(name))
-    scored = [*facts["evaluation"], *([facts["samples"]] if "samples" in facts else [])]
+    scored = [*facts["evaluation"], *(facts[key] for key in ("samples", "probe") if key in facts)]
     commands = list(dict.fromkeys([facts["command"], *(entry["command"] for entry in scored)]))
+    computed = f" ({facts['cpu minutes']:g} of them computing)" if facts.get("cpu minutes") else ""
     made = (f"Made by the first line: seed {facts['seed']}, {facts['steps']:,} steps, {facts['minutes']:g} minutes of "
-            f"training, {facts['hardware']}; torch {facts['torch']}, {facts['date']}; {facts['note']}.")
+            f"training{computed}, {facts['hardware']}; torch {facts['torch']}, {facts['date']}; {facts['note']}.")
     if facts.get("weights from"):
         made += f" It began with the weights of {facts['weights from']}."
     lines = "\n".join(f"    {command}" for command in commands)

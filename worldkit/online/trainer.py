@@ -395,7 +395,8 @@ class OnlineTrainer:
     def card(self) -> dict[str, Any]:
         """What is told of an agent of this run."""
         return self.facts | {"step": self.progress.steps, "updates": self.progress.updates, "seed": self.train.seed,
-                             "training seconds": round(self.progress.seconds, 1)}
+                             "training seconds": round(self.progress.seconds, 1),
+                             "training cpu seconds": round(self.progress.cpu, 1)}
 
     def _resume(self, folder: Path) -> None:
         state = load_weights(folder, self.agent)

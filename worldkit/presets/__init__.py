@@ -3,7 +3,8 @@
 A table ``[name]`` has ``extends`` (another preset, or a list: each adds what those before it do not inherit),
 ``summary``, ``source``, ``paper``, ``aliases``, ``weights``, and sub-tables ``config`` (a `WorldModelConfig`),
 ``train`` (training defaults), ``eval`` (evaluation protocol; its ``data`` is what ``worldkit ablate`` takes without
-``--data``, its ``protocols`` are what shipped weights are scored by as well), ``agent`` (name and options of the agent
+``--data``, its ``protocols`` are what shipped weights are scored by as well, its ``probe`` a column of the data that is
+read off their latents), ``agent`` (name and options of the agent
 that acts through the model, see `worldkit.agents`), ``online`` (how it learns by acting, an
 `worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
 (``[NAME.alternatives.dynamics.gru]``, or of parts inside, ``[NAME.alternatives."dynamics.cell".lstm]``), for presets

@@ -508,7 +508,8 @@ class Trainer:
 
     def _card(self) -> dict[str, Any]:
         return self.facts | {
-            "step": self.progress.step, "training seconds": round(self.progress.seconds, 1), "seed": self.config.seed,
+            "step": self.progress.step, "training seconds": round(self.progress.seconds, 1),
+            "training cpu seconds": round(self.progress.cpu, 1), "seed": self.config.seed,
             "batch size": self._clips_per_step, "learning rate": self.config.lr, "device": str(self.device),
         }
 
