@@ -1,6 +1,6 @@
 """Draw genie-board.png from the run of docs/genie.md: ``python docs/images/genie.py runs/genie`` (seconds).
 
-The first test clip in which the one agent moves in every frame of a window: what happened, what the codes that were
+The first test clip in which the one agent moves in every frame: what happened, what the codes that were
 read off it give, and what two other sequences of codes give.
 """
 
@@ -16,9 +16,12 @@ from worldkit.viz import rollout_strip, save_png
 from worldkit.viz.animation import INFERRED
 
 
+FRAMES = 9  # more than the window has
+
+
 def main(run):
     model = wk.WorldModel.from_pretrained(f"{run}/best").eval()
-    frames, codes = model.config.timestep_horizon + 1, model.latent_action.choices
+    frames, codes = FRAMES, model.latent_action.choices
     clips = wk.data.open_dataset("multigrid-32", split="test", num_frames=frames, mode="tile", num_agents=1)
     batch = collate([next(clip for clip in clips if moves(clip["video"]))])
     shown = rollouts_beside_truth(model, batch, context_frames=1)

@@ -14,7 +14,8 @@ def genie():
     def make(*, shaken=True, **overrides):
         small = {
             "obs": {"height": 24, "width": 16}, "timestep_horizon": 4,
-            "encoder": {**SIZES, "window": 4, "quantizer": {"codes": 7, "dim": 4}}, "decoder": {**SIZES, "window": 4},
+            "encoder": {**SIZES, "patch_size": 8, "window": 4, "quantizer": {"codes": 7, "dim": 4}},
+            "decoder": {**SIZES, "window": 4},
             "latent_action": {**SIZES, "patch_size": 8, "quantizer": {"codes": 3, "dim": 4}},
             "dynamics": {**SIZES, "steps": 3}, "objective": {"num_frames": 5},
         }
