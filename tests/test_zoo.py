@@ -280,12 +280,12 @@ def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo, monkeyp
     assert re.match("frames drawn again at .* dB, the mean frame .*; FG-ARI 0", zoo.headline(found))
 
 
-def test_models_that_think_in_meaning_are_probed_as_well(zoo, monkeypatch):
+def test_models_whose_states_are_to_mean_something_are_probed_as_well(zoo, monkeypatch):
     monkeypatch.setattr(zoo, "probe", lambda *a, **b: probe(*a, **{**b, "max_clips": 4}))
     torch.manual_seed(0)
-    model = wk.create_model("lewm-push-mini").eval()
-    read = zoo.probed(model, "lewm-push-mini", "push-32", {"num_episodes": 8})
-    assert read["command"] == "worldkit probe lewm-push-mini --data push-32 --target position -o data.num_episodes=8"
+    model = wk.create_model("rssm-push-mini").eval()
+    read = zoo.probed(model, "rssm-push-mini", "push-32", {"num_episodes": 8})
+    assert read["command"] == "worldkit probe rssm-push-mini --data push-32 --target position -o data.num_episodes=8"
     assert read["r2"].keys() == {"latent linear", "latent mlp", "pixels linear", "pixels mlp"}
     score = read["r2"]["latent linear"]
     assert score["low"] <= score["mean"] <= score["high"] < 1
