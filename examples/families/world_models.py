@@ -11,7 +11,8 @@ import worldkit as wk
 from worldkit.training.recipes import train
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-told = {"conditioners": {"action": {"dim": 2}}, "heads": {"reward": None, "terminated": None}}  # Push has no rewards
+told = {"conditioners": {"action": {"dim": 2, "num_actions": None}},
+        "heads": {"reward": None, "terminated": None}}  # actions of Push are vectors, and it has no rewards
 model, _ = train("world-models-mini", "push-32", run="runs/world-models", overrides=told,
                  train_overrides={"steps": steps})
 clip = wk.data.open_dataset("push-32", split="test", num_frames=10, num_episodes=2)[0]
