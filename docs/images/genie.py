@@ -15,7 +15,6 @@ from worldkit.training.figures import rollouts_beside_truth
 from worldkit.viz import rollout_strip, save_png
 from worldkit.viz.animation import INFERRED
 
-
 FRAMES = 9  # more than the window has
 
 
