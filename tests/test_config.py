@@ -94,7 +94,7 @@ def config():
     ("dynamics.num_layers", 2.5, r"dynamics.num_layers: .*integer"),
     ("encoder.select", "some", r"encoder.select: .*'draw' or 'keep'"),
     ("timestep_horizon", 0, r"timestep_horizon: .*greater than or equal to 1"),
-    ("obs", None, r"obs: Field required"),
+    ("obs", None, r"obs: it must be said; on the command line -o obs="),
     ("dynamics", 3, r"dynamics: a dynamics is given by its name or by a table with a name, got 3"),
     ("dynamics", {"name": "pnit"}, r"dynamics: unknown dynamics 'pnit'\. Did you mean 'pint'\?"),
     ("conditioners", {"action": {"dim": 7}}, r"conditioners.action: a conditioner is given by its name or by a table"),

@@ -277,5 +277,5 @@ def test_without_the_extra(family, module, folder, monkeypatch):
 
 
 def test_the_model_must_be_named():
-    with pytest.raises(ConfigError, match="encoder.model: Field required"):
+    with pytest.raises(ConfigError, match="encoder.model: it must be said; on the command line -o encoder.model="):
         wk.create_config("lpwm-balls-mini", encoder="pretrained")

@@ -108,7 +108,10 @@ def _explain(error: ValidationError, what: str) -> str:
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
-        lines.append(f"  {path + ': ' if path else ''}{problem['msg'].removeprefix('Value error, ')}")
+        said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            said = f"it must be said; on the command line -o {path}=..."
+        lines.append(f"  {path + ': ' if path else ''}{said}")
     return f"invalid {what}:\n" + "\n".join(lines)
 
 
