@@ -248,21 +248,31 @@ def planned(model: Any, cost: str, options: argparse.Namespace) -> dict[str, Any
     return {"off": off.tolist(), "rounds": rounds, "seconds": float(np.median(spent))}
 
 
+def episodes(options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Videos and actions of the test episodes that are drawn."""
+    from worldkit.data import generate_push
+
+    test = generate_push("test", num_episodes=options.problems, image_size=SIZE)
+    return torch.from_numpy(test.video).float() / 255, torch.from_numpy(test.action)
+
+
+def likeness(made: torch.Tensor, video: torch.Tensor) -> list[float]:
+    """PSNR of frames behind the given ones ``[B, HORIZON, C, H, W]``, of every episode."""
+    from worldkit.metrics import psnr
+
+    each = psnr(made.flatten(0, 1), video[:, SEEN : SEEN + HORIZON].flatten(0, 1))
+    return each.unflatten(0, (len(video), -1)).mean(1).tolist()
+
+
 @torch.no_grad()
 def drawn(model: Any, options: argparse.Namespace) -> list[float]:
     """PSNR of predicted frames, an episode each: of means, where the dynamics has them, else of one draw."""
-    from worldkit.data import generate_push
-    from worldkit.metrics import psnr
-
-    test = generate_push("test", num_episodes=options.problems, image_size=SIZE)
-    video, action = torch.from_numpy(test.video).float() / 255, torch.from_numpy(test.action)
     found = []
-    for v, a in zip(video.split(8), action.split(8), strict=True):
+    for v, a in zip(*(x.split(8) for x in episodes(options)), strict=True):
         ahead = model.rollout(v[:, :SEEN], HORIZON, conditions={"action": a[:, : SEEN + HORIZON]},
                               deterministic=model.dynamics.explicit_prior,
                               generator=torch.Generator().manual_seed(0)).video.clamp(0, 1)
-        each = psnr(ahead.flatten(0, 1), v[:, SEEN : SEEN + HORIZON].flatten(0, 1))
-        found += each.unflatten(0, (len(v), -1)).mean(1).tolist()
+        found += likeness(ahead, v)
     return found
 
 
@@ -361,6 +371,9 @@ def table(found: dict[str, list[dict[str, Any] | None]], cpu: dict[str, list[flo
     if pixels:
         linear, mlp = (f"{pixels[f'pixels {kind}'][0]:.2f}" for kind in ("linear", "mlp"))
         lines.append(f"| 16 x 16 pixels, no model | - | {linear} | {mlp} | | | | | | |")
+    video = episodes(options)[0]
+    still = likeness(video[:, SEEN - 1 : SEEN].expand(-1, HORIZON, -1, -1, -1), video)
+    lines.append(f"| the last frame, repeated | | | | | | | | | {number(still, 1)} |")
     asked = problems(options.problems)
     chance = np.random.default_rng(0).uniform(-1, 1, (options.problems, HORIZON, 2)).astype(np.float32)
     for label, actions in (("random actions", chance), ("no action", np.zeros_like(chance))):

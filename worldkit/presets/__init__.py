@@ -115,8 +115,8 @@ def resolve_preset(name: str) -> str:
     key = _aliases.get(key, key)
     if key not in _tables:
         raise UnknownComponentError(
-            f"unknown model '{name}'.{suggestion(key, [*_tables, *_aliases])} worldkit list, or worldkit.list_models(), "
-            f"shows all {len(_tables)}{failed_plugins()}"
+            f"unknown model '{name}'.{suggestion(key, [*_tables, *_aliases])} worldkit list, or "
+            f"worldkit.list_models(), shows all {len(_tables)}{failed_plugins()}"
         )
     return key
 
