@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from worldkit.data import cache as cache_module
 from worldkit.data.cache import cached, cached_video
 from worldkit.files import new_folder, open_to_others, umask, write_atomically
+from worldkit.training.checkpoint import tidy
 from worldkit.viz import save_gif, save_png
 
 STRANGER = 65534
@@ -92,3 +93,20 @@ def test_an_entry_that_cannot_be_read_gets_another_name(shared, spoil):
     assert cached("entry", lambda: pytest.fail("it is there")) == second
     os.seteuid(0)
     assert (first / "video.npy").exists()
+
+
+def test_what_a_killed_run_was_writing_is_cleared_away_by_the_next(tmp_path):
+    """Found by killing a training 669 times: three such files were left."""
+    kept = [".lock", "log.jsonl", ".notes.tmp.txt", ".run.tmp.json", "a.12.tmp.json"]
+    (tmp_path / "figures").mkdir()
+    left = [".run.28858.tmp.json", ".log.25229.tmp.jsonl", "figures/.step-00000004-panel.7.tmp.png"]
+    for name in (*kept, *left):
+        (tmp_path / name).write_text("x")
+    tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == sorted(kept)
+    assert not list((tmp_path / "figures").iterdir())
+    written = []
+    write_atomically(tmp_path / "run.json", lambda place: (place.touch(), written.append(place)))
+    written[0].write_text("half")  # the name that is really used
+    tidy(tmp_path)
+    assert not written[0].exists() and (tmp_path / "run.json").exists()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _FILE, _FOLDER = 0o666, 0o777
+_UNFINISHED = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")  # as `write_atomically` calls its temporary files
 _FULL = re.compile(r"no space left|quota exceeded|os error (28|122)\b|PytorchStreamWriter|unexpected pos", re.I)
 """What those say of a full disk whose errors have no number: safetensors, ``torch.save``, FFmpeg and HDF5."""
 
@@ -173,3 +174,13 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def tidy_files(folder: Path) -> None:
+    """Remove what killed processes left of files that `write_atomically` was writing there.
+
+    Call it where nobody else writes, as behind a lock.
+    """
+    for path in folder.glob(".*.tmp*"):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)

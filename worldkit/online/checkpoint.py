@@ -18,7 +18,7 @@ from ..agents.folder import AGENT_FILE, MODEL_FOLDER, is_agent, save_agent
 from ..config import differences
 from ..errors import CheckpointError, TrainingError
 from ..storage import weights
-from ..storage.folders import WEIGHTS_FILE, read_json, tidy_folders, write_folder
+from ..storage.folders import WEIGHTS_FILE, read_json, write_folder
 from ..storage.hub import load_weights as put_weights
 from ..training.checkpoint import STATE_FILE, prune, step_of, writing
 from ..training.record import RECORD_FILE, surroundings, write_record
@@ -30,12 +30,6 @@ KEPT_OPTIONS = ("online.num_envs", "online.length", "online.cross", "online.queu
                 "online.prefill_by", "online.pretrain", "online.context", "online.reward", "train.batch_size",
                 "train.seed")
 """Options that stay: the order of its random numbers rests on them."""
-
-
-def tidy(run: Path) -> None:
-    """Clear away what a killed process left half written."""
-    tidy_folders(run / "checkpoints", "step-*")
-    tidy_folders(run, "best")
 
 
 def save_checkpoint(run: Path, agent: Agent, state: dict[str, Any], *, keep: int, facts: Mapping[str, Any]) -> Path:

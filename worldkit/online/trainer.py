@@ -33,13 +33,13 @@ from ..distributions import Sampler
 from ..errors import ConfigError, TrainingError
 from ..files import check_writable, reason
 from ..latents import Latent
-from ..training.checkpoint import RunLog, drop_later, random_state, set_random_state
+from ..training.checkpoint import RunLog, drop_later, random_state, set_random_state, tidy
 from ..training.config import TrainConfig
 from ..training.denormals import flush_denormals
 from ..training.lock import locked
 from ..training.processes import check_device
 from ..training.stop import graceful_stop
-from .checkpoint import load_weights, newest_checkpoint, open_record, save_checkpoint, tidy
+from .checkpoint import load_weights, newest_checkpoint, open_record, save_checkpoint
 from .config import LIMIT, OnlineConfig
 from .looks import Looks
 from .progress import OnlineBar

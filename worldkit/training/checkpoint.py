@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, TrainingError
-from ..files import write_atomically
+from ..files import tidy_files, write_atomically
 from ..model import WorldModel
 from ..storage.folders import WEIGHTS_FILE, tidy_folders, write_folder
 from ..storage.hub import load_weights, read_weights, write_model
@@ -95,6 +95,8 @@ def tidy(run: Path) -> None:
     """Clear away what a killed process left half written. Call it before anything is read, holding the run's lock."""
     tidy_folders(run / "checkpoints", "step-*")
     tidy_folders(run, "best")
+    for folder in (run, run / "figures"):
+        tidy_files(folder)
 
 
 def drop_later(run: Path, step: int) -> None:
