@@ -177,6 +177,7 @@ def test_killed(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + 120  # of a machine so busy that the episodes took all of the first
     while any_left(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any_left(process.pid)
