@@ -1,6 +1,6 @@
 """Which latent space is good for what: worlds of `push-32` in meaning and in pixels, in one table.
 
-    python benchmarks/latents.py --out runs/latents                           # 7 models x 3 seeds x 8 CPU minutes, and one as it comes
+    python benchmarks/latents.py --out runs/latents                  # 7 models x 3 seeds x 8 CPU minutes, and one more
     python benchmarks/latents.py --out runs/latents --seeds 0 --minutes 1 --only lewm,pldm
 
 Every model has the same CPU time for training, what it stands on included (I-JEPA's features and what is made of them,
