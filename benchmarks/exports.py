@@ -32,7 +32,7 @@ from worldkit.testing.report import shake
 
 DOCS = Path(__file__).parents[1] / "docs"
 STORED = DOCS / "exports.json"
-HARDWARE = "Intel Xeon (Sapphire Rapids) or AMD EPYC (Zen 5), two shared cores"
+HARDWARE = "Intel Xeon (Sapphire Rapids) or AMD EPYC (Zen 4 and Zen 5), two shared cores"
 BEGIN, END = "<!-- exports -->", "<!-- end -->"
 HORIZON = 3
 """Frames of a rollout; every step is written out, so the time to export grows with them."""

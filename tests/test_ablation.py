@@ -23,6 +23,7 @@ from worldkit.ablation.grid import expand, flatten, parse_axes
 from worldkit.cli import main
 from worldkit.errors import ConfigError, TrainingError, UnknownComponentError
 from worldkit.metrics import confidence_interval
+from worldkit.progress import Meter
 from worldkit.registry import Entry, dynamics
 from worldkit.training import evaluate
 from worldkit.training.lock import locked
@@ -364,6 +365,16 @@ def test_a_full_disk_is_no_result_of_a_cell(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left") as error:
         process.run_isolated(tmp_path / "a", lock=None, watch=lambda: None)
     assert error.value.filename == str(tmp_path / "a") and not (tmp_path / "a/result.json").exists()
+
+
+@pytest.mark.parametrize(("budget", "done"), [("120cpu", 30.5), ("120", 61.0), ("500steps", 7)])
+def test_progress_is_told_in_the_unit_of_the_budget(budget, done, tmp_path):
+    cell = work.Cell("a", tmp_path, {"train": {"steps": None}}, "a", Budget.parse(budget))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": 7, "epoch": 0, "seconds": 61.0, "cpu": 30.5}\n')
+    with Meter("a", total=cell.budget.amount, enabled=False) as meter:
+        work._show(meter, cell)
+        assert meter.done == done
 
 
 def test_memory_is_not_inherited():

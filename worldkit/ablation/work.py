@@ -156,7 +156,7 @@ def _show(meter: Meter, cell: Cell) -> None:
         last = json.loads((cell.folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     except (OSError, IndexError, json.JSONDecodeError):
         return  # nothing written yet
-    spent = {"seconds": last["seconds"], "CPU seconds": 0}.get(budget.unit, last["step"])  # the log has no CPU seconds
+    spent = {"seconds": last["seconds"], "CPU seconds": last.get("cpu", 0)}.get(budget.unit, last["step"])
     if budget.unit == "samples":
         spent = last["step"] / cell.content["train"]["steps"] * budget.amount
     meter.update(spent, step=str(last["step"]) if meter.unit else "", terms=meter.terms)

@@ -328,7 +328,7 @@ class Trainer:
     def _write(self, values: dict[str, Any]) -> None:
         if self.is_main:
             head = {"step": self.progress.step, "epoch": self.progress.epoch,
-                    "seconds": round(self.progress.seconds, 3)}
+                    "seconds": round(self.progress.seconds, 3), "cpu": round(self.progress.cpu, 3)}
             with self._writing("log.jsonl"):
                 self.log.write(head | values)
             numbers = {name: value for name, value in values.items() if isinstance(value, float)}
