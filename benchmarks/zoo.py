@@ -2,9 +2,11 @@
 
 Takes the run's best model by validation, evaluates it on the test split by its preset's own protocol, over five
 predicted frames, by every protocol that the preset's ``eval.protocols`` names, and by a probe of the column that its
-``eval.probe`` names; then writes
+``eval.probe`` names; a model that draws single pictures out of nothing (``eval.horizon = 0``) by what it draws, as the
+encoder of the model that ``eval.judge`` names sees it. Then writes
 ``worldkit/presets/weights/NAME.safetensors`` and ``NAME.json``: how it was made, what it reaches, and ``check``: what a
-few clips must give. ``--refresh NAME`` evaluates shipped weights again, ``--check`` repeats the few clips of all.
+few clips must give. ``--half`` stores numbers of 16 bits, and evaluates what is stored. ``--refresh NAME`` evaluates
+shipped weights again, ``--check`` repeats the few clips of all.
 """
 
 from __future__ import annotations
@@ -14,23 +16,26 @@ import datetime
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import worldkit as wk
 from worldkit.data import collate
 from worldkit.errors import ConfigError, DataError, WorldkitError
-from worldkit.metrics import Protocol
+from worldkit.metrics import Protocol, count_spots
 from worldkit.presets import packaged_file, preset_spec
 from worldkit.presets.shipped import MAX_MB, facts_of, refuse_older
 from worldkit.storage.folders import WEIGHTS_FILE, digest, find_model, read_facts, read_json
 from worldkit.storage.hub import load_folder
-from worldkit.training import compare, evaluate, find_protocol
+from worldkit.training import compare, find_protocol
 from worldkit.training.generation import compare as compare_frames
-from worldkit.training.generation import look_at
+from worldkit.training.generation import gaussian_frames, look_at
 from worldkit.training.probe import probe
 from worldkit.training.recipes import open_clips
 
@@ -39,10 +44,15 @@ FRAMES, CLIPS, LEAST, FEW = 5, 200, 100, 8
 """Predicted frames of the headline; clips it rests on at most; clips of any number at least; clips of the check."""
 LOG_LINES = 60
 OF_OBJECTS, SEEN, TOLD = ("fg_ari", "miou"), "encoded", "inferred"
+PICTURES = 1000
+"""Half of the training pictures that a Gaussian is fitted to, at most."""
 ENOUGH = 100
 """Episodes made for a training; a model that had more is scored on the usual number, on the same clips as others."""
-DRAWN, SAMPLED, STATIC = 128, 6, "the encoder's own prior"
-"""Videos drawn out of nothing, frames predicted behind the first ones, and a prior that they are held against."""
+DRAWN, SAMPLED = 128, 6
+"""Videos drawn out of nothing, and frames predicted behind the first ones."""
+STATIC, GAUSSIAN = "the encoder's own prior", "a Gaussian of pixels"
+"""What they are held against: of videos, and of pictures alone."""
+HALF = "numbers of 16 bits"
 
 
 # -- evaluating
@@ -52,8 +62,11 @@ def evaluations(model: Any, name: str, data: str, options: Mapping[str, Any]) ->
     """What the documentation says of a model: each with the command that repeats it, its protocol and its results.
 
     First its predictions over the frames of the headline, and how it reconstructs the same frames, unless it encodes
-    nothing; where the data know true segments and the model draws masks, with the metrics of objects.
+    nothing; where the data know true segments and the model draws masks, with the metrics of objects. Of a model that
+    draws single pictures, nothing.
     """
+    if not predicts(name):
+        return []
     own, objects = find_protocol(name), has_segments(model, data, options)
     seen = () if model.config.encoder.name == "identity" else (SEEN,)
     changes = {"horizon": min(FRAMES, own.horizon), "max_clips": CLIPS,
@@ -85,8 +98,15 @@ def _evaluated(
             for driver, reports in result.reports.items()]
 
 
+def predicts(name: str) -> bool:
+    """Whether a preset is about frames that follow others, or draws single ones out of nothing."""
+    return preset_spec(name).eval.get("horizon") != 0
+
+
 def has_segments(model: Any, data: str, options: Mapping[str, Any]) -> bool:
     """Whether the data can tell true segments, and the model draws masks that can be held against them."""
+    if model.decoder is None:
+        return False
     try:
         options = {**options, "num_episodes": 1, "segments": True}
         clip = open_clips(model, data, split="test", num_frames=1, **options)[0]
@@ -105,29 +125,44 @@ def rounded(value: Any) -> Any:
 
 
 def drawn(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Videos that a model with a prior draws out of nothing, beside true ones and those of its encoder's own prior."""
-    frames, step = model.prior.config.frames + SAMPLED, 8
-    clips = open_clips(model, data, split="test", num_frames=frames, mode="first", **options)
-    chosen = torch.linspace(0, len(clips) - 1, min(2 * DRAWN, len(clips))).long().tolist()
-    seen = look_at(model, collate([clips[i] for i in chosen]).video)
+    """What a model with a prior draws out of nothing, beside true videos and something simple."""
+    judged_by = preset_spec(name).eval.get("judge")
+    judge = wk.create_model(judged_by, pretrained=True) if judged_by else model
+    sampled, step = SAMPLED if predicts(name) else 0, 8
+    frames = model.prior.config.frames + sampled
+    seen = look_at(judge, _some(model, data, "test", frames, DRAWN, options))
     true, other = seen.in_units_of(seen)[::2], seen.in_units_of(seen)[1::2]
 
-    def scores() -> dict[str, float]:
+    def scores(videos: torch.Tensor) -> dict[str, float]:
+        return rounded(compare_frames(true, look_at(judge, videos).in_units_of(seen)))
+
+    def made() -> torch.Tensor:
         generator, videos = torch.Generator().manual_seed(0), []
         with torch.no_grad():
             for _ in range(0, DRAWN, step):
-                first = model.sample_first_frames(step, generator=generator)
-                rollout = model.rollout(first, frames - first.shape[1], generator=generator, deterministic=True)
+                rollout = model.sample(step, sampled, generator=generator, deterministic=True)
                 videos.append(torch.cat([rollout.context_video, rollout.video], -4))
-        return rounded(compare_frames(true, look_at(model, torch.cat(videos)).in_units_of(seen)))
+        return torch.cat(videos)
 
-    found, prior = scores(), model.prior
-    model.prior = None
-    static = scores()
-    model.prior = prior
-    return {"command": f"worldkit sample {name} --data {data} --n {DRAWN} --horizon {SAMPLED} --follow means",
-            "n": DRAWN, "frames": frames, "model": found, "other true videos": rounded(compare_frames(true, other)),
-            STATIC: static}
+    words = [f"worldkit sample {name} --data {data} --n {DRAWN}"]
+    words += [f"--horizon {SAMPLED} --follow means"] if sampled else [f"--judge {judged_by}"]
+    found, prior = scores(made()), model.prior
+    if sampled:
+        model.prior = None
+        simple = {STATIC: scores(made())}
+        model.prior = prior
+    else:
+        learned = _some(model, data, "train", frames, PICTURES, options)
+        simple = {GAUSSIAN: scores(gaussian_frames(learned, DRAWN, generator=torch.Generator().manual_seed(0)))}
+    return {"command": " ".join(words), "n": DRAWN, "frames": frames, "model": found,
+            "other true videos": rounded(compare_frames(true, other)), **simple}
+
+
+def _some(model: Any, data: str, split: str, frames: int, half: int, options: Mapping[str, Any]) -> torch.Tensor:
+    """Twice so many true videos, if there are so many, evenly spread; they begin with their episodes."""
+    clips = open_clips(model, data, split=split, num_frames=frames, mode="first", **options)
+    chosen = torch.linspace(0, len(clips) - 1, min(2 * half, len(clips))).long().tolist()
+    return collate([clips[i] for i in chosen]).video
 
 
 def probed(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,13 +177,34 @@ def probed(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict
 
 
 def headline(
-    found: Iterable[Mapping[str, Any]], samples: Mapping[str, Any] | None = None,
+    found: Sequence[Mapping[str, Any]], samples: Mapping[str, Any] | None = None,
     read: Mapping[str, Any] | None = None,
 ) -> str:
     """What a model reaches, in a line."""
+    parts = []
+    if samples:
+        against = STATIC if STATIC in samples else GAUSSIAN
+        what = "videos" if against == STATIC else "pictures"
+        fid = {whose: samples[whose]["fid"] for whose in ("model", "other true videos", against)}
+        things, true = samples["model"]["things"], samples["model"]["things, true"]
+        parts.append(f"draws {things:.1f} things a frame, true {true:.1f}; FID {fid['model']:.0f}, other true "
+                     f"{what} {fid['other true videos']:.0f}, {against} {fid[against]:.0f}")
+    if found:
+        parts += _of_frames(found)
+    if read:
+        parts.append(f"{read['target']} read off it: R2 {read['r2']['latent linear']['mean']:.2f} by a linear map")
+    return "; ".join(parts)
+
+
+def _of_frames(found: Sequence[Mapping[str, Any]]) -> list[str]:
     first, *others = found
     model, still, horizon = first["results"]["model"], first["results"]["copy last frame"], first["protocol"]["horizon"]
-    if first["driven by"] == SEEN:
+    if "psnr" not in model:
+        encoded = next(entry["results"]["model"] for entry in others if entry["driven by"] == SEEN)
+        parts = [f"state read off {horizon} predicted latents: error {model['probe_error']['mean']:.2f} of its "
+                 f"variance, off the last given one {still['probe_error']['mean']:.2f}, off those of the true frames "
+                 f"{encoded['probe_error']['mean']:.2f}"]
+    elif first["driven by"] == SEEN:
         mean = first["results"]["mean training frame"]["psnr"]["mean"]
         parts = [f"frames drawn again at {model['psnr']['mean']:.1f} dB, the mean frame {mean:.1f}"]
     else:
@@ -160,21 +216,16 @@ def headline(
         if "med10" in table["model"]:
             parts.append(f"MED10 {table['model']['med10']['total']:.2f}, standing still "
                          f"{table['copy last frame']['med10']['total']:.2f}")
-    if samples:
-        fid = {whose: samples[whose]["fid"] for whose in ("model", "other true videos", STATIC)}
-        things, true = samples["model"]["things"], samples["model"]["things, true"]
-        parts.insert(0, f"draws {things:.1f} things a frame, true {true:.1f}; FID {fid['model']:.0f}, other true "
-                        f"videos {fid['other true videos']:.0f}, {STATIC} {fid[STATIC]:.0f}")
-    if read:
-        parts.append(f"{read['target']} read off it: R2 {read['r2']['latent linear']['mean']:.2f} by a linear map")
-    return "; ".join(parts)
+    return parts
 
 
 # -- the check: a few clips, a second
 
 
 def few_clips(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a few fixed clips, and how to get them again (`numbers_of`)."""
+    """The numbers of a few fixed clips, or of a few drawn pictures, and how to get them again (`numbers_of`)."""
+    if not predicts(name):
+        return {"drawn": FEW, "numbers": rounded(numbers_of(model, {"drawn": FEW}))}
     own, objects = find_protocol(name), has_segments(model, data, options)
     small = {**options, "num_episodes": 4} if _takes_episodes(model, data, options) else dict(options)
     check = {"data": data, "options": small | ({"segments": True} if objects else {}), "driven by": own.driven_by[0],
@@ -184,13 +235,17 @@ def few_clips(model: Any, name: str, data: str, options: Mapping[str, Any]) -> d
 
 
 def numbers_of(model: Any, check: Mapping[str, Any]) -> dict[str, float]:
-    """Mean scores of the model, and the PSNR of the copied last frame, on the clips of a check."""
-    context, driver = check["context_frames"], check["driven by"]
-    clips = open_clips(model, check["data"], split="test", num_frames=context + check["horizon"], **check["options"])
-    report = evaluate(model, clips, context_frames=context, driven_by=[driver], max_clips=check["clips"],
-                      metrics=check["metrics"])[driver]
-    return {metric: report.summary("model", metric).mean for metric in report.metrics} | {
-        "copy last frame, psnr": report.summary("copy last frame", "psnr").mean}
+    """Mean scores of the model, and what the copied last frame scores by the first of them, on the clips of a check."""
+    if "drawn" in check:
+        drawn = model.sample(check["drawn"], 0, generator=torch.Generator().manual_seed(0)).context_video
+        return {"things": count_spots(drawn).double().mean().item(), "brightness": drawn.mean().item()}
+    driver, metrics = check["driven by"], tuple(check["metrics"])
+    protocol = Protocol("check", "", "", check["context_frames"], check["horizon"], driven_by=(driver,),
+                        max_clips=check["clips"], metrics=metrics)
+    found = compare({"it": model}, check["data"], protocol, data_options=check["options"], pictures=0)
+    report = found.reports[driver]["it"]
+    return {metric: report.summary("model", metric).mean for metric in report.scores["model"]} | {
+        f"copy last frame, {metrics[0]}": report.summary("copy last frame", metrics[0]).mean}
 
 
 def _takes_episodes(model: Any, data: str, options: Mapping[str, Any]) -> bool:
@@ -261,23 +316,38 @@ def ship(run: Path, arguments: argparse.Namespace) -> None:
     folder = find_model(run)
     facts = facts_of_run(run, folder, arguments)
     name = arguments.name or facts["preset"]
-    size = (folder / WEIGHTS_FILE).stat().st_size / 1e6
-    if size > MAX_MB:
-        raise SystemExit(f"error: {folder / WEIGHTS_FILE} has {size:.1f} MB, more than the {MAX_MB} MB that may ship: "
-                         "train a smaller model")
-    refuse_older(preset_spec(name), wk.create_config(name).to_dict(), facts)
-    facts["weights"] = digest(folder / WEIGHTS_FILE)
-    model = load_folder(folder)
-    facts = judged(model, name, facts)
-    shutil.copyfile(folder / WEIGHTS_FILE, WEIGHTS / f"{name}.safetensors")
+    with tempfile.TemporaryDirectory() as temporary:
+        stored = Path(shutil.copytree(folder, Path(temporary) / "model")) / WEIGHTS_FILE
+        if arguments.half:
+            halve(stored)
+            facts["note"] += f"; stored as {HALF}"
+        size = stored.stat().st_size / 1e6
+        if size > MAX_MB:
+            raise SystemExit(f"error: {folder / WEIGHTS_FILE} has {size:.1f} MB, more than the {MAX_MB} MB that may "
+                             f"ship: {'train a smaller model' if arguments.half else 'try --half'}")
+        refuse_older(preset_spec(name), wk.create_config(name).to_dict(), facts)
+        facts["weights"] = digest(stored)
+        facts = judged(load_folder(stored.parent), name, facts)
+        shutil.copyfile(stored, WEIGHTS / f"{name}.safetensors")
     write(name, facts)
     if preset_spec(name).weights is None:
         print(f'now say in its table of worldkit/presets/*.toml: weights = "weights/{name}.safetensors"')
 
 
-def refresh(name: str) -> None:
+def halve(file: Path) -> None:
+    """Round a weights file's numbers to 16 bits, in place; as they are loaded they become what the model has."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    save_file({key: x.half() if x.is_floating_point() else x for key, x in tensors.items()}, file, metadata)
+
+
+def refresh(name: str, arguments: argparse.Namespace) -> None:
     """Evaluate shipped weights again; how they were made stays as it is."""
     facts = facts_of(preset_spec(name))
+    if arguments.half and HALF not in facts["note"]:
+        halve(WEIGHTS / f"{name}.safetensors")
+        facts["note"] += f"; stored as {HALF}"
     facts["config"] = wk.create_config(name).to_dict()  # they load strictly, so it fits
     facts["weights"] = digest(packaged_file(preset_spec(name)))
     write(name, judged(wk.create_model(name, pretrained=True), name, facts))
@@ -324,6 +394,7 @@ def main() -> None:
     parser.add_argument("--hardware", help="what it was trained on (default: read from this machine)")
     parser.add_argument("--command", help="what made it, if the run's own record does not say it well")
     parser.add_argument("--note", help="what else is to say (default: how the best model was chosen)")
+    parser.add_argument("--half", action="store_true", help=f"store {HALF}: half the size")
     parser.add_argument("--refresh", nargs="+", metavar="NAME", help="evaluate shipped weights again")
     parser.add_argument("--check", action="store_true", help="repeat the few clips of all shipped weights")
     arguments = parser.parse_args()
@@ -333,7 +404,7 @@ def main() -> None:
         if arguments.run:
             ship(arguments.run, arguments)
         for name in arguments.refresh or ():
-            refresh(name)
+            refresh(name, arguments)
         for name in wk.list_models(pretrained=True) if arguments.check else ():
             check(name)
     except WorldkitError as error:

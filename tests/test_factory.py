@@ -197,12 +197,12 @@ def test_weights_that_are_not_published_are_to_be_converted_by_the_converter_tha
     advice = {name: re.search(r"worldkit convert (\S+)", how_to_obtain(name)) for name in wk.list_models()}
     said = {name: found and found[1] for name, found in advice.items()}
     assert set(said.values()) - {None} == set(NEEDS)  # every converter is some preset's
-    for name, kind in (("lewm-mini", "lewm"), ("pldm", "lewm"), ("pldm-wall", None), ("vjepa2-ac", "vjepa2-ac"),
+    for name, kind in (("lewm", "lewm"), ("pldm", "lewm"), ("pldm-wall", None), ("vjepa2-ac", "vjepa2-ac"),
                        ("vjepa2-giant", "vjepa2"), ("vjepa-large", None), ("dreamer-v3", None), ("ddlp-obj3d", "ddlp"),
                        ("diffuse-ddlp-obj3d", "diffuse-ddlp"), ("g-swm-maze", "gswm"), ("slotformer", None)):
         assert said[name] == kind, name
     with pytest.raises(NoPretrainedWeightsError, match="Official LeWM .*convert lewm CHECKPOINT --out FOLDER. To"):
-        wk.create_model("lewm-mini", pretrained=True)
+        wk.create_model("lewm", pretrained=True)
 
 
 def test_no_name_and_config_with_name():

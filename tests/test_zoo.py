@@ -41,9 +41,10 @@ def zoo():
 def test_a_few_clips_give_the_stored_numbers(name, zoo):
     facts = shipped.facts_of(preset_spec(name))
     found, stored = zoo.numbers_of(wk.create_model(name, pretrained=True), facts["check"]), facts["check"]["numbers"]
-    assert stored["psnr"] > 5 and found.keys() == stored.keys()
+    assert stored.get("psnr", 10) > 5 and found.keys() == stored.keys()
     for metric, value in stored.items():
-        assert found[metric] == pytest.approx(value, abs=0.1 if "psnr" in metric else 0.02), metric
+        within = 0.1 if "psnr" in metric else 0.15 if metric == "things" else 0.02
+        assert found[metric] == pytest.approx(value, abs=within), metric
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -55,12 +56,16 @@ def test_what_is_told_of_shipped_weights(name):
     assert "/work" not in json.dumps(facts) and not re.search(r"(?<![\w.])/(home|root|tmp)\b", json.dumps(facts))
     for found in facts["evaluation"]:
         assert found["n"] >= 100 and found["command"].startswith(f"worldkit eval {name} --data ")
-        psnr = found["results"]["model"]["psnr"]
-        assert psnr["low"] < psnr["mean"] < psnr["high"]
-        for over in psnr["over"].values():
-            assert over["low"] <= over["mean"] <= over["high"]
-    first = facts["evaluation"][0]
-    assert {"copy last frame", "mean training frame"} <= first["results"]["model"]["psnr"]["over"].keys()
+        for score in found["results"]["model"].values():
+            if "mean" in score:
+                assert score["low"] <= score["mean"] <= score["high"]
+            for over in score.get("over", {}).values():
+                assert over["low"] <= over["mean"] <= over["high"]
+    for first in facts["evaluation"][:1]:
+        model = first["results"]["model"]
+        assert {"copy last frame", "mean training frame"} <= model["psnr"]["over"].keys() if "psnr" in model else (
+            model["probe_error"]["over"]["copy last frame"]["high"] < 0)
+    assert facts["evaluation"] or facts["samples"]["model"]["fid"] < facts["samples"]["a Gaussian of pixels"]["fid"]
 
 
 def test_shipped_weights_are_small():
@@ -200,7 +205,7 @@ def test_what_comes_along_can_be_played_where_it_predicts(name, capsys):
 
 
 def arguments(**given):
-    return Namespace(**{"name": None, "hardware": None, "command": None, "note": None} | given)
+    return Namespace(**{"name": None, "hardware": None, "command": None, "note": None, "half": False} | given)
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +283,46 @@ def test_models_without_dynamics_are_scored_by_what_they_draw_again(zoo, monkeyp
     assert found[0]["driven by"] == "encoded" and found[0]["n"] == 3
     assert found[0]["command"].endswith("--metrics psnr,ssim,fg_ari,miou -o data.num_episodes=4 -o data.segments=true")
     assert re.match("frames drawn again at .* dB, the mean frame .*; FG-ARI 0", zoo.headline(found))
+
+
+def test_a_model_that_draws_no_pictures_is_scored_by_what_its_latents_hold(zoo, monkeypatch):
+    monkeypatch.setattr(zoo, "CLIPS", 3)
+    torch.manual_seed(0)
+    model = wk.create_model("lewm-mini").eval()
+    found = zoo.evaluations(model, "lewm-mini", "push-32", {"num_episodes": 4})
+    assert [entry["driven by"] for entry in found][:2] == ["prior", "encoded"] and found[0]["n"] == 3
+    assert found[0]["command"] == ("worldkit eval lewm-mini --data push-32 --horizon 5 --max-clips 3 "
+                                   "-o data.num_episodes=4")
+    results = found[0]["results"]
+    assert results["model"].keys() == {"probe_error"} and results["copy last frame"]["probe_error"]["mean"] > 0
+    assert re.fullmatch(r"state read off 5 predicted latents: error [\d.]+ of its variance, off the last given one "
+                        r"[\d.]+, off those of the true frames [\d.]+", zoo.headline(found))
+    check = zoo.few_clips(model, "lewm-mini", "push-32", {"num_episodes": 4})
+    assert check["numbers"].keys() == {"probe_error", "copy last frame, probe_error"}
+
+
+def test_a_model_that_draws_single_pictures_is_scored_by_them(zoo, monkeypatch):
+    monkeypatch.setattr(zoo, "DRAWN", 8)
+    monkeypatch.setattr(zoo, "PICTURES", 8)
+    torch.manual_seed(0)
+    model = wk.create_model("dit-mini", prior__sampling_steps=2).eval()
+    facts = zoo.judged(model, "dit-mini", {"data": "balls-32", "log": []})
+    assert facts["evaluation"] == [] and facts["check"]["numbers"].keys() == {"things", "brightness"}
+    assert facts["samples"]["command"] == (
+        "worldkit sample dit-mini --data balls-32 --n 8 --judge diffuse-ddlp-balls-mini")
+    assert re.fullmatch(r"draws [\d.]+ things a frame, true [\d.]+; FID \d+, other true pictures \d+, a Gaussian of "
+                        r"pixels \d+", facts["headline"])
+
+
+def test_weights_of_16_bits_load_as_what_the_model_has(zoo, tmp_path, tiny_model):
+    model = tiny_model().eval()
+    save_pretrained(model, tmp_path / "whole")
+    save_pretrained(model, tmp_path / "half")
+    zoo.halve(tmp_path / "half" / "model.safetensors")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    for one, other in zip(model.parameters(), wk.create_model(f"dir:{tmp_path / 'half'}").parameters(), strict=True):
+        assert other.dtype == one.dtype and torch.allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_models_whose_states_are_to_mean_something_are_probed_as_well(zoo, monkeypatch):

@@ -17,7 +17,9 @@ from worldkit.presets.shipped import facts_of, megabytes
 HERE = Path(__file__).parent
 PAGE, CLIP = HERE.parent / "zoo.md", 0
 BASELINES = {"copy last frame": "over copying", "mean training frame": "over the mean frame"}
-STATIC, SHOWN = "the encoder's own prior", 6
+STATIC, GAUSSIAN, SHOWN = "the encoder's own prior", "a Gaussian of pixels", 6
+KNOWN = 2000
+"""Frames of the training split among which the nearest ones are looked for."""
 MORE = {"fg_ari": "FG-ARI", "miou": "mIoU", "ssim": "SSIM"}
 
 
@@ -36,31 +38,52 @@ def table(names):
             "| --- | --- | ---: | --- | ---: | ---: | ---: | --- |"]
     for name in names:
         facts, spec = facts_of(preset_spec(name)), preset_spec(name)
-        first, *others = facts["evaluation"]
-        model, protocol = first["results"]["model"], first["protocol"]
-        over = [difference(model["psnr"]["over"][b]) for b in BASELINES]
-        if first["driven by"] == "encoded":  # who sees the frames need not copy
-            over[0] = "-"
-        given, horizon = protocol["context_frames"], protocol["horizon"]
-        frames = f"{given} frame{'s' if given > 1 else ''} given, {horizon} predicted"
-        scored = {"prior": frames, "inferred": f"{frames} by latent actions read off them",
-                  "encoded": f"{given + horizon} frames seen, the last {horizon} drawn again"}[first["driven by"]]
-        more = [f"{title} {number(model[key])}" for key, title in MORE.items() if key in model]
-        if samples := facts.get("samples"):
-            other = samples["other true videos"]
-            more.append(f"drawn out of nothing: {samples['model']['things']:.2f} things a frame (true "
-                        f"{other['things, true']:.2f}), FID {samples['model']['fid']:.1f} (true videos "
-                        f"{other['fid']:.1f}, the encoder's own prior {samples[STATIC]['fid']:.0f})")
-        for other in others:
-            if "med10" in other["results"]["model"]:
-                still = other["results"]["copy last frame"]["med10"]["total"]
-                more.append(f"MED10 {other['results']['model']['med10']['total']:.2f} (standing still {still:.2f})")
+        evaluation, samples = facts["evaluation"], facts.get("samples")
+        cells, more = of_frames(evaluation) if evaluation else of_pictures(samples)
+        if evaluation and samples:
+            more.append(f"drawn out of nothing: {in_words(samples, 'videos', STATIC)}")
         if read := facts.get("probe"):
             more.append(f"{read['target']} read off it by a linear map: R2 {number(read['r2']['latent linear'])} "
                         f"(off pixels {read['r2']['pixels linear']['mean']:.2f})")
-        rows.append(f"| [`{name}`](#{name}) | {spec.summary} | {megabytes(spec):.1f} | {scored}, n = {first['n']} | "
-                    f"{number(model['psnr'])} | {' | '.join(over)} | {'; '.join(more)} |")
+        rows.append(f"| [`{name}`](#{name}) | {spec.summary} | {megabytes(spec):.1f} | {' | '.join(cells)} | "
+                    f"{'; '.join(more)} |")
     return "\n".join(rows)
+
+
+def of_frames(evaluation):
+    """What was scored, the PSNR and what it is over the baselines, and more; of frames that follow others."""
+    first, *others = evaluation
+    model, protocol = first["results"]["model"], first["protocol"]
+    over = [difference(model["psnr"]["over"][b]) if "psnr" in model else "-" for b in BASELINES]
+    if first["driven by"] == "encoded":  # who sees the frames need not copy
+        over[0] = "-"
+    given, horizon = protocol["context_frames"], protocol["horizon"]
+    frames = f"{given} frame{'s' if given > 1 else ''} given, {horizon} predicted"
+    scored = {"prior": frames, "inferred": f"{frames} by latent actions read off them",
+              "encoded": f"{given + horizon} frames seen, the last {horizon} drawn again"}[first["driven by"]]
+    more = [f"{title} {number(model[key])}" for key, title in MORE.items() if key in model]
+    if "probe_error" in model:
+        still, seen = first["results"]["copy last frame"], others[0]["results"]["model"]
+        more.append(f"state read off predicted latents by a linear map: error {number(model['probe_error'])} of its "
+                    f"variance (off the last given one {number(still['probe_error'])}, off those of the true frames "
+                    f"{number(seen['probe_error'])})")
+    for other in others:
+        if "med10" in other["results"]["model"]:
+            still = other["results"]["copy last frame"]["med10"]["total"]
+            more.append(f"MED10 {other['results']['model']['med10']['total']:.2f} (standing still {still:.2f})")
+    return [f"{scored}, n = {first['n']}", number(model["psnr"]) if "psnr" in model else "-", *over], more
+
+
+def of_pictures(samples):
+    """The same of pictures that are drawn out of nothing."""
+    return ["drawn out of nothing, n = {n}".format(**samples), "-", "-", "-"], [in_words(samples, "pictures", GAUSSIAN)]
+
+
+def in_words(samples, what, against):
+    """How near drawn frames are to true ones."""
+    other = samples["other true videos"]
+    return (f"{samples['model']['things']:.2f} things a frame (true {other['things, true']:.2f}), FID "
+            f"{samples['model']['fid']:.1f} (true {what} {other['fid']:.1f}, {against} {samples[against]['fid']:.0f})")
 
 
 def record(name):
@@ -74,7 +97,10 @@ def record(name):
     if facts.get("weights from"):
         made += f" It began with the weights of {facts['weights from']}."
     lines = "\n".join(f"    {command}" for command in commands)
-    shown = "videos out of nothing" if "samples" in facts else "the truth, the model, what it found on a test clip"
+    kind, spec = ("videos" if facts["evaluation"] else "pictures"), preset_spec(name)
+    shown = f"{kind} out of nothing" if "samples" in facts else "the truth, the model, what it found on a test clip"
+    if "psnr" not in spec.eval.get("metrics", ["psnr"]):
+        shown = "the truth, and the recorded frames whose latents are nearest to the predicted ones"
     return (f"### {name}\n\n![{name}: {shown}](images/zoo-{name}.png)\n\n"
             f"{facts['headline']}.\n\n{lines}\n\n{made} The other lines score it again.")
 
@@ -99,6 +125,20 @@ def strip(model, batch, context_frames):
     return Glance(seen.rows | rows, seen.context_frames, seen.predicts).strip()
 
 
+@torch.no_grad()
+def nearest(model, batch, context_frames, frames):
+    """Truth, and of a model that draws nothing the recorded frames whose latents are nearest to what it predicts."""
+    from worldkit.viz import rollout_strip
+
+    video, horizon = wk.batch.to_float_video(batch.video), batch.video.shape[1] - context_frames
+    known = torch.cat([model.encode(part[:, None]).pack().flatten(1) for part in frames.split(64)])
+    made = model.rollout(batch.context(context_frames), horizon, conditions=batch.conditions, decode=False,
+                         deterministic=True).latents.pack()[0].flatten(1)
+    found = wk.batch.to_float_video(frames[torch.cdist(made, known).argmin(1)])
+    return rollout_strip(video, {"nearest": torch.cat([video[:, :context_frames], found[None]], 1)},
+                         context_frames=context_frames)
+
+
 def draw(name):
     """A picture of a shipped model on a test clip."""
     from worldkit.data import collate
@@ -109,7 +149,8 @@ def draw(name):
 
     model, facts = wk.create_model(name, pretrained=True), facts_of(preset_spec(name))
     if model.prior is not None:
-        rollout = model.sample(SHOWN, horizon=6, generator=torch.Generator().manual_seed(0), deterministic=True)
+        horizon, count = (6, SHOWN) if facts["evaluation"] else (0, 2 * SHOWN)
+        rollout = model.sample(count, horizon, generator=torch.Generator().manual_seed(0), deterministic=True)
         videos = torch.cat([rollout.context_video, rollout.video], 1).clamp(0, 1)
         save_png(samples_strip(videos, first_frames=rollout.context_video.shape[1]), HERE / f"zoo-{name}.png")
         return
@@ -117,7 +158,11 @@ def draw(name):
     given, horizon = first["protocol"]["context_frames"], first["protocol"]["horizon"]
     clips = open_clips(model, facts["data"], split="test", num_frames=given + horizon, **facts.get("data options", {}))
     batch = collate([clips[CLIP]])
-    if first["driven by"] == "inferred":
+    if model.decoder is None:
+        known = open_clips(model, facts["data"], split="train", num_frames=1, mode="tile", conditions={})
+        some = torch.linspace(0, len(known) - 1, KNOWN).long().tolist()
+        shown = nearest(model, batch, given, torch.stack([known[i]["video"][0] for i in some]))
+    elif first["driven by"] == "inferred":
         found = rollouts_beside_truth(model, batch, context_frames=given)
         shown = rollout_strip(found["truth"], {INFERRED: found["rollouts"][INFERRED]}, context_frames=given)
     else:

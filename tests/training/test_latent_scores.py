@@ -106,6 +106,8 @@ def test_actions_and_states_are_read_off_latents(lights, data):
         assert max(found.values()) < (0.3 if metric == "inverse_error" else 0.05), found
         blind = compare({"blind": lights(dynamics={"blind": True})}, data, protocol, pictures=0)
         assert scores(blind)[metric].mean() > 3 * found["prior"]
+        if metric == "probe_error":  # what the last given frame says of those after it
+            assert scores(result, row="copy last frame")[metric].mean() > 3 * found["prior"]
     assert "Pearson" in str(next(iter(compare(
         {"heeds": lights()}, data, find_protocol("semantic-wm-inverse").changed(max_clips=4)[0], pictures=0,
     ).reports["prior"].values())).protocol)

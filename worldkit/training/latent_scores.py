@@ -271,9 +271,19 @@ class ProbeError(LatentScorer):
 
     @torch.no_grad()
     def scores(self, batch: Batch, rollout: Rollout, context_frames: int, *, encoded: bool) -> Scores:
-        rows = (flatten(self.model, rollout.latents).cpu().double() - self.centre) / self.spread
+        return self._errors(rollout.latents, batch, context_frames)
+
+    @torch.no_grad()
+    def baselines(self, batch: Batch, context_frames: int) -> dict[str, Scores]:
+        """What the last given frame says of those after it."""
+        last = self.model.encode(batch.context(context_frames))[:, -1:]
+        return {"copy last frame": self._errors(last, batch, context_frames)}
+
+    def _errors(self, z: Latent, batch: Batch, context_frames: int) -> Scores:
+        """Of latents of the frames behind the given ones, or of one frame that stands for them all."""
+        rows = (flatten(self.model, z).cpu().double() - self.centre) / self.spread
         truth = batch.vectors[self.COLUMN][:, context_frames:].float().cpu().double()[..., self.usable]
-        off = (rows @ self.weights).view(*truth.shape) - (truth - self.mean) / self.std
+        off = (rows @ self.weights).unflatten(0, z.shape) - (truth - self.mean) / self.std
         return {"probe_error": off.square().mean(-1)}
 
     def facts(self) -> dict[str, Any]:

@@ -47,8 +47,9 @@ def find_protocol(name: str) -> Protocol:
         raise ConfigError(f"'{spec.name}' draws single pictures out of nothing and predicts none, so there is nothing "
                           "to evaluate: what it draws is judged by worldkit sample MODEL --data DATA")
     size = f"{obs['height']}x{obs['width']}" if "height" in obs and "width" in obs else None
+    metrics = {"metrics": tuple(table["metrics"])} if "metrics" in table else {}
     return Protocol(
         spec.name, f"the eval table of preset {spec.name}", spec.source, int(table.get("context_frames", 1)),
         int(table.get("horizon", spec.config.get("timestep_horizon", 10))), resolution=size, max_clips=MAX_CLIPS,
-        driven_by=tuple(table.get("driven_by", ("prior",) if spec.config.get("dynamics") else ("encoded",))),
+        driven_by=tuple(table.get("driven_by", ("prior",) if spec.config.get("dynamics") else ("encoded",))), **metrics,
     )
