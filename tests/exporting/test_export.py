@@ -1,5 +1,6 @@
 """Exported functions compute what the model does; what cannot be exported says why."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from worldkit.cli import main
 from worldkit.errors import ExportError
 from worldkit.exporting.checks import difference
 from worldkit.exporting.graphs import make_graph
-from worldkit.testing.examples import LEARNS, small_config
+from worldkit.testing.examples import LEARNS, example_latent, small_config
 
 ACTION = {"action": {"name": "action", "dim": 2}}
 
@@ -266,6 +267,17 @@ def test_attention_with_a_bias(tmp_path):
         torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "layer.onnx")
         session = onnxruntime.InferenceSession(str(tmp_path / "layer.onnx"))
         np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], layer(x).numpy(), atol=1e-5)
+
+
+def test_what_a_decoder_is_tried_with_are_latents_that_there_can_be():
+    """G-SWM's transparencies are plain numbers to their distribution; below 0 they make its picture a division by 0."""
+    model = wk.create_model("g-swm-balls-mini", pretrained=True).eval()
+    z = example_latent(model.spec, 4, 3)
+    assert 0 <= z.transparency.min() and z.transparency.max() <= 1
+    with torch.no_grad():
+        wanted, found = (m.decode(x).video for m, x in (
+            (copy.deepcopy(model).double(), z.to(torch.float64)), (model, z)))
+    assert (found - wanted).abs().max() < 1e-5  # before: 9e-3
 
 
 @pytest.mark.slow

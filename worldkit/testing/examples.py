@@ -149,13 +149,14 @@ def example_spec(views: int = 1, kind: str = "particles") -> LatentSpec:
 def example_latent(spec: LatentSpec, batch: int = BATCH, time: int = WINDOW, *, seed: int = 0) -> Latent:
     """Random latent ``[batch, time]``: normal with deviation 0.5, or uniform or log-normal within a field's bounds.
 
-    Codes are numbers of any of their classes.
+    Transparencies are between 0 and 1, whatever distribution they have. Codes are numbers of any of their classes.
     """
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for group in spec.groups:
         for f in group.fields:
-            shape, (low, high) = (batch, time, group.size, f.dim), f.dist.support
+            shape = batch, time, group.size, f.dim
+            low, high = (0.0, 1.0) if f.name == "transparency" else f.dist.support
             values[group.name, f.name] = (
                 torch.randint(int(low), int(high) + 1, shape, generator=generator) if f.dist.codes
                 else _between(low, high, shape, generator)
