@@ -13,6 +13,7 @@ from worldkit.dynamics import Dynamics
 from worldkit.errors import ConfigError, DataError, NoDecoderError
 from worldkit.latents import LatentDist
 from worldkit.metrics import PROTOCOLS, MatchTracker
+from worldkit.storage.hub import save_pretrained
 from worldkit.testing.examples import small_config
 from worldkit.training import compare, find_protocol, latent_scores
 from worldkit.training.latent_scores import LATENT_METRICS, PointScores, action_of
@@ -172,3 +173,14 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert main(["eval", str(tmp_path / "model"), "--data", str(tmp_path), "--protocol", "semantic-wm-controllability",
                  "--split", "all", "--max-clips", "2", "--pictures", "0", "--out", str(tmp_path / "out")]) == 0
     assert "error of found actions" in (tmp_path / "out" / "eval-semantic-wm-controllability-all.md").read_text()
+
+
+@pytest.mark.parametrize("preset, data", [("lewm-mini", "push-32"), ("tdmpc2-mini", "pendulum-play-32")])
+def test_the_command_scores_the_latents_of_a_preset_that_draws_nothing(preset, data, tmp_path, capsys):
+    save_pretrained(wk.create_model(preset), tmp_path / "m", facts={"preset": preset})
+    command = ["eval", str(tmp_path / "m"), "--data", data, "--max-clips", "2", "-o", "data.num_episodes=3"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "error of state read off" in shown and "copy last frame" in shown and "PSNR" not in shown
+    assert main([*command, "--metrics", "psnr"]) == 2
+    assert "cannot draw" in capsys.readouterr().err

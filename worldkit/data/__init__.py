@@ -21,6 +21,7 @@ from .formats.generated import (
     open_catch,
     open_maze,
     open_multigrid,
+    open_pendulum,
     open_push,
     open_shapes,
     open_single_ball,
@@ -33,6 +34,7 @@ from .formats.lerobot_write_v21 import LeRobot21Writer
 from .formats.maze import MazeEpisodes, generate_maze
 from .formats.multigrid import MultiGridEpisodes, generate_multigrid
 from .formats.npz import NpzWriter, is_npz, open_npz, peek_npz
+from .formats.pendulum import PendulumEpisodes, generate_pendulum
 from .formats.push import PushEpisodes, generate_push
 from .formats.shapes import generate_shapes
 from .formats.single_ball import SingleBallEpisodes, generate_single_ball
@@ -130,6 +132,13 @@ register_format(
 )
 
 register_format(
+    "pendulum-play",
+    matches=lambda target: is_generated(target, "pendulum-play"),
+    opener=open_pendulum,
+    description="'pendulum-play': generated play of a pendulum, with actions, rewards; 'pendulum-play-32' for a size",
+)
+
+register_format(
     "multigrid",
     matches=lambda target: is_generated(target, "multigrid"),
     opener=open_multigrid,
@@ -182,6 +191,7 @@ __all__ = [
     "EpisodeSource",
     "MazeEpisodes",
     "MultiGridEpisodes",
+    "PendulumEpisodes",
     "PushEpisodes",
     "ResumableSampler",
     "SingleBallEpisodes",
@@ -193,6 +203,7 @@ __all__ = [
     "generate_catch",
     "generate_maze",
     "generate_multigrid",
+    "generate_pendulum",
     "generate_push",
     "generate_shapes",
     "generate_single_ball",

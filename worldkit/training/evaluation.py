@@ -138,7 +138,7 @@ def evaluate(
     if control is not None:
         dataset = with_true_actions(dataset)
     indices = choose_clips(dataset, max_clips, starts=starts)
-    scorer = Scorer(model, metrics, perceptual, networks or {})
+    scorer, draws = Scorer(model, metrics, perceptual, networks or {}), model.decoder is not None or not scorers
     obs, horizon = model.config.obs, dataset.num_frames - context_frames
     if {"med10", "med10_painted"} & {*metrics} and horizon < MED_STEPS:
         raise ConfigError(f"MED10 needs {MED_STEPS} predicted frames, got {horizon}: predict at least {MED_STEPS}")
@@ -158,7 +158,7 @@ def evaluate(
             drawn = []
             for _ in range(count):
                 rollout = predict(model, batch, context_frames=context_frames, driven_by=driver, generator=generator,
-                                  draw=model.decoder is not None or not scorers)
+                                  draw=draws)
                 drawn.append(scorer.model_scores(rollout, truth))
                 if control is not None and driver == "inferred":
                     drawn[-1] |= control.scores(batch, truth.video, rollout.video, rollout.latent_actions,
@@ -172,7 +172,10 @@ def evaluate(
             for one in scorers:
                 for row, scores in one.baselines(batch, context_frames).items():
                     simple[row] = simple.get(row, {}) | scores
-            _add_baselines(rows, scorer, truth, training_mean, simple)
+            if draws:
+                _add_baselines(rows, scorer, truth, training_mean, simple)
+            for row, scores in simple.items():
+                rows.add_scores(row, scores)
             if scorer.track:
                 rows.add_scores(ENCODED, scorer.encoded_scores(batch, truth))
         stated = protocol | {"decoding": "stochastic" if driver == "sampled" else "deterministic", "seed": seed,
@@ -193,8 +196,6 @@ def _add_baselines(rows: Rows, scorer: Scorer, truth: Truth, training_mean: Tens
                    simple: dict[str, Scores]) -> None:
     frames = truth.video.shape[1]
     rows.add_scores("copy last frame", scorer.still_scores(truth) | simple.pop("copy last frame", {}))
-    for row, scores in simple.items():
-        rows.add_scores(row, scores)
     predictions = {"copy last frame": copy_last_frame(truth.context, frames)}
     if training_mean is not None and truth.video.numel():
         mean = _mean_prediction(training_mean.to(truth.video.device), truth.video)

@@ -118,9 +118,11 @@ def _protocol(options: Namespace, loaded: Loaded):
     else:  # the preset's own, by hand where there is none
         preset = loaded.preset
         context, horizon = protocol_of(Namespace(context=None, horizon=None), loaded)
+        drawn = preset is None or loaded.model.decoder is not None
+        own = {} if drawn else {"metrics": find_protocol(preset).metrics}  # what there is to score, if no pictures
         base = Protocol(preset or BY_HAND, "frames of the preset" if preset else "half a window given, one predicted",
                         "worldkit", context, horizon, max_clips=MAX_CLIPS, frame_skip=_frame_skip(loaded),
-                        driven_by=("prior",) if loaded.model.dynamics is not None else ("encoded",))
+                        driven_by=("prior",) if loaded.model.dynamics is not None else ("encoded",), **own)
     metrics = tuple(options.metrics.split(",")) if options.metrics else None
     if options.protocol is None and metrics is None:  # metrics whose networks are given
         given = {"lpips": options.lpips_backbone or options.lpips_heads, "fvd": options.i3d, "fid": options.inception}

@@ -1,4 +1,5 @@
-"""Formats ``balls``, ``catch-play``, ``maze``, ``multigrid``, ``push``, ``shapes``, ``single-ball``: made on the spot.
+"""Formats that are made on the spot: ``balls``, ``catch-play``, ``maze``, ``multigrid``, ``pendulum-play``, ``push``,
+``shapes``, ``single-ball``.
 
 They are cached, and the same on every machine.
 """
@@ -18,6 +19,8 @@ from .catch import GRID, iter_catch, length
 from .maze import CELLS, NUM_FRAMES, iter_maze
 from .multigrid import CELLS as BOARD
 from .multigrid import NUM_ACTIONS, iter_multigrid, positions
+from .pendulum import NUM_FRAMES as _SWING
+from .pendulum import iter_pendulum, tip
 from .push import NUM_DISCS, iter_push
 from .shapes import iter_shapes
 from .single_ball import NUM_FRAMES as _FALL
@@ -27,6 +30,7 @@ _VERSION, _SHAPES_VERSION = 1, 2  # raise when the generators change, so that ol
 _BALLS_EPISODES = {"train": 200, "val": 20, "test": 20}
 _PUSH_EPISODES = {"train": 500, "val": 50, "test": 50}
 _CATCH_EPISODES = {"train": 200, "val": 20, "test": 20}
+_PENDULUM_EPISODES = {"train": 200, "val": 20, "test": 20}
 _MAZE_EPISODES = {"train": 200, "val": 20, "test": 20}
 _SINGLE_BALL_EPISODES = {"train": 500, "val": 100, "test": 100}
 _MULTIGRID_EPISODES = {"train": 1000, "val": 50, "test": 50}
@@ -238,6 +242,45 @@ def open_catch(
             }
 
     return _episodes("catch-play", size, split, blocks, **request)
+
+
+def open_pendulum(
+    target: str,
+    *,
+    split: str,
+    height: int | None = None,
+    width: int | None = None,
+    num_episodes: int | None = None,
+    episode_length: int = _SWING,
+) -> EpisodeSource:
+    """Play of a pendulum (see `worldkit.data.formats.pendulum`), for example ``"pendulum-play-32"``.
+
+    Args:
+        num_episodes: Default 200 for train, 20 for val and test. They are the first ones; every other one is played at
+            random, in the rest the rod is swung up.
+        episode_length: Frames per episode.
+
+    Every clip comes with ``"action"`` float32 ``[T, 1]`` in [-1, 1], half of the torque between frames t and t + 1.
+    ``"state"``: ``"observation"`` float32 ``[T, 3]``, cosine and sine of the angle (0 is up) and angular velocity in
+    rad/s; ``"position"`` float32 ``[T, 1, 2]``, the rod's tip ``(y, x)`` in [-1, 1]; ``"reward"`` float32 ``[T]``, as
+    Gymnasium's ``Pendulum-v1``.
+    """
+    check_split(split)
+    _, size = _square(target, height, width)
+    episodes = _PENDULUM_EPISODES[split] if num_episodes is None else num_episodes
+    request = {"num_episodes": episodes, "image_size": size, "num_frames": episode_length}
+
+    def blocks() -> Iterator[dict[str, np.ndarray]]:
+        for part in iter_pendulum(split, **request):
+            yield {
+                "video": part.video.reshape(-1, *part.video.shape[2:]),
+                "action": _flat(part.action),
+                "state.observation": _flat(part.observation),
+                "state.position": _flat(tip(part.observation)),
+                "state.reward": part.reward.reshape(-1),
+            }
+
+    return _episodes("pendulum-play", size, split, blocks, **request)
 
 
 def open_maze(
