@@ -201,9 +201,9 @@ def _of_frames(found: Sequence[Mapping[str, Any]]) -> list[str]:
     model, still, horizon = first["results"]["model"], first["results"]["copy last frame"], first["protocol"]["horizon"]
     if "psnr" not in model:
         encoded = next(entry["results"]["model"] for entry in others if entry["driven by"] == SEEN)
-        parts = [f"state read off {horizon} predicted latents: error {model['probe_error']['mean']:.2f} of its "
-                 f"variance, off the last given one {still['probe_error']['mean']:.2f}, off those of the true frames "
-                 f"{encoded['probe_error']['mean']:.2f}"]
+        parts = [f"state read off {horizon} predicted latents: error {model['probe_error']['mean']:.2g} of its "
+                 f"variance, off the last given one {still['probe_error']['mean']:.2g}, off those of the true frames "
+                 f"{encoded['probe_error']['mean']:.2g}"]
     elif first["driven by"] == SEEN:
         mean = first["results"]["mean training frame"]["psnr"]["mean"]
         parts = [f"frames drawn again at {model['psnr']['mean']:.1f} dB, the mean frame {mean:.1f}"]

@@ -195,8 +195,11 @@ def test_what_comes_along_can_be_played_where_it_predicts(name, capsys):
 
     with mock.patch("worldkit.play.terminal.play", play):
         code = main(["play", name])
-    if wk.create_config(name).dynamics is None:
-        assert code == 2 and "has no dynamics and predicts nothing" in capsys.readouterr().err
+    config, said = wk.create_config(name), capsys.readouterr().err
+    if config.dynamics is None:
+        assert code == 2 and "has no dynamics and predicts nothing" in said
+    elif config.decoder is None:
+        assert code == 2 and "has no decoder, so there is nothing to see" in said
     else:
         assert code == 0 and told
 
@@ -292,11 +295,11 @@ def test_a_model_that_draws_no_pictures_is_scored_by_what_its_latents_hold(zoo, 
     found = zoo.evaluations(model, "lewm-mini", "push-32", {"num_episodes": 4})
     assert [entry["driven by"] for entry in found][:2] == ["prior", "encoded"] and found[0]["n"] == 3
     assert found[0]["command"] == ("worldkit eval lewm-mini --data push-32 --horizon 5 --max-clips 3 "
-                                   "-o data.num_episodes=4")
+                                   "--driven-by prior --driven-by encoded -o data.num_episodes=4")
     results = found[0]["results"]
     assert results["model"].keys() == {"probe_error"} and results["copy last frame"]["probe_error"]["mean"] > 0
-    assert re.fullmatch(r"state read off 5 predicted latents: error [\d.]+ of its variance, off the last given one "
-                        r"[\d.]+, off those of the true frames [\d.]+", zoo.headline(found))
+    assert re.fullmatch(r"state read off 5 predicted latents: error \S+ of its variance, off the last given one "
+                        r"\S+, off those of the true frames \S+", zoo.headline(found))
     check = zoo.few_clips(model, "lewm-mini", "push-32", {"num_episodes": 4})
     assert check["numbers"].keys() == {"probe_error", "copy last frame, probe_error"}
 

@@ -18,14 +18,19 @@ HERE = Path(__file__).parent
 PAGE, CLIP = HERE.parent / "zoo.md", 0
 BASELINES = {"copy last frame": "over copying", "mean training frame": "over the mean frame"}
 STATIC, GAUSSIAN, SHOWN = "the encoder's own prior", "a Gaussian of pixels", 6
-KNOWN = 2000
-"""Frames of the training split among which the nearest ones are looked for."""
+KNOWN, SIDE = 10_000, 32
+"""Frames of the training split among which the nearest ones are looked for, and their pixels."""
 MORE = {"fg_ari": "FG-ARI", "miou": "mIoU", "ssim": "SSIM"}
 
 
 def number(stored):
     """A mean with half of its interval; a star where that does not hold 0, of differences."""
     return f"{stored['mean']:.2f} ± {(stored['high'] - stored['low']) / 2:.2f}"
+
+
+def error(stored):
+    """The same of what may be very small."""
+    return f"{stored['mean']:.2g} ± {(stored['high'] - stored['low']) / 2:.1g}"
 
 
 def difference(stored):
@@ -64,9 +69,9 @@ def of_frames(evaluation):
     more = [f"{title} {number(model[key])}" for key, title in MORE.items() if key in model]
     if "probe_error" in model:
         still, seen = first["results"]["copy last frame"], others[0]["results"]["model"]
-        more.append(f"state read off predicted latents by a linear map: error {number(model['probe_error'])} of its "
-                    f"variance (off the last given one {number(still['probe_error'])}, off those of the true frames "
-                    f"{number(seen['probe_error'])})")
+        more.append(f"state read off predicted latents by a linear map: error {error(model['probe_error'])} of its "
+                    f"variance (off the last given one {error(still['probe_error'])}, off those of the true frames "
+                    f"{error(seen['probe_error'])})")
     for other in others:
         if "med10" in other["results"]["model"]:
             still = other["results"]["copy last frame"]["med10"]["total"]
@@ -126,17 +131,31 @@ def strip(model, batch, context_frames):
 
 
 @torch.no_grad()
-def nearest(model, batch, context_frames, frames):
+def nearest(model, facts, context_frames, horizon):
     """Truth, and of a model that draws nothing the recorded frames whose latents are nearest to what it predicts."""
+    from worldkit.data import collate, open_dataset
+    from worldkit.training.recipes import open_clips
     from worldkit.viz import rollout_strip
 
-    video, horizon = wk.batch.to_float_video(batch.video), batch.video.shape[1] - context_frames
-    known = torch.cat([model.encode(part[:, None]).pack().flatten(1) for part in frames.split(64)])
+    def opened(split, frames, mode):
+        options = facts.get("data options", {})
+        clips = open_clips(model, facts["data"], split=split, num_frames=frames, mode=mode, **options)
+        size = {"height": SIDE, "width": SIDE}
+        return clips, open_dataset(facts["data"], split=split, num_frames=frames, mode=mode, **size, **options)
+
+    def latents(batch):
+        return model.encode(batch).pack().flatten(0, 1).flatten(1)
+
+    (clips, seen), (known, recorded) = opened("test", context_frames + horizon, "tile"), opened("train", 1, "tile")
+    some = torch.linspace(0, len(known) - 1, KNOWN).long()
+    there = torch.cat([latents(collate([known[i] for i in part.tolist()])) for part in some.split(64)])
+    batch = collate([clips[CLIP]])
     made = model.rollout(batch.context(context_frames), horizon, conditions=batch.conditions, decode=False,
                          deterministic=True).latents.pack()[0].flatten(1)
-    found = wk.batch.to_float_video(frames[torch.cdist(made, known).argmin(1)])
-    return rollout_strip(video, {"nearest": torch.cat([video[:, :context_frames], found[None]], 1)},
-                         context_frames=context_frames)
+    found = [recorded[i]["video"][0] for i in some[torch.cdist(made, there).argmin(1)].tolist()]
+    truth = seen[CLIP]["video"]
+    shown = wk.batch.to_float_video(torch.cat([truth[:context_frames], torch.stack(found)]))
+    return rollout_strip(wk.batch.to_float_video(truth), {"nearest recorded": shown}, context_frames=context_frames)
 
 
 def draw(name):
@@ -156,13 +175,12 @@ def draw(name):
         return
     first = facts["evaluation"][0]
     given, horizon = first["protocol"]["context_frames"], first["protocol"]["horizon"]
+    if model.decoder is None:
+        save_png(nearest(model, facts, given, 2 * horizon), HERE / f"zoo-{name}.png")
+        return
     clips = open_clips(model, facts["data"], split="test", num_frames=given + horizon, **facts.get("data options", {}))
     batch = collate([clips[CLIP]])
-    if model.decoder is None:
-        known = open_clips(model, facts["data"], split="train", num_frames=1, mode="tile", conditions={})
-        some = torch.linspace(0, len(known) - 1, KNOWN).long().tolist()
-        shown = nearest(model, batch, given, torch.stack([known[i]["video"][0] for i in some]))
-    elif first["driven by"] == "inferred":
+    if first["driven by"] == "inferred":
         found = rollouts_beside_truth(model, batch, context_frames=given)
         shown = rollout_strip(found["truth"], {INFERRED: found["rollouts"][INFERRED]}, context_frames=given)
     else:
