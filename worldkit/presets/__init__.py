@@ -6,10 +6,11 @@ A table ``[name]`` has ``extends`` (another preset, or a list: each adds what th
 ``--data``, its ``protocols`` are what shipped weights are scored by as well, its ``probe`` a column of the data that is
 read off their latents, its ``metrics`` what is scored if the model draws nothing, its ``judge`` whose encoder looks at
 pictures drawn out of nothing), ``agent`` (name and options of the agent that acts through the model, see
-`worldkit.agents`), ``online`` (how it learns by acting, an `worldkit.online.OnlineConfig`) and ``alternatives``: sizes of parts one may swap in
-(``[NAME.alternatives.dynamics.gru]``, or of parts inside, ``[NAME.alternatives."dynamics.cell".lstm]``), for presets
-whose scale is far from the parts' own defaults. ``"none"`` leaves out what would be inherited, as on the command line
-(``latent_action = "none"`` in ``config``, ``ema = "none"`` in ``train``; deeper down numbers and tables only).
+`worldkit.agents`), ``online`` (how it learns by acting, an `worldkit.online.OnlineConfig`) and ``alternatives``: sizes
+of parts one may swap in (``[NAME.alternatives.dynamics.gru]``, or of parts inside,
+``[NAME.alternatives."dynamics.cell".lstm]``), for presets whose scale is far from the parts' own defaults. ``"none"``
+leaves out what would be inherited, as on the command line (``latent_action = "none"`` in ``config``, ``ema = "none"``
+in ``train``; deeper down numbers and tables only).
 """
 
 from __future__ import annotations
