@@ -2,11 +2,13 @@
 
     python benchmarks/fuzz.py --seconds 60                 # every target, mutations of valid files
     python benchmarks/fuzz.py --seconds 3600 --guided      # coverage-guided, with atheris (pip install atheris)
+    python benchmarks/fuzz.py --seconds 600 --guided --corpus fuzz/corpus   # an hour in parts
     python benchmarks/fuzz.py npz config --seconds 10
 
 A target is a valid file, or one file of a valid folder, and what reads it. Inputs are mutations of that file: bytes
 flipped, cut, repeated, numbers replaced by extreme ones, words of the format inserted; with ``--guided`` libFuzzer (by
-way of atheris) mutates them and keeps those that reach new lines of worldkit. A finding is any exception that is
+way of atheris) mutates them and keeps those that reach new lines of worldkit, in ``--corpus`` for the next time, too. A
+finding is any exception that is
 neither a WorldkitError nor an OSError, a read of more than ``--limit`` seconds, or more than ``--memory`` MB of memory
 than before. Every finding is written to ``--out``, so that it can be tried again: ``--again FILE``.
 
@@ -277,7 +279,7 @@ class Trial:
                 "slowest_s": round(self.slowest, 2), "found": self.found}
 
 
-def fuzz(name: str, seconds: float, seed: int, guided: bool, **options) -> dict:
+def fuzz(name: str, seconds: float, seed: int, guided: bool, corpus: Path | None, **options) -> dict:
     """Try a target for so many seconds of this process's time."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["WORLDKIT_CACHE"] = str(Path(folder) / "cache")
@@ -292,8 +294,8 @@ def fuzz(name: str, seconds: float, seed: int, guided: bool, **options) -> dict:
                     os._exit(bool(trial.found))
                 trial(data)
 
-            corpus = Path(folder) / "corpus"
-            corpus.mkdir()
+            corpus = (corpus or Path(folder) / "corpus") / name.replace(" ", "-")
+            corpus.mkdir(parents=True, exist_ok=True)
             (corpus / "valid").write_bytes(trial.valid)
             words = ("".join(rf"\x{byte:02x}" for byte in word) for word in TARGETS[name].words)
             (Path(folder) / "words").write_text("".join(f'"{word}"\n' for word in words))
@@ -311,6 +313,7 @@ def main() -> int:
     p.add_argument("targets", nargs="*", help=f"default: all ({', '.join(TARGETS)})")
     p.add_argument("--seconds", type=float, default=10, help="CPU time for each target (default: 10)")
     p.add_argument("--guided", action="store_true", help="coverage-guided, by atheris")
+    p.add_argument("--corpus", type=Path, help="folder of inputs that reach new lines, of guided runs (default: none)")
     p.add_argument("--limit", type=float, default=5, help="seconds that a read may take (default: 5)")
     p.add_argument("--memory", type=float, default=500, help="MB that a read may add (default: 500)")
     p.add_argument("--seed", type=int, default=0)
@@ -326,23 +329,29 @@ def main() -> int:
             read()
         return 0
     limits = {"limit": options.limit, "memory": options.memory, "out": options.out}
-    if options.guided:  # before worldkit is imported, so that its lines are counted
+    names = options.targets or list(TARGETS)
+    if options.guided:  # lines are counted of what is imported here: read everything once
         import atheris
 
-        with atheris.instrument_imports(include=["worldkit"]):
-            import worldkit  # noqa: F401
+        with atheris.instrument_imports(include=["worldkit"]), tempfile.TemporaryDirectory() as folder:
+            os.environ["WORLDKIT_CACHE"] = str(Path(folder) / "cache")
+            for name in names:
+                place = Path(folder) / name.replace(" ", "-")
+                place.mkdir()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    TARGETS[name].make(place)[1]()
     import torch
 
     import worldkit.data  # noqa: F401
 
     torch.set_num_threads(1)
     failed = False
-    for name in options.targets or TARGETS:
+    for name in names:
         pid = os.fork()
         if not pid:
             code = 3
             try:
-                found = fuzz(name, options.seconds, options.seed, options.guided, **limits)
+                found = fuzz(name, options.seconds, options.seed, options.guided, options.corpus, **limits)
                 print(json.dumps(found), flush=True)
                 code = int(bool(found["found"]))
             except BaseException:
