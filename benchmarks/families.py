@@ -92,7 +92,7 @@ def words(bench: Bench) -> str:
         + (f"{missing} of {len(bench.records)} cells were not run. " if missing else "")
         + (f"{failed} failed. " if failed else "")
         + "CPU s: of training; minutes of shipped weights are wall clock. The page is made by "
-        f"`python benchmarks/families.py{f' --seeds {suite.seeds}' if suite.seeds == 1 else ''}`.", "",
+        f"`python benchmarks/families.py{bench.command.partition('families')[2]}`.", "",
         "Shares of the budget: " + "; ".join(notes) + "." if notes else ""])
 
 

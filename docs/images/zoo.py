@@ -163,7 +163,7 @@ def draw(name):
     from worldkit.data import collate
     from worldkit.training.figures import rollouts_beside_truth
     from worldkit.training.recipes import open_clips
-    from worldkit.viz import rollout_strip, samples_strip, save_png
+    from worldkit.viz import animate_samples, rollout_strip, samples_strip, save_png
     from worldkit.viz.animation import INFERRED
 
     model, facts = wk.create_model(name, pretrained=True), facts_of(preset_spec(name))
@@ -171,7 +171,9 @@ def draw(name):
         horizon, count = (6, SHOWN) if facts["evaluation"] else (0, 2 * SHOWN)
         rollout = model.sample(count, horizon, generator=torch.Generator().manual_seed(0), deterministic=True)
         videos = torch.cat([rollout.context_video, rollout.video], 1).clamp(0, 1)
-        save_png(samples_strip(videos, first_frames=rollout.context_video.shape[1]), HERE / f"zoo-{name}.png")
+        first = rollout.context_video.shape[1]
+        shown = samples_strip(videos, first_frames=first) if horizon else animate_samples(videos, first_frames=first)[0]
+        save_png(shown, HERE / f"zoo-{name}.png")
         return
     first = facts["evaluation"][0]
     given, horizon = first["protocol"]["context_frames"], first["protocol"]["horizon"]
