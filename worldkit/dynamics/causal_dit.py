@@ -157,6 +157,8 @@ class CausalDiffusion(Dynamics):
         self.noise: FrameNoise = StepNoise(shift) if config.noise == "ddpm" else FlowNoise(
             config.history, config.history_noise, shift, config.time_mean, config.time_std)
         self.sampling = Sampling(config.steps, config.guidance)
+        one = torch.randn(group.size, channels, generator=torch.Generator().manual_seed(0), device="cpu")
+        self.register_buffer("one_noise", one, persistent=False)
 
     @staticmethod
     def _check(config: CausalDiTConfig, spec: LatentSpec, window: int) -> None:
@@ -253,11 +255,15 @@ class CausalDiffusion(Dynamics):
                       window == "streaming")
 
     def predict(self, carry: _Carry, cond: Condition, sampler: Sampler, *, mean: bool) -> Latent:
-        """One frame. A deterministic sampler asks for the path that starts at zero noise."""
+        """One frame. A deterministic sampler asks for the path from one noise, the same for every frame and clip.
+
+        Zero would be none that the network has seen: of a trained one such paths end far from what it draws.
+        """
         newest = carry.frames[:, -1:]
         carry.action = self._told(cond, torch.cat([newest, newest], 1))
         zero = torch.zeros_like(newest)
-        noise = sampler.normal("diffusion.noise", zero, zero)
+        noise = (self.one_noise.to(newest).expand_as(newest) if sampler.deterministic
+                 else sampler.normal("diffusion.noise", zero, zero))
         actions = torch.cat([carry.actions, carry.action], 1)
         return self._latent(self.draw(carry, noise, actions, hidden=cond.frame is None)).bounded()
 
