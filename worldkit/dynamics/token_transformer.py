@@ -75,7 +75,7 @@ class _Carry:
         streaming: What happens at the end of the window.
         memory: Keys and values of the tokens that were fed, up to ``mark`` once and for all.
         waiting: Codes of the newest frame that are not fed yet, ``[B, n]``; None: nothing is, not even what was before.
-        guess, told: What `predict` answered, ``[B, N]``, and the condition it was given.
+        guess, drawn, told: What `predict` answered, ``[B, N]`` and as a latent, and the condition it was given.
         features: Hidden state behind the action, ``[B, 1, 1, D]``.
     """
 
@@ -86,6 +86,7 @@ class _Carry:
     mark: int = 0
     waiting: Tensor | None = None
     guess: Tensor | None = None
+    drawn: Latent | None = None
     told: Condition = EMPTY
     features: Tensor | None = None
 
@@ -242,12 +243,14 @@ class TokenTransformer(Dynamics):
             drawn.append(self._draw(hidden, sampler))
         carry.guess = torch.cat(drawn, 1)
         carry.told = cond
-        return Latent.build(self.spec, {self.key: carry.guess[:, None, :, None]})
+        carry.drawn = Latent.build(self.spec, {self.key: carry.guess[:, None, :, None]})
+        return carry.drawn
 
     def observe(self, carry: _Carry, z: Latent) -> None:
         codes = self.codes(z)[:, 0]
         fed = carry.memory.length
-        if carry.guess is None or not torch.equal(codes, carry.guess):  # another frame than was drawn
+        drawn = z is carry.drawn or (carry.guess is not None and torch.equal(codes, carry.guess))
+        if not drawn:  # another frame
             fed -= self.tokens - 1
             carry.waiting = codes
         else:
