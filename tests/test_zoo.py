@@ -56,9 +56,10 @@ def test_what_is_told_of_shipped_weights(name):
     assert "/work" not in json.dumps(facts) and not re.search(r"(?<![\w.])/(home|root|tmp)\b", json.dumps(facts))
     for found in facts["evaluation"]:
         assert found["n"] >= 100 and found["command"].startswith(f"worldkit eval {name} --data ")
-        for score in found["results"]["model"].values():
+        for metric, score in found["results"]["model"].items():
             if "mean" in score:
                 assert score["low"] <= score["mean"] <= score["high"]
+                assert metric not in ("psnr", "probe_error") or score["low"] < score["high"]
             for over in score.get("over", {}).values():
                 assert over["low"] <= over["mean"] <= over["high"]
     for first in facts["evaluation"][:1]:
