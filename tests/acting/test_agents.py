@@ -147,6 +147,24 @@ def test_folders_that_are_no_agents(tmp_path):
         load_agent(tmp_path / "a")
 
 
+@pytest.mark.parametrize(("path", "value", "said"), [
+    ("agent.hidden_dim", 2**20, "disagree: decide"), ("agent.hidden_dim", 2**40, "agent.hidden_dim is 1.1e"),
+    ("agent.channels", [-4], "channels"), ("frame_shape", [3, 16], "cannot be used"),
+    ("frame_shape", "abc", "cannot be used"), ("action.low", ["low", 1], "could not convert"),
+    ("action", {"speed": 1}, "cannot be used"), ("model", "m", "model: ")])
+def test_a_damaged_configuration_is_refused_before_it_takes_memory(path, value, said, tmp_path):
+    save_agent(cloning(), tmp_path / "a")
+    about = json.loads((tmp_path / "a/config.json").read_text())
+    *parents, last = path.split(".")
+    place = about
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    (tmp_path / "a/config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=said):
+        load_agent(tmp_path / "a")
+
+
 def test_a_policy_that_does_not_fit(make_dot):
     env, other = make_dot(), make_dot(discrete=True)
     check_fits(cloning(), env)

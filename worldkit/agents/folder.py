@@ -19,7 +19,8 @@ from ..errors import CheckpointError, ConfigError, WorldkitError
 from ..model import WorldModel
 from ..storage.folders import AGENT_FILE, CONFIG_FILE, WEIGHTS_FILE, digest, write_folder, writing_model
 from ..storage.hub import load_folder, locate, save_pretrained
-from ..storage.weights import put, read_weights, write_weights
+from ..storage.trust import check_built, check_numbers
+from ..storage.weights import put, read_weights, stored_shapes, write_weights
 from .actions import ActionSpec
 from .base import Agent, agents
 from .presets import agent_of_preset, is_preset
@@ -157,33 +158,52 @@ def load_agent(folder: str | Path) -> Agent:
         policy = load_agent("agents/cloning")
     """
     folder = Path(folder)
-    about = _read(folder)
-    model = None
-    if about.get("model") is not None:
-        place = (folder / about["model"]["place"]).resolve()
-        if not (place / CONFIG_FILE).is_file():
-            raise CheckpointError(f"{folder} acts through the model {place}, which is not there: put it back")
-        if digest(place / WEIGHTS_FILE) != about["model"].get("weights"):
-            raise CheckpointError(f"{folder} was trained with other weights than {place} has now: train the agent "
-                                  "again, or put the old model back")
-        model = load_folder(place)
+    about, weights = _read(folder), folder / AGENT_FILE
+    for part in ("agent", "action", "frame_shape"):
+        check_numbers(about.get(part), part, folder)
+    model = _model_of(folder, about)
+
+    def make() -> Agent:
+        return create_agent(
+            about["agent"]["name"], action=ActionSpec(**about["action"]), frame_shape=tuple(about["frame_shape"]),
+            model=model, environment=about.get("environment"),
+            **{k: v for k, v in about["agent"].items() if k != "name"})
+
     try:
-        name = about["agent"]["name"]
-        agent = create_agent(
-            name, action=ActionSpec(**about["action"]), frame_shape=tuple(about["frame_shape"]), model=model,
-            environment=about.get("environment"), **{k: v for k, v in about["agent"].items() if k != "name"})
+        check_built(make, lambda own: _check_shapes(own, stored_shapes(weights), folder), weights)
+        agent = make()
     except CheckpointError:
         raise
-    except (KeyError, TypeError, WorldkitError) as error:
+    except (KeyError, TypeError, ValueError, WorldkitError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} cannot be used: {error}") from error
-    state, own = read_weights(folder / AGENT_FILE), agent.state_dict()
-    wrong = sorted(name for name in own.keys() | state.keys()
-                   if name not in own or name not in state or own[name].shape != state[name].shape)
-    if wrong:
-        raise CheckpointError(f"{CONFIG_FILE} and {AGENT_FILE} of {folder} disagree: {', '.join(wrong[:5])}")
+    state = read_weights(weights)
+    _check_shapes(*({name: list(x.shape) for name, x in s.items()} for s in (agent.state_dict(), state)), folder)
     put(agent, state)
     agent.facts = about.get("facts", {})
     return agent.eval()
+
+
+def _model_of(folder: Path, about: Mapping[str, Any]) -> WorldModel | None:
+    """The world model that an agent acts through."""
+    if about.get("model") is None:
+        return None
+    try:
+        place, digest_then = (folder / about["model"]["place"]).resolve(), about["model"].get("weights")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} is damaged: model: {type(error).__name__}: {error}") from error
+    if not (place / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} acts through the model {place}, which is not there: put it back")
+    if digest(place / WEIGHTS_FILE) != digest_then:
+        raise CheckpointError(f"{folder} was trained with other weights than {place} has now: train the agent "
+                              "again, or put the old model back")
+    return load_folder(place)
+
+
+def _check_shapes(own: Mapping[str, list[int]], stored: Mapping[str, list[int]], folder: Path) -> None:
+    """Compare name -> shape of an agent's tensors and of those of its file."""
+    wrong = sorted(name for name in own.keys() | stored.keys() if own.get(name) != stored.get(name))
+    if wrong:
+        raise CheckpointError(f"{CONFIG_FILE} and {AGENT_FILE} of {folder} disagree: {', '.join(wrong[:5])}")
 
 
 def _read(folder: Path) -> dict[str, Any]:

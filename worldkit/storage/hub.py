@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from .. import __version__
@@ -25,6 +24,7 @@ from ..operators.specification import OperatorSpec
 from ..registry import Registry, plugin_errors, plugins_enabled
 from .folders import CONFIG_FILE, FACTS_FILE, WEIGHTS_FILE, check_target, find_model, write_folder, writing_model
 from .model_card import model_card
+from .trust import check_built, check_numbers
 from .weights import put, read_weights, stored_shapes, write_weights
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "objective."
 """What the names of tensors that an objective holds begin with; a shared model leaves them out."""
-MAX_NUMBER, MAX_COUNT = 2**20, 1000
-"""Largest whole number, and largest number of layers or list entries, that a stored config may hold."""
 
 
 def save_pretrained(model: WorldModel, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
@@ -169,24 +167,11 @@ def read_config(folder: Path) -> WorldModelConfig:
         raise CheckpointError(
             f"{folder} has config format {version}; this worldkit {__version__} reads format 1. Update worldkit"
         )
-    if absurd := next(_absurd(config), None):
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {absurd}; no model is that large, so the file is not trusted")
+    check_numbers(config, "config", folder)
     try:
         return WorldModelConfig.parse(config)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}{_other_providers(data)}") from error
-
-
-def _absurd(value: Any, path: str = "config") -> Iterator[str]:
-    """Numbers and lengths in a config that would exhaust memory or time before anything else is noticed."""
-    count = path.endswith(("layers", "blocks", "iterations"))
-    if isinstance(value, int) and abs(value) > (MAX_COUNT if count else MAX_NUMBER):
-        yield f"{path} is {value:.3g}"
-    if isinstance(value, list) and len(value) > MAX_COUNT:
-        yield f"{path} has {len(value)} entries"
-    elif isinstance(value, (Mapping, list)):
-        for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _absurd(entry, f"{path}.{key}")
 
 
 def _other_providers(data: Mapping[str, Any]) -> str:
@@ -211,9 +196,10 @@ def _other_providers(data: Mapping[str, Any]) -> str:
 def load_folder(folder: Path) -> WorldModel:
     """Model from a folder with ``config.json`` and ``model.safetensors``."""
     config = read_config(folder)
-    _check_size(config, folder)
+    weights = folder / WEIGHTS_FILE
+    check_built(lambda: build(config), lambda own: _check_tensors(own, stored_shapes(weights), str(folder)), weights)
     model = build(config)
-    load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
+    load_weights(model, read_weights(weights), where=str(folder))
     model.operator = read_operator(folder, config)
     return model.eval()
 
@@ -227,35 +213,13 @@ def read_operator(folder: Path, config: WorldModelConfig) -> OperatorSpec | None
     told = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("operator")
     if told is None:
         return None
+    check_numbers(told, "operator", folder)
     try:
-        if absurd := next(_absurd(told, "operator"), None):
-            raise ConfigError(absurd)
         spec = OperatorSpec.parse(told)
         spec.check_fits(config)
     except (ConfigError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}, operator: {error}") from error
     return spec
-
-
-def _check_size(config: WorldModelConfig, folder: Path) -> None:
-    """Compare the model with its weights file before either takes memory.
-
-    Raises:
-        CheckpointError: if they disagree, or the model is far larger than the file.
-    """
-    file = folder / WEIGHTS_FILE
-    try:
-        with torch.device("meta"):
-            empty = build(config)
-    except RuntimeError as error:  # sizes that overflow
-        if "meta" in str(error):  # a component of a plugin reads values while it is built; nothing can be said before
-            return
-        raise CheckpointError(f"the model of {folder / CONFIG_FILE} cannot be built: {error}") from error
-    _check_tensors({name: list(x.shape) for name, x in empty.state_dict().items()}, stored_shapes(file), str(folder))
-    size = sum(x.numel() * x.element_size() for x in (*empty.parameters(), *empty.buffers()))
-    if size > 4 * file.stat().st_size + 2**30:
-        raise CheckpointError(f"the model of {folder} would take {size / 2**30:,.0f} GB, its weights file has "
-                              f"{file.stat().st_size / 2**30:,.1f} GB; {CONFIG_FILE} is not trusted")
 
 
 def load_weights(model: WorldModel, state: Mapping[str, Tensor], *, where: str) -> None:
