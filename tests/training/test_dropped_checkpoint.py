@@ -2,6 +2,9 @@
 
 import warnings
 
+import pytest
+
+from worldkit.errors import CheckpointError
 from worldkit.training import checkpoint
 
 
@@ -31,3 +34,13 @@ def test_what_is_left_of_an_earlier_drop_is_not_in_the_way(tmp_path):
         (folder / "state.pt").write_bytes(b"some")
     checkpoint.prune(tmp_path, 4, keep=1)
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_damaged_state_says_what_to_do(tiny_model, tmp_path):
+    """PyTorch reads a file whose numbers have changed: its checksums are not looked at."""
+    model = tiny_model()
+    state = {"rng": checkpoint.random_state(), "progress": {"step": 1}}
+    for damaged in ({**state, "rng": {**state["rng"], "cpu": state["rng"]["cpu"][1:]}}, {"progress": {"step": 1}}):
+        folder = checkpoint.save_checkpoint(tmp_path, model, damaged, keep=1, facts={})
+        with pytest.raises(CheckpointError, match=r"state.pt: .*Delete .*step-00000001 to go on from an older"):
+            checkpoint.load_checkpoint(folder, model)

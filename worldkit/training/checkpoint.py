@@ -157,15 +157,16 @@ def load_checkpoint(folder: Path, model: WorldModel, *, rank: int = 0) -> dict[s
     """Restore the model and this process's random state; returns the rest of `save_checkpoint`'s ``state``.
 
     Raises:
-        CheckpointError: if the weights do not fit the model.
+        CheckpointError: if the state is damaged, or the weights do not fit the model.
     """
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # 0.1 stored the one state itself
+        set_random_state(states[rank % len(states)])
     except Exception as error:
-        raise CheckpointError(f"cannot read {folder / STATE_FILE}: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"cannot read {folder / STATE_FILE}: {type(error).__name__}: {error}. Delete {folder} to "
+                              "go on from an older one") from error
     load_weights(model, read_weights(folder / WEIGHTS_FILE), where=str(folder))
-    states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # 0.1 stored the one state itself
-    set_random_state(states[rank % len(states)])
     return state
 
 
