@@ -6,6 +6,7 @@ import pydantic
 import pytest
 
 import worldkit as wk
+from worldkit.agents.base import agents
 from worldkit.config import ObsSpec, WorldModelConfig, merge, nest, parse_assignments
 from worldkit.errors import ConfigError
 
@@ -155,3 +156,21 @@ def test_dump_is_complete(config):
     dumped = config.to_dict()
     for part in ("encoder", "decoder", "dynamics", "latent_action", "objective"):
         assert set(dumped[part]) == set(type(getattr(config, part)).model_fields), part
+
+
+def test_no_width_of_a_network_is_zero():
+    """Lists of widths are sizes like single ones."""
+    found = 0
+    for registry in (*WorldModelConfig.COMPONENTS.values(), agents):
+        for name in registry.names():
+            fields = registry.get(name).Config.model_fields
+            for option, default in ((o, fields[o].default) for o in fields if o in WIDTHS):
+                if not isinstance(default, tuple) or not default:
+                    continue
+                found += 1
+                with pytest.raises(ConfigError, match=option):
+                    registry.get(name).Config.parse({"name": name, option: [0, *default[1:]]})
+    assert found > 15
+
+
+WIDTHS = ("channels", "hidden", "multipliers", "depths", "glimpse_channels", "background_channels")

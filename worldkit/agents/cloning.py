@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..batch import Batch, to_float_video
@@ -31,7 +31,7 @@ class CloningConfig(ComponentConfig):
     """
 
     name: str = "cloning"
-    channels: tuple[int, ...] = (32, 64, 64)
+    channels: tuple[PositiveInt, ...] = (32, 64, 64)
     hidden_dim: int = Field(default=256, gt=0)
     goal: bool = True
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from ..config import ComponentConfig, ObsSpec
@@ -48,7 +48,7 @@ class ConvDecoderConfig(ComponentConfig):
 
     name: str = "conv"
     depth: int = Field(default=16, gt=0)
-    multipliers: tuple[int, ...] = Field(default=(2, 3, 4, 4), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(2, 3, 4, 4), min_length=1)
     kernel_size: int = Field(default=5, gt=0)
     units: int = Field(default=256, gt=0)
     blocks: int = Field(default=8, ge=0)
@@ -76,9 +76,9 @@ class TransposedDecoderConfig(ComponentConfig):
 
     name: str = "conv-transposed"
     depth: int = Field(default=32, gt=0)
-    multipliers: tuple[int, ...] = (1, 2, 4)
+    multipliers: tuple[PositiveInt, ...] = (1, 2, 4)
     start: int = Field(default=32, gt=0)
-    kernel_sizes: tuple[int, ...] | None = None
+    kernel_sizes: tuple[PositiveInt, ...] | None = None
     norm: Norm = "none"
     norm_eps: float = Field(default=1e-3, gt=0)
     activation: Activation = "relu"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from ..config import ComponentConfig, ObsSpec
 from ..errors import ConfigError
@@ -29,7 +29,7 @@ class SemanticDecoderConfig(ComponentConfig):
 
     name: str = "semantic"
     channels: int = Field(default=128, gt=0)
-    multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 4, 8), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 1, 2, 4, 8), min_length=1)
     num_blocks: int = Field(default=2, gt=0)
     num_heads: int = Field(default=4, gt=0)
     level_attention: bool = True

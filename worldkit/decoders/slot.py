@@ -15,7 +15,7 @@ from typing import cast
 
 import torch
 from einops import rearrange, reduce, repeat
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..config import ComponentConfig, ObsSpec
@@ -37,7 +37,7 @@ class SlotDecoderConfig(ComponentConfig):
 
     name: str = "slot"
     map_size: int = Field(default=8, gt=0)
-    channels: tuple[int, ...] = Field(default=(64, 64, 64, 64), min_length=1)
+    channels: tuple[PositiveInt, ...] = Field(default=(64, 64, 64, 64), min_length=1)
     kernel_size: int = Field(default=5, gt=0)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..config import ComponentConfig
@@ -33,7 +33,7 @@ class LatentMLPConfig(ComponentConfig):
     """
 
     name: str = "latent-mlp"
-    hidden: tuple[int, ...] = Field(default=(512, 512), min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field(default=(512, 512), min_length=1)
     simnorm: int = Field(default=0, ge=0)
     cond_dim: int | None = Field(default=None, ge=0)
 

@@ -13,7 +13,7 @@ description.
 from __future__ import annotations
 
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..batch import check_shape
@@ -45,7 +45,7 @@ class ConvEncoderConfig(ComponentConfig):
 
     name: str = "conv"
     depth: int = Field(default=16, gt=0)
-    multipliers: tuple[int, ...] = Field(default=(2, 3, 4, 4), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(2, 3, 4, 4), min_length=1)
     kernel_size: int = Field(default=5, gt=0)
     shrink: Shrink = "pool"
     keep_first: bool = False

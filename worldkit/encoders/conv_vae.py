@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..batch import check_shape
@@ -36,7 +36,7 @@ class ConvVAEConfig(ComponentConfig):
 
     name: str = "conv-vae"
     depth: int = Field(default=32, gt=0)
-    multipliers: tuple[int, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
     kernel_size: int = Field(default=4, gt=1)
     latent_dim: int = Field(default=32, gt=0)
 

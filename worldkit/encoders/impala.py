@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..batch import check_shape
@@ -34,7 +34,7 @@ class ImpalaConfig(ComponentConfig):
     """
 
     name: str = "impala"
-    channels: tuple[int, ...] = Field(default=(16, 32, 32), min_length=1)
+    channels: tuple[PositiveInt, ...] = Field(default=(16, 32, 32), min_length=1)
     num_blocks: int = Field(default=2, ge=0)
     dim: int = Field(default=512, gt=0)
     norm: bool = True

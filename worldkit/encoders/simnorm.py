@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..config import ComponentConfig, ObsSpec
@@ -41,7 +41,7 @@ class SimNormConfig(ComponentConfig):
     name: str = "simnorm"
     latent_dim: int = Field(default=512, gt=0)
     simnorm: int = Field(default=8, gt=0)
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[PositiveInt, ...] = (256,)
 
 
 class SimNormConvConfig(ComponentConfig):

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..config import ComponentConfig, ObsSpec
@@ -62,7 +62,7 @@ class SlotEncoderConfig(ComponentConfig):
     slot_dim: int = Field(default=128, gt=0)
     hidden_dim: int = Field(default=256, gt=0)
     num_iterations: int = Field(default=2, gt=0)
-    channels: tuple[int, ...] = Field(default=(64, 64, 64, 64), min_length=1)
+    channels: tuple[PositiveInt, ...] = Field(default=(64, 64, 64, 64), min_length=1)
     kernel_size: int = Field(default=5, gt=0)
     max_map: int = Field(default=64, gt=0)
     recurrent: bool = True

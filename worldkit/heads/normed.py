@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..batch import check_shape
@@ -30,7 +30,7 @@ class NormedHeadConfig(HeadConfig):
     """
 
     name: str = "normed-bernoulli"
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[PositiveInt, ...] = (512, 512)
     start: int | None = None
     to: int | None = None
 

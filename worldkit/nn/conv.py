@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ..config import Config
@@ -46,7 +46,7 @@ class ConvConfig(Config):
     """
 
     base_channels: int = Field(default=32, gt=0, multiple_of=4)
-    channel_multipliers: tuple[int, ...] = (1, 4, 8)
+    channel_multipliers: tuple[PositiveInt, ...] = Field(default=(1, 4, 8), min_length=1)
     latent_channels: int = Field(default=32, gt=0)
     num_blocks: int = Field(default=1, gt=0)
     block: Literal["conv", "resnet"] = "conv"

@@ -16,7 +16,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from ..config import ComponentConfig
@@ -48,9 +48,9 @@ class StackConfig(ComponentConfig):
     """
 
     channels: int = Field(default=64, gt=0)
-    multipliers: tuple[int, ...] = Field(default=(1, 1, 1, 1, 1), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 1, 1, 1, 1), min_length=1)
     num_blocks: int = Field(default=2, gt=0)
-    attention: tuple[int, ...] = (8, 16)
+    attention: tuple[PositiveInt, ...] = (8, 16)
     map_channels: int = Field(default=512, gt=0)
     groups: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from ...batch import check_shape
@@ -38,7 +38,7 @@ class NetworkConfig(Config):
     """
 
     kind: Literal["pooled", "residual"] = "pooled"
-    channels: tuple[int, ...] = Field(default=(32, 32, 64, 64), min_length=1)
+    channels: tuple[PositiveInt, ...] = Field(default=(32, 32, 64, 64), min_length=1)
     down: tuple[bool, ...] | None = None
     memory: int = Field(default=512, gt=0)
     patch: int = Field(default=1, gt=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ...batch import Batch
@@ -55,7 +55,7 @@ class TDMPC2AgentConfig(ComponentConfig):
     """
 
     name: str = "tdmpc2"
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[PositiveInt, ...] = (512, 512)
     num_values: int = Field(default=5, ge=2)
     num_bins: int = Field(default=101, ge=3)
     limit: float = Field(default=10.0, gt=0)
