@@ -99,24 +99,111 @@ def _film(suffix: str) -> Callable[[Path], tuple[Path, Read]]:
     return make
 
 
+def _frames(folder: Path) -> None:
+    """Pictures of one episode, numbered."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for step in range(4):
+        Image.new("RGB", (8, 8), (60 * step, 0, 0)).save(folder / f"{step}.png")
+
+
+def _bair(folder: Path) -> tuple[Path, Read]:
+    """A layout whose actions are pickles."""
+    import pickle
+
+    place = folder / "set" / "train" / "0"
+    _frames(place)
+    columns = {"actions": np.zeros((4, 4), np.float32), "rewards": [0.5] * 4, "dones": np.arange(4) == 3}
+    for name, values in columns.items():
+        (place / f"{name}.pkl").write_bytes(pickle.dumps(values))
+    return place / "actions.pkl", _read_layout(folder / "set")
+
+
+def _sketchy(folder: Path) -> tuple[Path, Read]:
+    """A layout whose actions are ``.pt`` files."""
+    import torch
+
+    place = folder / "set" / "train" / "demos" / "ep0"
+    (folder / "set" / "train" / "rollouts").mkdir(parents=True)
+    _frames(place)
+    for step, picture in enumerate(sorted(place.glob("*.png"))):
+        picture.rename(place / f"image_f{step}.png")
+        torch.save({"actions": torch.zeros(7)}, place / f"action_f{step}.pt")
+    return place / "action_f1.pt", _read_layout(folder / "set", episode_length=4)
+
+
+def _read_layout(path: Path, **options) -> Read:
+    from worldkit.data import open_dataset
+
+    return lambda: open_dataset(path, num_frames=2, split="train", height=8, width=8, **options)[0]
+
+
+def _swm(folder: Path) -> tuple[Path, Read]:
+    """A table of stable-worldmodel's folders."""
+    from PIL import Image
+
+    place = folder / "set"
+    (place / "pixels").mkdir(parents=True)
+    tables = {"action": np.zeros((8, 2), np.float32), "ep_len": np.array([4, 4]), "ep_offset": np.array([0, 4])}
+    for name, values in tables.items():
+        np.savez(place / f"{name}.npz", values)
+    for episode in range(2):
+        for step in range(4):
+            Image.new("RGB", (8, 8), (60 * step, 0, 0)).save(place / "pixels" / f"ep_{episode}_step_{step}.jpeg")
+    return place / "ep_offset.npz", _read_data(place)
+
+
 def _traffic(folder: Path) -> tuple[Path, Read]:
     np.save(folder / "a.npy", np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), np.uint8))
     return folder / "a.npy", _read_data(folder / "a.npy")
 
 
-def _model(name: str) -> Callable[[Path], tuple[Path, Read]]:
-    def make(folder: Path) -> tuple[Path, Read]:
-        import worldkit as wk
-        from worldkit.assembly import build
-        from worldkit.storage.hub import save_pretrained
-        from worldkit.testing.examples import small_config
+def _small_model():
+    from worldkit.assembly import build
+    from worldkit.testing.examples import small_config
 
-        config = small_config(encoder={"name": "conv", "depth": 2, "multipliers": (2, 3, 4)}, decoder="conv",
-                              latent_action=None, dynamics="gru")
-        save_pretrained(build(config), folder / "model", facts={"step": 1})
-        return folder / "model" / name, lambda: wk.create_model(f"dir:{folder / 'model'}")
+    return build(small_config(encoder={"name": "conv", "depth": 2, "multipliers": (2, 3, 4)}, decoder="conv",
+                              latent_action=None, dynamics="gru"))
+
+
+def _model(name: str) -> Callable[[Path], tuple[Path, Read]]:
+    """As commands read a model."""
+
+    def make(folder: Path) -> tuple[Path, Read]:
+        from worldkit.cli.loading import load
+        from worldkit.storage.hub import save_pretrained
+
+        save_pretrained(_small_model(), folder / "model", facts={"step": 1, "preset": "gru-mini", "data": "shapes"})
+
+        def read() -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                load(f"dir:{folder / 'model'}")
+
+        return folder / "model" / name, read
 
     return make
+
+
+def _run(folder: Path) -> tuple[Path, Read]:
+    """A training that goes on: the state of its one checkpoint."""
+    import torch
+
+    from worldkit.training import checkpoint
+
+    model = _small_model()
+    optimizer = {"state": {0: {"step": torch.tensor(1.0)}}}
+    state = {"rng": checkpoint.random_state(), "optimizer": optimizer, "progress": {"step": 1}}
+    file = checkpoint.save_checkpoint(folder, model, state, keep=1, facts={}) / checkpoint.STATE_FILE
+    return file, lambda: checkpoint.load_checkpoint(checkpoint.latest_checkpoint(folder), model)
+
+
+def _agent(folder: Path) -> tuple[Path, Read]:
+    from worldkit.agents import ActionSpec, create_agent, load_agent, save_agent
+
+    agent = create_agent("cloning", action=ActionSpec(low=(-1, -1), high=(1, 1)), frame_shape=(3, 16, 16), channels=[4])
+    save_agent(agent, folder / "agent")
+    return folder / "agent" / "config.json", lambda: load_agent(folder / "agent")
 
 
 def _state(folder: Path) -> tuple[Path, Read]:
@@ -164,6 +251,10 @@ TARGETS = {
     "npz": Target(_data("npz", "*.npz"), (b"video.npy", b"PK\x03\x04", b"'shape': (", b"|O", b"<f8", b"(-1,")),
     "traffic": Target(_traffic, (b"'shape': (", b"|O", b"'fortran_order': True", b"(999999999,")),
     "hdf5": Target(_data("columns", "*", "set.hdf5"), (b"TREE", b"HEAP", b"SNOD", b"OHDR", b"\xff" * 8)),
+    "hdf5 episodes": Target(_data("hdf5", "*", "set.hdf5"), (b"TREE", b"HEAP", b"SNOD", b"OHDR", b"\xff" * 8)),
+    "swm table": Target(_swm, (b"PK\x03\x04", b"'shape': (", b"|O", b"<f8", b"(-1,")),
+    "pickle": Target(_bair, (b"\x80\x04", b"cnumpy\n", b"R.", b"\x8e", b"r\xff\xff")),
+    "pt": Target(_sketchy, (b"PK\x03\x04", b"data.pkl", b"ctorch\n", b"\x80\x02", b"R.")),
     "lerobot info": Target(_data("lerobot", "info.json"), (*JSON, b"../..", b"{chunk_index:09999999d}")),
     "lerobot v2.1 episodes": Target(_data("lerobot-v2.1", "episodes.jsonl"), JSON),
     "lerobot parquet": Target(_data("lerobot", "data/**/*.parquet"), (b"PAR1", b"\x15\x02", b"\xff" * 4)),
@@ -175,6 +266,8 @@ TARGETS = {
     "model config": Target(_model("config.json"), (*JSON, b'"name"', b'"conv"', b'"gru"', b'"particle"')),
     "model weights": Target(_model("model.safetensors"), (b'"F32"', b'"BF16"', b"data_offsets", b'"aliases"', *JSON)),
     "model facts": Target(_model("train.json"), JSON),
+    "training state": Target(_run, (b"PK\x03\x04", b"data.pkl", b"ctorch\n", b"\x80\x02", b"R.")),
+    "agent": Target(_agent, (*JSON, b'"name"', b'"place"')),
     "torch file": Target(_state, (b"PK\x03\x04", b"data.pkl", b"ctorch\n", b"\x80\x02", b"R.")),
     "hparams": Target(_hparams, JSON),
     "config": Target(_config, (*JSON, b'"name"', b'"pint"', b'"slot"')),

@@ -285,6 +285,8 @@ def test_two_processes_may_fill_the_cache_at_once(tmp_path, cache):
     path = write(tmp_path / "a.mp4", textured(20))
     with multiprocessing.get_context("fork").Pool(3) as pool:
         sums = pool.map(_open_in_process, [str(path)] * 6)
+        pool.close()  # workers end by themselves: ended by a signal, one that caught it waited on for ever
+        pool.join()
     assert len(set(sums)) == 1
     assert len(list(cache.iterdir())) == 1
 

@@ -1,13 +1,17 @@
 """What `benchmarks/fuzz.py` found in readers of data: damaged files that ended in a traceback."""
 
+import pickle
 import zipfile
 
 import h5py
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
-from worldkit.data import ArraySource, open_dataset, write_dataset
+from worldkit.data import ArraySource, open_dataset, write_dataset, write_video
+from worldkit.data.layouts import files
 from worldkit.errors import DataError
 
 
@@ -84,3 +88,128 @@ def test_pictures_are_read_before_their_statistics_are_asked(tmp_path, monkeypat
     with pytest.raises(DataError, match="file-000.parquet cannot be read as parquet.*histogram size mismatch"):
         open_dataset(path, num_frames=2, split="all")[0]
     assert asked == [([0], ["observation.images.front"])]
+
+
+def test_a_column_of_structures_where_lists_should_be(tmp_path):
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8), "action": np.zeros((4, 2), np.float32)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot", lossless=True)
+    file, = path.glob("data/**/*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    at, kind = table.schema.get_field_index("action"), pyarrow.struct([("list", pyarrow.list_(pyarrow.float32()))])
+    rows = pyarrow.array([{"list": [0.0, 0.0]}] * len(table), kind)
+    pyarrow.parquet.write_table(table.set_column(at, "action", rows), file)
+    with pytest.raises(DataError, match=r"column 'action' should hold float32 .* but has .* of object"):
+        open_dataset(path, num_frames=2, split="all")[0]
+
+
+def columns(path):
+    item = {"video": np.zeros((4, 3, 8, 8), np.uint8), "state": {"pose": np.full((4, 2), 0.5)}}
+    return write_dataset(ArraySource([item] * 2), path, "columns")
+
+
+def test_columns_of_kinds_that_numpy_or_torch_have_not(tmp_path):
+    path = columns(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        name = next(name for name in file if "pose" in name)
+        del file[name]
+        file[name] = np.full((8, 2), 0.25, np.longdouble)
+    state, = open_dataset(path, num_frames=2, split="all", height=8, width=8)[0]["state"].values()
+    assert state.dtype == torch.float64 and (state == 0.25).all()
+    with h5py.File(path, "a") as file:
+        h5py.h5d.create(file.id, b"when", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((8,)))
+    with pytest.raises(DataError, match="'when' holds values of a type that NumPy does not have"):
+        open_dataset(path, num_frames=2, split="all", height=8, width=8)
+
+
+def test_a_file_that_is_one_of_several(tmp_path):
+    """HDF5 takes as much memory for what such a file says of the others as a damaged one says."""
+    path = columns(tmp_path / "a.hdf5")
+    data = bytearray(path.read_bytes())
+    assert data[8] == 0 and data[48:56] == b"\xff" * 8
+    data[48:56] = (96).to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="a.hdf5 cannot be read as HDF5: .*one part of a file"):
+        open_dataset(path, num_frames=2, split="all", height=8, width=8)
+
+
+def test_pictures_of_sizes_that_no_memory_holds(tmp_path):
+    """The size is believed before the first pixel is there."""
+    write_video(tmp_path / "a.gif", np.zeros((4, 8, 8, 3), np.uint8))
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    data[6:10] = (20_000).to_bytes(2, "little") + (7_000).to_bytes(2, "little")
+    (tmp_path / "a.gif").write_bytes(data)
+    with pytest.raises(DataError, match="7000 x 20000 are more than the 67108864 pixels"):
+        open_dataset(tmp_path / "a.gif", num_frames=2, split="all", height=8, width=8)[0]
+    path = write_dataset(ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2), tmp_path / "set", "frames")
+    for file in path.rglob("*.png"):
+        picture = bytearray(file.read_bytes())
+        picture[16:24] = (9_000).to_bytes(4, "big") * 2
+        picture[29:33] = zipfile.crc32(picture[12:29]).to_bytes(4, "big")
+        file.write_bytes(picture)
+    with pytest.raises(DataError, match="9000 x 9000 are more than the 67108864 pixels"):
+        open_dataset(path, num_frames=2, split="all", height=8, width=8)[0]
+
+
+@pytest.mark.parametrize("value", [
+    np.array([object()]), np.zeros(2, "i4,f4"), np.array([[1, 2], [3]], object)], ids=["objects", "rows", "lists"])
+def test_arrays_of_what_is_no_number(value, tmp_path):
+    value = np.array([None] * len(value), value.dtype) if value.dtype == object else value
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(value))
+    torch.save({"a": value}, tmp_path / "a.pt")
+    for read, name in ((files.load_pickle, "a.pkl"), (files.load_pt, "a.pt")):
+        with pytest.raises(DataError, match="never loaded"):
+            read(tmp_path / name)
+
+
+def test_a_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path):
+    """An array is as large as what is held of it, and no length is believed."""
+    held = pickle.dumps(np.arange(4.0), 2)
+    assert held.count(b"K\x04\x85") == 1  # its shape
+    for damaged, said in ((held.replace(b"K\x04\x85", b"K\x05\x85"), r"32 bytes for an array \[5\] of float64"),
+                          (held[:2] + b"r\xff\xff\xff\x7f" + held[2:], "LONG_BINPUT 2147483647"),
+                          (b"\x80\x04\x95\xff\xff\xff\x7f\0\0\0\0" + held[2:], "FRAME 2147483647")):
+        (tmp_path / "a.pkl").write_bytes(damaged)
+        with pytest.raises(DataError, match=said):
+            files.load_pickle(tmp_path / "a.pkl")
+
+
+def test_a_pickle_cannot_change_what_reads_it(tmp_path):
+    """A state for something that was named, as objects have them."""
+    for named in (b"cnumpy\nndarray\n", b"c_codecs\nencode\n"):
+        for state in (b"}X\x01\x00\x00\x00aK\x01s", b"N}X\x09\x00\x00\x00_functionK\x01s\x86"):
+            (tmp_path / "a.pkl").write_bytes(b"\x80\x02" + named + state + b"b.")
+            with pytest.raises(DataError, match="never loaded"):
+                files.load_pickle(tmp_path / "a.pkl")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.arange(3.0)))
+    assert files.load_pickle(tmp_path / "a.pkl").tolist() == [0, 1, 2]
+
+
+def test_byte_orders_of_pickles_stay_their_own(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([np.arange(3, dtype=">f4"), np.arange(3, dtype="<f4")]))
+    found = files.load_pickle(tmp_path / "a.pkl")
+    assert [x.tolist() for x in found] == [[0, 1, 2]] * 2
+    assert np.dtype("f4").isnative
+
+
+def test_one_number_where_a_row_of_them_should_be(tmp_path):
+    folder = tmp_path / "set" / "train" / "0"
+    write_dataset(ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2), tmp_path / "frames", "frames")
+    folder.mkdir(parents=True)
+    for step, file in enumerate(sorted((tmp_path / "frames").rglob("*.png"))[:4]):
+        file.rename(folder / f"{step}.png")
+    for name in ("actions", "rewards", "dones"):
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(np.float32(1)))
+    with pytest.raises(DataError, match="'action' has no steps, but there are 4 frames"):
+        open_dataset(tmp_path / "set", num_frames=2, split="train", height=8, width=8)[0]
+
+
+def test_episodes_at_times_that_no_film_has(tmp_path):
+    source = ArraySource([{"video": np.zeros((4, 3, 16, 16), np.uint8), "action": np.zeros((4, 2), np.float32)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot")
+    file, = path.glob("meta/episodes/**/*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    name, = (name for name in table.column_names if name.endswith("from_timestamp"))
+    far = pyarrow.array([1e30] * len(table), pyarrow.float64())
+    pyarrow.parquet.write_table(table.set_column(table.column_names.index(name), name, far), file)
+    with pytest.raises(DataError, match="mp4 cannot be read as a video, frame 0 of the episode"):
+        open_dataset(path, num_frames=2, split="all")[0]

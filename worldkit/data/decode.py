@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DataError, require_extra
 from ..pictures import fit_pictures
-from .film import ToRGB, quarter_turns, video_stream
+from .film import ToRGB, check_size, quarter_turns, video_stream
 
 _ORIENTATION, _LYING = 0x0112, 5  # EXIF: from 5 on, rows and columns change places
 WHITE = 65535  # the value of a 16-bit image that becomes white
@@ -60,7 +60,7 @@ def decode_video(
                     if count == max_frames:
                         return
             _check_complete(path, container, stream, (count, packets), (start or 0.0, end))
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         if opened:
@@ -118,7 +118,7 @@ def decode_at(
                         f"{nearest.time:.4f} s, more than {tolerance:g} s away"
                     )
                 yield _resized(frame, to_rgb, height, width, resize)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -233,7 +233,7 @@ def open_film(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path)) as container:
             yield container, video_stream(path, container)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(_damaged(path, f"frame 0 cannot be read ({error})")) from error
@@ -296,7 +296,9 @@ def decode_images(
 
 
 def _check_single(opened: Any) -> None:
-    """Raise ValueError for a file of several pictures (TIFF stack, animation); a phone's JPEG may hold a preview."""
+    """Raise ValueError for a file of several pictures (TIFF stack, animation; a phone's JPEG may hold a preview), or of
+    a huge one."""
+    check_size(opened.height, opened.width)
     if getattr(opened, "is_animated", False) and opened.format != "MPO":
         problem = f"it holds {opened.n_frames} pictures, of which one would be read"
         raise ValueError(f"{problem}; save each as a file of its own, or all as a film (mp4, gif)")

@@ -14,6 +14,9 @@ import numpy as np
 
 from ..errors import DataError, require_extra
 
+LARGEST = 2**26
+"""Pixels that a frame or picture may have, twice those of 8K: damaged headers state sizes that no memory holds."""
+
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _ASSUMED, _BT2020, _FULL_RANGE = 2, 9, 2
 _MATRICES = {  # matrix that a frame states (ITU-T H.273) -> the one to undo
@@ -34,16 +37,29 @@ def decoder(package: str) -> str:
         return package
 
 
+def check_size(height: int, width: int) -> None:
+    """Raise ValueError for a picture of more than `LARGEST` pixels, before memory is taken for it.
+
+    Example:
+        >>> check_size(4320, 7680)
+    """
+    if height * width > LARGEST:
+        raise ValueError(f"{height} x {width} are more than the {LARGEST} pixels that a picture may have")
+
+
 def video_stream(path: Path, container: Any) -> Any:
-    """The stream of an open container that is the film.
+    """The stream of an open container that is the film; frames beyond `LARGEST` are refused while it is decoded.
 
     Raises:
         DataError: if there is none.
+        ValueError: if its frames are too large.
     """
     # FFmpeg plays text files as terminal art, and takes the cover of a song for a film
     streams = [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
     if not streams or container.format.name == "tty":
         raise DataError(f"{path} has no video stream: give a video file, or a folder of images or videos")
+    check_size(streams[0].height, streams[0].width)
+    streams[0].codec_context.options = {"max_pixels": str(LARGEST)}
     return streams[0]
 
 

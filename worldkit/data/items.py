@@ -41,9 +41,11 @@ def check_item(item: Any, frames: int, where: str) -> None:
 
 
 def plain_array(array: np.ndarray) -> np.ndarray | list[Any]:
-    """An array that PyTorch takes, of memory that may be written to; text as a list."""
+    """An array that PyTorch takes, of memory that may be written to; text as a list, longer floats as float64."""
     if array.dtype.kind in "US":
         return array.tolist()
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     plain = array.flags.writeable and all(stride >= 0 for stride in array.strides)

@@ -10,7 +10,6 @@ step of a clip counts. ``done_mask`` and ``masks.action`` are what they are call
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ..base import EpisodeSource, SpannedSource
 from ..fit import Fitting, check_resize, fit_video
 from ..recording import ACTIONS, actions_in, as_action, check_mask, flat_entries, put
 from ..splits import ALL, MissingSplitError, split_episodes, split_folder, split_of, split_paths
-from .h5 import H5File, NewFile, datasets, read_rows
+from .h5 import H5File, NewFile, datasets, open_h5, read_rows
 from .hdf5 import SUFFIXES, BallsWriter, fits_balls_layout
 from .index import GOALS, INDEX, TEXTS, as_text, check_index, index_of, role_of
 
@@ -43,8 +42,7 @@ def is_columns(target: str) -> bool:
     files = column_files(Path(target).expanduser())
     with contextlib.suppress(ImportError, OSError):
         if files and files[0].is_file():
-            h5py = importlib.import_module("h5py")
-            with h5py.File(files[0], "r") as file:
+            with open_h5(files[0]) as file:
                 return all(name in file for name in INDEX)
     return False
 

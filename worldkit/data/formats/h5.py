@@ -38,11 +38,10 @@ class H5File:
             MissingExtraError: without h5py.
         """
         if self._pid != os.getpid():
-            h5py = require_extra("h5py", "data", f"reading {self.path.name}")
             with contextlib.suppress(ImportError):
                 importlib.import_module("hdf5plugin")  # files may be compressed with its filters
             try:
-                self._file = h5py.File(self.path, "r")
+                self._file = open_h5(self.path)
             except OSError as error:
                 raise DataError(
                     f"{self.path} cannot be read as HDF5: it is missing, truncated or of another format ({error})"
@@ -68,6 +67,23 @@ class H5File:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_pid": None}
+
+
+def open_h5(path: Path) -> Any:
+    """An ``h5py.File`` to read.
+
+    Raises:
+        OSError: it is none, or one that asks for a driver, as parts of a file do that is spread over several: HDF5
+            would take as much memory as it says its driver needs, up to 4 GB.
+        MissingExtraError: without h5py.
+    """
+    h5py = require_extra("h5py", "data", f"reading {path.name}")
+    with open(path, "rb") as file:
+        head = file.read(64)
+    at = {0: 48, 1: 52}.get(head[8]) if head.startswith(b"\x89HDF") and len(head) == 64 else None
+    if at is not None and head[13] == 8 and head[at : at + 8] != b"\xff" * 8:
+        raise OSError("it is one part of a file that is spread over several, or damaged")
+    return h5py.File(path, "r")
 
 
 def check_links(path: Path, file: Any) -> None:
@@ -102,6 +118,11 @@ def _check_stored(path: Path, data: Any, where: Path, seen: set[tuple[str, str]]
         inside(path.parent, os.path.relpath(name.absolute(), path.parent.absolute()), where)
     if not hasattr(data, "shape"):
         return
+    try:
+        _ = data.dtype
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} holds values of a type that NumPy does not have ({error}): write it as numbers, or "
+                        "leave it out") from error
     if data.external:
         raise DataError(f"{where} is stored in the raw file {data.external[0][0]!r}: it is not read. Use h5repack")
     for source in data.virtual_sources() if data.is_virtual else ():
@@ -111,7 +132,7 @@ def _check_stored(path: Path, data: Any, where: Path, seen: set[tuple[str, str]]
         part = inside(path.parent, source.file_name, where)
         if not part.is_file():
             raise DataError(f"{where} is put together from files, of which {part} does not exist")
-        with importlib.import_module("h5py").File(part, "r") as opened:
+        with open_h5(part) as opened:
             _check_stored(path, opened[source.dset_name], where, seen)
 
 

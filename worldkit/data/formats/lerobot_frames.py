@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import DataError, require_extra
 from ..cache import Span, Unread, cache_key
 from ..decode import WHITE, decode_at, to_rgb, video_size
-from ..film import decoder
+from ..film import check_size, decoder
 from ..fit import fit_video
 from ..paths import inside
 from ..recording import cached_frames
@@ -230,6 +230,7 @@ def _opened(info: DataSetInfo, name: str, episode: EpisodeInfo, start: int, stop
             held = stored.get("bytes")
             source = io.BytesIO(held) if held else inside(info.root, stored["path"], episode.data)
             with image_module.open(source) as opened:
+                check_size(opened.height, opened.width)
                 yield opened
         except (OSError, SyntaxError, ValueError, KeyError, TypeError, image_module.DecompressionBombError) as error:
             if isinstance(error, DataError):

@@ -272,7 +272,8 @@ def _numbers(path: Path, name: str, column: Any, feature: Mapping[str, Any]) -> 
         raise DataError(f"{path}: column '{name}' has {column.null_count} empty cells")
     array = column.combine_chunks()
     shape = _shape(feature, f"{path}: column '{name}'")
-    while hasattr(array, "flatten") and array.type.num_fields == 1:
+    types = require_extra("pyarrow.types", "data", f"reading {path.name}")
+    while types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):
         _check_equal_lengths(path, name, array, len(column))
         array = array.flatten()
     values = array.to_numpy(zero_copy_only=False)

@@ -7,9 +7,11 @@ unpickler that knows numpy arrays and plain containers, and nothing else.
 from __future__ import annotations
 
 import contextlib
-import functools
+import io
+import math
 import os
 import pickle
+import pickletools
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ from ..splits import split_folder
 
 _READ_ERRORS = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, ValueError, LookupError)
 _READ_ERRORS += (AttributeError, TypeError, AssertionError, MemoryError)  # what damaged pickles raise
+_READ_ERRORS += (ArithmeticError, SystemError)  # and what numpy does of them
 
 
 def part_of(target: str, split: str, *, expected: str, stand_in: Mapping[str, str] | None = None) -> Path:
@@ -164,7 +167,8 @@ def load_pt(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_numpy_types()):
+        known = [(call, name) for name, call in _NAMES.items()]
+        with torch.serialization.safe_globals([*known, _Held, _Kind]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except _READ_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -174,51 +178,94 @@ def load_pt(path: Path) -> Any:
         ) from error
 
 
-@functools.cache
-def _numpy_types() -> list[Any]:
-    """What plain numpy arrays and numbers are pickled with, under the module names of numpy 1 and 2."""
-    core = np._core.multiarray
-    dtypes = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?US"}
-    rebuild = [(getattr(core, n), f"numpy.{c}.multiarray.{n}") for c in ("core", "_core") for n in _REBUILD]
-    return [np.ndarray, np.dtype, *dtypes, *rebuild]
+class _Kind:
+    """The type of an array's numbers, as pickles make it: a code, and then perhaps a byte order.
+
+    NumPy's own would take any state from a pickle, and a damaged one ends Python.
+    """
+
+    def __init__(self, code: Any, *options: Any):
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in "biufcSU":
+            raise pickle.UnpicklingError(f"an array of {self.dtype}, which is neither numbers nor text")
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
-_REBUILD = ("_reconstruct", "scalar")
+class _Held(np.ndarray):
+    """An array as large as what a pickle holds of it, not as it says."""
+
+    def __new__(cls, *args: Any) -> _Held:
+        return super().__new__(cls, 0, np.int8)
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, kind, fortran, data = state
+        dtype = kind.dtype if isinstance(kind, _Kind) else kind  # of pickles that are made of what is returned here
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+            raise pickle.UnpicklingError(f"{len(data)} bytes for an array {list(shape)} of {dtype}")
+        super().__setstate__((version, shape, dtype, fortran, data))
 
 
-class _FromBuffer:
-    """Makes an array from bytes. Without attributes, so that a pickle cannot change it."""
-
-    __slots__ = ()
-
-    def __call__(self, buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-        return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+def _scalar(kind: _Kind, data: bytes) -> Any:
+    value, = np.frombuffer(data, kind.dtype)
+    return value
 
 
-class _Latin1:
-    """How old pickles hold bytes: as text to be encoded. Without attributes, so that a pickle cannot change it."""
+def _from_buffer(buffer: bytes, kind: _Kind, shape: tuple[int, ...], order: str) -> np.ndarray:
+    return np.frombuffer(buffer, kind.dtype).reshape(shape, order=order)
 
-    __slots__ = ()
 
-    def __call__(self, text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise pickle.UnpicklingError(f"encoding {encoding}")
-        return text.encode("latin1")
+def _latin1(text: str, encoding: str) -> bytes:
+    """How old pickles hold bytes: as text to be encoded."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding}")
+    return text.encode("latin1")
+
+
+class _Call:
+    """A function as pickles get it: without attributes, so that they cannot change it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets {name}")
+
+
+_NAMES = {"numpy.ndarray": _Call(_Held), "numpy.dtype": _Call(_Kind), "_codecs.encode": _Call(_latin1)}
+for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
+    _NAMES |= {f"{_core}.multiarray._reconstruct": _Call(_Held), f"{_core}.multiarray.scalar": _Call(_scalar),
+               f"{_core}.numeric._frombuffer": _Call(_from_buffer)}
+"""What a pickle may name -> what it gets: plain numpy arrays and numbers, and nothing that could do anything."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows numpy arrays and numbers; refuses every other name, so nothing can be called that does something."""
+    """Knows `_NAMES`, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in _REBUILD:
-            return getattr(np._core.multiarray, name)
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return _FromBuffer()
-        if (module, name) == ("_codecs", "encode"):
-            return _Latin1()
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        if f"{module}.{name}" not in _NAMES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _NAMES[f"{module}.{name}"]
+
+
+def _check_lengths(data: bytes) -> None:
+    """Check that a pickle asks for no more memory than it has bytes: Python takes it before it reads on.
+
+    Raises:
+        ValueError: for one that does, or breaks off.
+    """
+    for code, value, _ in pickletools.genops(data):
+        if code.name in _COUNTED and value > len(data):
+            raise ValueError(f"{code.name} {value} in {len(data)} bytes")
+
+
+_COUNTED = ("FRAME", "PUT", "BINPUT", "LONG_BINPUT")
 
 
 def load_pickle(path: Path) -> Any:
@@ -228,8 +275,9 @@ def load_pickle(path: Path) -> Any:
         DataError: if it is missing or damaged, or holds anything else.
     """
     try:
-        with open(path, "rb") as file:
-            return _PlainUnpickler(file).load()
+        data = path.read_bytes()
+        _check_lengths(data)
+        return _PlainUnpickler(io.BytesIO(data)).load()
     except _READ_ERRORS as error:
         raise DataError(
             f"{path} cannot be read ({error}): it is missing, damaged, or holds objects other than numpy arrays and "
