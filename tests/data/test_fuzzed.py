@@ -213,3 +213,12 @@ def test_episodes_at_times_that_no_film_has(tmp_path):
     pyarrow.parquet.write_table(table.set_column(table.column_names.index(name), name, far), file)
     with pytest.raises(DataError, match="mp4 cannot be read as a video, frame 0 of the episode"):
         open_dataset(path, num_frames=2, split="all")[0]
+
+
+def test_a_film_coded_in_a_way_that_nobody_knows(tmp_path):
+    write_video(tmp_path / "a.mp4", np.zeros((4, 16, 16, 3), np.uint8))
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.count(b"avc1") >= 1
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"zzzz"))
+    with pytest.raises(DataError, match="a.mp4 is coded in a way that this FFmpeg cannot decode"):
+        open_dataset(tmp_path / "a.mp4", num_frames=2, split="all", height=16, width=16)[0]

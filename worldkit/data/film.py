@@ -58,6 +58,8 @@ def video_stream(path: Path, container: Any) -> Any:
     streams = [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
     if not streams or container.format.name == "tty":
         raise DataError(f"{path} has no video stream: give a video file, or a folder of images or videos")
+    if streams[0].codec_context is None:
+        raise DataError(f"{path} is coded in a way that this FFmpeg cannot decode: convert it to H.264 (mp4)")
     check_size(streams[0].height, streams[0].width)
     streams[0].codec_context.options = {"max_pixels": str(LARGEST)}
     return streams[0]
