@@ -167,8 +167,7 @@ def load_pt(path: Path) -> Any:
     import torch
 
     try:
-        known = [(call, name) for name, call in _NAMES.items()]
-        with torch.serialization.safe_globals([*known, _Held, _Kind]):
+        with torch.serialization.safe_globals(_SAFE):
             return torch.load(path, map_location="cpu", weights_only=True)
     except _READ_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -243,6 +242,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
     _NAMES |= {f"{_core}.multiarray._reconstruct": _Call(_Held), f"{_core}.multiarray.scalar": _Call(_scalar),
                f"{_core}.numeric._frombuffer": _Call(_from_buffer)}
 """What a pickle may name -> what it gets: plain numpy arrays and numbers, and nothing that could do anything."""
+_SAFE = [*((call, name) for name, call in _NAMES.items()), _Held, _Kind]
 
 
 class _PlainUnpickler(pickle.Unpickler):
