@@ -1,6 +1,7 @@
 """Checkpoints that a training drops: somebody looks for the newest one meanwhile; an earlier drop was cut short."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,12 @@ def test_a_damaged_state_says_what_to_do(tiny_model, tmp_path):
         folder = checkpoint.save_checkpoint(tmp_path, model, damaged, keep=1, facts={})
         with pytest.raises(CheckpointError, match=r"state.pt: .*Delete .*step-00000001 to go on from an older"):
             checkpoint.load_checkpoint(folder, model)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    log = checkpoint.RunLog(tmp_path / "log.jsonl", step=0)
+    log.path.unlink()
+    log.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: '.*log.jsonl'"):
+        log.write({"step": 1})

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, TrainingError
-from ..files import tidy_files, write_atomically
+from ..files import naming, tidy_files, write_atomically
 from ..model import WorldModel
 from ..storage.folders import WEIGHTS_FILE, tidy_folders, write_folder
 from ..storage.hub import load_weights, read_weights, write_model
@@ -198,8 +198,8 @@ class RunLog:
         write_atomically(path, lambda file: file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append one line."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        """Append one line. Raises OSError, which names the file."""
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
