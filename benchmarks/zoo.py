@@ -161,8 +161,7 @@ def drawn(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[
 def _some(model: Any, data: str, split: str, frames: int, half: int, options: Mapping[str, Any]) -> torch.Tensor:
     """Twice so many true videos, if there are so many, evenly spread; they begin with their episodes."""
     clips = open_clips(model, data, split=split, num_frames=frames, mode="first", **options)
-    chosen = torch.linspace(0, len(clips) - 1, min(2 * half, len(clips))).long().tolist()
-    return collate([clips[i] for i in chosen]).video
+    return collate([clips[i] for i in clips.spread(2 * half)]).video
 
 
 def probed(model: Any, name: str, data: str, options: Mapping[str, Any]) -> dict[str, Any]:

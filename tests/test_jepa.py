@@ -13,6 +13,7 @@ import worldkit as wk
 from worldkit.assembly import build
 from worldkit.cli.parser import main
 from worldkit.convert import from_lewm, from_vjepa2, from_vjepa2_ac
+from worldkit.data import ArraySource, ClipDataset
 from worldkit.errors import CheckpointError
 from worldkit.objectives.collapse import health
 from worldkit.objectives.jepa import JEPA
@@ -157,8 +158,9 @@ def test_spread_over_a_batch_of_one_clip_is_refused_and_none_is_left_over_in_val
     clip = example_batch(model.config, batch=1)
     with pytest.raises(wk.ConfigError, match="this batch has one: set train.batch_size and train.eval_clips to 2"):
         model.loss(clip)
-    item = {"video": clip.video[0], **{name: value[0] for name, value in clip.conditions.items()}}
-    assert math.isfinite(validation_loss(model, [item] * 5, max_clips=5, batch_size=4, step=0))
+    item = {"video": (255 * clip.video[0]).byte(), **{name: value[0] for name, value in clip.conditions.items()}}
+    clips = ClipDataset(ArraySource([item] * 5), num_frames=clip.video.shape[1])
+    assert math.isfinite(validation_loss(model, clips, max_clips=5, batch_size=4, step=0))
 
 
 def test_a_planner_on_a_model_without_actions():

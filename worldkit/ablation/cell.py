@@ -135,7 +135,7 @@ def score(model: ComposedWorldModel, cell: Mapping[str, Any], folder: Path) -> d
         training_mean=mean_image(_clips(model, cell, "train", 1)),
     )["prior"]
     films, stills = [], []
-    for index in torch.linspace(0, len(clips) - 1, min(EXAMPLES, len(clips))).long().unique().tolist():
+    for index in clips.spread(EXAMPLES):
         batch = collate([clips[index]]).to(device)
         with torch.no_grad():
             rollout = predict(model, batch, context_frames=context, driven_by="prior", generator=None)

@@ -247,6 +247,10 @@ class ClipDataset(torch.utils.data.Dataset):
         first = int(self._last[episode - 1]) if episode else 0
         return episode, (index - first) * self._stride
 
+    def spread(self, most: int) -> list[int]:
+        """Items from the first to the last, evenly spread, so many at most."""
+        return torch.linspace(0, len(self) - 1, min(most, len(self))).long().unique().tolist()
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip: what the source reads, as tensors, plus ``"episode"`` and ``"start"`` (ints)."""
         episode, start = self.window(index)

@@ -33,7 +33,7 @@ DRIVERS = {"prior": "deterministic prior", "sampled": "sampled", "inferred": "in
 
 def mean_image(dataset: ClipDataset, *, max_clips: int = 200) -> Tensor:
     """Mean frame of a data set, ``[(V,) C, H, W]`` in [0, 1], over evenly spaced clips."""
-    indices = torch.linspace(0, len(dataset) - 1, min(max_clips, len(dataset))).long().unique().tolist()
+    indices = dataset.spread(max_clips)
     total = sum(to_float_video(dataset[i]["video"]).double().mean(-4) for i in indices)
     return (total / len(indices)).float()
 
@@ -221,7 +221,7 @@ def validation_loss(model: ComposedWorldModel, dataset: ClipDataset, *, max_clip
 
     In batches of like size, for some objectives compare the clips of a batch, and one left over could not be compared.
     """
-    indices = torch.linspace(0, len(dataset) - 1, min(max_clips, len(dataset))).long().unique()
+    indices = torch.tensor(dataset.spread(max_clips))
     was_training, total = model.training, 0.0
     model.eval()
     for part in indices.tensor_split(math.ceil(len(indices) / batch_size)):

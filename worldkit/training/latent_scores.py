@@ -83,7 +83,7 @@ def action_of(model: ComposedWorldModel) -> str:
 
 
 def _some(clips: ClipDataset, most: int) -> list[Mapping[str, Any]]:
-    return [clips[i] for i in torch.linspace(0, len(clips) - 1, min(most, len(clips))).long().unique().tolist()]
+    return [clips[i] for i in clips.spread(most)]
 
 
 def _device(model: ComposedWorldModel) -> torch.device:

@@ -155,7 +155,7 @@ def _features(
         lacks = f"{data} has no column '{target}'" if target else "a probe needs a column"
         raise DataError(f"{lacks} of numbers, one row per frame, to read off latents: name one with --target; "
                         f"{'it' if target else data} has: {columns}") from error
-    chosen = torch.linspace(0, len(clips) - 1, min(most, len(clips))).long().unique().tolist()
+    chosen = clips.spread(most)
     latents, pixels, targets, episodes = [], [], [], []
     for start in range(0, len(chosen), 16):
         items = [clips[i] for i in chosen[start : start + 16]]

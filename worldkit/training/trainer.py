@@ -406,8 +406,7 @@ class Trainer:
         """Masks in some validation clips, of an encoder whose tokens all ought to draw something."""
         if not model.encoder.every_token_draws:
             return None
-        indices = torch.linspace(0, len(self.valid) - 1, min(8, len(self.valid))).long().unique().tolist()
-        batch = collate([self.valid[i] for i in indices]).to(self.device)
+        batch = collate([self.valid[i] for i in self.valid.spread(8)]).to(self.device)
         return model.decode(model.encode(batch), masks=True).masks
 
     @cached_property

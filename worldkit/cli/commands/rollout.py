@@ -61,8 +61,7 @@ def run_rollout(options: Namespace) -> None:
     if note := resize_note(options.model, loaded.facts, clips):
         console.print(f"note: {note}", soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
-    count = min(options.clips, len(clips))
-    for number, index in enumerate(torch.linspace(0, len(clips) - 1, count).long().tolist()):
+    for number, index in enumerate(clips.spread(options.clips)):
         batch = collate([clips[index]]).to(options.device)
         generator = torch.Generator(options.device).manual_seed(options.seed)
         picture, seen = out / f"clip-{number:03d}.{options.format}", bool(model.config.obs.height)

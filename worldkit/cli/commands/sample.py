@@ -165,8 +165,6 @@ def _first_view(videos: Any, model: Any) -> Any:
 
 def _true_videos(options: Namespace, loaded: Loaded, horizon: int, split: str | None = None) -> Any:
     """Twice as many true videos as are drawn, if there are so many: ``[m, T, 3, H, W]``; they begin with episodes."""
-    import torch
-
     from ...data import collate
     from ...training.recipes import open_clips, resize_note
 
@@ -179,8 +177,7 @@ def _true_videos(options: Namespace, loaded: Loaded, horizon: int, split: str | 
     if len(clips) < 4:
         raise ConfigError(f"--data {options.data} has {len(clips)} clip(s) of {frames} frames in split "
                           f"'{options.split}'; to hold drawn frames against them there must be 4: --split all")
-    chosen = torch.linspace(0, len(clips) - 1, min(2 * options.n, len(clips))).long().tolist()
-    return collate([clips[i] for i in chosen]).video
+    return collate([clips[i] for i in clips.spread(2 * options.n)]).video
 
 
 GAUSSIAN = 1000
