@@ -24,6 +24,7 @@ from ..errors import ExportError, WorldkitError, require_extra
 from ..nn.chunks import undivided
 from ..storage.weights import read_weights, write_weights
 from .graphs import Graph, Tensors
+from .simplify import simplify
 
 Run = Callable[[Tensors], Tensors]
 Free = list[dict[int, str]]
@@ -96,10 +97,11 @@ class Onnx(Format):
         free = free_axes(graph, program)
         program._example_inputs = None  # else PyTorch 2.13 adds a check of sizes that its own ONNX exporter fails on
         with _quiet(), _telling(graph, "to ONNX", Untranslated):
-            made = torch.onnx.export(program, dynamo=True, verbose=False, external_data=False,
+            made = torch.onnx.export(program, dynamo=True, verbose=False, external_data=False, optimize=False,
                                      custom_translation_table=_translations(),
                                      input_names=[port.name for port in graph.inputs],
                                      output_names=[port.name for port in graph.outputs])
+            simplify(made.model)
             made.save(path, external_data=False)
         _clean(path, free)
         return free
