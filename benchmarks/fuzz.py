@@ -372,32 +372,62 @@ class Trial:
                 "slowest_s": round(self.slowest, 2), "found": self.found}
 
 
-def fuzz(name: str, seconds: float, seed: int, guided: bool, corpus: Path | None, **options) -> dict:
-    """Try a target for so many seconds of this process's time."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["WORLDKIT_CACHE"] = str(Path(folder) / "cache")
-        trial = Trial(name, Path(folder), **options)
-        began, rng = time.process_time(), random.Random(f"{name} {seed}")
-        if guided:
-            import atheris
+def fuzz(name: str, folder: Path, seconds: float, seed: int, guided: bool, corpus: Path | None, **options) -> dict:
+    """Try a target for so many seconds of this process's time. ``folder / LAST`` names the file with the last input."""
+    os.environ["WORLDKIT_CACHE"] = str(folder / "cache")
+    trial = Trial(name, folder, **options)
+    (folder / LAST).write_text(str(trial.file))
+    began, rng = time.process_time(), random.Random(f"{name} {seed}")
+    if guided:
+        import atheris
 
-            def once(data: bytes) -> None:
-                if time.process_time() - began > seconds:
-                    print(json.dumps(trial.result(time.process_time() - began)), flush=True)
-                    os._exit(bool(trial.found))
-                trial(data)
+        def once(data: bytes) -> None:
+            if time.process_time() - began > seconds:
+                print(json.dumps(trial.result(time.process_time() - began)), flush=True)
+                os._exit(bool(trial.found))
+            trial(data)
 
-            corpus = (corpus or Path(folder) / "corpus") / name.replace(" ", "-")
-            corpus.mkdir(parents=True, exist_ok=True)
-            (corpus / "valid").write_bytes(trial.valid)
-            words = ("".join(rf"\x{byte:02x}" for byte in word) for word in TARGETS[name].words)
-            (Path(folder) / "words").write_text("".join(f'"{word}"\n' for word in words))
-            atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder}/words", f"-seed={seed + 1}", "-rss_limit_mb=0",
-                           "-timeout=0", f"-max_len={2 * len(trial.valid)}", "-verbosity=0"], once)
-            atheris.Fuzz()
-        while time.process_time() - began < seconds:
-            trial(mutated(trial.valid, rng, TARGETS[name].words))
-        return trial.result(time.process_time() - began)
+        corpus = (corpus or folder / "corpus") / name.replace(" ", "-")
+        corpus.mkdir(parents=True, exist_ok=True)
+        (corpus / "valid").write_bytes(trial.valid)
+        words = ("".join(rf"\x{byte:02x}" for byte in word) for word in TARGETS[name].words)
+        (folder / "words").write_text("".join(f'"{word}"\n' for word in words))
+        atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder}/words", f"-seed={seed + 1}", "-rss_limit_mb=0",
+                       "-timeout=0", f"-max_len={2 * len(trial.valid)}", "-verbosity=0",
+                       f"-artifact_prefix={folder}/"], once)
+        atheris.Fuzz()
+    while time.process_time() - began < seconds:
+        trial(mutated(trial.valid, rng, TARGETS[name].words))
+    return trial.result(time.process_time() - began)
+
+
+LAST = "last"
+
+
+def apart(name: str, options: argparse.Namespace) -> int:
+    """`fuzz` in a process of its own; 0: nothing was found. One that dies is a finding, its last input is kept."""
+    limits = {"limit": options.limit, "memory": options.memory, "out": options.out}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        pid = os.fork()
+        if not pid:
+            code = 3
+            try:
+                found = fuzz(name, folder, options.seconds, options.seed, options.guided, options.corpus, **limits)
+                print(json.dumps(found), flush=True)
+                code = int(bool(found["found"]))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status not in (0, 1):
+            last = Path((folder / LAST).read_text())
+            options.out.mkdir(parents=True, exist_ok=True)
+            kept = options.out / f"{name.replace(' ', '-')}-died{last.suffix}"
+            kept.write_bytes(last.read_bytes())
+            print(json.dumps({"target": name, "died": status, "input": str(kept)}), flush=True)
+    return status
 
 
 def main() -> int:
@@ -421,7 +451,6 @@ def main() -> int:
             file.write_bytes(options.again.read_bytes())
             read()
         return 0
-    limits = {"limit": options.limit, "memory": options.memory, "out": options.out}
     names = options.targets or list(TARGETS)
     if options.guided:  # lines are counted of what is imported here: read everything once
         import atheris
@@ -438,24 +467,7 @@ def main() -> int:
     import worldkit.data  # noqa: F401
 
     torch.set_num_threads(1)
-    failed = False
-    for name in names:
-        pid = os.fork()
-        if not pid:
-            code = 3
-            try:
-                found = fuzz(name, options.seconds, options.seed, options.guided, options.corpus, **limits)
-                print(json.dumps(found), flush=True)
-                code = int(bool(found["found"]))
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status not in (0, 1):
-            print(json.dumps({"target": name, "died": status}), flush=True)
-        failed |= status != 0
-    return int(failed)
+    return int(any([apart(name, options) for name in names]))
 
 
 if __name__ == "__main__":

@@ -222,3 +222,30 @@ def test_a_film_coded_in_a_way_that_nobody_knows(tmp_path):
     (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"zzzz"))
     with pytest.raises(DataError, match="a.mp4 is coded in a way that this FFmpeg cannot decode"):
         open_dataset(tmp_path / "a.mp4", num_frames=2, split="all", height=16, width=16)[0]
+
+
+def test_a_parquet_column_that_is_said_to_hold_two_kinds(tmp_path, monkeypatch):
+    """pyarrow 26 ends Python when it is asked for statistics of one."""
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot", lossless=True)
+
+    class Column:
+        physical_type = "BOOLEAN"
+
+        @property
+        def statistics(self):
+            raise AssertionError("asked for")
+
+    class Group:
+        column = staticmethod(lambda i: Column())
+
+    class Metadata:
+        row_group = staticmethod(lambda group: Group())
+
+        def __init__(self, file):
+            self.schema = true.fget(file).schema
+
+    true = pyarrow.parquet.ParquetFile.metadata
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "metadata", property(Metadata))
+    with pytest.raises(DataError, match="is truncated or damaged .*is said to hold BOOLEAN and BYTE_ARRAY"):
+        open_dataset(path, num_frames=2, split="all")[0]

@@ -118,7 +118,11 @@ def _without_images(path: Path, name: str) -> list[int]:
         leaves = [i for i, leaf in enumerate(file.schema) if leaf.path.split(".bytes")[0] == name]
         for group in range(file.num_row_groups):
             next(file.iter_batches(1, [group], [name]), None)  # an error, where asking damaged statistics ends Python
-            counts += [file.metadata.row_group(group).column(i).statistics for i in leaves]
+            for i in leaves:
+                column, kind = file.metadata.row_group(group).column(i), file.schema.column(i).physical_type
+                if column.physical_type != kind:  # the same
+                    raise ValueError(f"column '{name}' is said to hold {column.physical_type} and {kind}")
+                counts.append(column.statistics)
         if all(count is not None and count.null_count == 0 for count in counts):
             return []
         table = parquet.read_table(path, columns=["episode_index", name])
