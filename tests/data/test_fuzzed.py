@@ -249,3 +249,21 @@ def test_a_parquet_column_that_is_said_to_hold_two_kinds(tmp_path, monkeypatch):
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "metadata", property(Metadata))
     with pytest.raises(DataError, match="is truncated or damaged .*is said to hold BOOLEAN and BYTE_ARRAY"):
         open_dataset(path, num_frames=2, split="all")[0]
+
+
+@pytest.mark.parametrize("width", [2**28, 2**60])
+def test_columns_wider_than_any_memory(width, tmp_path):
+    path = columns(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        file.create_dataset("wide", (8, width), np.float64, chunks=(1, 1024))
+    with pytest.raises(DataError, match="column 'wide' would take .* GB, more than .*a.hdf5 can hold"):
+        open_dataset(path, num_frames=3, split="all", height=8, width=8)[0]
+
+
+def test_a_pt_file_of_the_old_layout_that_breaks_off(tmp_path):
+    torch.save({"actions": torch.zeros(7)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "a.pt").read_bytes()
+    for length in range(0, len(data), 7):
+        (tmp_path / "a.pt").write_bytes(data[:length])
+        with pytest.raises(DataError, match="a.pt cannot be read"):
+            files.load_pt(tmp_path / "a.pt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..paths import inside
 
 DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 """What HDF5 raises where a file is not what it says."""
+_DENSEST = 1100
+"""Bytes that a byte of a file can hold: a little more than gzip makes of zeros."""
 
 
 class H5File:
@@ -145,15 +148,18 @@ def read_rows(data: Any, rows: slice, where: str) -> np.ndarray:
     """Some rows of a dataset.
 
     Raises:
-        DataError: if they are damaged, or compressed with a filter that is not there; begins with ``where``.
+        DataError: if they are damaged, would take far more memory than the file can hold, or are compressed with a
+            filter that is not there; begins with ``where``.
     """
+    these = f"{where}: rows {rows.start}..{rows.stop - 1} of column '{data.name[1:]}'"
+    size, file = (rows.stop - rows.start) * math.prod(data.shape[1:]) * data.dtype.itemsize, data.file.filename
+    if not data.is_virtual and size > 2**28 + _DENSEST * os.path.getsize(file):
+        raise DataError(f"{these} would take {size / 2**30:,.1f} GB, more than {file} can hold: it is damaged")
     try:
         return data[rows]
-    except (OSError, RuntimeError, MemoryError) as error:
-        raise DataError(
-            f"{where}: rows {rows.start}..{rows.stop - 1} of column '{data.name[1:]}' cannot be read: {error}. If it "
-            "is compressed with a plugin's filter: pip install hdf5plugin"
-        ) from error
+    except DAMAGED as error:
+        raise DataError(f"{these} cannot be read: {error}. If it is compressed with a plugin's filter: "
+                        "pip install hdf5plugin") from error
 
 
 class NewFile:
