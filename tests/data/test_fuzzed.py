@@ -230,22 +230,26 @@ def test_a_parquet_column_that_is_said_to_hold_two_kinds(tmp_path, monkeypatch):
     path = write_dataset(source, tmp_path / "set", "lerobot", lossless=True)
 
     class Column:
-        physical_type = "BOOLEAN"
+        physical_type, num_values = "BOOLEAN", 8
 
         @property
         def statistics(self):
             raise AssertionError("asked for")
 
     class Group:
+        num_columns = 1
         column = staticmethod(lambda i: Column())
 
+        def __init__(self, true):
+            self.num_rows = true.num_rows
+
     class Metadata:
-        row_group = staticmethod(lambda group: Group())
-
         def __init__(self, file):
-            self.schema = true.fget(file).schema
+            true = whole.fget(file)
+            self.num_row_groups, self.num_rows, self.schema = true.num_row_groups, true.num_rows, true.schema
+            self.row_group = lambda index: Group(true.row_group(index))
 
-    true = pyarrow.parquet.ParquetFile.metadata
+    whole = pyarrow.parquet.ParquetFile.metadata
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "metadata", property(Metadata))
     with pytest.raises(DataError, match="is truncated or damaged .*is said to hold BOOLEAN and BYTE_ARRAY"):
         open_dataset(path, num_frames=2, split="all")[0]
@@ -267,3 +271,27 @@ def test_a_pt_file_of_the_old_layout_that_breaks_off(tmp_path):
         (tmp_path / "a.pt").write_bytes(data[:length])
         with pytest.raises(DataError, match="a.pt cannot be read"):
             files.load_pt(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    (10**11, "100000000000 rows are said to be of 2 values"), (1, "2 rows are said to lie in groups of 1 in all")])
+def test_parquet_groups_of_more_rows_than_they_hold(rows, said, monkeypatch, tmp_path):
+    """pyarrow takes memory for as many as are said."""
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot", lossless=True)
+
+    class Group:
+        def __init__(self, true, index):
+            self.num_columns, self.column = true.num_columns, true.column
+            self.num_rows = rows if index == 0 else true.num_rows
+
+    class Metadata:
+        def __init__(self, file):
+            true = whole.fget(file)
+            self.num_row_groups, self.num_rows, self.schema = true.num_row_groups, true.num_rows, true.schema
+            self.row_group = lambda index: Group(true.row_group(index), index)
+
+    whole = pyarrow.parquet.ParquetFile.metadata
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "metadata", property(Metadata))
+    with pytest.raises(DataError, match=f"cannot be read as parquet: it is truncated or damaged .*{said}"):
+        open_dataset(path, num_frames=2, split="all")[0]

@@ -19,7 +19,7 @@ from ..film import check_size, decoder
 from ..fit import fit_video
 from ..paths import inside
 from ..recording import cached_frames
-from .lerobot_meta import DataSetInfo, EpisodeInfo, reading_parquet
+from .lerobot_meta import DataSetInfo, EpisodeInfo, open_parquet, reading_parquet
 
 TOLERANCE = 1e-4  # seconds between a frame of a video and the time it should have, as in lerobot
 GOAL = "goal_image"
@@ -110,11 +110,10 @@ def _probable_depth(info: DataSetInfo, name: str, episode: EpisodeInfo) -> str:
 
 def _without_images(path: Path, name: str) -> list[int]:
     """Episodes of a data file whose cells have no image."""
-    parquet = require_extra("pyarrow.parquet", "data", f"reading {path.name}")
     if not path.is_file():
         return []  # told where it is read
     with reading_parquet(path):
-        file, counts = parquet.ParquetFile(path), []
+        file, counts = open_parquet(path), []
         leaves = [i for i, leaf in enumerate(file.schema) if leaf.path.split(".bytes")[0] == name]
         for group in range(file.num_row_groups):
             next(file.iter_batches(1, [group], [name]), None)  # an error, where asking damaged statistics ends Python
@@ -125,7 +124,7 @@ def _without_images(path: Path, name: str) -> list[int]:
                 counts.append(column.statistics)
         if all(count is not None and count.null_count == 0 for count in counts):
             return []
-        table = parquet.read_table(path, columns=["episode_index", name])
+        table = file.read(columns=["episode_index", name])
         owners = table["episode_index"].to_numpy()
         empty = np.array([not _holds_image(cell) for cell in table[name].to_pylist()])
     return sorted(set(owners[empty].tolist()))

@@ -315,15 +315,32 @@ def reading_parquet(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read as parquet: it is truncated or damaged ({error})") from error
 
 
+def open_parquet(path: Path) -> Any:
+    """A ``ParquetFile`` whose footer agrees with itself: pyarrow takes memory for as many rows as a group says.
+
+    Raises:
+        ValueError: it does not; pyarrow has further errors. Call it in `reading_parquet`.
+    """
+    file = require_extra("pyarrow.parquet", "data", f"reading {path.name}").ParquetFile(path)
+    about, rows = file.metadata, 0
+    for group in map(about.row_group, range(about.num_row_groups)):
+        rows += group.num_rows
+        values = [group.column(i).num_values for i in range(group.num_columns)]
+        if group.num_rows < 0 or group.num_rows > min(values, default=group.num_rows):
+            raise ValueError(f"{group.num_rows} rows are said to be of {min(values)} values")
+    if rows != about.num_rows:
+        raise ValueError(f"{about.num_rows} rows are said to lie in groups of {rows} in all")
+    return file
+
+
 def _table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    parquet = require_extra("pyarrow.parquet", "data", f"reading {path.name}")
     if not path.is_file():
         raise DataError(f"{path} does not exist: the data set is incomplete")
     missing = [name for name in columns or () if name not in _schema(path)]
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}'; it has {', '.join(_schema(path))}")
     with reading_parquet(path):
-        return parquet.read_table(path, columns=None if columns is None else list(columns))
+        return open_parquet(path).read(columns=None if columns is None else list(columns))
 
 
 def _schema(path: Path) -> list[str]:
