@@ -289,3 +289,16 @@ def test_parquet_groups_of_more_rows_than_they_hold(rows, total, said, monkeypat
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "metadata", Metadata())
     with pytest.raises(DataError, match=f"cannot be read as parquet: it is truncated or damaged .*{said}"):
         open_dataset(path, num_frames=2, split="all")[0]
+
+
+def test_a_column_that_is_not_there_beside_pictures_that_lack(tmp_path):
+    source = ArraySource([{"video": np.zeros((4, 3, 8, 8), np.uint8)}] * 2)
+    path = write_dataset(source, tmp_path / "set", "lerobot", lossless=True)
+    file, = path.glob("data/**/*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    at = table.column_names.index("observation.images.front")
+    none = pyarrow.array([None] * len(table), table.schema.field(at).type)
+    table = table.set_column(at, "observation.images.front", none).drop_columns(["episode_index"])
+    pyarrow.parquet.write_table(table, file)
+    with pytest.raises(DataError, match="file-000.parquet cannot be read as parquet: .*episode_index"):
+        open_dataset(path, num_frames=2, split="all")[0]
