@@ -421,7 +421,9 @@ def apart(name: str, options: argparse.Namespace) -> int:
             finally:
                 os._exit(code)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status not in (0, 1):
+        if status not in (0, 1) and not (folder / LAST).exists():
+            print(json.dumps({"target": name, "died": status}), flush=True)  # before the first input
+        elif status not in (0, 1):
             last = Path((folder / LAST).read_text())
             options.out.mkdir(parents=True, exist_ok=True)
             kept = options.out / f"{name.replace(' ', '-')}-died{last.suffix}"

@@ -9,6 +9,7 @@ import worldkit as wk
 from worldkit.agents.base import agents
 from worldkit.config import ObsSpec, WorldModelConfig, merge, nest, parse_assignments
 from worldkit.errors import ConfigError
+from worldkit.nn.conv import ConvConfig
 
 BASE = {
     "horizon": 5,
@@ -171,6 +172,9 @@ def test_no_width_of_a_network_is_zero():
                 with pytest.raises(ConfigError, match=option):
                     registry.get(name).Config.parse({"name": name, option: [0, *default[1:]]})
     assert found > 15
+    for multipliers in ([0, 1], []):
+        with pytest.raises(ConfigError, match="channel_multipliers"):
+            ConvConfig.parse({"channel_multipliers": multipliers})
 
 
 WIDTHS = ("channels", "hidden", "multipliers", "depths", "glimpse_channels", "background_channels")

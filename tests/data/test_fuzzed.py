@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from worldkit.data import ArraySource, open_dataset, write_dataset, write_video
+from worldkit.data import ArraySource, film, open_dataset, write_dataset, write_video
 from worldkit.data.layouts import files
 from worldkit.errors import DataError
 
@@ -199,7 +199,7 @@ def test_one_number_where_a_row_of_them_should_be(tmp_path):
         file.rename(folder / f"{step}.png")
     for name in ("actions", "rewards", "dones"):
         (folder / f"{name}.pkl").write_bytes(pickle.dumps(np.float32(1)))
-    with pytest.raises(DataError, match="'action' has no steps, but there are 4 frames"):
+    with pytest.raises(DataError, match="'action' is one number, but there are 4 frames"):
         open_dataset(tmp_path / "set", num_frames=2, split="train", height=8, width=8)[0]
 
 
@@ -302,3 +302,12 @@ def test_a_column_that_is_not_there_beside_pictures_that_lack(tmp_path):
     pyarrow.parquet.write_table(table, file)
     with pytest.raises(DataError, match="file-000.parquet cannot be read as parquet: .*episode_index"):
         open_dataset(path, num_frames=2, split="all")[0]
+
+
+def test_frames_that_are_larger_than_the_film_says(tmp_path, monkeypatch):
+    """The container's size is looked at first; the decoder has the limit, too."""
+    write_video(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(film, "check_size", lambda height, width: None)
+    monkeypatch.setattr(film, "LARGEST", 500)
+    with pytest.raises(DataError, match="frame 0 could not be decoded"):
+        open_dataset(tmp_path / "a.mp4", num_frames=2, split="all", height=16, width=16)[0]

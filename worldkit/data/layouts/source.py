@@ -218,9 +218,10 @@ class LayoutSource(EpisodeSource):
         self.check_steps(episode)
         columns, where = self.columns(episode), f"{self.root}, episode {episode.name}"
         for name, array in columns.items():
-            steps = len(array) if np.ndim(array) else "no"
-            if steps == "no" or steps < episode.length:
-                raise DataError(f"{where}: '{name}' has {steps} steps, but there are {episode.length} frames")
+            if not np.ndim(array):
+                raise DataError(f"{where}: '{name}' is one number, but there are {episode.length} frames")
+            if len(array) < episode.length:
+                raise DataError(f"{where}: '{name}' has {len(array)} steps, but there are {episode.length} frames")
         columns = {name: array[: episode.length] for name, array in columns.items()}
         return {name: as_action(array, where) if name == "action" else array for name, array in columns.items()}
 
