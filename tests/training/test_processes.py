@@ -27,6 +27,8 @@ TINY = [
     "train.lr=1e-3", "train.ema=0.9", "train.save_every=2",
 ]
 
+ALONE = {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}  # one that ends by a signal says where it was
+
 
 def command(folder, processes, steps, *options):
     program = [sys.executable, "-m"]
@@ -38,7 +40,7 @@ def command(folder, processes, steps, *options):
 
 
 def environment(folder):
-    return os.environ | {"OMP_NUM_THREADS": "1", "WORLDKIT_CACHE": str(folder.parent / "cache")}
+    return os.environ | ALONE | {"WORLDKIT_CACHE": str(folder.parent / "cache")}
 
 
 FORKS = """
@@ -71,7 +73,7 @@ class Forks:
 
     def __init__(self, folder):
         self.folder = folder
-        self.parent = subprocess.Popen([sys.executable, "-c", FORKS], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        self.parent = subprocess.Popen([sys.executable, "-c", FORKS], env=os.environ | ALONE,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **what):
@@ -93,8 +95,8 @@ class Forks:
 
     def run(self, words, processes, environment):
         codes = [self.ask(wait=pid) for pid in self.start(words, processes, environment)]
-        said = "".join((self.folder / f"said-{rank}").read_text()[-3000:] for rank in range(processes))
-        assert codes == [0] * processes, said
+        said = [(self.folder / f"said-{rank}").read_text()[-3000:] for rank in range(processes)]
+        assert codes == [0] * processes, "\n".join(said)
 
 
 @pytest.fixture(scope="module")
