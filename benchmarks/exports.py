@@ -3,6 +3,7 @@
     python benchmarks/exports.py                           docs/exports.json and the table of docs/export.md
     python benchmarks/exports.py --only 'iris*' --again    these presets anew, the others as they are
     python benchmarks/exports.py --page                    the table alone
+    python benchmarks/exports.py --format torch-export --what encode decode step     prints, and stores nothing
 
 Weights are drawn anew and moved away from zero (`worldkit.testing.report.shake`): a layer that begins at zero
 would be alike in every runtime. `tests/exporting/test_table.py` holds the file against the presets that there are.
@@ -45,14 +46,14 @@ def presets() -> list[str]:
     return [name for name in wk.list_models() if re.search(r"-mini(-|$)", name) or name.startswith("modular-rssm")]
 
 
-def tried(preset: str, what: str) -> dict[str, Any]:
+def tried(preset: str, what: str, form: str) -> dict[str, Any]:
     """What came of one export: ``{"difference", "free", "seconds"}``, or ``{"why"}``."""
     torch.manual_seed(0)
     model = shake(wk.create_model(preset))
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = export(model, folder, what=what, horizon=HORIZON if what == "rollout" else None)
+            found = export(model, folder, what=what, format=form, horizon=HORIZON if what == "rollout" else None)
         except WorldkitError as error:
             return {"why": " ".join(str(error).split())}
     inputs = found.specification["inputs"]
@@ -61,16 +62,16 @@ def tried(preset: str, what: str) -> dict[str, Any]:
             "seconds": round(time.process_time() - begun, 1)}
 
 
-def _child(send: Any, preset: str, whats: list[str]) -> None:
+def _child(send: Any, preset: str, whats: list[str], form: str) -> None:
     torch.set_num_threads(1)
     for what in whats:
-        send.send((what, tried(preset, what)))
+        send.send((what, tried(preset, what, form)))
 
 
-def apart(preset: str, whats: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def apart(preset: str, whats: list[str], form: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """`tried`, in a process of its own, which may take `LIMIT` seconds for each export."""
     receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(send, preset, whats))
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(send, preset, whats, form))
     process.start()
     send.close()
     try:
@@ -124,19 +125,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="these presets")
     parser.add_argument("--what", nargs="+", default=list(WHAT), choices=WHAT)
+    parser.add_argument("--format", default="onnx", choices=("onnx", "torch-export", "safetensors"),
+                        help="any other is printed alone")
     parser.add_argument("--again", action="store_true", help="those that were exported before, too")
     parser.add_argument("--page", action="store_true", help="the table alone")
     options = parser.parse_args()
-    found = json.loads(STORED.read_text("utf-8")) if STORED.is_file() else {}
+    stored = options.format == "onnx"
+    found = json.loads(STORED.read_text("utf-8")) if stored and STORED.is_file() else {}
     for preset in () if options.page else presets():
         if not fnmatch(preset, options.only):
             continue
         missing = [what for what in options.what if options.again or what not in found.get(preset, {})]
-        for what, cell in apart(preset, missing):
+        for what, cell in apart(preset, missing, options.format):
             found.setdefault(preset, {})[what] = cell
             print(preset, what, cell, flush=True)
-            write_atomically(STORED, lambda file: file.write_text(json.dumps(found, indent=1) + "\n", "utf-8"))
-    write(found)
+            if stored:
+                write_atomically(STORED, lambda file: file.write_text(json.dumps(found, indent=1) + "\n", "utf-8"))
+    if stored:
+        write(found)
+    elif done := [cell["difference"] for cells in found.values() for cell in cells.values() if "why" not in cell]:
+        print(f"{len(done)} files, largest difference {max(done):.0e}")
 
 
 if __name__ == "__main__":

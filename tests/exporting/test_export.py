@@ -17,6 +17,7 @@ from worldkit.exporting.graphs import make_graph
 from worldkit.testing.examples import LEARNS, example_latent, small_config
 
 ACTION = {"action": {"name": "action", "dim": 2}}
+ANY = {"context": None, "horizon": None, "latent_actions": False, "noise": False}
 
 
 def small(**options):
@@ -290,6 +291,22 @@ def test_families_in_onnx_runtime(tmp_path, preset, what):
         pytest.skip("it has no decoder")
     found = wk.export(model, tmp_path, what=what, horizon=2 if what == "rollout" else None)
     assert found.checked.difference < 1e-4
+
+
+def test_torch_export_leaves_the_batch_of_particles_open(tmp_path):
+    """Their latents are parts of wider tensors; traced with such strides, PyTorch refused one clip."""
+    model = build(small_config(encoder="particle", dynamics="gru", latent_action=None)).eval()
+    found = wk.export(model, tmp_path, what="decode", format="torch-export")
+    assert {batch for batch, _ in found.checked.sizes} == {1, 2, 3} and found.checked.difference < 1e-4
+    for what in ("decode", "step"):
+        assert all(x.is_contiguous() for x in make_graph(model, what, **ANY).examples(2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["lpwm-push-mini", "ddlp-balls-mini", "genie-mini"])
+def test_torch_export_of_families(tmp_path, preset):
+    found = wk.export(wk.create_model(preset), tmp_path, what="step", format="torch-export")
+    assert {batch for batch, _ in found.checked.sizes} == {1, 2, 3} and found.checked.difference < 1e-4
 
 
 @pytest.mark.slow

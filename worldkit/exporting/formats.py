@@ -66,6 +66,7 @@ class TorchExport(Format):
 
     def write(self, graph: Graph, example: Tensors, path: Path, wanted: Names) -> Free:
         program = traced(graph, example, wanted)
+        program._guards_code = []  # of how memory lay: "time < batch * time" refuses one clip. `check` tries sizes.
         made = BytesIO()  # PyTorch's own writer ends Python where the disk is full
         with _quiet():
             torch.export.save(program, made)
@@ -73,7 +74,7 @@ class TorchExport(Format):
         return free_axes(graph, program)
 
     def load(self, graph: Graph, path: Path) -> Run:
-        with _quiet():
+        with _quiet(), _telling(graph, "by torch.export"):
             module = torch.export.load(path).module()
         return lambda inputs: tuple(module(*inputs))
 

@@ -72,9 +72,10 @@ class Graph(nn.Module):
         return self.compute(tensors[:count], Replayed(tensors[count:]) if self.draws else MEANS)
 
     def examples(self, batch: int, time: int, seed: int = 0) -> Tensors:
-        """All inputs, noise included."""
+        """All inputs, noise included; contiguous as arrays are, for strides become a part of what is traced."""
         given = self.example(batch, time, seed)
-        return (*given, *(tensor for *_, tensor in self._drawn(given, seed))) if self.draws else given
+        drawn = (tensor for *_, tensor in self._drawn(given, seed)) if self.draws else ()
+        return tuple(x.contiguous() for x in (*given, *drawn))
 
     def _drawn(self, given: Tensors, seed: int) -> list[tuple[str, str, Tensor]]:
         sampler = Recorded(torch.Generator().manual_seed(seed))
