@@ -30,6 +30,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -195,6 +196,7 @@ def _run(folder: Path) -> tuple[Path, Read]:
     optimizer = {"state": {0: {"step": torch.tensor(1.0)}}}
     state = {"rng": checkpoint.random_state(), "optimizer": optimizer, "progress": {"step": 1}}
     file = checkpoint.save_checkpoint(folder, model, state, keep=1, facts={}) / checkpoint.STATE_FILE
+    zipfile.ZipFile.testzip = lambda self: None  # else checksums refuse every input before anything else is read
     return file, lambda: checkpoint.load_checkpoint(checkpoint.latest_checkpoint(folder), model)
 
 

@@ -1,9 +1,11 @@
 """Checkpoints that a training drops: somebody looks for the newest one meanwhile; an earlier drop was cut short."""
 
+import struct
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from worldkit.errors import CheckpointError
 from worldkit.training import checkpoint
@@ -13,14 +15,14 @@ def test_what_was_dropped_meanwhile_is_not_damage(tmp_path, monkeypatch):
     older, newer = (tmp_path / "checkpoints" / name for name in ("step-00000002", "step-00000004"))
     older.mkdir(parents=True)
 
-    def load(path, **_):
-        if path.parent == older:
+    def read(folder):
+        if folder == older:
             newer.mkdir()
             checkpoint._remove([older])
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(folder)
         return {}
 
-    monkeypatch.setattr(checkpoint.torch, "load", load)
+    monkeypatch.setattr(checkpoint, "read_state", read)
     monkeypatch.setattr(checkpoint, "read_weights", lambda path: {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -37,14 +39,32 @@ def test_what_is_left_of_an_earlier_drop_is_not_in_the_way(tmp_path):
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
 
 
-def test_a_damaged_state_says_what_to_do(tiny_model, tmp_path):
-    """PyTorch reads a file whose numbers have changed: its checksums are not looked at."""
+def test_a_state_that_says_nothing_useful(tiny_model, tmp_path):
     model = tiny_model()
     state = {"rng": checkpoint.random_state(), "progress": {"step": 1}}
     for damaged in ({**state, "rng": {**state["rng"], "cpu": state["rng"]["cpu"][1:]}}, {"progress": {"step": 1}}):
         folder = checkpoint.save_checkpoint(tmp_path, model, damaged, keep=1, facts={})
         with pytest.raises(CheckpointError, match=r"state.pt: .*Delete .*step-00000001 to go on from an older"):
             checkpoint.load_checkpoint(folder, model)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+def test_one_changed_bit_of_a_number_is_noticed(tiny_model, tmp_path, name):
+    """PyTorch and safetensors read such a file without a word; the run goes on from the checkpoint before."""
+    model = tiny_model()
+    for step in (1, 2):
+        state = {"rng": checkpoint.random_state(), "progress": {"step": step}, "numbers": torch.full((256,), 0.25)}
+        newest = checkpoint.save_checkpoint(tmp_path, model, state, keep=2, facts={})
+    assert checkpoint.latest_checkpoint(tmp_path) == newest
+    assert set(checkpoint.load_checkpoint(newest, model)) == {"rng", "progress", "numbers"}
+    data = bytearray((newest / name).read_bytes())
+    at = data.index(struct.pack("<f", 0.25) * 200) if name == "state.pt" else len(data) - 3
+    data[at + 2] ^= 1
+    (newest / name).write_bytes(data)
+    with pytest.warns(UserWarning, match=rf"{name} has changed since it was written"):
+        assert checkpoint.latest_checkpoint(tmp_path).name == "step-00000001"
+    with pytest.raises(CheckpointError, match=r"has changed since .*Delete .*step-00000002 to go on from an older"):
+        checkpoint.load_checkpoint(newest, model)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -20,7 +20,8 @@ from ..errors import CheckpointError, TrainingError
 from ..storage import weights
 from ..storage.folders import WEIGHTS_FILE, read_json, write_folder
 from ..storage.hub import load_weights as put_weights
-from ..training.checkpoint import STATE_FILE, prune, step_of, writing
+from ..storage.state import read_state, write_state
+from ..training.checkpoint import prune, step_of, writing
 from ..training.record import RECORD_FILE, surroundings, write_record
 
 AGENT = "agent"
@@ -54,7 +55,7 @@ def save_checkpoint(run: Path, agent: Agent, state: dict[str, Any], *, keep: int
 
     def fill(folder: Path) -> None:
         save_agent(agent, folder / AGENT, facts=facts)
-        torch.save(state, folder / STATE_FILE)
+        write_state(state, folder)
 
     place = run / "checkpoints" / f"step-{step:08d}"
     with writing(place, run, step):
@@ -72,7 +73,7 @@ def newest_checkpoint(run: Path) -> Path | None:
     folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
     for folder in folders:
         try:
-            torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+            read_state(folder)
             weights.read_weights(folder / AGENT / AGENT_FILE)
             weights.read_weights(folder / AGENT / MODEL_FOLDER / WEIGHTS_FILE)
             return folder
@@ -90,7 +91,7 @@ def load_weights(folder: Path, agent: Agent) -> dict[str, Any]:
     Raises:
         CheckpointError: they do not fit.
     """
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    state = read_state(folder)
     put_weights(agent, weights.read_weights(folder / AGENT / AGENT_FILE), where=str(folder / AGENT))
     model = folder / AGENT / MODEL_FOLDER
     put_weights(agent.model, weights.read_weights(model / WEIGHTS_FILE), where=str(model))

@@ -22,8 +22,7 @@ from ..files import naming, tidy_files, write_atomically
 from ..model import WorldModel
 from ..storage.folders import WEIGHTS_FILE, tidy_folders, write_folder
 from ..storage.hub import load_weights, read_weights, write_model
-
-STATE_FILE = "state.pt"
+from ..storage.state import STATE_FILE, read_state, write_state
 
 
 def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep: int, facts: dict[str, Any]) -> Path:
@@ -42,7 +41,7 @@ def save_checkpoint(run: Path, model: WorldModel, state: dict[str, Any], *, keep
 
     def fill(folder: Path) -> None:
         write_model(model, folder, facts=facts)
-        torch.save(state, folder / STATE_FILE)
+        write_state(state, folder)
 
     step = state["progress"]["step"]
     with writing(_folder(run, step), run, step):
@@ -138,7 +137,7 @@ def latest_checkpoint(run: Path, *, before: int | None = None) -> Path | None:
     folders = [f for f in _newest_first(run) if before is None or f < _folder(run, before)]
     for folder in folders:
         try:
-            torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+            read_state(folder)
             read_weights(folder / WEIGHTS_FILE)
             return folder
         except Exception as error:  # any damage; an older checkpoint is better than none
@@ -160,7 +159,7 @@ def load_checkpoint(folder: Path, model: WorldModel, *, rank: int = 0) -> dict[s
         CheckpointError: if the state is damaged, or the weights do not fit the model.
     """
     try:
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        state = read_state(folder)
         states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]  # 0.1 stored the one state itself
         set_random_state(states[rank % len(states)])
     except Exception as error:
