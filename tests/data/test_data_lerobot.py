@@ -511,6 +511,19 @@ def test_large_files_are_followed_by_the_next(tmp_path, monkeypatch):
     assert len(actions) == 4 and (actions[6] == source.read(2, 0, 1)["action"].numpy()).all()
 
 
+@pytest.mark.parametrize("group", [3, 100])
+def test_rows_of_pictures_may_lie_in_any_order(tmp_path, group):
+    source = recorded((4, 5, 6))
+    root = write_dataset({"train": source}, tmp_path / "set", "lerobot", lossless=True)
+    (path,) = (root / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.take(np.random.default_rng(0).permutation(len(table))), path, row_group_size=group)
+    parts = [open_lerobot(str(root), split=split) for split in ("train", "val", "test")]
+    found = [part.read(i, 0, part.length(i))["video"] for part in parts for i in range(part.num_episodes)]
+    whole = [source.read(i, 0, n)["video"] for i, n in enumerate((4, 5, 6))]
+    assert len(found) == 3 and all(any(np.array_equal(x, y) for y in whole) for x in found)
+
+
 def test_what_lerobot_cannot_hold_is_refused(tmp_path):
     video = np.zeros((3, 3, 8, 8), np.uint8)
     with pytest.raises(DataError, match=r"no place for 'language' \[4, 8\]: write npz"):

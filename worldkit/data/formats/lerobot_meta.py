@@ -311,7 +311,7 @@ def reading_parquet(path: Path) -> Iterator[None]:
     arrow = require_extra("pyarrow", "data", f"reading {path.name}")
     try:
         yield
-    except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
+    except (arrow.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as parquet: it is truncated or damaged ({error})") from error
