@@ -406,6 +406,16 @@ def fuzz(name: str, folder: Path, seconds: float, seed: int, guided: bool, corpu
 LAST = "last"
 
 
+def ended(pid: int, last: Path, patience: float) -> int:
+    """Exit status of a process; one that waits within a library, where no signal reaches Python, is killed."""
+    while not (found := os.waitpid(pid, os.WNOHANG))[0]:
+        time.sleep(0.2)
+        with contextlib.suppress(FileNotFoundError):  # before the first input, or a reader that moves it away
+            if time.time() - Path(last.read_text()).stat().st_mtime > patience:
+                os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(found[1])
+
+
 def apart(name: str, options: argparse.Namespace) -> int:
     """`fuzz` in a process of its own; 0: nothing was found. One that dies is a finding, its last input is kept."""
     limits = {"limit": options.limit, "memory": options.memory, "out": options.out}
@@ -422,7 +432,7 @@ def apart(name: str, options: argparse.Namespace) -> int:
                 traceback.print_exc()
             finally:
                 os._exit(code)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        status = ended(pid, folder / LAST, 40 * options.limit)
         if status not in (0, 1) and not (folder / LAST).exists():
             print(json.dumps({"target": name, "died": status}), flush=True)  # before the first input
         elif status not in (0, 1):
