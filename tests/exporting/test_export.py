@@ -91,18 +91,21 @@ def test_noise_is_an_input():
         make_graph(small(), "decode", context=None, horizon=None, latent_actions=False, noise=True)
 
 
-def test_a_state_is_carried_from_frame_to_frame():
-    """Of a dynamics that filters, one frame after the other gives what the whole clip gives."""
+@pytest.mark.parametrize("encoder", ["conv", "slot"])
+def test_a_state_is_carried_from_frame_to_frame(encoder):
+    """Of a dynamics that filters, one frame after the other gives what the whole clip gives; slots remember, too."""
     from worldkit.testing.examples import example_batch
 
-    model = build(small_config(encoder="conv", dynamics="rssm", latent_action=None, objective="dreamer",
+    model = build(small_config(encoder=encoder, dynamics="rssm", latent_action=None, objective="dreamer",
                                conditioners={"action": {"name": "transition-action", "dim": 2}})).eval()
-    graph = make_graph(model, "encode", context=None, horizon=None, latent_actions=False, noise=False)
+    graph = make_graph(model, "encode", **ANY)
     batch = example_batch(model.config, 3)
     video, action = (batch.video * 255).to(torch.uint8), batch.conditions["action"]
     whole = model.encode(video, conditions={"action": action})
     names = [port.name for port in graph.inputs]
-    state = [torch.zeros_like(x[:, :1]) for x in whole.values.values()]
+    wanted = [*whole.values.values(), *([] if whole.carry is None else [whole.carry])]
+    assert len(wanted) == len(graph.outputs) and (whole.carry is None) == (encoder == "conv")
+    state = [torch.zeros_like(x[:, :1]) for x in wanted]
     for t in range(3):
         begins = torch.full((2, 1), t == 0)
         given = action[:, max(t - 1, 0) : max(t, 1)]
@@ -110,8 +113,8 @@ def test_a_state_is_carried_from_frame_to_frame():
         inputs |= {name: x for name, x in zip([n for n in names if n.startswith("last.") and n != "last.action"], state,
                                               strict=True)}
         state = list(graph(*(inputs[name] for name in names)))
-        for x, wanted in zip(state, whole.values.values(), strict=True):
-            assert torch.allclose(x, wanted[:, t : t + 1], atol=1e-5)
+        for x, y in zip(state, wanted, strict=True):
+            assert torch.allclose(x, y[:, t : t + 1], atol=1e-5)
 
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):

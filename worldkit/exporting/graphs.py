@@ -179,17 +179,22 @@ class Encode(Graph):
                 if model.encode(clips).score is not None:
                     self.outputs.append(Port("score", "uncertainty per token; low: surely there"))
             return
-        if model.encoder.carries:
-            raise ExportError(f"the encoder '{model.config.encoder.name}' carries what it saw from frame to frame, "
-                              "beside the states of a dynamics that filters: this is not exported yet")
+        self.carries = model.encoder.carries
+        if self.carries and not model.encoder.borders:
+            raise ExportError(f"the encoder '{model.config.encoder.name}' carries what it saw from frame to frame and "
+                              "cannot begin anew within a clip, so it cannot be shown one frame at a time")
         one = (BATCH, "one")
         self.inputs = [replace(port, axes=tuple("one" if a == TIME else a for a in port.axes)) for port in self.inputs]
         self.inputs.append(Port("begins", "true where an episode begins in this frame", one))
         self.inputs += fields(model.spec, "last", "state of the frame before (zeros will do in a first one)", one)
+        if self.carries:
+            self.inputs.append(Port("last.carry", "what the encoder remembered then (zeros will do, too)", one))
         self.inputs += self._conditions(frames="of the transition that led to this frame", axis="one", moving=True,
                                         prefix="last.")
         self.inputs += self._conditions(frames="", axis="one", moving=False)
         self.outputs = fields(model.spec, "latent", "state in this frame", one)
+        if self.carries:
+            self.outputs.append(Port("latent.carry", "what the encoder remembers, for the next frame", one))
 
     def time(self) -> int:
         if self.filters:
@@ -203,8 +208,11 @@ class Encode(Graph):
         if not self.filters:
             return seen
         begins = (torch.arange(batch) % 2 == 1)[:, None]
-        last = self._latent(batch, 1, seed + 1).values.values()
-        return (*seen, begins, *last, *self._told(clips, 1, moving=True), *self._told(clips, moving=False))
+        with torch.no_grad():
+            last = self.model.encode(self._look(batch, 1, seed + 1)[0])
+        carried = [last.carry] if self.carries else []
+        return (*seen, begins, *last.values.values(), *carried, *self._told(clips, 1, moving=True),
+                *self._told(clips, moving=False))
 
     def compute(self, given: Tensors, sampler: Sampler) -> Tensors:
         count = len(self._seen_ports())
@@ -213,14 +221,13 @@ class Encode(Graph):
             z = perceive(self.model, seen, sampler).latent
             return (*z.values.values(), *([] if z.score is None else [z.score]))
         begins = rest.pop(0)
-        keys = self.model.spec.keys()
-        last = latent_of(self.model.spec, tuple(rest[: len(keys)]))
-        told = rest[len(keys):]
+        states = [rest.pop(0) for _ in self.model.spec.keys()]
+        last = latent_of(self.model.spec, tuple(states)).carrying(rest.pop(0) if self.carries else None)
         moving = [name for name, c in self.model.conditioners.items() if c.per_frame]
         others = [name for name, c in self.model.conditioners.items() if not c.per_frame]
-        z = perceive(self.model, seen, sampler, conditions=dict(zip(others, told[len(moving):], strict=True)),
-                     first=begins, last=last, last_action=dict(zip(moving, told[: len(moving)], strict=True))).latent
-        return tuple(z.values.values())
+        z = perceive(self.model, seen, sampler, conditions=dict(zip(others, rest[len(moving):], strict=True)),
+                     first=begins, last=last, last_action=dict(zip(moving, rest[: len(moving)], strict=True))).latent
+        return (*z.values.values(), *([z.carry] if self.carries else []))
 
 
 class Decode(Graph):
