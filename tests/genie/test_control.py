@@ -8,7 +8,7 @@ import torch
 
 from worldkit import Batch
 from worldkit.data import open_dataset
-from worldkit.errors import ConfigError, WorldkitError
+from worldkit.errors import ConfigError, ShapeError, WorldkitError
 from worldkit.metrics import agreement, normalized_mutual_information
 from worldkit.play.session import Session
 from worldkit.training.controllability import DELTA, DELTA_USAGE, Controllability, with_true_actions
@@ -80,6 +80,25 @@ def test_what_other_latent_actions_cost(genie, clips):
     with pytest.raises(ConfigError, match="this model has none"):
         Controllability(genie(latent_action=None, objective={"name": "two-stage", "num_frames": 5}))
     assert find_protocol("genie-controllability").driven_by == ("inferred", "encoded")
+
+
+def test_agreement_where_the_place_is_known():
+    """Codes that name the place that a move leads to, as colours on a map; by themselves they tell nothing of it."""
+    draw = torch.Generator().manual_seed(0)
+    places, actions = (torch.randint(n, (400, 5), generator=draw) for n in (3, 3))
+    codes = (places + actions) % 3
+    apart, known = (agreement(codes, actions, given=given, generator=draw) for given in (None, places))
+    assert apart.nmi < 0.01 and apart.accuracy < 0.4
+    assert known.nmi == 1 and known.accuracy == 1 and known.shuffled < 0.01
+    same = agreement(codes, actions, given=torch.zeros_like(places), generator=draw)
+    assert (same.nmi, same.accuracy) == (apart.nmi, apart.accuracy)
+    told_by_place = agreement(places, (places + 1) % 3, given=places, generator=draw)  # nothing is left to be told
+    assert told_by_place.nmi == 0 and told_by_place.accuracy == 1
+    with pytest.raises(ShapeError, match="given"):
+        agreement(codes, actions, given=places[:, :2])
+    # shuffles stay within a place: an action that follows from the place alone is never another one's
+    chance = agreement(codes, places, given=places, generator=draw)
+    assert chance.nmi == 0 and chance.shuffled == 0
 
 
 def test_agreement_with_true_actions():
