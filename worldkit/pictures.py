@@ -157,12 +157,19 @@ def _scaled(pictures: np.ndarray, down: Any, across: Any) -> np.ndarray:
     *before, tall, wide, channels = pictures.shape
     height, width = down.shape[0], across.shape[0]
     scaled = np.empty((*before, height, width, channels), np.uint8)
-    for index in np.ndindex(*before):  # one by one: a film of raw pictures as floats would not fit into memory
-        rows = down @ pictures[index].reshape(tall, wide * channels).astype(np.float32)
+    part = max(1, _FLOATS // tall)
+    for index in np.ndindex(*before):
+        flat = pictures[index].reshape(tall, wide * channels)
+        rows = np.concatenate([down @ flat[:, at : at + part].astype(np.float32)
+                               for at in range(0, flat.shape[1], part)], axis=1)
         columns = rows.reshape(height, wide, channels).transpose(1, 0, 2).reshape(wide, height * channels)
         found = (across @ columns).reshape(width, height, channels).transpose(1, 0, 2)
         scaled[index] = (found + 0.5).clip(0, 255)
     return scaled
+
+
+_FLOATS = 2**22
+"""Numbers of a picture that are floats at once: a large one would take four times its memory, a film far more."""
 
 
 @lru_cache(maxsize=64)

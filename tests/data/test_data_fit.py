@@ -131,3 +131,12 @@ def test_it_is_told_by_the_commands(tmp_path, capsys, monkeypatch):
     assert told in capsys.readouterr().out
     assert main(["data", "preview", str(path), "--json", "-o", "resize=crop"]) in (0, None)
     assert json.loads(capsys.readouterr().out)["pixels"].startswith("48x64 -> 64x64: cropped, 25% of the picture")
+
+
+def test_large_pictures_are_shrunk_part_by_part(monkeypatch):
+    """To the same numbers: one of 2^26 pixels as floats would take 800 MB."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 101, 77), dtype=np.uint8)
+    whole = fit_video(pictures, (16, 16))
+    for floats in (1, 1000, 20_000):
+        monkeypatch.setattr("worldkit.pictures._FLOATS", floats)
+        assert np.array_equal(fit_video(pictures, (16, 16)), whole)
