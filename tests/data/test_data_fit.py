@@ -136,7 +136,7 @@ def test_it_is_told_by_the_commands(tmp_path, capsys, monkeypatch):
 def test_large_pictures_are_shrunk_part_by_part(monkeypatch):
     """To the same numbers: one of 2^26 pixels as floats would take 800 MB."""
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 101, 77), dtype=np.uint8)
-    whole = fit_video(pictures, (16, 16))
+    whole = fit_video(pictures, (16, 16), "pad")
     for floats in (1, 1000, 20_000):
         monkeypatch.setattr("worldkit.pictures._FLOATS", floats)
-        assert np.array_equal(fit_video(pictures, (16, 16)), whole)
+        assert np.array_equal(fit_video(pictures, (16, 16), "pad"), whole)
