@@ -53,10 +53,10 @@ def counts_of(*numbers: Tensor) -> Tensor:
     """How often all combinations came together, an axis for each of the ``numbers``; whole ones of any one shape."""
     found = [x.reshape(-1).unique(return_inverse=True) for x in numbers]
     shape = [len(values) for values, _ in found]
-    place = torch.zeros_like(found[0][1])
+    cell = torch.zeros_like(found[0][1])
     for (_, index), size in zip(found, shape, strict=True):
-        place = place * size + index
-    return torch.bincount(place, minlength=math.prod(shape)).view(shape).double()
+        cell = cell * size + index
+    return torch.bincount(cell, minlength=math.prod(shape)).view(shape).double()
 
 
 def normalized_mutual_information(counts: Tensor) -> float:
