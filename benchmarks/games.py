@@ -9,6 +9,7 @@ random and half by the game's scripted player: a model sees 4 frames and the act
 - *10 frames*: squared error of the mean of 8 dreams, which is what it expects where chance decides, beside copying the
   newest frame and the mean frame of this play. *Before the next ball*: of one dream, on the frames before the first
   reward of a clip, where nothing is chance; the other two on the same frames. Differences are paired.
+- *A next ball*: the frames from the next ball on, of one dream, that show a ball, which all of the game's do.
 - *Follows the action*: every action is replaced by another (a to a + 1) and the game is played again with these. How
   much of what changes in the dream lies where the game changed (beside the share of the picture that this is), and in
   how many frames the dream is nearer there to the game with the new actions than to the one with the old. Dreams
@@ -130,6 +131,12 @@ def errors(said: Tensor, real: Tensor) -> Tensor:
     return 1000 * (said - real).square().mean((-3, -2, -1))
 
 
+def balls(frames: Tensor, real: Tensor) -> Tensor:
+    """Which pictures show a ball: half as many white pixels as the game's do, or more, bool ``[N, AHEAD]``."""
+    seen, usual = ((x.amin(2) > 0.6).sum((-2, -1)).float() for x in (frames, real))
+    return seen >= usual.mean() / 2
+
+
 def over(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of each clip ``[N]`` over its valid frames; NaN without any."""
     return (values * valid).sum(1) / valid.sum(1)
@@ -149,6 +156,7 @@ def measure(model: wk.WorldModel, clips: Clips) -> dict[str, Tensor]:
     found = {"error": over(errors(expected, real), every), "copy": over(errors(now, real), every),
              "mean": over(errors(mean, real), every), "error before": over(errors(one, real), before),
              "copy before": over(errors(now, real), before), "mean before": over(errors(mean, real), before)}
+    found["next ball"] = over(balls(one, real).float(), ~before)
     as_was, changed = (dream(model, clips, action, None)[0] for action in (clips.action, clips.replaced))
     where = ((other - real).abs().sum(2, keepdim=True) > 0).float()
     differ, moved = (changed - as_was).abs(), before & (where.sum((2, 3, 4)) > 0)
@@ -269,6 +277,7 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
         "mean frame, there": [told(row["mean before"]) for row in rows],
         "difference to copying, there": [told(row["error before - copy"]) for row in rows],
         "difference to the mean frame, there": [told(row["error before - mean"]) for row in rows],
+        "frames from the next ball on with a ball": [told(row["next ball"], 2) for row in rows],
         "change in the right place": [told(row["right place"], 2) for row in rows],
         "share of the picture that it is": [told(row["share of the picture"], 3) for row in rows],
         "frames nearer to the replaced actions": [told(row["follows"], 2) for row in rows],

@@ -52,6 +52,8 @@ def test_an_oracle_and_a_model_that_copies(clips):
     assert perfect["error"].max() < 1e-9 and torch.allclose(still["error"], still["copy"]) and still["copy"].min() > 1
     assert perfect["right place"].nanmean() > 0.999 and perfect["follows"].nanmean() == 1
     assert still["right place"].nanmean() == 0 and still["follows"].nanmean() < 0.7
+    frames = clips.video[:, games.SEEN :] / 255
+    assert perfect["next ball"].nanmean() == 1 and not games.balls(0.6 * frames, frames).any()
     real = clips.reward[:, games.SEEN - 1 : -1]
     assert games.correlation(perfect["reward"][None], real, clips.until, 20).low > 0.999
     assert abs(games.correlation(torch.rand(1, 6, 10), real, clips.until, 20).mean) < 0.5
