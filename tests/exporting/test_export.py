@@ -127,6 +127,22 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_size_that_cannot_be_left_open_says_why(tmp_path, monkeypatch):
+    from worldkit.exporting.formats import Safetensors
+
+    def load(self, graph, path):
+        return lambda inputs: tuple(x + 0.1 * (len(x) > 1) for x in graph(*inputs))
+
+    monkeypatch.setattr(Safetensors, "load", load)
+    found = wk.export(small(), tmp_path, what="decode", format="safetensors")
+    assert found.checked.sizes == [(1, found.checked.sizes[0][1])]
+    why = json.loads((tmp_path / "decode.safetensors.json").read_text("utf-8"))["fixed"]["batch"]
+    assert "another 'video' than the model: it differs by 0." in why
+    assert f"The batch is fixed: {why}." in (tmp_path / "README.md").read_text("utf-8")
+    monkeypatch.undo()
+    assert wk.export(small(), tmp_path, what="decode", format="safetensors").specification["fixed"] == {}
+
+
 @pytest.mark.parametrize("error", [
     OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file a"),
     ExportError("OSError: [Errno 28] No space left on device")])

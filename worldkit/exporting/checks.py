@@ -69,7 +69,7 @@ def check(form: Format, graph: Graph, path: Path, free: Free, tolerance: float, 
             if not off <= tolerance:
                 raise ExportError(f"the exported {graph.what} gives another '{port.name}' than the model: it differs "
                                   f"by {off:.2g}, with batch {batch} and {time} frames; --tolerance is {tolerance:.0e}"
-                                  ". No file was kept")
+                                  ", and what differs more is not kept")
         sizes.append((batch, time))
     return Checked(worst, tolerance, sizes, form.runtime())
 

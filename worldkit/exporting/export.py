@@ -96,10 +96,10 @@ def export(
     temporary = path.with_name(f".{what}.{os.getpid()}.tmp{form.suffix}")
     try:
         with _naming(path):
-            example, free, checked = _write(form, graph, temporary, tolerance)
+            example, free, fixed, checked = _write(form, graph, temporary, tolerance)
         with torch.no_grad():
             outputs = graph(*example)
-        told = describe(graph, form, path.name, free, example, outputs, checked, name or model.config.family)
+        told = describe(graph, form, path.name, free, fixed, example, outputs, checked, name or model.config.family)
         with naming(path):
             write_specification(path, told, before=lambda: _put(temporary, path))
     finally:
@@ -125,19 +125,22 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
-def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Tensors, Free, Checked]:
-    """Write a file that computes what the model does, with as many sizes left open as that allows.
+def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Tensors, Free, dict[str, str], Checked]:
+    """Write a file that computes what the model does, with as many sizes left open as that allows; why others are not.
 
     Exporters may say that a size is open and still write it into the file; only running it tells.
     """
+    fixed: dict[str, str] = {}
     for wanted, batch in ((("batch", "time"), 2), (("batch",), 2), ((), 1)):
         example = graph.examples(batch, graph.time())
         try:
             free = form.write(graph, example, path, wanted)
             if batch > 1 and not any("batch" in axes.values() for axes in free):
+                fixed["batch"] = "the exporter writes it into the file"
                 continue  # a file for two clips is of no use
-            return example, free, check(form, graph, path, free, tolerance, traced=batch)
+            return example, free, fixed, check(form, graph, path, free, tolerance, traced=batch)
         except ExportError as error:
             if not wanted or isinstance(error, Untranslated):
                 raise
+            fixed[wanted[-1]] = str(error).splitlines()[0]
     raise AssertionError("the last attempt returns or raises")

@@ -17,9 +17,9 @@ from .graphs import Graph, Tensors
 FORMAT = "worldkit export 1"
 
 
-def describe(graph: Graph, form: Format, file: str, free: Free, example: Tensors, outputs: Tensors, checked: Checked,
-             model: str) -> dict[str, Any]:
-    """The specification of a file, in plain values."""
+def describe(graph: Graph, form: Format, file: str, free: Free, fixed: dict[str, str], example: Tensors,
+             outputs: Tensors, checked: Checked, model: str) -> dict[str, Any]:
+    """The specification of a file, in plain values; ``fixed``: sizes that could not be left open, and why."""
     batch, time = example[0].shape[0], graph.time()
 
     def named(port: Any, tensor: Any) -> dict[int, str]:
@@ -29,7 +29,7 @@ def describe(graph: Graph, form: Format, file: str, free: Free, example: Tensors
 
     return {
         "format": FORMAT, "worldkit": __version__, "model": model, "what": graph.what, "file": file,
-        "file_format": form.name, "traced_with": {"batch": batch, "time": time},
+        "file_format": form.name, "traced_with": {"batch": batch, "time": time}, "fixed": fixed,
         "inputs": [port.describe(x, axes) for port, x, axes in zip(graph.inputs, example, free, strict=True)],
         "outputs": [port.describe(x, named(port, x)) for port, x in zip(graph.outputs, outputs, strict=True)],
         "randomness": "inputs called noise" if graph.draws else "means: nothing is drawn",
@@ -78,6 +78,8 @@ def readme(parts: list[dict[str, Any]]) -> str:
         for kind in ("inputs", "outputs"):
             lines += [f"| {kind[:-1]} | `{port['name']}` | {port['dtype']} | "
                       f"{' x '.join(map(str, port['shape']))} | {port['meaning']} |" for port in part[kind]]
+        for size, why in part.get("fixed", {}).items():
+            lines += ["", f"The {size} is fixed: {why}."]
         checked = part["checked"]
         sizes = ", ".join(f"{a} x {b}" for a, b in checked["sizes"])
         lines += ["", f"Checked with {checked['runtime']}: largest difference from the model "
