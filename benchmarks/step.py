@@ -1,6 +1,7 @@
 """CPU seconds of whole training steps (forward, backward, clipping, Adam): this checkout, and another commit's code.
 
     python benchmarks/step.py --batches 4 16 --against 3b665fa
+    python benchmarks/step.py --batches 4 --compile            # this checkout, and itself by torch.compile
 
 Both sides keep a process of their own and take turns of some steps each, so that a busy machine slows both; the ratio
 is the median over pairs of turns. Both train the architecture that the preset has in the other commit, from the same
@@ -29,10 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 class Side:
     """A process that trains with the worldkit in a folder."""
 
-    def __init__(self, folder: Path, preset: str, batch: int, threads: int, config: str, memory: str):
+    def __init__(self, folder: Path, preset: str, batch: int, threads: int, config: str, memory: str, how: str):
         env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen([sys.executable, __file__, "--worker", preset, str(batch), memory], env=env,
-                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, __file__, "--worker", preset, str(batch), memory, how],
+                                        env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.config = self.ask(config)
 
     def ask(self, line: str) -> str:
@@ -52,7 +53,7 @@ class Side:
         self.process.wait()
 
 
-def worker(preset: str, batch: int, memory: bool, inside: ExitStack) -> None:
+def worker(preset: str, batch: int, memory: bool, compiled: bool, inside: ExitStack) -> None:
     """Build the model of the given configuration (empty: the preset's), answer with it, then time steps as told."""
     import torch
 
@@ -74,16 +75,16 @@ def worker(preset: str, batch: int, memory: bool, inside: ExitStack) -> None:
     else:
         model = worldkit.create_model(preset)
     print(model.config.model_dump_json(), flush=True)
-    set_checkpointing(model.train(), train.get("checkpointing", "cnn"))
+    set_checkpointing(model.train(), "off" if compiled else train.get("checkpointing", "cnn"))
     adam = torch.optim.Adam(model.parameters(), lr=train["lr"], eps=1e-6, fused=True)
-    obs = model.config.obs
+    step, obs = torch.compile(model) if compiled else model, model.config.obs
     video = torch.rand(batch, model.clip_length, obs.channels, obs.height, obs.width)
     number = 0
     for line in sys.stdin:
         started = time.process_time()
         for _ in range(int(line)):
             adam.zero_grad(set_to_none=True)
-            model(Batch(video), number, sampler=ClipSampler(0, number, range(batch))).total.backward()
+            step(Batch(video), number, sampler=ClipSampler(0, number, range(batch))).total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), train.get("max_grad_norm", 100.0))
             adam.step()
             number += 1
@@ -92,11 +93,12 @@ def worker(preset: str, batch: int, memory: bool, inside: ExitStack) -> None:
 
 def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict[str, object]:
     """CPU seconds per step of both sides in turns, and how many times faster this checkout is."""
-    folders, sides, times = ([other] if other else []) + [ROOT], [], []
+    folders, sides, times = [other] if other else [ROOT] if options.compile else [], [], []
     with ExitStack() as stack:
-        for folder in folders:
+        for folder in (*folders, ROOT):
+            how = "compiled" if options.compile and len(sides) == len(folders) else "plain"
             sides.append(Side(folder, options.preset, batch, options.threads, sides[0].config if sides else "",
-                              options.memory))
+                              options.memory, how))
             stack.callback(sides[-1].close)
             sides[-1].seconds(3)
         for turn in range(options.pairs):
@@ -106,9 +108,10 @@ def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict
     ours = [t[-1] for t in times]
     result = {"preset": options.preset, "batch": batch, "threads": options.threads, "pairs": options.pairs,
               "steps": options.steps, "ours_cpu_s": round(statistics.median(ours), 4)}
-    if other:
+    if folders:
+        against = options.against or "plain"
         ratios = sorted(t[0] / t[1] for t in times)
-        result |= {f"{options.against}_cpu_s": round(statistics.median(t[0] for t in times), 4),
+        result |= {f"{against}_cpu_s": round(statistics.median(t[0] for t in times), 4),
                    "faster": round(statistics.median(ratios), 2), "range": [round(ratios[0], 2), round(ratios[-1], 2)]}
     return result
 
@@ -116,12 +119,13 @@ def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         with ExitStack() as inside:
-            worker(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "keep", inside)
+            worker(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "keep", sys.argv[5] == "compiled", inside)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="lpwm-balls-mini")
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--against", help="commit to compare with, for example 3b665fa")
+    parser.add_argument("--compile", action="store_true", help="this checkout by torch.compile, not counted itself")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="per turn")
     parser.add_argument("--threads", type=int, default=1)
