@@ -138,7 +138,7 @@ def test_a_size_that_cannot_be_left_open_says_why(tmp_path, monkeypatch):
     assert found.checked.sizes == [(1, found.checked.sizes[0][1])]
     why = json.loads((tmp_path / "decode.safetensors.json").read_text("utf-8"))["fixed"]["batch"]
     assert "another 'video' than the model: it differs by 0." in why
-    assert f"The batch is fixed: {why}." in (tmp_path / "README.md").read_text("utf-8")
+    assert f"The batch is fixed: {why[:120]}" in (tmp_path / "README.md").read_text("utf-8")
     monkeypatch.undo()
     assert wk.export(small(), tmp_path, what="decode", format="safetensors").specification["fixed"] == {}
 

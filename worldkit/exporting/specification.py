@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def readme(parts: list[dict[str, Any]]) -> str:
             lines += [f"| {kind[:-1]} | `{port['name']}` | {port['dtype']} | "
                       f"{' x '.join(map(str, port['shape']))} | {port['meaning']} |" for port in part[kind]]
         for size, why in part.get("fixed", {}).items():
-            lines += ["", f"The {size} is fixed: {why}."]
+            lines += ["", f"The {size} is fixed: {textwrap.shorten(why, 160, placeholder=' ...')}."]
         checked = part["checked"]
         sizes = ", ".join(f"{a} x {b}" for a, b in checked["sizes"])
         lines += ["", f"Checked with {checked['runtime']}: largest difference from the model "

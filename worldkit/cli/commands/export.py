@@ -65,8 +65,9 @@ def run_export(options: Namespace) -> int:
             continue
         size = found.path.stat().st_size / 1e6
         console.print(f"{found.path}: {size:.1f} MB; {found.checked}", soft_wrap=True, highlight=False)
-        for axis, why in found.specification["fixed"].items():
-            console.print(f"    the {axis} is fixed: {why}", soft_wrap=True, highlight=False)
+        if fixed := found.specification["fixed"]:
+            console.print(f"    fixed: {' and '.join(fixed)}; why: {found.path}.json", soft_wrap=True,
+                          highlight=False)
     if len(refused) < len(options.what):
         console.print(f"names, types and shapes: {out / 'README.md'}, and a JSON beside each file", soft_wrap=True)
     return int(bool(refused))
