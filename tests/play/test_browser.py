@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from worldkit.factory import get_model_spec, list_models
+
 pytest.importorskip("aiohttp", reason="extra 'play'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,11 +32,18 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def served():
-    """Addresses of games by model, each started once by the command that users type."""
+    """Addresses of games by model, each started by the command that users type; the newest two go on."""
     games = {}
+
+    def end(game, _):
+        game.terminate()
+        game.wait(20)
+        game.stdout.close()
 
     def start(model):
         if model not in games:
+            while len(games) > 1:
+                end(*games.pop(next(iter(games))))
             game = subprocess.Popen([sys.executable, "-m", "worldkit", "play", model, "--web", "--port", "0"],
                                     stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"})
             said = ""
@@ -46,10 +55,8 @@ def served():
         return games[model][1]
 
     yield start
-    for game, _ in games.values():
-        game.terminate()
-        game.wait(20)
-        game.stdout.close()
+    for each in games.values():
+        end(*each)
 
 
 @pytest.fixture
@@ -181,3 +188,16 @@ def test_steering_by_keys_and_pad(opened):
     left = page.evaluate("Array.from(head.futures[0].rgb)")
     page.mouse.up()
     assert sum(abs(a - b) for a, b in zip(left, right, strict=True)) > 2000
+
+
+SHIPPED = [spec for spec in map(get_model_spec, list_models()) if spec.weights]
+DRAWING = [spec.name for spec in SHIPPED if spec.config.get("decoder") and spec.config.get("dynamics")]
+
+
+@pytest.mark.parametrize("model", DRAWING)
+def test_every_shipped_model_that_predicts_pictures(opened, model):
+    page = opened(model)
+    for step, keys in enumerate((".", "ArrowRight .", "2 ."), 1):
+        for key in keys.split():
+            page.keyboard.press(key)
+        page.wait_for_function(f"head.futures[0].t >= {step}")
