@@ -164,7 +164,7 @@ def export(folder):
 
     def write(form, graph, path, tolerance):
         path.write_bytes(bytes(4000))
-        return graph.examples(2, graph.time()), [{}] * len(graph.inputs), checked
+        return graph.examples(2, graph.time()), [{}] * len(graph.inputs), {}, checked
 
     exporting._write = write
     wk.export(model(0), folder, what="encode", format="torch-export")
