@@ -93,10 +93,10 @@ def worker(preset: str, batch: int, memory: bool, compiled: bool, inside: ExitSt
 
 def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict[str, object]:
     """CPU seconds per step of both sides in turns, and how many times faster this checkout is."""
-    folders, sides, times = [other] if other else [ROOT] if options.compile else [], [], []
+    beside, sides, times = [other] if other else [ROOT] if options.compile else [], [], []
+    ways = [(folder, "plain") for folder in beside] + [(ROOT, "compiled" if options.compile else "plain")]
     with ExitStack() as stack:
-        for folder in (*folders, ROOT):
-            how = "compiled" if options.compile and len(sides) == len(folders) else "plain"
+        for folder, how in ways:
             sides.append(Side(folder, options.preset, batch, options.threads, sides[0].config if sides else "",
                               options.memory, how))
             stack.callback(sides[-1].close)
@@ -108,7 +108,7 @@ def compare(options: argparse.Namespace, batch: int, other: Path | None) -> dict
     ours = [t[-1] for t in times]
     result = {"preset": options.preset, "batch": batch, "threads": options.threads, "pairs": options.pairs,
               "steps": options.steps, "ours_cpu_s": round(statistics.median(ours), 4)}
-    if folders:
+    if beside:
         against = options.against or "plain"
         ratios = sorted(t[0] / t[1] for t in times)
         result |= {f"{against}_cpu_s": round(statistics.median(t[0] for t in times), 4),

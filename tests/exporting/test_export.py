@@ -143,6 +143,19 @@ def test_a_size_that_cannot_be_left_open_says_why(tmp_path, monkeypatch):
     assert wk.export(small(), tmp_path, what="decode", format="safetensors").specification["fixed"] == {}
 
 
+def test_a_size_that_a_later_attempt_leaves_open_is_not_fixed(tmp_path, monkeypatch):
+    from worldkit.exporting.formats import Safetensors
+
+    real = Safetensors.write
+
+    def write(self, graph, example, path, wanted):
+        return real(self, graph, example, path, () if "time" in wanted else wanted)
+
+    monkeypatch.setattr(Safetensors, "write", write)
+    found = wk.export(small(), tmp_path, what="decode", format="safetensors")
+    assert {batch for batch, _ in found.checked.sizes} == {1, 2, 3} and found.specification["fixed"] == {}
+
+
 @pytest.mark.parametrize("error", [
     OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file a"),
     ExportError("OSError: [Errno 28] No space left on device")])

@@ -138,6 +138,8 @@ def _write(form: Format, graph: Graph, path: Path, tolerance: float) -> tuple[Te
             if batch > 1 and not any("batch" in axes.values() for axes in free):
                 fixed["batch"] = "the exporter writes it into the file"
                 continue  # a file for two clips is of no use
+            open_ = {name for axes in free for name in axes.values()}
+            fixed = {size: why for size, why in fixed.items() if size not in open_}
             return example, free, fixed, check(form, graph, path, free, tolerance, traced=batch)
         except ExportError as error:
             if not wanted or isinstance(error, Untranslated):
